@@ -1,0 +1,172 @@
+"""AlignProp's update in PyTorch, diffusers and PEFT: what this project's trainer is compared with.
+
+It follows the algorithm of Prabhudesai et al. 2023, arXiv 2310.03739, as its published code runs it (the details are
+in docs/architecture.md, "Fidelity"):
+
+    x_T ~ N(0, I)
+    for i, t in timesteps:  ε = guidance(unet(x_t, t));  ε is detached where mask[i] is false;  x ← DDIM(x, ε, t)
+    loss = scale · mean over the batch of |reward(decode(x_0)) - target|
+    accumulate over micro-batches, clip the norm, AdamW on the LoRA factors
+
+Only ε is detached: the gradient still crosses a detached step through DDIM's linear term in x_t.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from safetensors.torch import load_file
+from torch.utils.checkpoint import checkpoint
+from transformers import CLIPModel
+
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 50
+    guidance_scale: float = 7.5
+    loss_form: str = "target"  # or "maximize"
+    target: float = 10.0
+    loss_scale: float = 0.01
+    rank: int = 4
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    max_grad_norm: float = 5.0
+    checkpointing: bool = True
+    """Recompute each U-Net call in the backward pass, as the reference does, instead of keeping its activations."""
+
+
+@dataclass
+class Sample:
+    """What one micro-batch gave; the loss still has its graph."""
+
+    trajectory: list[torch.Tensor]
+    image: torch.Tensor
+    rewards: torch.Tensor
+    loss: torch.Tensor
+
+
+class Aesthetic(torch.nn.Module):
+    """CLIP image embedding, L2-normalised, through an MLP without activations (LAION's aesthetic predictor).
+
+    Layers 1, 3 and 5 are the dropouts of the published head, which only count for the weights' names.
+    """
+
+    def __init__(self, clip_folder: Path, head_file: Path):
+        super().__init__()
+        self.clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
+        weights = {name: x.float() for name, x in load_file(head_file).items()}
+        self.layers = torch.nn.ModuleDict()
+        for i in [0, 2, 4, 6, 7]:
+            features, inputs = weights[f"layers.{i}.weight"].shape
+            self.layers[str(i)] = torch.nn.Linear(inputs, features)
+        self.load_state_dict(weights, strict=False)
+        self.size: int = self.clip.config.vision_config.image_size
+        preprocessor = json.loads((Path(clip_folder) / "preprocessor_config.json").read_text())
+        for name in ["mean", "std"]:
+            values = torch.tensor(preprocessor[f"image_{name}"]).view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Decoded image in about -1 … 1 [b, 3, h, w] → reward [b]."""
+        unit = (image / 2 + 0.5).clamp(0, 1)
+        pixels = (F.interpolate(unit, (self.size, self.size), mode="bilinear") - self.mean) / self.std
+        x = F.normalize(self.clip.get_image_features(pixels).pooler_output, dim=-1)
+        for layer in self.layers.values():
+            x = layer(x)
+        return x.squeeze(1)
+
+
+class Trainer:
+    def __init__(self, model: Path, reward: Aesthetic, settings: Settings):
+        self.settings = settings
+        self.pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.unet, self.vae, self.reward = self.pipeline.unet, self.pipeline.vae, reward
+        for frozen in [self.unet, self.vae, self.pipeline.text_encoder, self.reward]:
+            frozen.requires_grad_(False).eval()
+        rank = settings.rank
+        self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS))
+        with torch.no_grad():
+            for name, factor in self.lora().items():
+                if ".lora_A." in name:
+                    factor.normal_(std=1 / rank)
+
+    def to(self, target) -> "Trainer":
+        """A dtype or a memory format, for every model."""
+        options = {"memory_format": target} if isinstance(target, torch.memory_format) else {"dtype": target}
+        for module in [self.unet, self.vae, self.pipeline.text_encoder, self.reward]:
+            module.to(**options)
+        return self
+
+    def lora(self) -> dict[str, torch.nn.Parameter]:
+        """The LoRA factors by the names of pytorch_lora_weights.safetensors."""
+        return {
+            f"unet.{name.replace('.default', '')}": parameter
+            for name, parameter in self.unet.named_parameters()
+            if ".lora_" in name
+        }
+
+    def optimizer(self) -> torch.optim.AdamW:
+        s = self.settings
+        return torch.optim.AdamW(
+            self.lora().values(), s.learning_rate, betas=s.betas, eps=s.epsilon, weight_decay=s.weight_decay
+        )
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Text embeddings [b, tokens, d], padded to the tokenizer's length."""
+        tokenizer = self.pipeline.tokenizer
+        tokens = tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.pipeline.text_encoder(tokens.input_ids).last_hidden_state
+
+    def sample(self, prompts: Sequence[str], noise: torch.Tensor, mask: Sequence[bool]) -> Sample:
+        """Noise [b, c, h, w] → images, rewards and loss. `mask[i]` says whether step i keeps its gradient."""
+        scheduler = self.pipeline.scheduler
+        scheduler.set_timesteps(self.settings.steps)
+        embeddings = torch.cat([self.encode([""] * len(prompts)), self.encode(prompts)])
+        latents, trajectory = noise, [noise]
+        for timestep, keep in zip(scheduler.timesteps, mask, strict=True):
+            with torch.set_grad_enabled(keep):
+                predicted = self.predict(latents, timestep, embeddings)
+            latents = scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
+            trajectory.append(latents.detach())
+        image = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        rewards = self.reward(image)
+        return Sample(trajectory, image.detach(), rewards.detach(), self.loss(rewards))
+
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        both = torch.cat([latents, latents])
+        if self.settings.checkpointing and torch.is_grad_enabled():
+            noise = checkpoint(self.unet, both, timestep, embeddings, use_reentrant=False).sample
+        else:
+            noise = self.unet(both, timestep, embeddings).sample
+        unconditional, conditional = noise.chunk(2)
+        return unconditional + self.settings.guidance_scale * (conditional - unconditional)
+
+    def loss(self, rewards: torch.Tensor) -> torch.Tensor:
+        each = -rewards if self.settings.loss_form == "maximize" else (rewards - self.settings.target).abs()
+        return each.mean() * self.settings.loss_scale
+
+    def clip_gradients(self) -> torch.Tensor:
+        """Clips in place; the norm before it."""
+        return torch.nn.utils.clip_grad_norm_(self.lora().values(), self.settings.max_grad_norm)
+
+
+def kept_steps(draws: Sequence[int]) -> list[bool]:
+    """Step i is detached when it comes before its draw."""
+    return [i >= draw for i, draw in enumerate(draws)]

@@ -1,0 +1,21 @@
+"""Writes every golden under test/goldens except the whole-run one: `python parity/make_goldens.py [name …]`."""
+
+import sys
+
+import torch
+from clip import make_clip
+from ddim import make_ddim
+from image import make_image
+from unet import make_unets
+from vae import make_vae
+
+MAKERS = {"unet": make_unets, "vae": make_vae, "clip": make_clip, "ddim": make_ddim, "image": make_image}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # one order of summation, so that a second run writes the same bytes
+    chosen = sys.argv[1:] or list(MAKERS)
+    unknown = [name for name in chosen if name not in MAKERS]
+    if unknown:
+        sys.exit(f"make_goldens: no golden named {', '.join(unknown)}; there are {', '.join(MAKERS)}")
+    for name in chosen:
+        MAKERS[name]()

@@ -1,0 +1,187 @@
+"""A whole Stable Diffusion folder and a whole aesthetic reward, with random weights and small enough to check in."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from golden import GOLDENS, normal, randomize, storable, write_json
+from image import CLIP_MEAN, CLIP_STD
+from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+MODEL = GOLDENS / "tiny-sd"
+REWARD = GOLDENS / "tiny-reward"
+REWARD_CLIP = REWARD / "clip"
+REWARD_HEAD = REWARD / "aesthetic" / "model.safetensors"
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MERGES = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("h", "o"), ("ho", "r"), ("s", "e</w>"), ("hor", "se</w>")]
+
+TEXTS = [
+    "",
+    "a photo of a cat",
+    "Two  DOGS and 12 horses!",
+    "the cat's paw, isn't it?",
+    "ein Häschen – naïve ☃ 猫",
+    "horse " * 100,
+]
+
+
+def make_tiny_sd() -> None:
+    vocab = vocabulary()
+    text = dict(
+        vocab_size=len(vocab),
+        hidden_size=12,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        projection_dim=8,
+        bos_token_id=vocab[START],
+        eos_token_id=vocab[END],
+    )
+    make_model(text, vocab)
+    make_reward(text, vocab)
+
+
+def make_model(text: dict, vocab: dict[str, int]) -> None:
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=[8, 8, 8],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        layers_per_block=1,
+        norm_num_groups=2,
+        cross_attention_dim=12,
+        attention_head_dim=2,
+    )
+    vae = AutoencoderKL(
+        sample_size=32,
+        block_out_channels=[8, 8, 8],
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        layers_per_block=1,
+        norm_num_groups=2,
+        scaling_factor=0.18215,
+    )
+    text_encoder = CLIPTextModel(CLIPTextConfig(**text, hidden_act="quick_gelu"))
+    for seed, module in enumerate([unet, vae, text_encoder], start=71):
+        randomize(module, seed)
+    calm(unet)
+
+    shutil.rmtree(MODEL, ignore_errors=True)
+    StableDiffusionPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=CLIPTokenizer(vocab=vocab, merges=MERGES, model_max_length=77),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            clip_sample=False,
+            set_alpha_to_one=False,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(MODEL)
+    # Published folders have CLIP's tokenizer as vocab.json and merges.txt, and `text_model.` before the weights' names.
+    save_tokenizer(MODEL / "tokenizer", vocab)
+    stored = {f"text_model.{name}": x for name, x in text_encoder.state_dict().items()}
+    save_file(storable(stored), MODEL / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
+
+    tokenizer = StableDiffusionPipeline.from_pretrained(MODEL).tokenizer
+    ids = tokenizer(TEXTS, padding="max_length", max_length=77, truncation=True).input_ids
+    write_json(
+        MODEL / "golden.json",
+        {
+            "about": "a Stable Diffusion folder with random weights: 8x8 latents, 32x32 pixels, 77 tokens",
+            "tokenized": [{"text": text, "input_ids": row} for text, row in zip(TEXTS, ids, strict=True)],
+        },
+    )
+    print(f"tiny-sd: {len(TEXTS)} texts")
+
+
+def calm(unet: UNet2DConditionModel) -> None:
+    """Halves the predicted noise: guidance of 7.5 on random weights would otherwise make a chaotic chain, in which
+    float32 and float64 part, and no comparison means anything."""
+    with torch.no_grad():
+        unet.conv_out.weight.mul_(0.5)
+
+
+def make_reward(text: dict, vocab: dict[str, int]) -> None:
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config=text | dict(hidden_act="quick_gelu"),
+            vision_config=dict(
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=24,
+                patch_size=8,
+                projection_dim=8,
+                hidden_act="quick_gelu",
+            ),
+            projection_dim=8,
+        )
+    )
+    randomize(clip, seed=81)
+    shutil.rmtree(REWARD, ignore_errors=True)
+    clip.save_pretrained(REWARD_CLIP)
+    save_tokenizer(REWARD_CLIP, vocab)
+    write_json(
+        REWARD_CLIP / "preprocessor_config.json",
+        {
+            "image_processor_type": "CLIPImageProcessor",
+            "crop_size": {"height": 24, "width": 24},
+            "size": {"shortest_edge": 24},
+            "image_mean": CLIP_MEAN,
+            "image_std": CLIP_STD,
+        },
+    )
+
+    widths = [8, 16, 8, 8, 4, 1]
+    head = {}
+    for i, (layer, inputs, outputs) in enumerate(zip([0, 2, 4, 6, 7], widths, widths[1:], strict=False)):
+        head[f"layers.{layer}.weight"] = normal(90 + i, outputs, inputs) / inputs**0.5
+        head[f"layers.{layer}.bias"] = 0.2 * normal(100 + i, outputs)
+    head["layers.7.bias"] += 10  # rewards on both sides of the loss's target
+    REWARD_HEAD.parent.mkdir(parents=True)
+    save_file(head, REWARD_HEAD, metadata={"format": "pt"})
+    write_json(REWARD_HEAD.parent / "config.json", {"widths": widths})
+    write_json(
+        REWARD / "golden.json",
+        {"about": "an aesthetic reward with random weights: clip/ is a CLIPModel folder, aesthetic/ the head on its image embedding"},
+    )
+    print("tiny-reward")
+
+
+def vocabulary() -> dict[str, int]:
+    """CLIP's order: bytes, bytes that end a word, merges, start and end."""
+    letters = list(bytes_to_unicode().values())
+    words = letters + [f"{x}</w>" for x in letters] + [a + b for a, b in MERGES] + [START, END]
+    return {word: i for i, word in enumerate(words)}
+
+
+def save_tokenizer(folder: Path, vocab: dict[str, int]) -> None:
+    """The files of openai/clip-vit-large-patch14."""
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False) + "\n")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in MERGES))
+    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, **special},
+    )
+
+
+if __name__ == "__main__":
+    make_tiny_sd()

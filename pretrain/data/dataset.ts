@@ -1,0 +1,44 @@
+/** Pretraining data, rendered on demand: sample `index` under a seed is the same on every machine and in any order. */
+import { Rng } from "../../src/tensor/rng.js";
+import { animalIndex } from "./animals.js";
+import { caption } from "./captions.js";
+import type { Icons } from "./icons.js";
+import { PICTURE_LENGTH, renderScene } from "./render.js";
+import { type Scene, type SceneVariation, sampleScene } from "./scene.js";
+
+export interface Sample {
+  readonly scene: Scene;
+  readonly caption: string;
+}
+
+/** What sample `index` shows and how it is described; cheap, renders nothing. */
+export function sampleAt(seed: number, index: number, variation: SceneVariation = {}): Sample {
+  const rng = new Rng(seed, index);
+  const scene = sampleScene(rng, variation);
+  return { scene, caption: caption(scene, rng) };
+}
+
+export interface Batch {
+  readonly samples: readonly Sample[];
+  /** [samples, 3, 64, 64], -1 … 1. */
+  readonly pictures: Float32Array;
+  /** The animal's place in ANIMALS, for the classifier. */
+  readonly labels: Int32Array;
+}
+
+/** Samples `start` … `start + size - 1` of the stream that `seed` names. */
+export function batchAt(
+  icons: Icons,
+  { seed, start, size, ...variation }: { seed: number; start: number; size: number } & SceneVariation,
+): Batch {
+  const samples = Array.from({ length: size }, (_, i) => sampleAt(seed, start + i, variation));
+  return { samples, ...renderBatch(samples, icons) };
+}
+
+export function renderBatch(samples: readonly Sample[], icons: Icons): Pick<Batch, "pictures" | "labels"> {
+  const pictures = new Float32Array(samples.length * PICTURE_LENGTH);
+  samples.forEach(({ scene }, i) => {
+    renderScene(scene, icons, pictures, i * PICTURE_LENGTH);
+  });
+  return { pictures, labels: Int32Array.from(samples, ({ scene }) => animalIndex(scene.animal)) };
+}

@@ -1,0 +1,143 @@
+/**
+ * The drawings that pretraining pictures are made of: each animal from two icon sets, rasterised once and kept at a
+ * ladder of sizes, so that a renderer can sample near the size it draws and need not fear aliasing.
+ */
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import sharp from "sharp";
+import { ANIMALS } from "./animals.js";
+
+/** The captions' words for the two sets: Fluent Emoji Flat has plain fills, Noto has shading, highlights and outlines. */
+export const STYLES = ["flat", "shaded"] as const;
+export type Style = (typeof STYLES)[number];
+
+const ICON_SETS: Readonly<Record<Style, string>> = {
+  flat: "@iconify-json/fluent-emoji-flat",
+  shaded: "@iconify-json/noto",
+};
+
+/** Icons that both sets keep under another name than the prompt's. */
+const ICON_NAMES: Readonly<Record<string, string>> = {
+  sheep: "ewe",
+  squirrel: "chipmunk",
+  bee: "honeybee",
+  cheetah: "leopard",
+};
+
+/** A picture of `size` x `size` pixels, four float32 a pixel: red, green, blue, alpha in 0 … 1, colours times alpha. */
+export interface Bitmap {
+  readonly size: number;
+  readonly rgba: Float32Array;
+}
+
+export interface Icon {
+  /** How much of the square the drawing covers, 0 … 1; the longer side is 1. */
+  readonly width: number;
+  readonly height: number;
+  /** The same drawing, largest first. */
+  readonly ladder: readonly Bitmap[];
+}
+
+export type Icons = Readonly<Record<Style, ReadonlyMap<string, Icon>>>;
+
+/** Pixels along a side that the vectors are rasterised to, before any averaging. */
+const RASTER_SIZE = 256;
+
+/** Steps of about 7/6, so that bilinear sampling never shrinks by more than that. */
+const LADDER = [64, 56, 48, 40, 34, 29, 25, 21];
+
+interface IconSet {
+  readonly width?: number;
+  readonly height?: number;
+  readonly icons: Readonly<
+    Record<string, { readonly body: string; readonly width?: number; readonly height?: number }>
+  >;
+}
+
+/** Both sets, all 51 animals. A second or two. */
+export async function loadIcons(): Promise<Icons> {
+  const [flat, shaded] = await Promise.all([loadStyle("flat"), loadStyle("shaded")]);
+  return { flat, shaded };
+}
+
+async function loadStyle(style: Style): Promise<Map<string, Icon>> {
+  const file = createRequire(import.meta.url).resolve(`${ICON_SETS[style]}/icons.json`);
+  const set = JSON.parse(await readFile(file, "utf8")) as IconSet;
+  const icons = new Map<string, Icon>();
+  for (const animal of ANIMALS) {
+    const icon = set.icons[ICON_NAMES[animal] ?? animal];
+    if (icon === undefined) throw new Error(`icons: ${ICON_SETS[style]} has no icon for "${animal}"`);
+    const width = icon.width ?? set.width ?? 16;
+    const height = icon.height ?? set.height ?? 16;
+    const svg =
+      `<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ` +
+      `width="${RASTER_SIZE}" height="${RASTER_SIZE}" viewBox="0 0 ${width} ${height}">${icon.body}</svg>`;
+    const rgba = await sharp(Buffer.from(svg)).ensureAlpha().raw().toBuffer();
+    icons.set(animal, fromRaster(rgba, RASTER_SIZE));
+  }
+  return icons;
+}
+
+/** Straight-alpha bytes → a drawing cropped to what is visible, centred in a square, at every size of the ladder. */
+function fromRaster(bytes: Uint8Array, size: number): Icon {
+  let [left, top, right, bottom] = [size, size, 0, 0];
+  for (let y = 0; y < size; y++) {
+    for (let x = 0; x < size; x++) {
+      if ((bytes[(y * size + x) * 4 + 3] as number) < 16) continue;
+      left = Math.min(left, x);
+      right = Math.max(right, x + 1);
+      top = Math.min(top, y);
+      bottom = Math.max(bottom, y + 1);
+    }
+  }
+  const side = Math.max(right - left, bottom - top);
+  const originX = (left + right - side) / 2;
+  const originY = (top + bottom - side) / 2;
+  return {
+    width: (right - left) / side,
+    height: (bottom - top) / side,
+    ladder: LADDER.map((target) => ({ size: target, rgba: average(bytes, size, originX, originY, side, target) })),
+  };
+}
+
+/** Area average of the square at (originX, originY) of a raster onto `target` x `target` pixels, premultiplied. */
+function average(
+  bytes: Uint8Array,
+  size: number,
+  originX: number,
+  originY: number,
+  side: number,
+  target: number,
+): Float32Array {
+  const out = new Float32Array(target * target * 4);
+  const step = side / target;
+  const perByte = 1 / (255 * step * step);
+  for (let row = 0; row < target; row++) {
+    const y0 = originY + row * step;
+    for (let column = 0; column < target; column++) {
+      const x0 = originX + column * step;
+      const at = (row * target + column) * 4;
+      for (let y = Math.max(0, Math.floor(y0)); y < Math.min(size, y0 + step); y++) {
+        const coverY = Math.min(y + 1, y0 + step) - Math.max(y, y0);
+        for (let x = Math.max(0, Math.floor(x0)); x < Math.min(size, x0 + step); x++) {
+          const coverX = Math.min(x + 1, x0 + step) - Math.max(x, x0);
+          const from = (y * size + x) * 4;
+          const alpha = coverX * coverY * perByte * (bytes[from + 3] as number);
+          const colour = alpha / 255;
+          out[at] = (out[at] as number) + colour * (bytes[from] as number);
+          out[at + 1] = (out[at + 1] as number) + colour * (bytes[from + 1] as number);
+          out[at + 2] = (out[at + 2] as number) + colour * (bytes[from + 2] as number);
+          out[at + 3] = (out[at + 3] as number) + alpha;
+        }
+      }
+    }
+  }
+  return out;
+}
+
+/** The smallest bitmap of an icon that is at least `pixels` along a side, or its largest. */
+export function bitmapFor(icon: Icon, pixels: number): Bitmap {
+  let best = icon.ladder[0] as Bitmap;
+  for (const bitmap of icon.ladder) if (bitmap.size >= pixels) best = bitmap;
+  return best;
+}

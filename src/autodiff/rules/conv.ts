@@ -1,0 +1,68 @@
+import type { ConvAttrs } from "../../ops/conv.js";
+import { averagePool, conv2d, convTranspose2d, upsampleNearest } from "../../ops/conv.js";
+import { mul } from "../../ops/elementwise.js";
+import { matmul } from "../../ops/matmul.js";
+import { concat, flip, pad, reshape, slice, transpose } from "../../ops/movement.js";
+import { sum } from "../../ops/reduce.js";
+import type { OPS } from "../../ops/table.js";
+import type { Value } from "../../graph/value.js";
+import type { Rules } from "../rule.js";
+
+/**
+ * Gradient in the input of a convolution. With stride 1 it is the convolution of dy with the flipped weight, its channel axes
+ * swapped; with frozen weights the runtime folds that flip away.
+ */
+function inputGradient(dy: Value, weight: Value, size: readonly [number, number], attrs: ConvAttrs): Value {
+  const { stride, padding, groups } = attrs;
+  if (stride !== 1) return convTranspose2d(dy, weight, size, attrs);
+  const [o, perGroup, kh, kw] = weight.shape as [number, number, number, number];
+  const grouped = transpose(reshape(weight, [groups, o / groups, perGroup, kh, kw]), [0, 2, 1, 3, 4]);
+  const turned = kh === 1 && kw === 1 ? grouped : flip(grouped, [3, 4]);
+  return conv2d(dy, reshape(turned, [groups * perGroup, o / groups, kh, kw]), undefined, {
+    groups,
+    padding: [kh - 1 - padding[0], kw - 1 - padding[1], kh - 1 - padding[2], kw - 1 - padding[3]],
+  });
+}
+
+/**
+ * Gradient in the weight: for each tap of the kernel, one product of dy [o, b·h'·w'] with the input shifted by that tap
+ * [c, b·h'·w']. Twice as fast here as the convolution of the transposes (docs/architecture.md).
+ */
+function weightGradient(x: Value, dy: Value, [, , kh, kw]: readonly number[], { stride, padding, groups }: ConvAttrs): Value {
+  const [, c] = x.shape as [number, number];
+  const [, o, height, width] = dy.shape as [number, number, number, number];
+  const [top, left, bottom, right] = padding;
+  const channelsFirst = pad(transpose(x, [1, 0, 2, 3]), [[0, 0], [0, 0], [top, bottom], [left, right]]);
+  const upstream = reshape(transpose(dy, [1, 0, 2, 3]), [groups, o / groups, -1]);
+  const taps: Value[] = [];
+  for (let i = 0; i < (kh as number); i++) {
+    for (let j = 0; j < (kw as number); j++) {
+      const rows = slice(channelsFirst, 2, i, i + (height - 1) * stride + 1, stride);
+      const shifted = slice(rows, 3, j, j + (width - 1) * stride + 1, stride);
+      const flat = reshape(shifted, [groups, c / groups, -1]);
+      taps.push(
+        groups === 1
+          ? matmul(reshape(upstream, [o, -1]), reshape(flat, [c, -1]), { transposeB: true })
+          : reshape(matmul(upstream, flat, { transposeB: true }), [o, c / groups]),
+      );
+    }
+  }
+  const stacked = concat(taps.map((tap) => reshape(tap, [1, o, c / groups])), 0);
+  return reshape(transpose(stacked, [1, 2, 0]), [o, c / groups, kh as number, kw as number]);
+}
+
+const imageSize = (x: Value) => [x.shape[2], x.shape[3]] as [number, number];
+
+export const convRules: Rules<Pick<typeof OPS, "conv2d" | "convTranspose2d" | "averagePool" | "upsampleNearest">> = {
+  conv2d: (dy, { inputs: [x, weight], attrs }) => [
+    () => inputGradient(dy, weight, imageSize(x), attrs),
+    () => weightGradient(x, dy, weight.shape, attrs),
+    () => sum(dy, [0, 2, 3]),
+  ],
+  convTranspose2d: (dy, { inputs: [x, weight], attrs }) => [
+    () => conv2d(dy, weight, undefined, attrs),
+    () => weightGradient(dy, x, weight.shape, attrs),
+  ],
+  averagePool: (dy, { attrs: { factor } }) => [() => mul(upsampleNearest(dy, factor), 1 / factor ** 2)],
+  upsampleNearest: (dy, { attrs: { factor } }) => [() => mul(averagePool(dy, factor), factor ** 2)],
+};

@@ -1,0 +1,69 @@
+import { isFloating } from "../../tensor/dtype.js";
+import {
+  add,
+  cast,
+  cos,
+  div,
+  erf,
+  exp,
+  less,
+  mul,
+  neg,
+  pow,
+  sigmoid,
+  sign,
+  sin,
+  sub,
+  where,
+} from "../../ops/elementwise.js";
+import type { OPS } from "../../ops/table.js";
+import type { Rules } from "../rule.js";
+
+type Elementwise = Pick<
+  typeof OPS,
+  | "add" | "sub" | "mul" | "div" | "maximum" | "minimum" | "greater" | "less" | "equal" | "neg" | "exp" | "log" | "sqrt" | "abs"
+  | "sign" | "tanh" | "sigmoid" | "erf" | "sin" | "cos" | "gelu" | "silu" | "pow" | "where" | "cast"
+>;
+
+export const elementwiseRules: Rules<Elementwise> = {
+  add: (dy) => [() => dy, () => dy],
+  sub: (dy) => [() => dy, () => neg(dy)],
+  mul: (dy, { inputs: [a, b] }) => [() => mul(dy, b), () => mul(dy, a)],
+  div: (dy, { inputs: [, b], y }) => [() => div(dy, b), () => neg(div(mul(dy, y), b))],
+  // At a tie the first operand takes the gradient, so that clip passes it at its bounds, as torch.clamp does.
+  maximum: (dy, { inputs: [a, b] }) => [() => where(less(a, b), 0, dy), () => where(less(a, b), dy, 0)],
+  minimum: (dy, { inputs: [a, b] }) => [() => where(less(b, a), 0, dy), () => where(less(b, a), dy, 0)],
+  greater: "nondifferentiable",
+  less: "nondifferentiable",
+  equal: "nondifferentiable",
+  neg: (dy) => [() => neg(dy)],
+  exp: (dy, { y }) => [() => mul(dy, y)],
+  log: (dy, { inputs: [x] }) => [() => div(dy, x)],
+  sqrt: (dy, { y }) => [() => div(dy, mul(y, 2))],
+  abs: (dy, { inputs: [x] }) => [() => mul(dy, sign(x))],
+  sign: "nondifferentiable",
+  tanh: (dy, { y }) => [() => mul(dy, sub(1, mul(y, y)))],
+  sigmoid: (dy, { y }) => [() => mul(dy, mul(y, sub(1, y)))],
+  // d erf / dx = 2 / √π · exp(-x²)
+  erf: (dy, { inputs: [x] }) => [() => mul(dy, mul(exp(neg(mul(x, x))), 2 / Math.sqrt(Math.PI)))],
+  sin: (dy, { inputs: [x] }) => [() => mul(dy, cos(x))],
+  cos: (dy, { inputs: [x] }) => [() => neg(mul(dy, sin(x)))],
+  // d x Φ(x) / dx = Φ(x) + x φ(x)
+  gelu: (dy, { inputs: [x] }) => [
+    () => {
+      const distribution = add(mul(erf(mul(x, Math.SQRT1_2)), 0.5), 0.5);
+      const density = mul(exp(mul(mul(x, x), -0.5)), 1 / Math.sqrt(2 * Math.PI));
+      return mul(dy, add(distribution, mul(x, density)));
+    },
+  ],
+  // d x σ(x) / dx = σ + y (1 - σ)
+  silu: (dy, { inputs: [x], y }) => [
+    () => {
+      const gate = sigmoid(x);
+      return mul(dy, add(gate, mul(y, sub(1, gate))));
+    },
+  ],
+  pow: (dy, { inputs: [x], attrs: { exponent } }) => [() => mul(dy, mul(pow(x, exponent - 1), exponent))],
+  where: (dy, { inputs: [condition] }) => [undefined, () => where(condition, dy, 0), () => where(condition, 0, dy)],
+  cast: (dy, { inputs: [x] }) => [isFloating(x.dtype) && isFloating(dy.dtype) ? () => cast(dy, x.dtype) : undefined],
+};

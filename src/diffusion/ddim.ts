@@ -1,0 +1,154 @@
+/**
+ * DDIM (Song, Meng & Ermon 2021, "Denoising Diffusion Implicit Models", arXiv 2010.02502), configured by the
+ * `scheduler_config.json` of a diffusers folder.
+ *
+ * Without clipping a DDIM step is linear in the latent and in the U-Net's output, whatever the U-Net predicts:
+ *
+ *     x_{t-1} = a · x_t + b · output + σ · z,   z ~ N(0, 1)
+ *
+ * So a whole scheduler is three numbers a step, and the way back through it two: dL/dx_t gets a · dL/dx_{t-1} and the
+ * U-Net's vector-Jacobian product gets b · dL/dx_{t-1} (`trajectory.ts`).
+ */
+import { z } from "zod";
+import { count, only, parseConfig } from "../models/config.js";
+import { InputError } from "../tensor/errors.js";
+
+export type Prediction = "epsilon" | "v_prediction" | "sample";
+
+/** The fields of `scheduler_config.json` that shape DDIM, under its names, with diffusers' defaults. */
+const schedulerConfig = z.object({
+  num_train_timesteps: count.default(1000),
+  beta_start: z.number().positive().lt(1).default(0.0001),
+  beta_end: z.number().positive().lt(1).default(0.02),
+  beta_schedule: z.enum(["linear", "scaled_linear", "squaredcos_cap_v2"]).default("linear"),
+  trained_betas: z.array(z.number()).nullish(),
+  timestep_spacing: z.enum(["leading", "trailing", "linspace"]).default("leading"),
+  steps_offset: z.int().nonnegative().default(0),
+  set_alpha_to_one: z.boolean().default(true),
+  prediction_type: z.enum(["epsilon", "v_prediction", "sample"]).default("epsilon"),
+  rescale_betas_zero_snr: only(false),
+  // A clipped or thresholded prediction is no longer linear in the latent. diffusers clips where the file does not say.
+  clip_sample: z.literal(false),
+  thresholding: only(false),
+});
+
+export type SchedulerConfig = z.infer<typeof schedulerConfig>;
+
+/** Reads a parsed `scheduler_config.json`; `file` names it in messages. Any scheduler's file of this family fits. */
+export function readSchedulerConfig(json: unknown, file: string): SchedulerConfig {
+  return parseConfig(schedulerConfig, json, file);
+}
+
+/** One step of the chain: x_{t-1} = a · x_t + b · output + sigma · z. */
+export interface DdimStep {
+  readonly timestep: number;
+  readonly a: number;
+  readonly b: number;
+  readonly sigma: number;
+}
+
+/** The chain of `steps` steps from noise to image; the first acts on x_T. `eta` 0 is deterministic, 1 is DDPM. */
+export function ddimSteps(config: SchedulerConfig, steps: number, { eta = 0 }: { eta?: number } = {}): DdimStep[] {
+  const alphaBar = alphaBars(config);
+  const finalAlphaBar = config.set_alpha_to_one ? 1 : at(alphaBar, 0);
+  const stride = Math.floor(config.num_train_timesteps / steps);
+  return timesteps(config, steps).map((timestep) => {
+    const previous = timestep - stride;
+    const alphaBarHere = at(alphaBar, timestep);
+    const alphaBarPrevious = previous >= 0 ? at(alphaBar, previous) : finalAlphaBar;
+    return { timestep, ...coefficients(config.prediction_type, alphaBarHere, alphaBarPrevious, eta) };
+  });
+}
+
+/** Equation 12 of the paper, sorted by x_t and the network's output. */
+function coefficients(prediction: Prediction, alphaBar: number, alphaBarPrevious: number, eta: number) {
+  // Equation 16.
+  const variance = ((1 - alphaBarPrevious) / (1 - alphaBar)) * (1 - alphaBar / alphaBarPrevious);
+  const sigma = eta * Math.sqrt(variance);
+  const [signal, noise] = [Math.sqrt(alphaBar), Math.sqrt(1 - alphaBar)];
+
+  // x_{t-1} = toSample · x̂_0 + toNoise · ε̂ + σ z, and x_t = signal · x̂_0 + noise · ε̂.
+  const toSample = Math.sqrt(alphaBarPrevious);
+  const toNoise = Math.sqrt(1 - alphaBarPrevious - sigma ** 2);
+  switch (prediction) {
+    case "epsilon": // x̂_0 = (x_t − noise ε̂) / signal
+      return { a: toSample / signal, b: toNoise - (toSample * noise) / signal, sigma };
+    case "sample": // ε̂ = (x_t − signal x̂_0) / noise
+      return { a: toNoise / noise, b: toSample - (toNoise * signal) / noise, sigma };
+    case "v_prediction": // x̂_0 = signal x_t − noise v and ε̂ = signal v + noise x_t (Salimans & Ho 2022)
+      return { a: toSample * signal + toNoise * noise, b: toNoise * signal - toSample * noise, sigma };
+  }
+}
+
+/** ᾱ_t = Π (1 − β_s) for s ≤ t: the share of signal variance left at each of the training timesteps. */
+export function alphaBars(config: SchedulerConfig): Float64Array {
+  const alphaBar = new Float64Array(config.num_train_timesteps);
+  let product = 1;
+  for (const [t, beta] of betas(config).entries()) alphaBar[t] = product *= 1 - beta;
+  return alphaBar;
+}
+
+function betas({ num_train_timesteps: T, beta_start, beta_end, beta_schedule, trained_betas }: SchedulerConfig) {
+  if (trained_betas) {
+    if (trained_betas.length !== T) {
+      throw new InputError(`scheduler_config.json: trained_betas has ${trained_betas.length} values, expected ${T}`);
+    }
+    return trained_betas;
+  }
+  switch (beta_schedule) {
+    case "linear":
+      return linspace(beta_start, beta_end, T);
+    case "scaled_linear": // Stable Diffusion's: linear in √β
+      return linspace(Math.sqrt(beta_start), Math.sqrt(beta_end), T).map((root) => root ** 2);
+    case "squaredcos_cap_v2": {
+      // Nichol & Dhariwal 2021, equation 17.
+      const bar = (t: number) => Math.cos((((t / T + 0.008) / 1.008) * Math.PI) / 2) ** 2;
+      return Array.from({ length: T }, (_, t) => Math.min(1 - bar(t + 1) / bar(t), 0.999));
+    }
+  }
+}
+
+/** Which of the training timesteps the chain visits, from noise to image (Lin et al. 2024, table 2, names the spacings). */
+function timesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }: SchedulerConfig, steps: number) {
+  if (!Number.isInteger(steps) || steps < 1 || steps > T) {
+    throw new InputError(`sampling steps: ${steps} is not a whole number from 1 to ${T} (the scheduler's training steps)`);
+  }
+  const visited = ((): number[] => {
+    switch (timestep_spacing) {
+      case "leading": {
+        const stride = Math.floor(T / steps);
+        return Array.from({ length: steps }, (_, i) => (steps - 1 - i) * stride + steps_offset);
+      }
+      case "trailing":
+        return Array.from({ length: steps }, (_, i) => roundHalfToEven(T - (i * T) / steps) - 1);
+      case "linspace":
+        return linspace(0, T - 1, steps).reverse().map(roundHalfToEven);
+    }
+  })();
+  const highest = Math.max(...visited);
+  if (highest >= T) {
+    throw new InputError(
+      `scheduler_config.json: steps_offset ${steps_offset} with ${steps} sampling steps visits timestep ${highest}, ` +
+        `but training had only 0 to ${T - 1}; sample fewer steps or lower the offset`,
+    );
+  }
+  return visited;
+}
+
+/** `size` numbers evenly from `low` to `high`, both included; `low` alone where there is one. */
+function linspace(low: number, high: number, size: number): number[] {
+  return Array.from({ length: size }, (_, i) => (size === 1 ? low : low + ((high - low) * i) / (size - 1)));
+}
+
+/** As NumPy rounds. */
+function roundHalfToEven(x: number): number {
+  const floor = Math.floor(x);
+  if (x - floor !== 0.5) return Math.round(x);
+  return floor % 2 === 0 ? floor : floor + 1;
+}
+
+function at(values: Float64Array, index: number): number {
+  const value = values[index];
+  if (value === undefined) throw new RangeError(`ddim: timestep ${index} is outside 0 … ${values.length - 1}`);
+  return value;
+}

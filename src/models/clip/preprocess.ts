@@ -1,0 +1,42 @@
+import { z } from "zod";
+import type { Value } from "../../graph/value.js";
+import { constant, div, resizeBilinear, sub } from "../../ops/index.js";
+import { parseConfig } from "../config.js";
+
+/** What preprocessor_config.json says of pixels. */
+export interface Normalization {
+  readonly mean: readonly number[];
+  readonly deviation: readonly number[];
+}
+
+/** The statistics of CLIP's own training pictures. */
+export const CLIP_NORMALIZATION: Normalization = {
+  mean: [0.48145466, 0.4578275, 0.40821073],
+  deviation: [0.26862954, 0.26130258, 0.27577711],
+};
+
+const triple = z.array(z.number()).length(3);
+const schema = z.object({
+  image_mean: triple.default([...CLIP_NORMALIZATION.mean]),
+  image_std: triple.default([...CLIP_NORMALIZATION.deviation]),
+});
+
+export function parseNormalization(json: unknown, file = "preprocessor_config.json"): Normalization {
+  const config = parseConfig(schema, json, file);
+  return { mean: config.image_mean, deviation: config.image_std };
+}
+
+/**
+ * A reward's view of a picture: images [b, 3, h, w] in 0 … 1 → normalised pixels [b, 3, size, size]. Bilinear and not
+ * antialiased, as the reference trainer resizes; CLIP's own evaluation is bicubic and cropped.
+ */
+export function clipPixels(
+  images: Value,
+  size: number,
+  { mean, deviation }: Normalization = CLIP_NORMALIZATION,
+): Value {
+  const [, channels, height, width] = images.shape as [number, number, number, number];
+  const resized = height === size && width === size ? images : resizeBilinear(images, [size, size]);
+  const perChannel = (values: readonly number[]) => constant(values, [1, channels, 1, 1]);
+  return div(sub(resized, perChannel(mean)), perChannel(deviation));
+}

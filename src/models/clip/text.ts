@@ -1,0 +1,49 @@
+import type { Value } from "../../graph/value.js";
+import { embedding, layerNorm } from "../../nn/layers.js";
+import { NORMAL, type Scope } from "../../nn/scope.js";
+import { add, constant, matmul, reshape, slice } from "../../ops/index.js";
+import { fromNumbers, type HostTensor } from "../../tensor/host.js";
+import type { ClipTextConfig } from "./config.js";
+import { clipEncoder } from "./encoder.js";
+
+/** CLIPTextModel: ids [b, n] int64 → last hidden state [b, n, c], which is what the U-Net attends to */
+export function clipText(scope: Scope, config: ClipTextConfig, ids: Value): Value {
+  const tokens = ids.shape[1] as number;
+  if (tokens > config.maxPositions) {
+    throw new TypeError(`clip: ${tokens} tokens, but the text model has ${config.maxPositions} positions`);
+  }
+  const model = scope.at("text_model");
+  const embeddings = model.at("embeddings");
+  const words = embedding(embeddings.at("token_embedding"), ids, config.vocabSize, config.hiddenSize);
+  const positions = embeddings
+    .at("position_embedding")
+    .parameter("weight", [config.maxPositions, config.hiddenSize], NORMAL);
+  const h = clipEncoder(model.at("encoder"), config, add(words, slice(positions, 0, 0, tokens)), causalMask(tokens));
+  return layerNorm(model.at("final_layer_norm"), h, config.layerNormEps);
+}
+
+/** The state at each text's end: hidden [b, n, c], endOfText [b, n] of one 1 a row → [b, c] */
+export function pooledText(hidden: Value, endOfText: Value): Value {
+  const [batch, tokens, features] = hidden.shape as [number, number, number];
+  return reshape(matmul(reshape(endOfText, [batch, 1, tokens]), hidden), [batch, features]);
+}
+
+/**
+ * Where each text ends, as `pooledText` wants it: the first end-of-text token. Configurations with the end-of-text id 2
+ * are older than the field's correction and mean the greatest id, as transformers reads them.
+ */
+export function endOfText(ids: readonly (readonly number[])[], { eosTokenId }: ClipTextConfig): HostTensor {
+  const tokens = ids[0]?.length ?? 0;
+  const rows = ids.flatMap((row) => {
+    const end = row.indexOf(eosTokenId === 2 ? Math.max(...row) : eosTokenId);
+    // transformers takes the argmax of "is the end", which is 0 where there is none.
+    return row.map((_, i) => (i === Math.max(end, 0) ? 1 : 0));
+  });
+  return fromNumbers(rows, [ids.length, tokens]);
+}
+
+/** [n, n]: 0 where a token may look (itself and before), far below any score elsewhere. */
+function causalMask(tokens: number): Value {
+  const values = Array.from({ length: tokens * tokens }, (_, i) => (i % tokens > Math.floor(i / tokens) ? -1e9 : 0));
+  return constant(values, [tokens, tokens]);
+}

@@ -1,0 +1,45 @@
+import type { Value } from "../graph/value.js";
+import { type Activation, activations, conv2d, groupNorm, linear } from "../nn/layers.js";
+import type { Scope } from "../nn/scope.js";
+import { add, reshape, upsampleNearest } from "../ops/index.js";
+
+/** The convolutional parts that U-Net and VAE share, under diffusers' names. */
+
+export interface ResnetOptions {
+  readonly groups: number;
+  readonly epsilon: number;
+  readonly activation: Activation;
+  /** Start as the identity where the block is trained from nothing. */
+  readonly zeroInit?: boolean;
+}
+
+/** ResnetBlock2D: x [b, in, h, w], time [b or 1, t] (activated already) → [b, out, h, w] */
+export function resnetBlock(
+  scope: Scope,
+  x: Value,
+  outChannels: number,
+  time: Value | undefined,
+  { groups, epsilon, activation, zeroInit = false }: ResnetOptions,
+): Value {
+  const act = activations[activation];
+  let h = act(groupNorm(scope.at("norm1"), x, groups, epsilon));
+  h = conv2d(scope.at("conv1"), h, outChannels, 3, { padding: 1 });
+  if (time) h = add(h, reshape(linear(scope.at("time_emb_proj"), time, outChannels), [-1, outChannels, 1, 1]));
+  h = act(groupNorm(scope.at("norm2"), h, groups, epsilon));
+  h = conv2d(scope.at("conv2"), h, outChannels, 3, { padding: 1, zeroInit });
+  const shortcut = x.shape[1] === outChannels ? x : conv2d(scope.at("conv_shortcut"), x, outChannels, 1);
+  return add(shortcut, h);
+}
+
+/** Downsample2D: x [b, c, h, w] → [b, c, h/2, w/2]. Without padding (as in the VAE) the right and bottom get a zero row. */
+export function downsample(scope: Scope, x: Value, padding: number): Value {
+  return conv2d(scope.at("conv"), x, x.shape[1] as number, 3, {
+    stride: 2,
+    padding: padding === 0 ? [0, 0, 1, 1] : padding,
+  });
+}
+
+/** Upsample2D: x [b, c, h, w] → [b, c, 2h, 2w] */
+export function upsample(scope: Scope, x: Value): Value {
+  return conv2d(scope.at("conv"), upsampleNearest(x, 2), x.shape[1] as number, 3, { padding: 1 });
+}

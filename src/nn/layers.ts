@@ -1,0 +1,93 @@
+import type { Value } from "../graph/value.js";
+import * as ops from "../ops/index.js";
+import { fanInUniform, NORMAL, ONES, type Scope, ZEROS } from "./scope.js";
+
+/** `zeroInit` makes a layer that is trained from nothing start as zero, such as the last of a residual branch. */
+interface LayerOptions {
+  readonly bias?: boolean;
+  readonly zeroInit?: boolean;
+}
+
+/** x [..., in] → [..., out]; an adapter may add to it. */
+export function linear(
+  scope: Scope,
+  x: Value,
+  outFeatures: number,
+  { bias = true, zeroInit = false }: LayerOptions = {},
+): Value {
+  const inFeatures = channels(x, x.shape.length - 1);
+  const init = zeroInit ? ZEROS : fanInUniform(inFeatures);
+  const y = ops.linear(
+    x,
+    scope.parameter("weight", [outFeatures, inFeatures], init),
+    bias ? scope.parameter("bias", [outFeatures], init) : undefined,
+  );
+  const adapted = scope.adapt(x, outFeatures);
+  return adapted ? ops.add(y, adapted) : y;
+}
+
+/** x [b, in, h, w] → [b, out, h', w']. `padding` is the same on all sides, or [top, left, bottom, right]. */
+export function conv2d(
+  scope: Scope,
+  x: Value,
+  outChannels: number,
+  kernel: number,
+  {
+    stride = 1,
+    padding = 0,
+    bias = true,
+    zeroInit = false,
+  }: LayerOptions & {
+    readonly stride?: number;
+    readonly padding?: number | readonly [number, number, number, number];
+  } = {},
+): Value {
+  const inChannels = channels(x, 1);
+  const init = zeroInit ? ZEROS : fanInUniform(inChannels * kernel * kernel);
+  return ops.conv2d(
+    x,
+    scope.parameter("weight", [outChannels, inChannels, kernel, kernel], init),
+    bias ? scope.parameter("bias", [outChannels], init) : undefined,
+    { stride, padding },
+  );
+}
+
+/** Normalises each group of channels of x [b, c, ...]. */
+export function groupNorm(scope: Scope, x: Value, groups: number, epsilon: number): Value {
+  const shape = [channels(x, 1)];
+  return ops.groupNorm(
+    x,
+    groups,
+    scope.parameter("weight", shape, ONES),
+    scope.parameter("bias", shape, ZEROS),
+    epsilon,
+  );
+}
+
+/** Normalises the last axis. */
+export function layerNorm(scope: Scope, x: Value, epsilon = 1e-5): Value {
+  const shape = [channels(x, x.shape.length - 1)];
+  return ops.layerNorm(x, scope.parameter("weight", shape, ONES), scope.parameter("bias", shape, ZEROS), epsilon);
+}
+
+/** ids [...] int64 → [..., features]: rows of a table. */
+export function embedding(scope: Scope, ids: Value, rows: number, features: number): Value {
+  return ops.gather(scope.parameter("weight", [rows, features], NORMAL), ids);
+}
+
+/** Activations by the names that config files use. */
+export const activations = {
+  silu: ops.silu,
+  swish: ops.silu,
+  gelu: ops.gelu,
+  quick_gelu: ops.quickGelu,
+  relu: ops.relu,
+} satisfies Record<string, (x: Value) => Value>;
+
+export type Activation = keyof typeof activations;
+
+function channels(x: Value, axis: number): number {
+  const extent = x.shape[axis];
+  if (extent === undefined) throw new TypeError(`layer: a tensor of rank ${x.shape.length} has no axis ${axis}`);
+  return extent;
+}

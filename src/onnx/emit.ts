@@ -1,0 +1,202 @@
+import path from "node:path";
+import { create, toBinary } from "@bufbuild/protobuf";
+import {
+  AttributeProto_AttributeType,
+  type AttributeProto,
+  AttributeProtoSchema,
+  GraphProtoSchema,
+  ModelProtoSchema,
+  type NodeProto,
+  NodeProtoSchema,
+  OperatorSetIdProtoSchema,
+  StringStringEntryProtoSchema,
+  TensorProto_DataLocation,
+  type TensorProto,
+  TensorProtoSchema,
+  TensorShapeProto_DimensionSchema,
+  TensorShapeProtoSchema,
+  TypeProto_TensorSchema,
+  TypeProtoSchema,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
+} from "onnx-buf";
+import { type Graph, topologicalOrder, verify } from "../graph/graph.js";
+import type { Node, OnnxAttributes, OnnxWriter, TensorType, Value } from "../graph/value.js";
+import { showType } from "../graph/value.js";
+import { ONNX_TYPE } from "../ops/elementwise.js";
+import type { DType } from "../tensor/dtype.js";
+import { InputError } from "../tensor/errors.js";
+import { fromNumbers } from "../tensor/host.js";
+import { sameShape, type Shape } from "../tensor/shape.js";
+import type { StoredTensor, WeightSource } from "../weights/source.js";
+
+/** LayerNormalization and Gelu need 20; ONNX Runtime 1.30 knows IR 10. */
+const OPSET = 21;
+const IR_VERSION = 10;
+
+export interface OnnxModel {
+  readonly bytes: Uint8Array;
+  /** The folder that the external weights' locations are relative to; undefined where there are none. */
+  readonly weightFolder: string | undefined;
+}
+
+/**
+ * Writes a graph as an ONNX model. Weights that lie in files stay there: the model names file, offset and length.
+ * Each ONNX node is named after the op, its place and its result, so that a failure can be told from the message.
+ */
+export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
+  verify(graph);
+  const writer = new Writer();
+  const names = new Map<Value, string>();
+  for (const [name, value] of Object.entries(graph.inputs)) names.set(value, name);
+
+  const order = topologicalOrder(Object.values(graph.outputs));
+  const stored = storedParameters(order, weights, graph.name);
+  const weightFolder = commonFolder(stored.values());
+  for (const node of order) {
+    if (node.op.name === "input") continue;
+    const output = node.outputs[0] as Value;
+    if (node.op.name === "parameter") {
+      const { name } = node.attrs as { name: string };
+      names.set(output, writer.parameter(name, stored.get(name) as StoredTensor, weightFolder));
+      continue;
+    }
+    writer.label = `${node.op.name} → ${showType(output)}`;
+    const results = node.op.emit(writer, node.inputs.map((value) => names.get(value) as string), node);
+    for (const [i, name] of results.entries()) names.set(node.outputs[i] as Value, name);
+  }
+  writer.label = "output";
+  for (const [name, value] of Object.entries(graph.outputs)) {
+    writer.rename(names.get(value) as string, name);
+  }
+  const model = create(ModelProtoSchema, {
+    irVersion: BigInt(IR_VERSION),
+    producerName: "alignprop",
+    opsetImport: [create(OperatorSetIdProtoSchema, { domain: "", version: BigInt(OPSET) })],
+    graph: create(GraphProtoSchema, {
+      name: graph.name,
+      node: writer.nodes,
+      initializer: writer.initializers,
+      input: Object.entries(graph.inputs).map(([name, value]) => valueInfo(name, value)),
+      output: Object.entries(graph.outputs).map(([name, value]) => valueInfo(name, value)),
+    }),
+  });
+  return { bytes: toBinary(ModelProtoSchema, model), weightFolder };
+}
+
+class Writer implements OnnxWriter {
+  readonly nodes: NodeProto[] = [];
+  readonly initializers: TensorProto[] = [];
+  label = "";
+  private readonly shared = new Map<string, string>();
+  private count = 0;
+
+  node(opType: string, inputs: readonly string[], attributes: OnnxAttributes = {}, outputs = 1, domain = ""): string[] {
+    const output = Array.from({ length: outputs }, () => `v${this.count++}`);
+    this.nodes.push(
+      create(NodeProtoSchema, {
+        opType,
+        domain,
+        name: `${this.label} #${this.nodes.length}`,
+        input: [...inputs],
+        output,
+        attribute: Object.entries(attributes).map(([name, value]) => attribute(name, value)),
+      }),
+    );
+    return output;
+  }
+
+  ints(values: readonly number[]): string {
+    return this.tensor(values, [values.length], "int64");
+  }
+
+  tensor(values: ArrayLike<number>, shape: Shape, dtype: DType): string {
+    const { data } = fromNumbers(values, shape, dtype);
+    const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
+    const key = `${dtype}${shape}:${Buffer.from(bytes).toString("base64")}`;
+    const known = this.shared.get(key);
+    if (known) return known;
+    const name = `c${this.initializers.length}`;
+    this.initializers.push(create(TensorProtoSchema, { name, ...tensorType({ shape, dtype }), rawData: bytes }));
+    this.shared.set(key, name);
+    return name;
+  }
+
+  parameter(name: string, stored: StoredTensor, folder: string | undefined): string {
+    // The weights' own names may collide with ours.
+    const unique = `weight:${name}`;
+    if (this.shared.has(unique)) return unique;
+    this.shared.set(unique, unique);
+    const proto = create(TensorProtoSchema, { name: unique, ...tensorType(stored) });
+    if (stored.kind === "file") {
+      const location = path.relative(folder as string, stored.path).split(path.sep).join("/");
+      proto.dataLocation = TensorProto_DataLocation.EXTERNAL;
+      proto.externalData = Object.entries({ location, offset: stored.offset, length: stored.length }).map(([key, value]) =>
+        create(StringStringEntryProtoSchema, { key, value: String(value) }),
+      );
+    } else {
+      const { buffer, byteOffset, byteLength } = stored.data;
+      proto.rawData = new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
+    }
+    this.initializers.push(proto);
+    return unique;
+  }
+
+  /** A graph output under its public name; one value may have several. */
+  rename(from: string, to: string): void {
+    this.nodes.push(create(NodeProtoSchema, { opType: "Identity", name: `output ${to}`, input: [from], output: [to] }));
+  }
+}
+
+function storedParameters(order: readonly Node[], weights: WeightSource | undefined, graph: string): Map<string, StoredTensor> {
+  const found = new Map<string, StoredTensor>();
+  for (const node of order) {
+    if (node.op.name !== "parameter") continue;
+    const { name, shape, dtype } = node.attrs as TensorType & { name: string };
+    const stored = weights?.get(name);
+    if (!stored || stored.dtype !== dtype || !sameShape(stored.shape, shape)) {
+      const had = stored ? `has ${showType(stored)}` : "does not have it";
+      throw new InputError(`${graph} needs the weight ${name} as ${showType({ shape, dtype })}; ${weights?.describe ?? "nothing"} ${had}.`);
+    }
+    found.set(name, stored);
+  }
+  return found;
+}
+
+function commonFolder(tensors: Iterable<StoredTensor>): string | undefined {
+  let common: string[] | undefined;
+  for (const tensor of tensors) {
+    if (tensor.kind !== "file") continue;
+    const parts = path.dirname(tensor.path).split(path.sep);
+    if (!common) {
+      common = parts;
+      continue;
+    }
+    const fork = common.findIndex((part, i) => part !== parts[i]);
+    if (fork >= 0) common = common.slice(0, fork);
+  }
+  return common && (common.join(path.sep) || path.sep);
+}
+
+function tensorType({ shape, dtype }: TensorType) {
+  return { dims: shape.map(BigInt), dataType: ONNX_TYPE[dtype] };
+}
+
+function valueInfo(name: string, { shape, dtype }: TensorType): ValueInfoProto {
+  const dim = shape.map((extent) =>
+    create(TensorShapeProto_DimensionSchema, { value: { case: "dimValue", value: BigInt(extent) } }),
+  );
+  const tensor = create(TypeProto_TensorSchema, { elemType: ONNX_TYPE[dtype], shape: create(TensorShapeProtoSchema, { dim }) });
+  return create(ValueInfoProtoSchema, { name, type: create(TypeProtoSchema, { value: { case: "tensorType", value: tensor } }) });
+}
+
+function attribute(name: string, value: OnnxAttributes[string]): AttributeProto {
+  const Type = AttributeProto_AttributeType;
+  if (typeof value === "number") return create(AttributeProtoSchema, { name, type: Type.INT, i: BigInt(value) });
+  if (typeof value === "string") {
+    return create(AttributeProtoSchema, { name, type: Type.STRING, s: new TextEncoder().encode(value) });
+  }
+  if ("float" in value) return create(AttributeProtoSchema, { name, type: Type.FLOAT, f: value.float });
+  if ("floats" in value) return create(AttributeProtoSchema, { name, type: Type.FLOATS, floats: [...value.floats] });
+  return create(AttributeProtoSchema, { name, type: Type.INTS, ints: value.map(BigInt) });
+}

@@ -1,0 +1,38 @@
+export { averagePool, conv2d, convTranspose2d, upsampleNearest } from "./conv.js";
+export {
+  abs,
+  add,
+  cast,
+  clip,
+  cos,
+  div,
+  equal,
+  erf,
+  exp,
+  gelu,
+  greater,
+  less,
+  log,
+  maximum,
+  minimum,
+  mul,
+  neg,
+  type Operand,
+  pow,
+  quickGelu,
+  relu,
+  sigmoid,
+  sign,
+  silu,
+  sin,
+  sqrt,
+  sub,
+  tanh,
+  where,
+} from "./elementwise.js";
+export { linear, matmul, matrixTranspose } from "./matmul.js";
+export { broadcastTo, concat, flip, gather, pad, reshape, scatterRows, slice, transpose } from "./movement.js";
+export { groupNorm, layerNorm, softmax } from "./norm.js";
+export { allAxes, max, mean, sum } from "./reduce.js";
+export { resizeBilinear } from "./resize.js";
+export { constant, filled, input, parameter, zeros } from "./source.js";

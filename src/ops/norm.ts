@@ -1,0 +1,84 @@
+import { apply, apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
+import { add, mul } from "./elementwise.js";
+import { reshape } from "./movement.js";
+import { filled } from "./source.js";
+
+/**
+ * (x - mean) / √(variance + ε) · scale + bias over the last axis (Ba et al. 2016).
+ * Outputs y, and the mean and inverse deviation [..., 1] that the gradient needs.
+ */
+export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
+  name: "layerNorm",
+  infer: ([x, scale, bias]) => {
+    const { shape, dtype } = x as TensorType;
+    const features = shape.at(-1);
+    for (const affine of [scale, bias]) {
+      if (affine?.shape.length !== 1 || affine.shape[0] !== features) {
+        throw new TypeError(`layerNorm: ${showType(affine as TensorType)} does not fit the ${features} features of ${showType(x as TensorType)}`);
+      }
+    }
+    const statistics = { shape: [...shape.slice(0, -1), 1], dtype };
+    return [{ shape, dtype }, statistics, statistics];
+  },
+  emit: (w, inputs, { attrs }) => w.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: attrs.epsilon } }, 3),
+  evaluate: ([x, scale, bias], { attrs, outputs }) => {
+    const { shape, data } = x as F64Array;
+    const features = shape.at(-1) as number;
+    const rows = data.length / features;
+    const [y, means, inverse] = [new Float64Array(data.length), new Float64Array(rows), new Float64Array(rows)];
+    for (let row = 0; row < rows; row++) {
+      const values = data.subarray(row * features, (row + 1) * features);
+      const average = values.reduce((total, value) => total + value, 0) / features;
+      const variance = values.reduce((total, value) => total + (value - average) ** 2, 0) / features;
+      means[row] = average;
+      inverse[row] = 1 / Math.sqrt(variance + attrs.epsilon);
+      values.forEach((value, i) => {
+        const normal = (value - average) * (inverse[row] as number);
+        y[row * features + i] = normal * ((scale as F64Array).data[i] as number) + ((bias as F64Array).data[i] as number);
+      });
+    }
+    const statistics = (outputs[1] as Value).shape;
+    return [{ shape, data: y }, { shape: statistics, data: means }, { shape: statistics, data: inverse }];
+  },
+};
+
+export const softmaxOp: OpDef<Record<string, never>> = {
+  name: "softmax",
+  infer: ([x]) => [x as TensorType],
+  emit: (w, [x]) => w.node("Softmax", [x as string], { axis: -1 }),
+  evaluate: ([x]) => {
+    const { shape, data } = x as F64Array;
+    const width = shape.at(-1) as number;
+    const out = new Float64Array(data.length);
+    for (let start = 0; start < data.length; start += width) {
+      const row = data.subarray(start, start + width);
+      const top = row.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+      const total = row.reduce((sum, value) => sum + Math.exp(value - top), 0);
+      row.forEach((value, i) => {
+        out[start + i] = Math.exp(value - top) / total;
+      });
+    }
+    return [{ shape, data: out }];
+  },
+};
+
+/** Over the last axis of x [..., n]; scale and bias [n]. */
+export function layerNorm(x: Value, scale: Value, bias: Value, epsilon = 1e-5): Value {
+  return apply(layerNormOp, [x, scale, bias], { epsilon })[0] as Value;
+}
+
+/** Over each group of channels and its pixels (Wu & He 2018): x [b, c, ...], scale and bias [c]. */
+export function groupNorm(x: Value, groups: number, scale: Value, bias: Value, epsilon = 1e-5): Value {
+  const [batch, channels, ...pixels] = x.shape as [number, number, ...number[]];
+  if (channels % groups !== 0) throw new TypeError(`groupNorm: ${channels} channels do not split into ${groups} groups`);
+  const grouped = reshape(x, [batch, groups, -1]);
+  const size = grouped.shape[2] as number;
+  const normal = reshape(layerNorm(grouped, filled([size], 1, x.dtype), filled([size], 0, x.dtype), epsilon), x.shape);
+  const perChannel = [channels, ...pixels.map(() => 1)];
+  return add(mul(normal, reshape(scale, perChannel)), reshape(bias, perChannel));
+}
+
+/** Over the last axis. */
+export function softmax(x: Value): Value {
+  return apply1(softmaxOp, [x], {});
+}

@@ -1,0 +1,61 @@
+import * as conv from "./conv.js";
+import * as elementwise from "./elementwise.js";
+import * as matmul from "./matmul.js";
+import * as movement from "./movement.js";
+import * as norm from "./norm.js";
+import * as reduce from "./reduce.js";
+import * as source from "./source.js";
+
+/** Every op. The gradient rules and the test cases are checked for completeness against this table. */
+export const OPS = {
+  input: source.inputOp,
+  parameter: source.parameterOp,
+  constant: source.constantOp,
+  add: elementwise.addOp,
+  sub: elementwise.subOp,
+  mul: elementwise.mulOp,
+  div: elementwise.divOp,
+  maximum: elementwise.maximumOp,
+  minimum: elementwise.minimumOp,
+  greater: elementwise.greaterOp,
+  less: elementwise.lessOp,
+  equal: elementwise.equalOp,
+  neg: elementwise.negOp,
+  exp: elementwise.expOp,
+  log: elementwise.logOp,
+  sqrt: elementwise.sqrtOp,
+  abs: elementwise.absOp,
+  sign: elementwise.signOp,
+  tanh: elementwise.tanhOp,
+  sigmoid: elementwise.sigmoidOp,
+  erf: elementwise.erfOp,
+  sin: elementwise.sinOp,
+  cos: elementwise.cosOp,
+  gelu: elementwise.geluOp,
+  silu: elementwise.siluOp,
+  pow: elementwise.powOp,
+  where: elementwise.whereOp,
+  cast: elementwise.castOp,
+  sum: reduce.sumOp,
+  mean: reduce.meanOp,
+  max: reduce.maxOp,
+  reshape: movement.reshapeOp,
+  transpose: movement.transposeOp,
+  broadcastTo: movement.broadcastToOp,
+  slice: movement.sliceOp,
+  flip: movement.flipOp,
+  pad: movement.padOp,
+  concat: movement.concatOp,
+  gather: movement.gatherOp,
+  scatterRows: movement.scatterRowsOp,
+  matmul: matmul.matmulOp,
+  gemm: matmul.gemmOp,
+  conv2d: conv.conv2dOp,
+  convTranspose2d: conv.convTranspose2dOp,
+  averagePool: conv.averagePoolOp,
+  upsampleNearest: conv.upsampleNearestOp,
+  layerNorm: norm.layerNormOp,
+  softmax: norm.softmaxOp,
+} as const;
+
+export type OpName = keyof typeof OPS;

@@ -1,0 +1,32 @@
+/** Where things lie in a run's folder. */
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+
+export const runFiles = {
+  config: "config.yaml",
+  metrics: "metrics.jsonl",
+  samples: "samples",
+  sampleIndex: "index.json",
+  checkpoints: "checkpoints",
+  report: "report.html",
+} as const;
+
+/** 10 → "step-000010". */
+export function stepFolder(step: number): string {
+  return `step-${String(step).padStart(6, "0")}`;
+}
+
+/** The steps that have a folder in `parent`, in order. Unfinished ones have another name and are not seen. */
+export async function stepsIn(parent: string): Promise<number[]> {
+  const names = await readdir(parent).catch(() => []);
+  const steps = names.flatMap((name) => /^step-(\d{6,})$/.exec(name)?.[1] ?? []);
+  return steps.map(Number).sort((a, b) => a - b);
+}
+
+export function samplesFolder(run: string, step: number): string {
+  return join(run, runFiles.samples, stepFolder(step));
+}
+
+export function checkpointFolder(run: string, step: number): string {
+  return join(run, runFiles.checkpoints, stepFolder(step));
+}

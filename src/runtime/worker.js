@@ -1,0 +1,63 @@
+// @ts-check
+/**
+ * The thread that ONNX Runtime blocks, so that the main one stays free for progress, signals and servers. Plain JavaScript:
+ * a worker starts from a file, and this one is the same file in `src` and in `dist`.
+ */
+import { parentPort } from "node:worker_threads";
+import ort from "onnxruntime-node";
+
+/** @typedef {import("./protocol.js").Request} Request */
+/** @typedef {import("./protocol.js").Reply} Reply */
+/** @typedef {import("./protocol.js").WireTensor} WireTensor */
+
+if (!parentPort) throw new Error("runtime worker: start me as a worker thread");
+const port = parentPort;
+
+/** @type {Map<number, ort.InferenceSession>} */
+const sessions = new Map();
+let nextSession = 0;
+
+/** @param {Request} request */
+async function handle(request) {
+  switch (request.kind) {
+    case "create": {
+      const session = await ort.InferenceSession.create(request.model, request.options);
+      sessions.set(nextSession, session);
+      return nextSession++;
+    }
+    case "run": {
+      const session = sessions.get(request.session);
+      if (!session) throw new Error(`runtime worker: session ${request.session} was released`);
+      /** @type {Record<string, ort.Tensor>} */
+      const feeds = {};
+      for (const [name, { type, data, dims }] of Object.entries(request.feeds)) {
+        feeds[name] = new ort.Tensor(/** @type {ort.Tensor.Type} */ (type), /** @type {any} */ (data), dims);
+      }
+      const results = await session.run(feeds);
+      /** @type {Record<string, WireTensor>} */
+      const outputs = {};
+      for (const [name, tensor] of Object.entries(results)) {
+        const data = /** @type {WireTensor["data"]} */ (tensor.data);
+        outputs[name] = { type: tensor.type, data, dims: [...tensor.dims] };
+      }
+      return outputs;
+    }
+    case "release": {
+      const session = sessions.get(request.session);
+      sessions.delete(request.session);
+      await session?.release();
+      return undefined;
+    }
+  }
+}
+
+port.on("message", async (/** @type {{ id: number, request: Request }} */ { id, request }) => {
+  /** @type {Reply} */
+  let reply;
+  try {
+    reply = { id, result: await handle(request) };
+  } catch (error) {
+    reply = { id, error: error instanceof Error ? error.message : String(error) };
+  }
+  port.postMessage(reply);
+});

@@ -1,0 +1,64 @@
+/** Element types that weights are stored in and graphs compute with; names follow NumPy and PyTorch. */
+export type DType = "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32" | "uint8" | "int8" | "bool";
+
+export const BYTES_PER_ELEMENT: Record<DType, number> = {
+  float64: 8,
+  float32: 4,
+  float16: 2,
+  bfloat16: 2,
+  int64: 8,
+  int32: 4,
+  uint8: 1,
+  int8: 1,
+  bool: 1,
+};
+
+export function isFloating(dtype: DType): boolean {
+  return dtype === "float64" || dtype === "float32" || dtype === "float16" || dtype === "bfloat16";
+}
+
+const halfView = new DataView(new ArrayBuffer(4));
+
+/** IEEE 754 binary16 bits → number. */
+export function halfToNumber(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 0x1f;
+  const fraction = bits & 0x3ff;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** number → IEEE 754 binary16 bits, rounded to nearest even as hardware does. */
+export function numberToHalf(value: number): number {
+  halfView.setFloat32(0, value);
+  const bits = halfView.getUint32(0);
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude >= 0x7f800000) return sign | 0x7c00 | (magnitude > 0x7f800000 ? 0x200 : 0);
+  if (magnitude >= 0x477ff000) return sign | 0x7c00; // 65520 and above round to infinity
+  if (magnitude >= 0x38800000) {
+    const rounded = magnitude + 0xfff + ((magnitude >>> 13) & 1);
+    return sign | ((rounded - 0x38000000) >>> 13);
+  }
+  // Subnormal halves are multiples of 2^-24; Math.abs(value) * 2^24 is exact in float64.
+  const scaled = Math.abs(Math.fround(value)) * 2 ** 24;
+  const floor = Math.floor(scaled);
+  const remainder = scaled - floor;
+  const up = remainder > 0.5 || (remainder === 0.5 && floor % 2 === 1);
+  return sign | (floor + (up ? 1 : 0));
+}
+
+/** bfloat16 bits → number: the upper half of a binary32. */
+export function bfloatToNumber(bits: number): number {
+  halfView.setUint32(0, bits << 16);
+  return halfView.getFloat32(0);
+}
+
+/** number → bfloat16 bits, rounded to nearest even. */
+export function numberToBfloat(value: number): number {
+  halfView.setFloat32(0, value);
+  const bits = halfView.getUint32(0);
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}

@@ -1,0 +1,105 @@
+/**
+ * What a run tells the world. `train` only computes; whoever listens writes the run folder, draws the progress line or
+ * follows in a test. Events are plain data, and `train` waits for each listener before it goes on.
+ *
+ * The order: `started`, then for step 0 (the model as it was, not when resuming) `evaluated`, then for every step
+ * `evaluated` where one is due, `stepped`, and `checkpointed` where one is due; last `finished`.
+ */
+
+/** A picture as people see it: 8-bit RGB, row by row, `pixels.length` = 3 · width · height. */
+export interface RgbImage {
+  readonly width: number;
+  readonly height: number;
+  readonly pixels: Uint8Array;
+}
+
+/** One row of `metrics.jsonl`, with the row's own keys. A step is one optimizer update. */
+export interface StepMetrics {
+  /** Counted from 1. */
+  readonly step: number;
+  /** Passes over `batch.samples_per_epoch`, counted from 0. */
+  readonly epoch: number;
+  /** Pictures trained on so far, this step's included. */
+  readonly samples: number;
+  readonly loss: number;
+  readonly reward_mean: number;
+  readonly reward_std: number;
+  /** L2 norm over all adapter gradients, before clipping. */
+  readonly grad_norm: number;
+  /** Wall time of this step, its evaluation not included. */
+  readonly seconds: number;
+  readonly peak_rss_bytes: number;
+  /** Present where this step evaluated. */
+  readonly eval_reward_mean?: number;
+  readonly eval_reward_std?: number;
+}
+
+/** The held-out prompts on fixed noise. Entry i of every list belongs to picture i. */
+export interface EvaluationResult {
+  readonly prompts: readonly string[];
+  readonly seeds: readonly number[];
+  readonly rewards: readonly number[];
+  readonly images: readonly RgbImage[];
+  readonly mean: number;
+  /** Population standard deviation of `rewards`. */
+  readonly std: number;
+}
+
+/** What a run costs, counted before it starts. "Calls" are runs of the U-Net's forward or VJP graph on one micro-batch. */
+export interface Plan {
+  readonly model: string;
+  readonly reward: string;
+  readonly backboneParameters: number;
+  readonly trainableParameters: number;
+  readonly updates: number;
+  readonly samplesPerUpdate: number;
+  /** Micro-batches whose gradients make one update. */
+  readonly accumulation: number;
+  readonly unetForwardCallsPerUpdate: number;
+  /** An expectation where the truncation is random. */
+  readonly unetBackwardCallsPerUpdate: number;
+  /** Floating-point operations of one update (a multiply-add counts as two). */
+  readonly flopsPerUpdate: number;
+  readonly evaluations: number;
+  readonly imagesPerEvaluation: number;
+  /** Present when a short calibration ran on this machine. */
+  readonly estimate?: PlanEstimate;
+}
+
+export interface PlanEstimate {
+  readonly secondsPerUpdate: number;
+  readonly secondsPerEvaluation: number;
+  /** The whole run: updates and evaluations. */
+  readonly seconds: number;
+  readonly peakRssBytes: number;
+}
+
+export interface TrainResult {
+  /** The last step that was completed. */
+  readonly step: number;
+  /** Steps that the settings ask for. */
+  readonly updates: number;
+  /** True when an abort signal ended the run early. */
+  readonly interrupted: boolean;
+  /** Wall time of this invocation. */
+  readonly seconds: number;
+}
+
+export type TrainEvent =
+  /** `step` is the step resumed from, 0 for a new run. */
+  | { readonly kind: "started"; readonly plan: Plan; readonly step: number }
+  | { readonly kind: "evaluated"; readonly step: number; readonly result: EvaluationResult }
+  | { readonly kind: "stepped"; readonly metrics: StepMetrics }
+  /** Everything that resuming needs, by file name. Where the files go is the listener's affair. */
+  | { readonly kind: "checkpointed"; readonly step: number; readonly files: ReadonlyMap<string, Uint8Array> }
+  | { readonly kind: "warned"; readonly message: string }
+  | { readonly kind: "finished"; readonly result: TrainResult };
+
+export type TrainObserver = (event: TrainEvent) => void | Promise<void>;
+
+/** Listeners are told one after another, in the order given. */
+export function observers(...listeners: readonly TrainObserver[]): TrainObserver {
+  return async (event) => {
+    for (const listener of listeners) await listener(event);
+  };
+}

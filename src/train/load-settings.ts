@@ -1,0 +1,234 @@
+/**
+ * From a recipe to settings: find the YAML file, read it, lay the command line's overrides over it, validate. All
+ * problems are collected and shown together, each with the place it was written at.
+ */
+import { readdir, readFile, stat } from "node:fs/promises";
+import { basename, join, relative } from "node:path";
+import * as yaml from "yaml";
+import { InputError, nearest } from "../tensor/errors.js";
+import { locate, packageFolder } from "./locate.js";
+import { resolvePrompts } from "./prompts.js";
+import {
+  accumulationSteps,
+  defaultEpochs,
+  type ParsedSettings,
+  type Settings,
+  settingsSchema,
+  updatesPerEpoch,
+} from "./settings.js";
+import { describeIssue, type Problem } from "./settings-problems.js";
+
+/** A setting given outside the recipe; `origin` is what the user typed, for messages. */
+export interface Override {
+  readonly path: readonly string[];
+  readonly value: unknown;
+  readonly origin: string;
+}
+
+export interface LoadOptions {
+  /** The name of a recipe in `recipes/`, or the path of a YAML file. */
+  recipe?: string;
+  overrides?: readonly Override[];
+  devices?: number;
+}
+
+export async function loadSettings({
+  recipe = "default",
+  overrides = [],
+  devices = 1,
+}: LoadOptions = {}): Promise<Settings> {
+  const file = await findRecipe(recipe);
+  const source = await readYaml(file);
+  return await resolveSettings(source, basename(file).replace(/\.ya?ml$/, ""), overrides, devices);
+}
+
+/** `--set optimizer.learning_rate=3e-4`; the value is YAML, so lists, `null` and mappings work. */
+export function parseSet(argument: string): Override {
+  const origin = `--set ${argument}`;
+  const equals = argument.indexOf("=");
+  const path = argument.slice(0, equals).trim();
+  if (equals < 1 || path.split(".").some((key) => key === "")) {
+    throw new InputError(`${origin}: expected path.to.key=value, as in --set optimizer.learning_rate=3e-4`);
+  }
+  const text = argument.slice(equals + 1);
+  return { path: path.split("."), value: parseYaml(text, origin).toJS({ maxAliasCount: 0 }), origin };
+}
+
+/** The names of the recipes that this package ships. */
+export async function recipeNames(): Promise<string[]> {
+  const files = await readdir(join(packageFolder, "recipes"));
+  return files.filter((file) => file.endsWith(".yaml")).map((file) => file.slice(0, -".yaml".length));
+}
+
+async function findRecipe(recipe: string): Promise<string> {
+  if (/[/\\]|\.ya?ml$/.test(recipe)) {
+    const file = locate(recipe);
+    const info = await stat(file).catch(() => undefined);
+    if (info?.isFile()) return file;
+    throw new InputError(`${recipe}: ${info === undefined ? "no such recipe file" : "not a file"}`);
+  }
+  const names = await recipeNames();
+  if (names.includes(recipe)) return join(packageFolder, "recipes", `${recipe}.yaml`);
+  const suggestion = nearest(recipe, names);
+  const remedy = suggestion === undefined ? "" : `; did you mean ${suggestion}?`;
+  throw new InputError(`unknown recipe "${recipe}"${remedy} (recipes: ${names.sort().join(", ")}, or a .yaml file)`);
+}
+
+interface RecipeSource {
+  /** As shown in messages. */
+  readonly file: string;
+  readonly document: yaml.Document;
+  readonly lines: yaml.LineCounter;
+}
+
+/** Recipes are short; the bound keeps a wrong file (a checkpoint, say) from being parsed for minutes. */
+const maxRecipeBytes = 256 << 10;
+
+async function readYaml(path: string): Promise<RecipeSource> {
+  const file = shownPath(path);
+  const { size } = await stat(path);
+  if (size > maxRecipeBytes) {
+    throw new InputError(`${file}: ${size} bytes; a recipe may have ${maxRecipeBytes}. Is this a recipe?`);
+  }
+  const lines = new yaml.LineCounter();
+  return { file, document: parseYaml(await readFile(path, "utf8"), file, lines), lines };
+}
+
+function parseYaml(text: string, where: string, lineCounter?: yaml.LineCounter): yaml.Document {
+  let document: yaml.Document;
+  try {
+    document = yaml.parseDocument(text, { lineCounter, prettyErrors: true });
+    // Aliases let a few lines stand for gigabytes; no recipe needs one.
+    yaml.visit(document, {
+      Alias: (_, alias) => {
+        document.errors.push(
+          new yaml.YAMLParseError([0, 0], "BAD_ALIAS", `aliases (*${alias.source}) are not allowed`),
+        );
+      },
+    });
+  } catch (error) {
+    throw new InputError(`${where}: not readable as YAML: ${String(error)}`);
+  }
+  const problem = document.errors[0];
+  if (problem !== undefined) throw new InputError(`${where}: not valid YAML: ${problem.message.trim()}`);
+  return document;
+}
+
+async function resolveSettings(
+  source: RecipeSource,
+  recipeName: string,
+  overrides: readonly Override[],
+  devices: number,
+): Promise<Settings> {
+  const written: unknown = source.document.toJS({ maxAliasCount: 0 }) ?? {};
+  if (!isMapping(written)) throw new InputError(`${source.file}: expected a mapping of settings (key: value)`);
+  const parsed = settingsSchema.safeParse(applyOverrides(written, overrides), { reportInput: true });
+  const problems: Problem[] = parsed.success
+    ? relations(parsed.data, devices)
+    : parsed.error.issues.flatMap(describeIssue);
+  if (problems.length > 0 || !parsed.success) {
+    const shown = problems.map((problem) => `${placeOf(problem, source, overrides)}: ${problem.message}`);
+    throw new InputError(
+      shown.length === 1 ? shown.join() : `${shown.length} settings are wrong:\n  ${shown.join("\n  ")}`,
+    );
+  }
+
+  const { prompts, train, batch } = parsed.data;
+  return {
+    ...parsed.data,
+    name: parsed.data.name ?? recipeName,
+    prompts: {
+      ...prompts,
+      train: await resolvePrompts(prompts.train, { setting: "prompts.train" }),
+      eval: await resolvePrompts(prompts.eval, { setting: "prompts.eval" }),
+    },
+    train: { updates: train.updates ?? (train.epochs ?? defaultEpochs) * updatesPerEpoch(batch) },
+  };
+}
+
+/**
+ * Keys that decide which others may stand beside them: a new choice on the command line sets the recipe's old one and
+ * all that belonged to it aside, so that `--set estimator.truncation.mode=fixed` needs no cleaning up after.
+ */
+const choices = ["reward.name", "estimator.truncation.mode", "train.updates", "train.epochs"];
+
+function applyOverrides(written: Record<string, unknown>, overrides: readonly Override[]): Record<string, unknown> {
+  const isChoice = ({ path }: Override) => choices.includes(path.join("."));
+  let settings = written;
+  for (const override of overrides.filter(isChoice))
+    settings = withValue(settings, override.path, override.value, true);
+  for (const override of overrides.filter((o) => !isChoice(o)))
+    settings = withValue(settings, override.path, override.value);
+  return settings;
+}
+
+function withValue(
+  mapping: Record<string, unknown>,
+  [key, ...rest]: readonly string[],
+  value: unknown,
+  alone = false,
+): Record<string, unknown> {
+  if (key === undefined) return mapping;
+  if (rest.length === 0) return alone && mapping[key] !== value ? { [key]: value } : { ...mapping, [key]: value };
+  const child = Object.hasOwn(mapping, key) ? mapping[key] : undefined;
+  const inner = isMapping(child) ? child : typeof child === "string" ? { name: child } : {};
+  return { ...mapping, [key]: withValue(inner, rest, value, alone) };
+}
+
+/** What no single key can show: numbers that must fit each other. */
+function relations({ batch, estimator, sampling }: ParsedSettings, devices: number): Problem[] {
+  const problems: Problem[] = [];
+  try {
+    accumulationSteps(batch, devices);
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    problems.push({ path: ["batch"], message: error.message.replaceAll("\n", "\n    and ") });
+  }
+  const { truncation } = estimator;
+  const at = (key: string, message: string) =>
+    problems.push({ path: ["estimator", "truncation", key], message: `estimator.truncation.${key} ${message}` });
+  const { steps } = sampling;
+  switch (truncation.mode) {
+    case "fixed":
+      if ((truncation.k ?? 1) > steps) at("k", `is ${truncation.k}, but sampling.steps is ${steps}`);
+      break;
+    case "gaussian":
+      if (truncation.mean > steps) at("mean", `is ${truncation.mean}, but sampling.steps is ${steps}`);
+      break;
+    case "per-step":
+    case "uniform": {
+      const high = truncation.high ?? steps;
+      if (high > steps) at("high", `is ${high}, but sampling.steps is ${steps}`);
+      if (truncation.low > high) at("low", `is ${truncation.low}, above high (${high})`);
+    }
+  }
+  return problems;
+}
+
+/** `recipes/x.yaml:12`, or the option that set it. */
+function placeOf({ path }: Problem, { file, document, lines }: RecipeSource, overrides: readonly Override[]): string {
+  const here = path.join(".");
+  const typed = overrides.findLast(({ path: set }) => {
+    const there = set.join(".");
+    return there === here || here.startsWith(`${there}.`) || there.startsWith(`${here}.`);
+  });
+  if (typed !== undefined) return typed.origin;
+  for (let length = path.length; length > 0; length--) {
+    const parent = length === 1 ? document.contents : document.getIn(path.slice(0, length - 1), true);
+    const pair = yaml.isMap(parent)
+      ? parent.items.find(({ key }) => yaml.isScalar(key) && key.value === path[length - 1])
+      : undefined;
+    const start = yaml.isScalar(pair?.key) ? pair.key.range?.[0] : undefined;
+    if (start !== undefined) return `${file}:${lines.linePos(start).line}`;
+  }
+  return file;
+}
+
+function shownPath(path: string): string {
+  const fromHere = relative(process.cwd(), path);
+  return fromHere.startsWith("..") ? path : fromHere;
+}
+
+function isMapping(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

@@ -1,0 +1,20 @@
+import { existsSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** The folder of this package, above both `src/` and the compiled `dist/`: it holds `models/` and `recipes/`. */
+export const packageFolder = folderWith("package.json", dirname(fileURLToPath(import.meta.url)));
+
+/** A path as the user wrote it: from the working folder or, for what this package ships, from the package's own. */
+export function locate(path: string): string {
+  const local = resolve(path);
+  const shipped = join(packageFolder, path);
+  return !existsSync(local) && existsSync(shipped) ? shipped : local;
+}
+
+function folderWith(file: string, start: string): string {
+  for (let folder = start; ; folder = dirname(folder)) {
+    if (existsSync(join(folder, file))) return folder;
+    if (dirname(folder) === folder) return start;
+  }
+}

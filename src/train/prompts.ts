@@ -1,0 +1,97 @@
+/** Where a run's prompts come from: a list by name, a list in the recipe, or a text file with one prompt a line. */
+import { readFile } from "node:fs/promises";
+import { InputError, nearest } from "../tensor/errors.js";
+
+/** The 45 animals that the paper fine-tunes on (DDPO's "simple animals", Black et al. 2023). */
+export const ANIMALS: readonly string[] = (
+  "cat dog horse monkey rabbit zebra spider bird sheep deer cow goat lion tiger bear raccoon fox wolf lizard beetle " +
+  "ant butterfly fish shark whale dolphin squirrel mouse rat snake turtle frog chicken duck goose bee pig turkey fly " +
+  "llama camel bat gorilla hedgehog kangaroo"
+).split(" ");
+
+/** The 6 that it evaluates on and never fine-tunes on. */
+export const HELD_OUT_ANIMALS: readonly string[] = "snail hippopotamus cheetah crocodile lobster octopus".split(" ");
+
+export const PROMPT_LISTS: Readonly<Record<string, readonly string[]>> = {
+  animals: ANIMALS,
+  "held-out-animals": HELD_OUT_ANIMALS,
+};
+
+export interface PromptOptions {
+  /** What each entry is put into, at `{}`: "a photo of a {}". */
+  readonly template?: string;
+  /** The setting that the source came from, for messages. */
+  readonly setting?: string;
+}
+
+/** `source`: the name of a list, the path of a `.txt` file, or the prompts themselves. */
+export async function resolvePrompts(
+  source: string | readonly string[],
+  { template = "{}", setting = "prompts" }: PromptOptions = {},
+): Promise<string[]> {
+  if (!template.includes("{}")) {
+    throw new InputError(
+      `prompts.template: "${template}" has no {} where the prompt should go; write for example "a photo of a {}"`,
+    );
+  }
+  const entries = typeof source === "string" ? await namedPrompts(source, setting) : listedPrompts(source, setting);
+  // A replacer function, because a replacement string would give "$&" in a prompt a meaning.
+  return entries.map((entry) => template.replaceAll("{}", () => entry));
+}
+
+function listedPrompts(prompts: readonly string[], setting: string): string[] {
+  if (prompts.length === 0) throw new InputError(`${setting}: the list is empty; give at least one prompt`);
+  return prompts.map((prompt, index) => {
+    const trimmed = prompt.trim();
+    if (trimmed === "")
+      throw new InputError(`${setting}: prompt ${index + 1} of ${prompts.length} is empty; remove it`);
+    return trimmed;
+  });
+}
+
+async function namedPrompts(source: string, setting: string): Promise<string[]> {
+  if (Object.hasOwn(PROMPT_LISTS, source)) return [...(PROMPT_LISTS[source] as readonly string[])];
+  if (source.endsWith(".txt")) return readPromptFile(source, setting);
+  const names = Object.keys(PROMPT_LISTS);
+  const near = nearest(source, names);
+  throw new InputError(
+    `${setting}: "${source}" is not a list of prompts${near ? `; did you mean "${near}"?` : ""} ` +
+      `Known lists are ${names.join(" and ")}; a file of prompts, one a line, ends in .txt`,
+  );
+}
+
+/** One prompt a line; blank lines are skipped. */
+async function readPromptFile(path: string, setting: string): Promise<string[]> {
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(path);
+  } catch (error) {
+    throw new InputError(`${setting}: cannot read the prompt file ${path} (${reasonOf(error)}); check the path`);
+  }
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new InputError(`${setting}: ${path} is not UTF-8 text; save it as UTF-8 with one prompt a line`);
+  }
+  const prompts = text
+    .split(/\r\n|\r|\n/)
+    .map((line) => line.trim())
+    .filter((line) => line !== "");
+  if (prompts.length === 0) throw new InputError(`${setting}: ${path} holds no prompts; write one a line`);
+  return prompts;
+}
+
+function reasonOf(error: unknown): string {
+  const code = (error as NodeJS.ErrnoException).code;
+  switch (code) {
+    case "ENOENT":
+      return "no such file";
+    case "EISDIR":
+      return "it is a folder";
+    case "EACCES":
+      return "permission denied";
+    default:
+      return code ?? String(error);
+  }
+}

@@ -1,0 +1,226 @@
+/**
+ * The settings of a run: one schema, whose keys are the keys of the YAML recipes, of `--set` and of a run's
+ * `config.yaml`. The defaults are what AlignProp's published code does (K=1 release, March 2024), so an empty recipe is
+ * the paper's aesthetic run.
+ */
+import { z } from "zod";
+import { InputError } from "../tensor/errors.js";
+
+const count = z.int().min(1).max(1_000_000_000);
+const nonnegative = z.number().min(0);
+const text = z.string().max(4096);
+const path = text.min(1);
+const promptSource = z.union([text.min(1), z.array(text).min(1).max(100_000)]);
+
+/**
+ * Which denoising steps keep the gradient of the noise they predict. Steps count from 0 (pure noise) to
+ * `sampling.steps` - 1; with a draw of d, the steps before d are detached and K = steps - d keep their gradient.
+ */
+const truncation = z.discriminatedUnion("mode", [
+  /** A new draw at every step, both ends included: step i keeps its gradient with probability (i + 1) / (steps + 1). */
+  z.strictObject({ mode: z.literal("per-step"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
+  /** One draw for the whole trajectory, both ends included; `high: null` stands for `sampling.steps`. */
+  z.strictObject({ mode: z.literal("uniform"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
+  /** One draw for the whole trajectory from a normal distribution. */
+  z.strictObject({ mode: z.literal("gaussian"), mean: nonnegative.default(42), std: nonnegative.default(5) }),
+  /** The last `k` steps, always: DRaFT-K. `k: null` is the full chain. */
+  z.strictObject({ mode: z.literal("fixed"), k: count.nullable().default(1) }),
+]);
+
+const reward = z.discriminatedUnion("name", [
+  z.strictObject({ name: z.literal("aesthetic") }),
+  z.strictObject({ name: z.literal("clip") }),
+  z.strictObject({ name: z.literal("compressibility") }),
+]);
+
+export const settingsSchema = z.strictObject({
+  /** The name of the run's folder and of its exported adapter; the recipe's own name when left out. */
+  name: text
+    .regex(/^[\w][\w.-]*$/, "letters, digits, dots, dashes and underscores only")
+    .nullable()
+    .default(null),
+  /** A folder in the diffusers layout. */
+  model: path.default("models/emoji-64"),
+  seed: z
+    .int()
+    .min(0)
+    .max(2 ** 32 - 1)
+    .default(0),
+  device: z.enum(["cpu", "cuda", "webgpu"]).default("cpu"),
+  /** `null`: as many as the machine has cores. */
+  threads: count.max(1024).nullable().default(null),
+  /** The run's folder. `null`: `runs/<name>-<n>`, the first that is free. */
+  out: path.nullable().default(null),
+
+  prompts: z
+    .strictObject({
+      /** A built-in list (`animals`, `held-out-animals`), a text file with a prompt a line, or the prompts themselves. */
+      train: promptSource.default("animals"),
+      eval: promptSource.default("held-out-animals"),
+      /** The sentence around each prompt; `{}` is where it goes. */
+      template: text.includes("{}", { error: "must contain {} where the prompt goes" }).default("{}"),
+      negative: text.default(""),
+    })
+    .prefault({}),
+
+  sampling: z
+    .strictObject({
+      steps: count.max(1000).default(50),
+      /** 0 is deterministic DDIM, 1 has DDPM's noise. */
+      eta: z.number().min(0).max(1).default(0),
+      guidance_scale: nonnegative.default(7.5),
+      /** Pixels; `null`: the model's own size. */
+      height: count.max(8192).nullable().default(null),
+      width: count.max(8192).nullable().default(null),
+    })
+    .prefault({}),
+
+  /** `reward: clip` is short for `reward: { name: clip }`. */
+  reward: z.preprocess((value) => (typeof value === "string" ? { name: value } : value), reward).prefault("aesthetic"),
+
+  loss: z
+    .strictObject({
+      /** `target` is |reward - target|, `maximize` is -reward; the mean over the batch is multiplied by `scale`. */
+      form: z.enum(["target", "maximize"]).default("target"),
+      target: z.number().default(10),
+      scale: z.number().positive().default(0.01),
+    })
+    .prefault({}),
+
+  lora: z
+    .strictObject({
+      rank: count.max(4096).default(4),
+      /** The adapter is scaled by alpha / rank; `null`: by 1. */
+      alpha: z.number().positive().nullable().default(null),
+      /** Linear layers of the attention blocks, by the end of their name. */
+      targets: z.array(text.min(1)).min(1).default(["to_q", "to_k", "to_v", "to_out.0"]),
+    })
+    .prefault({}),
+
+  estimator: z
+    .strictObject({
+      name: z.literal("alignprop").default("alignprop"),
+      truncation: truncation.prefault({ mode: "per-step" }),
+    })
+    .prefault({}),
+
+  /** AdamW. */
+  optimizer: z
+    .strictObject({
+      learning_rate: nonnegative.default(1e-3),
+      beta1: z.number().min(0).lt(1).default(0.9),
+      beta2: z.number().min(0).lt(1).default(0.999),
+      epsilon: z.number().positive().default(1e-8),
+      weight_decay: nonnegative.default(0.1),
+      /** The L2 norm that gradients are clipped to. */
+      max_grad_norm: z.number().positive().default(5),
+    })
+    .prefault({}),
+
+  batch: z
+    .strictObject({
+      samples_per_epoch: count.default(256),
+      /** Pictures in one update, over all devices and accumulated micro-batches. */
+      total: count.default(128),
+      /** Pictures that go through the model at once. */
+      per_device: count.default(4),
+    })
+    .prefault({}),
+
+  /** How long: in updates or in epochs, not both. */
+  train: z
+    .strictObject({ updates: count.nullable().default(null), epochs: count.nullable().default(null) })
+    .refine(({ updates, epochs }) => updates === null || epochs === null, {
+      error: "updates and epochs are both given; keep one",
+    })
+    .prefault({}),
+
+  evaluation: z
+    .strictObject({
+      /** In steps; the first and the last step are evaluated as well. */
+      every: count.default(10),
+      seeds_per_prompt: count.default(1),
+      /** The noise of the evaluation, the same at every step. */
+      seed: z
+        .int()
+        .min(0)
+        .max(2 ** 32 - 1)
+        .default(0),
+      batch: count.default(4),
+    })
+    .prefault({}),
+
+  checkpoint: z
+    .strictObject({
+      /** In steps; the last step and an interrupted one are saved as well. */
+      every: count.default(10),
+      keep_last: count.default(2),
+      /** Also save whenever an evaluation is the best so far, and keep that one. */
+      keep_best: z.boolean().default(true),
+    })
+    .prefault({}),
+});
+
+type Parsed = z.output<typeof settingsSchema>;
+
+/** A run's settings with nothing left to look up: prompts are lists, epochs have become updates, the run has a name. */
+export type Settings = Omit<Parsed, "name" | "prompts" | "train"> & {
+  name: string;
+  prompts: { train: string[]; eval: string[]; template: string; negative: string };
+  train: { updates: number };
+};
+
+/** What may be written in a recipe. */
+export type SettingsInput = z.input<typeof settingsSchema>;
+export type ParsedSettings = Parsed;
+export type RewardSettings = Settings["reward"];
+export type RewardName = RewardSettings["name"];
+export type TruncationSettings = Settings["estimator"]["truncation"];
+export type Device = Settings["device"];
+
+/** The epochs of the paper's aesthetic run: 7 x 256 / 128 = 14 updates. */
+export const defaultEpochs = 7;
+
+/**
+ * How many micro-batches make one update. The reference's bookkeeping: an epoch is a whole number of updates, an update
+ * a whole number of micro-batches; numbers that don't divide are an error, with the nearest that do.
+ */
+export function accumulationSteps(batch: Settings["batch"], devices = 1): number {
+  const atOnce = batch.per_device * devices;
+  const problems: string[] = [];
+  const total = roundToMultiple(batch.total, atOnce);
+  if (batch.total % atOnce !== 0) {
+    const each = devices === 1 ? `${atOnce} (batch.per_device)` : `${atOnce} (batch.per_device x ${devices} devices)`;
+    const perDevice = nearestDivisor(batch.total / devices, batch.per_device);
+    const other = perDevice === undefined ? "" : ` or batch.per_device ${perDevice}`;
+    problems.push(`batch.total ${batch.total} is not a multiple of ${each}; try batch.total ${total}${other}`);
+  }
+  if (batch.samples_per_epoch % batch.total !== 0) {
+    const samples = roundToMultiple(batch.samples_per_epoch, total);
+    problems.push(
+      `batch.samples_per_epoch ${batch.samples_per_epoch} is not a multiple of batch.total ${batch.total}; ` +
+        `try batch.samples_per_epoch ${samples}${total === batch.total ? "" : ` with batch.total ${total}`}`,
+    );
+  }
+  if (problems.length > 0) throw new InputError(problems.join("\n"));
+  return batch.total / atOnce;
+}
+
+export function updatesPerEpoch(batch: Settings["batch"]): number {
+  return batch.samples_per_epoch / batch.total;
+}
+
+function roundToMultiple(value: number, of: number): number {
+  return Math.max(1, Math.round(value / of)) * of;
+}
+
+/** The divisor of `value` nearest to `wanted`; undefined when `value` is no whole number. */
+function nearestDivisor(value: number, wanted: number): number | undefined {
+  if (!Number.isInteger(value)) return undefined;
+  for (let distance = 0; distance < Math.max(value, wanted); distance++) {
+    for (const candidate of [wanted - distance, wanted + distance]) {
+      if (candidate >= 1 && value % candidate === 0) return candidate;
+    }
+  }
+  return undefined;
+}

@@ -1,0 +1,140 @@
+import { readdir, realpath, stat } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { z } from "zod";
+import { InputError, nearest } from "../tensor/errors.js";
+import { asInputError } from "./files.js";
+import { readJson } from "./json.js";
+import { openSafetensors, type SafetensorsFile } from "./safetensors.js";
+
+/**
+ * A model in the diffusers layout: `model_index.json` names the parts and their classes, and each part has a folder of
+ * its own with its configuration and weights.
+ */
+export interface ModelFolder {
+  /** Absolute, links resolved. */
+  readonly path: string;
+  /** Such as StableDiffusionPipeline. */
+  readonly pipeline: string;
+  readonly components: ReadonlyMap<string, Component>;
+}
+
+export interface Component {
+  readonly path: string;
+  /** Such as UNet2DConditionModel. */
+  readonly className: string;
+}
+
+const LAYOUT =
+  "A model folder in the diffusers layout holds model_index.json and a folder for each part: " +
+  "unet/, vae/, text_encoder/, tokenizer/, scheduler/.";
+
+const INDEX = "model_index.json";
+const modelIndex = z.looseObject({ _class_name: z.string() });
+const componentEntry = z.tuple([z.string().nullable(), z.string().nullable()]);
+
+/** Component names become folder names, so a hostile index must not lead out of the model folder. */
+const COMPONENT_NAME = /^[A-Za-z0-9][A-Za-z0-9_-]*$/;
+
+export async function openModelFolder(path: string): Promise<ModelFolder> {
+  const real = await requireFolder(path, `model folder ${path}`);
+  if (!(await exists(join(real, INDEX)))) {
+    throw new InputError(`model folder ${path}: has no ${INDEX}. ${LAYOUT}`);
+  }
+  const indexPath = join(path, INDEX);
+  const index = await readJson(join(real, INDEX), modelIndex);
+  const components = new Map<string, Component>();
+  for (const [name, entry] of Object.entries(index)) {
+    // Names with an underscore describe the file; entries that are no lists are options of the pipeline.
+    if (name.startsWith("_") || !Array.isArray(entry)) continue;
+    if (!COMPONENT_NAME.test(name)) {
+      throw new InputError(`${indexPath}: ${JSON.stringify(name)} cannot be the name of a component's folder.`);
+    }
+    const checked = componentEntry.safeParse(entry);
+    if (!checked.success) {
+      throw new InputError(`${indexPath}: ${name}: expected [library, class], found ${JSON.stringify(entry)}.`);
+    }
+    const className = checked.data[1];
+    // [null, null] is a part that this pipeline could have and does not, such as the safety checker.
+    if (className !== null) components.set(name, { path: join(real, name), className });
+  }
+  return { path: real, pipeline: index._class_name, components };
+}
+
+/** The part called `name`, which must be of one of the classes that the caller can build. */
+export async function requireComponent(
+  folder: ModelFolder,
+  name: string,
+  supported: readonly string[],
+): Promise<Component> {
+  const indexPath = join(folder.path, INDEX);
+  const component = folder.components.get(name);
+  if (!component) {
+    const names = [...folder.components.keys()];
+    const similar = nearest(name, names);
+    throw new InputError(
+      `${indexPath}: names no ${name}; it has ${names.join(", ") || "no parts at all"}.${similar ? ` Is it ${similar}?` : ""} ${LAYOUT}`,
+    );
+  }
+  if (!supported.includes(component.className)) {
+    throw new InputError(`${indexPath}: ${name} is a ${component.className}; supported here: ${supported.join(", ")}.`);
+  }
+  await requireFolder(component.path, `model folder ${folder.path}: part ${name}`);
+  return component;
+}
+
+/** What diffusers and transformers call a part's weights, in the order in which they are preferred. */
+const WEIGHTS = [
+  "diffusion_pytorch_model.safetensors",
+  "model.safetensors",
+  "diffusion_pytorch_model.fp16.safetensors",
+  "model.fp16.safetensors",
+];
+
+/** The weights beside a `config.json`. */
+export async function openWeights(componentPath: string): Promise<SafetensorsFile> {
+  await requireFolder(componentPath, `weights folder ${componentPath}`);
+  const present = new Set(await readdir(componentPath));
+  const name = WEIGHTS.find((candidate) => present.has(candidate));
+  if (name) return openSafetensors(join(componentPath, name));
+
+  const expected = `${componentPath}: has no weights; expected one of ${WEIGHTS.join(", ")}.`;
+  const sharded = [...present].find((file) => file.endsWith(".safetensors.index.json"));
+  if (sharded) {
+    throw new InputError(`${expected} Weights in several files (${sharded}) are not supported; save them as one file.`);
+  }
+  const pickled = [...present].find((file) => /\.(bin|ckpt|pt|pth)$/.test(file));
+  if (pickled) throw new InputError(`${expected} Convert ${pickled} to safetensors first.`);
+  throw new InputError(`${expected} Found: ${[...present].sort().slice(0, 10).join(", ") || "nothing"}.`);
+}
+
+/** A part's configuration, checked against the schema of what is to be built. */
+export async function readConfig<S extends z.ZodType>(
+  componentPath: string,
+  schema: S,
+  file = "config.json",
+): Promise<z.output<S>> {
+  await requireFolder(componentPath, `folder ${componentPath}`);
+  const path = join(componentPath, file);
+  if (!(await exists(path))) {
+    throw new InputError(`${componentPath}: has no ${file}; a ${basename(componentPath)} folder needs one.`);
+  }
+  return readJson(path, schema);
+}
+
+async function requireFolder(path: string, what: string): Promise<string> {
+  try {
+    const real = await realpath(path);
+    if ((await stat(real)).isDirectory()) return real;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") throw new InputError(`${what}: not found. ${LAYOUT}`);
+    throw asInputError(error, path, "read");
+  }
+  throw new InputError(`${what}: is a file, not a folder. ${LAYOUT}`);
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}

@@ -1,0 +1,307 @@
+import { mkdtemp, readdir, readFile, rm, symlink, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { InputError } from "../tensor/errors.js";
+import { fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
+import { Rng } from "../tensor/rng.js";
+import { openSafetensors, writeSafetensors } from "./safetensors.js";
+import { readTensor } from "./source.js";
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "alignprop-safetensors-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+/** Header and data as given, right or wrong. */
+function fileOf(header: string | object, dataBytes: number, headerLength?: number | bigint): Buffer {
+  const json = Buffer.from(typeof header === "string" ? header : JSON.stringify(header));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(headerLength ?? json.length));
+  return Buffer.concat([length, json, Buffer.alloc(dataBytes, 1)]);
+}
+
+async function opening(bytes: Buffer): Promise<unknown> {
+  const path = join(folder, "hostile.safetensors");
+  await writeFile(path, bytes);
+  return openSafetensors(path).catch((error) => error);
+}
+
+async function expectRefused(bytes: Buffer, message: RegExp): Promise<void> {
+  const result = await opening(bytes);
+  expect(result).toBeInstanceOf(InputError);
+  expect((result as Error).message).toMatch(/hostile\.safetensors/);
+  expect((result as Error).message).toMatch(message);
+}
+
+const pair = (begin: number, end: number) => ({ dtype: "F32", shape: [(end - begin) / 4], data_offsets: [begin, end] });
+
+describe("a file that the safetensors library wrote", () => {
+  // safetensors 0.8: half [[1.5, -2]] F16, brain [3] BF16, ids [7, -8] I64, scale 0.25 F32, flags [true, false, true] BOOL
+  const bytes = Buffer.from(
+    [
+      "SAEAAAAAAAB7Il9fbWV0YWRhdGFfXyI6eyJmb3JtYXQiOiJwdCJ9LCJpZHMiOnsiZHR5cGUiOiJJNjQiLCJzaGFwZSI6WzJdLCJk",
+      "YXRhX29mZnNldHMiOlswLDE2XX0sInNjYWxlIjp7ImR0eXBlIjoiRjMyIiwic2hhcGUiOltdLCJkYXRhX29mZnNldHMiOlsxNiwy",
+      "MF19LCJicmFpbiI6eyJkdHlwZSI6IkJGMTYiLCJzaGFwZSI6WzFdLCJkYXRhX29mZnNldHMiOlsyMCwyMl19LCJoYWxmIjp7ImR0",
+      "eXBlIjoiRjE2Iiwic2hhcGUiOlsxLDJdLCJkYXRhX29mZnNldHMiOlsyMiwyNl19LCJmbGFncyI6eyJkdHlwZSI6IkJPT0wiLCJz",
+      "aGFwZSI6WzNdLCJkYXRhX29mZnNldHMiOlsyNiwyOV19fSAgBwAAAAAAAAD4/////////wAAgD5AQAA+AMABAAE=",
+    ].join(""),
+    "base64",
+  );
+
+  test("gives back every dtype, shape and value", async () => {
+    const path = join(folder, "golden.safetensors");
+    await writeFile(path, bytes);
+    const file = await openSafetensors(path);
+    const read = async (name: string) => {
+      const stored = file.get(name);
+      if (!stored) throw new Error(`no tensor ${name}`);
+      const tensor = await readTensor(stored);
+      return [tensor.dtype, tensor.shape, [...toNumbers(tensor)]];
+    };
+    expect(await read("half")).toEqual(["float16", [1, 2], [1.5, -2]]);
+    expect(await read("brain")).toEqual(["bfloat16", [1], [3]]);
+    expect(await read("ids")).toEqual(["int64", [2], [7, -8]]);
+    expect(await read("scale")).toEqual(["float32", [], [0.25]]);
+    expect(await read("flags")).toEqual(["bool", [3], [1, 0, 1]]);
+    expect(file.metadata).toEqual({ format: "pt" });
+    expect([...file.names()].sort()).toEqual(["brain", "flags", "half", "ids", "scale"]);
+  });
+});
+
+describe("writing", () => {
+  const tensors = new Map<string, HostTensor>([
+    ["conv.weight", fromNumbers([1, 2, 3, 4, 5, 6], [2, 3])],
+    ["conv.half", fromNumbers([0.5, -0.5, 2], [3], "float16")],
+    ["steps", fromNumbers([981, 1], [2], "int64")],
+    ["empty", fromNumbers([], [0, 4])],
+    ["__proto__", fromNumbers([9], [1], "uint8")],
+  ]);
+
+  test("then reading gives the same tensors, aligned to their type", async () => {
+    const path = join(folder, "written.safetensors");
+    await writeSafetensors(path, tensors, { format: "pt" });
+    const file = await openSafetensors(path);
+    for (const [name, tensor] of tensors) {
+      const stored = file.get(name);
+      if (stored?.kind !== "file") throw new Error(`no tensor ${name} in the file`);
+      expect(await readTensor(stored)).toEqual(tensor);
+      expect(stored.offset % tensor.data.BYTES_PER_ELEMENT).toBe(0);
+    }
+    expect(file.metadata).toEqual({ format: "pt" });
+  });
+
+  test("gives the same bytes whatever the order of the tensors", async () => {
+    const [one, other] = [join(folder, "one"), join(folder, "other")];
+    await writeSafetensors(one, tensors);
+    await writeSafetensors(other, new Map([...tensors].reverse()));
+    expect(await readFile(other)).toEqual(await readFile(one));
+  });
+
+  test("leaves no temporary file beside the target", async () => {
+    const own = await mkdtemp(join(folder, "alone-"));
+    await writeSafetensors(join(own, "weights.safetensors"), tensors);
+    expect(await readdir(own)).toEqual(["weights.safetensors"]);
+  });
+
+  test("into a folder that does not exist is an InputError", async () => {
+    const path = join(folder, "nowhere", "weights.safetensors");
+    await expect(writeSafetensors(path, tensors)).rejects.toThrow(/cannot write this: no such file or folder/);
+  });
+});
+
+describe("a file that is refused", () => {
+  test("a path that is missing or a folder", async () => {
+    await expect(openSafetensors(join(folder, "missing"))).rejects.toThrow(InputError);
+    await expect(openSafetensors(folder)).rejects.toThrow(/is a folder; a file is needed/);
+  });
+
+  test("too few bytes for a header's length", () => expectRefused(Buffer.from("abc"), /only 3 bytes/));
+
+  test("a Git LFS pointer", () =>
+    expectRefused(Buffer.from("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), /git lfs pull/));
+
+  test("a header length beyond the format's bound", () =>
+    expectRefused(fileOf("{}", 0, 2n ** 64n - 1n), /ask for a header of 18446744073709551615 bytes/));
+
+  test("a header longer than the file", () =>
+    expectRefused(fileOf("{}", 0, 100), /truncated inside its header: 98 of the header's 100 bytes/));
+
+  test("a header that is not UTF-8, not JSON, or not an object", async () => {
+    const json = fileOf('{"a":1}', 0);
+    json[9] = 0xff;
+    await expectRefused(json, /not UTF-8/);
+    await expectRefused(fileOf('{"a":', 0), /not valid JSON/);
+    await expectRefused(fileOf("[]", 0), /not a JSON object/);
+    await expectRefused(fileOf("null", 0), /not a JSON object/);
+  });
+
+  test("data cut short, saying how many bytes are missing and what is lost", async () => {
+    const path = join(folder, "hostile.safetensors");
+    const tensors = new Map([
+      ["a", fromNumbers([1, 2, 3], [3])],
+      ["b", fromNumbers([4, 5], [2])],
+    ]);
+    await writeSafetensors(path, tensors);
+    const whole = await readFile(path);
+    await truncate(path, whole.length - 10);
+    await expect(openSafetensors(path)).rejects.toThrow(
+      /truncated: 10 bytes are missing at the end, and with them 2 of 2 tensors \("a" first\)/,
+    );
+  });
+
+  test("overlapping tensors, named", () =>
+    expectRefused(fileOf({ a: pair(0, 8), b: pair(4, 12) }, 12), /tensors "a" and "b" overlap by 4 bytes/));
+
+  test("a tensor inside another", () =>
+    expectRefused(fileOf({ small: pair(4, 8), large: pair(0, 16) }, 16), /"large" and "small" overlap by 4 bytes/));
+
+  test("sizes that differ from shape and dtype", () =>
+    expectRefused(
+      fileOf({ a: { dtype: "F16", shape: [2, 3], data_offsets: [0, 24] } }, 24),
+      /tensor "a": F16 \[2, 3\] takes 12 bytes, but data_offsets \[0, 24\] hold 24/,
+    ));
+
+  test("an unknown dtype, naming the known ones", () =>
+    expectRefused(
+      fileOf({ a: { dtype: "F8_E4M3", shape: [1], data_offsets: [0, 1] } }, 1),
+      /dtype "F8_E4M3" is not supported; convert it to one of F64, F32/,
+    ));
+
+  test.each([
+    ["negative", [-1]],
+    ["fractional", [1.5]],
+    ["beyond 2^53", [2 ** 60]],
+    ["of text", ["1"]],
+    ["that is no list", 4],
+    ["of absurd rank", new Array(17).fill(1)],
+  ])("a shape %s", (_, shape) =>
+    expectRefused(
+      fileOf({ a: { dtype: "F32", shape, data_offsets: [0, 4] } }, 4),
+      /tensor "a": shape .* is not a list/,
+    ),
+  );
+
+  test("extents whose product overflows", () => {
+    const shape = new Array(16).fill(2 ** 50);
+    return expectRefused(fileOf({ a: { dtype: "F32", shape, data_offsets: [0, 4] } }, 4), /takes .* bytes/);
+  });
+
+  test.each([
+    ["reversed", [8, 4], /hold -4/],
+    ["negative", [-4, 0], /not a pair/],
+    ["three", [0, 4, 8], /not a pair/],
+    ["missing", undefined, /not a pair/],
+  ])("offsets that are %s", (_, data_offsets, message) =>
+    expectRefused(fileOf({ a: { dtype: "F32", shape: [1], data_offsets } }, 8), message),
+  );
+
+  test("an entry that is no object", () => expectRefused(fileOf({ a: null }, 0), /tensor "a": must be an object/));
+
+  test("metadata that is not text", () =>
+    expectRefused(fileOf({ __metadata__: { epoch: 3 } }, 0), /__metadata__ must map names to strings/));
+
+  test("one name twice, escapes and spaces notwithstanding", () => {
+    const entry = JSON.stringify(pair(0, 4));
+    return expectRefused(fileOf(`{ "a" : ${entry} , "\\u0061"\n: ${entry} }`, 4), /names the tensor "a" twice/);
+  });
+
+  test("control characters in a name are escaped in the message", () =>
+    expectRefused(fileOf({ "\u001b[2J": {} }, 0), /tensor "\\u001b\[2J"/));
+});
+
+describe("a file that is unusual but sound", () => {
+  test("gaps between tensors, bytes after the last, and tensors without elements", async () => {
+    const path = join(folder, "gaps.safetensors");
+    const none = { dtype: "F32", shape: [0], data_offsets: [4, 4] };
+    await writeFile(path, fileOf({ a: pair(0, 8), none, b: pair(16, 20) }, 32));
+    const file = await openSafetensors(path);
+    expect(file.get("none")?.shape).toEqual([0]);
+    expect(file.get("b")).toMatchObject({ kind: "file", length: 4 });
+  });
+
+  test("names that objects inherit are names like any other", async () => {
+    const path = join(folder, "proto.safetensors");
+    await writeFile(path, fileOf(`{"__proto__":${JSON.stringify(pair(0, 4))}}`, 4));
+    const file = await openSafetensors(path);
+    expect([...file.names()]).toEqual(["__proto__"]);
+    expect(file.get("constructor")).toBeUndefined();
+    expect(file.metadata).toEqual({});
+  });
+
+  test("a symbolic link is resolved, as ONNX Runtime needs the real path", async () => {
+    const real = join(folder, "blob");
+    await writeFile(real, fileOf({ a: pair(0, 4) }, 4));
+    const link = join(folder, "link.safetensors");
+    await symlink(real, link);
+    expect((await openSafetensors(link)).get("a")).toMatchObject({ path: (await openSafetensors(real)).path });
+  });
+});
+
+test("a file that shrinks after it was opened is an InputError when a tensor is read", async () => {
+  const path = join(folder, "shrinking.safetensors");
+  await writeFile(path, fileOf({ a: pair(0, 40) }, 40));
+  const stored = (await openSafetensors(path)).get("a");
+  if (!stored) throw new Error("no tensor a");
+  await truncate(path, 60);
+  await expect(readTensor(stored)).rejects.toThrow(/became shorter/);
+});
+
+test("2,000 mutations of a file are each read in full or refused with an InputError", async () => {
+  const path = join(folder, "mutant.safetensors");
+  const tensors = new Map([
+    ["unet.conv_in.weight", fromNumbers(new Float32Array(24), [2, 3, 2, 2])],
+    ["unet.conv_in.bias", fromNumbers([1, 2], [2], "float16")],
+    ["position_ids", fromNumbers([0, 1, 2], [3], "int64")],
+  ]);
+  await writeSafetensors(path, tensors, { format: "pt" });
+  const original = await readFile(path);
+  const headerEnd = 8 + Number(original.readBigUInt64LE());
+  const rng = new Rng(20_240_301);
+  const fragments = [
+    "0",
+    "-1",
+    "1e309",
+    "null",
+    "[]",
+    "{}",
+    '"',
+    ",",
+    "\\",
+    '"F16"',
+    "[0,8]",
+    "9007199254740993",
+    "\u0000",
+  ];
+  let opened = 0;
+  for (let i = 0; i < 2000; i++) {
+    let bytes = Buffer.from(original);
+    for (let edits = rng.integer(1, 3); edits > 0; edits--) {
+      // Three edits in four fall into the header, where nearly everything can go wrong.
+      const at = rng.integer(0, (rng.uniform() < 0.75 ? Math.min(headerEnd, bytes.length) : bytes.length) - 1);
+      const kind = rng.integer(0, 4);
+      if (kind === 0) bytes[at] = rng.integer(0, 255);
+      else if (kind === 1) bytes[at] = (bytes[at] as number) ^ (1 << rng.integer(0, 7));
+      else if (kind === 2) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + rng.integer(1, 12))]);
+      else if (kind === 3) bytes = bytes.subarray(0, Math.max(1, at));
+      else bytes = Buffer.concat([bytes.subarray(0, at), Buffer.from(rng.choice(fragments)), bytes.subarray(at)]);
+    }
+    await writeFile(path, bytes);
+    try {
+      const file = await openSafetensors(path);
+      for (const name of file.names()) {
+        const stored = file.get(name);
+        if (stored?.kind !== "file") throw new Error(`mutation ${i}: ${name} has a name but no tensor`);
+        expect(stored.offset + stored.length).toBeLessThanOrEqual(bytes.length);
+        expect((await readTensor(stored)).data.byteLength).toBe(stored.length);
+      }
+      opened++;
+    } catch (error) {
+      if (!(error instanceof InputError)) throw new Error(`mutation ${i} is not refused kindly`, { cause: error });
+    }
+  }
+  // Both outcomes occur, or the mutations would show nothing.
+  expect(opened).toBeGreaterThan(100);
+  expect(opened).toBeLessThan(1900);
+});
