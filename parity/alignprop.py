@@ -88,7 +88,7 @@ class Aesthetic(torch.nn.Module):
 class Trainer:
     def __init__(self, model: Path, reward: Aesthetic, settings: Settings):
         self.settings = settings
-        self.pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        self.pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         self.unet, self.vae, self.reward = self.pipeline.unet, self.pipeline.vae, reward
         for frozen in [self.unet, self.vae, self.pipeline.text_encoder, self.reward]:

@@ -43,13 +43,15 @@ def make_clip() -> None:
 
 
 def make_text(name: str, *, hidden_act: str, eos_token_id: int, prefix: str) -> None:
-    """The weights' names begin with `text_model.` in every published Stable Diffusion folder; transformers 5 loads
-    those, but saves without the prefix. One golden has each form."""
+    """Published Stable Diffusion folders have `text_model.` before the weights' names, and a position_ids that nothing
+    needs; transformers 5 loads those, but saves neither. One golden has each form."""
     config = CLIPTextConfig(**TEXT, hidden_act=hidden_act, eos_token_id=eos_token_id)
     model = CLIPTextModel(config).eval().requires_grad_(False)
     randomize(model, seed=21)
     model.save_pretrained(GOLDENS / name)
     stored = {f"{prefix}{key}": value for key, value in model.state_dict().items()}
+    if prefix:
+        stored[f"{prefix}embeddings.position_ids"] = torch.arange(config.max_position_embeddings)[None]
     save_file(storable(stored), GOLDENS / name / "model.safetensors", metadata={"format": "pt"})
     reloaded = CLIPTextModel.from_pretrained(GOLDENS / name).state_dict()
     assert all(torch.equal(value, reloaded[key]) for key, value in model.state_dict().items())

@@ -9,8 +9,11 @@ A golden is a folder under test/goldens:
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no advice about optional packages
 
 import diffusers
 import peft
@@ -20,7 +23,8 @@ from safetensors.torch import save_file
 
 diffusers.logging.set_verbosity_error()
 transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
+diffusers.logging.disable_progress_bar()
 
 GOLDENS = Path(__file__).resolve().parent.parent / "test" / "goldens"
 

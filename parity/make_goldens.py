@@ -1,4 +1,4 @@
-"""Writes every golden under test/goldens except the whole-run one: `python parity/make_goldens.py [name …]`."""
+"""Writes every golden under test/goldens: `python parity/make_goldens.py [name …]`."""
 
 import sys
 
@@ -6,10 +6,19 @@ import torch
 from clip import make_clip
 from ddim import make_ddim
 from image import make_image
+from reference_loop import make_reference_loop
 from unet import make_unets
 from vae import make_vae
 
-MAKERS = {"unet": make_unets, "vae": make_vae, "clip": make_clip, "ddim": make_ddim, "image": make_image}
+MAKERS = {
+    "unet": make_unets,
+    "vae": make_vae,
+    "clip": make_clip,
+    "ddim": make_ddim,
+    "image": make_image,
+    "reference-loop": make_reference_loop,
+}
+
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # one order of summation, so that a second run writes the same bytes

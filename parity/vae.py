@@ -1,7 +1,12 @@
 """AutoencoderKL: encoder and decoder, and their gradients."""
 
+import tempfile
+from pathlib import Path
+
+import torch
 from diffusers import AutoencoderKL
-from golden import GOLDENS, Tensors, differentiate, normal, randomize, write_golden
+from golden import GOLDENS, Tensors, differentiate, normal, randomize, storable, write_golden
+from safetensors.torch import save_file
 
 TINY = dict(
     sample_size=16,
@@ -14,12 +19,16 @@ TINY = dict(
     scaling_factor=0.18215,
 )
 
+# Stable Diffusion 1.5's own file has the names of diffusers 0.10 and before for its attention's weights.
+FORMER_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
 
 def make_vae() -> None:
     name = "vae"
     vae = AutoencoderKL(**TINY).eval().requires_grad_(False)
     randomize(vae, seed=11)
     vae.save_pretrained(GOLDENS / name)
+    check_former_names(vae)
     weights = dict(vae.named_parameters())
 
     def encode(x: Tensors) -> Tensors:
@@ -65,4 +74,19 @@ def make_vae() -> None:
             "gradient.parameter.*": "gradient by the parameter of that name in diffusion_pytorch_model.safetensors",
         },
         float32_error=max(encoder_error, decoder_error),
+        former_names=FORMER_NAMES,
     )
+
+
+def check_former_names(vae: AutoencoderKL) -> None:
+    """diffusers reads both; so the same tensors under the former names are the same model."""
+    former = {}
+    for name, x in vae.state_dict().items():
+        for now, before in FORMER_NAMES.items():
+            name = name.replace(f"attentions.0.{now}.", f"attentions.0.{before}.")
+        former[name] = x
+    with tempfile.TemporaryDirectory() as folder:
+        vae.save_config(folder)
+        save_file(storable(former), Path(folder) / "diffusion_pytorch_model.safetensors")
+        loaded = AutoencoderKL.from_pretrained(folder).state_dict()
+    assert all(torch.equal(x, loaded[name]) for name, x in vae.state_dict().items())

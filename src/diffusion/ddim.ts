@@ -26,7 +26,7 @@ const schedulerConfig = z.object({
   steps_offset: z.int().nonnegative().default(0),
   set_alpha_to_one: z.boolean().default(true),
   prediction_type: z.enum(["epsilon", "v_prediction", "sample"]).default("epsilon"),
-  rescale_betas_zero_snr: only(false),
+  rescale_betas_zero_snr: z.boolean().default(false),
   // A clipped or thresholded prediction is no longer linear in the latent. diffusers clips where the file does not say.
   clip_sample: z.literal(false),
   thresholding: only(false),
@@ -36,7 +36,13 @@ export type SchedulerConfig = z.infer<typeof schedulerConfig>;
 
 /** Reads a parsed `scheduler_config.json`; `file` names it in messages. Any scheduler's file of this family fits. */
 export function readSchedulerConfig(json: unknown, file: string): SchedulerConfig {
-  return parseConfig(schedulerConfig, json, file);
+  const config = parseConfig(schedulerConfig, json, file);
+  if (config.rescale_betas_zero_snr && config.prediction_type === "epsilon") {
+    throw new InputError(
+      `${file}: rescale_betas_zero_snr with prediction_type epsilon: pure noise says nothing about the picture; use v_prediction`,
+    );
+  }
+  return config;
 }
 
 /** One step of the chain: x_{t-1} = a · x_t + b · output + sigma · z. */
@@ -85,7 +91,15 @@ export function alphaBars(config: SchedulerConfig): Float64Array {
   const alphaBar = new Float64Array(config.num_train_timesteps);
   let product = 1;
   for (const [t, beta] of betas(config).entries()) alphaBar[t] = product *= 1 - beta;
-  return alphaBar;
+  return config.rescale_betas_zero_snr ? zeroTerminalSnr(alphaBar) : alphaBar;
+}
+
+/** Lin et al. 2024 (arXiv 2305.08891), algorithm 1: shifts and scales √ᾱ so that the last timestep is pure noise. */
+function zeroTerminalSnr(alphaBar: Float64Array): Float64Array {
+  const roots = alphaBar.map(Math.sqrt);
+  const first = at(roots, 0);
+  const last = at(roots, roots.length - 1);
+  return roots.map((root) => (((root - last) * first) / (first - last)) ** 2);
 }
 
 function betas({ num_train_timesteps: T, beta_start, beta_end, beta_schedule, trained_betas }: SchedulerConfig) {

@@ -9,19 +9,18 @@
  *
  * Nothing is created before training has started, so bad input leaves nothing behind.
  */
-import { constants } from "node:fs";
-import { access, mkdir, readdir, rm, stat, writeFile } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
-import { stringify } from "yaml";
+import { rm, stat, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { InputError } from "../tensor/errors.js";
 import type { StepMetrics, TrainEvent } from "../train/events.js";
 import { loadSettings, type Override } from "../train/load-settings.js";
 import type { Settings } from "../train/settings.js";
 import { writeFileAtomic } from "../weights/atomic.js";
-import { asInputError } from "../weights/files.js";
 import { writeFolderAtomic } from "./atomic-folder.js";
+import { configText, requireSameRun } from "./config.js";
 import { checkpointFolder, runFiles, samplesFolder, stepsIn } from "./layout.js";
 import { appendMetrics, truncateMetrics } from "./metrics.js";
+import { makeRunFolder, requireEmpty, requireWritable } from "./output-folder.js";
 import { writeReport } from "./report.js";
 import { writeSamples } from "./samples.js";
 
@@ -113,7 +112,7 @@ export class RunFolder {
 
   async #start(step: number): Promise<void> {
     const resumed = this.#path !== undefined;
-    const path = this.#path ?? (await claim(this.settings));
+    const path = this.#path ?? (await makeRunFolder(this.settings));
     this.#path = path;
     await writeFileAtomic(join(path, runFiles.config), configText({ ...this.settings, out: path }));
     if (!resumed) await writeFileAtomic(join(path, runFiles.metrics), "");
@@ -141,92 +140,5 @@ export class RunFolder {
       (best, row) => ((row.eval_reward_mean ?? 0) > (best?.eval_reward_mean ?? -Infinity) ? row : best),
       undefined,
     )?.step;
-  }
-}
-
-export function configText(settings: Settings): string {
-  return `# The settings of this run, resolved in full; \`alignprop train config.yaml --out NEW\` repeats it.\n${stringify(settings, { lineWidth: 0 })}`;
-}
-
-/** What a run may change when it goes on: how long, how often and on what, but not what is learnt. */
-const mayChange = ["train", "checkpoint", "evaluation.every", "device", "threads", "out"];
-
-function requireSameRun(saved: Settings, wanted: Settings): void {
-  const before = leaves(saved);
-  const changed = [...leaves(wanted)].filter(([key, value]) => before.get(key) !== value && !isFree(key));
-  if (changed.length === 0) return;
-  const list = changed.map(([key, value]) => `${key} (${before.get(key) ?? "not set"} → ${value})`).join(", ");
-  throw new InputError(
-    `--resume: a run goes on with its own settings, but these differ: ${list}. ` +
-      `Leave them out, or start a new run; only ${mayChange.join(", ")} may change`,
-  );
-}
-
-function isFree(key: string): boolean {
-  return mayChange.some((free) => key === free || key.startsWith(`${free}.`));
-}
-
-/** Every setting that is not a mapping, by its dotted path, as JSON. */
-export function leaves(settings: object, prefix = ""): Map<string, string> {
-  const found = new Map<string, string>();
-  for (const [key, value] of Object.entries(settings)) {
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
-      for (const [inner, leaf] of leaves(value, `${prefix}${key}.`)) found.set(inner, leaf);
-    } else found.set(prefix + key, JSON.stringify(value));
-  }
-  return found;
-}
-
-/** For runs and for `--out` of other commands: a folder that holds nothing yet, or that is not there yet. */
-export async function requireEmpty(path: string): Promise<void> {
-  const info = await stat(path).catch(() => undefined);
-  if (info === undefined) return;
-  if (!info.isDirectory()) throw new InputError(`--out ${path}: this is a file; name a folder that can be made`);
-  const names = await readdir(path);
-  if (names.length === 0) return;
-  const resume = names.includes(runFiles.config) ? `, or go on with this run: --resume ${path}` : "";
-  throw new InputError(
-    `--out ${path}: the folder is not empty (${names.length} entries, such as ${names[0]}); name another${resume}`,
-  );
-}
-
-/** The nearest folder above that exists must take new files. */
-export async function requireWritable(path: string): Promise<void> {
-  let folder = resolve(path);
-  let info = await stat(folder).catch(() => undefined);
-  while (info === undefined && dirname(folder) !== folder) {
-    folder = dirname(folder);
-    info = await stat(folder).catch(() => undefined);
-  }
-  if (info?.isDirectory() === false) throw new InputError(`--out ${path}: ${folder} is a file, not a folder`);
-  try {
-    await access(folder, constants.W_OK);
-  } catch (error) {
-    throw new InputError(`--out ${path}: no permission to write in ${folder}; name another folder`, { cause: error });
-  }
-}
-
-/** Makes the folder: `settings.out`, or the first free `runs/<name>-<n>`, also when two runs start at once. */
-async function claim(settings: Settings): Promise<string> {
-  try {
-    if (settings.out !== null) {
-      await mkdir(settings.out, { recursive: true });
-      await requireEmpty(settings.out);
-      return settings.out;
-    }
-    await mkdir("runs", { recursive: true });
-    for (let n = 1; ; n++) {
-      const path = join("runs", `${settings.name}-${n}`);
-      const taken = await mkdir(path).then(
-        () => false,
-        (error: NodeJS.ErrnoException) => {
-          if (error.code === "EEXIST") return true;
-          throw error;
-        },
-      );
-      if (!taken) return path;
-    }
-  } catch (error) {
-    throw asInputError(error, settings.out ?? "runs", "write");
   }
 }

@@ -31,6 +31,7 @@ const reward = z.discriminatedUnion("name", [
   z.strictObject({ name: z.literal("aesthetic") }),
   z.strictObject({ name: z.literal("clip") }),
   z.strictObject({ name: z.literal("compressibility") }),
+  z.strictObject({ name: z.literal("incompressibility") }),
 ]);
 
 export const settingsSchema = z.strictObject({

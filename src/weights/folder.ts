@@ -2,7 +2,7 @@ import { readdir, realpath, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { InputError, nearest } from "../tensor/errors.js";
-import { asInputError } from "./files.js";
+import { asInputError, exists } from "./files.js";
 import { readJson } from "./json.js";
 import { openSafetensors, type SafetensorsFile } from "./safetensors.js";
 
@@ -76,7 +76,9 @@ export async function requireComponent(
     );
   }
   if (!supported.includes(component.className)) {
-    throw new InputError(`${indexPath}: ${name} is a ${component.className}; supported here: ${supported.join(", ")}.`);
+    throw new InputError(
+      `${indexPath}: ${name} is of class ${component.className}; supported here: ${supported.join(", ")}.`,
+    );
   }
   await requireFolder(component.path, `model folder ${folder.path}: part ${name}`);
   return component;
@@ -130,11 +132,4 @@ async function requireFolder(path: string, what: string): Promise<string> {
     throw asInputError(error, path, "read");
   }
   throw new InputError(`${what}: is a file, not a folder. ${LAYOUT}`);
-}
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
 }

@@ -4,8 +4,9 @@ import { isFloating } from "../tensor/dtype.js";
 import { InputError } from "../tensor/errors.js";
 import { float32, fromNumbers, type HostTensor, toFloat32, toNumbers } from "../tensor/host.js";
 import { showShape } from "../tensor/shape.js";
+import { writeFileAtomic } from "./atomic.js";
 import { parseJson } from "./json.js";
-import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.js";
+import { openSafetensors, type SafetensorsFile, safetensorsChunks } from "./safetensors.js";
 import { readTensor } from "./source.js";
 
 /** The low-rank update of one Linear: ΔW = (alpha / r) · up · down (Hu et al. 2021, section 4.1). */
@@ -36,13 +37,17 @@ export function loraScale(module: LoraModule): number {
  * PEFT's names, as diffusers writes them. Such a file has no place for alpha that every reader honours, so a scale other
  * than 1 is multiplied into `up`: the same ΔW everywhere, and reading it back gives no alpha.
  */
-export async function writePeftLora(path: string, adapter: LoraAdapter): Promise<void> {
+export function peftLora(adapter: LoraAdapter): Uint8Array[] {
   const tensors = new Map<string, HostTensor>();
   for (const [modulePath, module] of adapter) {
     tensors.set(`${modulePath}.lora_A.weight`, module.down);
     tensors.set(`${modulePath}.lora_B.weight`, scaled(module.up, loraScale(module)));
   }
-  await writeSafetensors(path, tensors, { format: "pt" });
+  return safetensorsChunks(tensors, { format: "pt" });
+}
+
+export async function writePeftLora(path: string, adapter: LoraAdapter): Promise<void> {
+  await writeFileAtomic(path, peftLora(adapter));
 }
 
 function scaled(tensor: HostTensor, scale: number): HostTensor {
@@ -58,11 +63,7 @@ function scaled(tensor: HostTensor, scale: number): HostTensor {
  * The names of kohya's sd-scripts, the only ones that ComfyUI and A1111 know: dots become underscores, and every module
  * carries its alpha.
  */
-export async function writeKohyaLora(
-  path: string,
-  adapter: LoraAdapter,
-  metadata: Readonly<Record<string, string>> = {},
-): Promise<void> {
+export function kohyaLora(adapter: LoraAdapter, metadata: Readonly<Record<string, string>> = {}): Uint8Array[] {
   const tensors = new Map<string, HostTensor>();
   for (const [modulePath, module] of adapter) {
     const name = kohyaName(modulePath);
@@ -71,12 +72,20 @@ export async function writeKohyaLora(
     tensors.set(`${name}.alpha`, float32(Float32Array.of(module.alpha ?? loraRank(module)), []));
   }
   const modules = [...adapter.values()];
-  await writeSafetensors(path, tensors, {
+  return safetensorsChunks(tensors, {
     ss_network_module: "networks.lora",
     ss_network_dim: onlyOne(modules.map(loraRank)),
     ss_network_alpha: onlyOne(modules.map((module) => module.alpha ?? loraRank(module))),
     ...metadata,
   });
+}
+
+export async function writeKohyaLora(
+  path: string,
+  adapter: LoraAdapter,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  await writeFileAtomic(path, kohyaLora(adapter, metadata));
 }
 
 /** sd-scripts writes "Dynamic" where the modules differ. */
@@ -179,6 +188,9 @@ interface ModuleKeys {
 const SUFFIXES = [
   [".lora_A.weight", "down"],
   [".lora_B.weight", "up"],
+  // What diffusers' own training scripts write.
+  [".lora.down.weight", "down"],
+  [".lora.up.weight", "up"],
   [".lora_down.weight", "down"],
   [".lora_up.weight", "up"],
   [".alpha", "alpha"],

@@ -230,13 +230,16 @@ describe("a file that is unusual but sound", () => {
     expect(file.metadata).toEqual({});
   });
 
-  test("a symbolic link is resolved, as ONNX Runtime needs the real path", async () => {
-    const real = join(folder, "blob");
-    await writeFile(real, fileOf({ a: pair(0, 4) }, 4));
-    const link = join(folder, "link.safetensors");
-    await symlink(real, link);
-    expect((await openSafetensors(link)).get("a")).toMatchObject({ path: (await openSafetensors(real)).path });
-  });
+  test.skipIf(process.platform === "win32")(
+    "a symbolic link is resolved, as ONNX Runtime needs the real path",
+    async () => {
+      const real = join(folder, "blob");
+      await writeFile(real, fileOf({ a: pair(0, 4) }, 4));
+      const link = join(folder, "link.safetensors");
+      await symlink(real, link);
+      expect((await openSafetensors(link)).get("a")).toMatchObject({ path: (await openSafetensors(real)).path });
+    },
+  );
 });
 
 test("a file that shrinks after it was opened is an InputError when a tensor is read", async () => {
@@ -302,6 +305,6 @@ test("2,000 mutations of a file are each read in full or refused with an InputEr
     }
   }
   // Both outcomes occur, or the mutations would show nothing.
-  expect(opened).toBeGreaterThan(100);
-  expect(opened).toBeLessThan(1900);
+  expect(opened).toBeGreaterThan(50);
+  expect(opened).toBeLessThan(1950);
 });

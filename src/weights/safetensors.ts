@@ -195,15 +195,24 @@ function quote(value: unknown): string {
   return text.length > 120 ? `${text.slice(0, 117)}…"` : text;
 }
 
-/**
- * Writes tensors in one go, or not at all. Wide types come first and the header is padded to 8 bytes, so that every
- * tensor is aligned to its type and can be mapped; the order of names makes the bytes depend on nothing but the content.
- */
+/** Writes tensors in one go, or not at all. */
 export async function writeSafetensors(
   path: string,
   tensors: ReadonlyMap<string, HostTensor>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
+  await writeFileAtomic(path, safetensorsChunks(tensors, metadata));
+}
+
+/**
+ * The bytes of a file, in pieces that share the tensors' memory. Wide types come first and the header is padded to 8
+ * bytes, so that every tensor is aligned to its type and can be mapped; the order of names makes the bytes depend on
+ * nothing but the content.
+ */
+export function safetensorsChunks(
+  tensors: ReadonlyMap<string, HostTensor>,
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array[] {
   const inOrder = [...tensors].sort(
     ([a, x], [b, y]) => BYTES_PER_ELEMENT[y.dtype] - BYTES_PER_ELEMENT[x.dtype] || (a < b ? -1 : 1),
   );
@@ -223,7 +232,7 @@ export async function writeSafetensors(
   const start = new Uint8Array(8 + Math.ceil(header.length / 8) * 8).fill(0x20);
   new DataView(start.buffer).setBigUint64(0, BigInt(start.length - 8), true);
   start.set(header, 8);
-  await writeFileAtomic(path, [start, ...inOrder.map(([, { data }]) => bytesOf(data))]);
+  return [start, ...inOrder.map(([, { data }]) => bytesOf(data))];
 }
 
 function bytesOf(data: ArrayBufferView): Uint8Array {

@@ -12,7 +12,8 @@ export function clipText(scope: Scope, config: ClipTextConfig, ids: Value): Valu
   if (tokens > config.maxPositions) {
     throw new TypeError(`clip: ${tokens} tokens, but the text model has ${config.maxPositions} positions`);
   }
-  const model = scope.at("text_model");
+  // transformers 5 saves a text model of its own without this level; every older file, and CLIPModel, has it.
+  const model = scope.has("embeddings.token_embedding.weight") ? scope : scope.at("text_model");
   const embeddings = model.at("embeddings");
   const words = embedding(embeddings.at("token_embedding"), ids, config.vocabSize, config.hiddenSize);
   const positions = embeddings

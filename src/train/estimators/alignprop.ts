@@ -6,15 +6,14 @@
 import { pullback } from "../../diffusion/trajectory.js";
 import type { TruncationSettings } from "../settings.js";
 import type { Estimator } from "./estimator.js";
-import { drawMask, keepProbabilities } from "./truncation.js";
+import { drawMask, earliestKept } from "./truncation.js";
 
 export function alignprop(truncation: TruncationSettings): Estimator {
   return {
     name: "alignprop",
     mask: (steps, rng) => drawMask(truncation, steps, rng),
-    keepProbabilities: (steps) => keepProbabilities(truncation, steps),
-    // dL/dx_t serves earlier kept steps; where only one step is ever kept, there are none.
-    needsDx: (steps) => keepProbabilities(truncation, steps).filter((probability) => probability > 0).length > 1,
+    // dL/dx_t serves earlier kept steps; where only the last step is ever kept, there are none.
+    needsDx: (steps) => earliestKept(truncation, steps) < steps - 1,
     accumulate: ({ steps, denoiser, trajectory }, dFinal, keep, gradient) =>
       pullback(steps, denoiser, trajectory, dFinal, keep, gradient),
   };

@@ -10,8 +10,6 @@ export interface Estimator {
   readonly name: string;
   /** For one sample, the steps that keep their gradient. Draws only from `rng`, which belongs to that sample. */
   mask(steps: number, rng: Rng): boolean[];
-  /** For each step, how likely a sample keeps it. */
-  keepProbabilities(steps: number): number[];
   /** Whether the U-Net's vector-Jacobian product ever has to return dL/dx_t besides the adapter's gradient. */
   needsDx(steps: number): boolean;
   /** Adds a micro-batch's gradient to `gradient`; `dFinal` is dL/dx_0 and `keep` its samples' masks. */

@@ -1,6 +1,6 @@
 /**
  * Which denoising steps keep the gradient of the noise they predict (AlignProp, arXiv 2310.03739, section 4.2, "randomized
- * truncated back-propagation"). Steps count from 0 at the noise; a draw d detaches the steps before d.
+ * truncated back-propagation"). Steps count from 0 at the noise; a draw of d detaches the steps before d.
  */
 import type { Rng } from "../../tensor/rng.js";
 import type { TruncationSettings } from "../settings.js";
@@ -16,43 +16,22 @@ export function drawMask(truncation: TruncationSettings, steps: number, rng: Rng
     case "uniform":
       return from(rng.integer(truncation.low, truncation.high ?? steps));
     case "gaussian":
-      return from(gaussianDraw(truncation.mean + truncation.std * rng.normal(), steps));
+      // Cut to a whole number; the last step is kept whatever is drawn.
+      return from(Math.min(Math.trunc(truncation.mean + truncation.std * rng.normal()), steps - 1));
     case "fixed":
-      return from(truncation.k === null ? 0 : steps - truncation.k);
+      return from(steps - (truncation.k ?? steps));
   }
 }
 
-function gaussianDraw(value: number, steps: number): number {
-  return Math.min(Math.max(Math.trunc(value), 0), steps - 1);
-}
-
-/** For each step, how likely it keeps its gradient: what a plan counts with. */
-export function keepProbabilities(truncation: TruncationSettings, steps: number): number[] {
-  const at = (probability: (i: number) => number) => Array.from({ length: steps }, (_, i) => probability(i));
-  const clamp = (p: number) => Math.min(Math.max(p, 0), 1);
+/** No draw keeps a step before this one. */
+export function earliestKept(truncation: TruncationSettings, steps: number): number {
   switch (truncation.mode) {
     case "per-step":
-    case "uniform": {
-      const { low } = truncation;
-      const high = truncation.high ?? steps;
-      return at((i) => clamp((i - low + 1) / (high - low + 1)));
-    }
-    case "gaussian": {
-      // trunc(x) ≤ i ⇔ x < i + 1, and the last step is always kept.
-      const { mean, std } = truncation;
-      return at((i) => (i === steps - 1 ? 1 : std === 0 ? Number(mean < i + 1) : normalCdf((i + 1 - mean) / std)));
-    }
-    case "fixed": {
-      const { k } = truncation;
-      return at((i) => Number(k === null || i >= steps - k));
-    }
+    case "uniform":
+      return truncation.low;
+    case "gaussian":
+      return truncation.std === 0 ? Math.min(Math.trunc(truncation.mean), steps - 1) : 0;
+    case "fixed":
+      return steps - (truncation.k ?? steps);
   }
-}
-
-/** Φ by the tail series of Abramowitz & Stegun 26.2.17, good to 7.5e-8: enough to count work with. */
-function normalCdf(x: number): number {
-  const t = 1 / (1 + 0.2316419 * Math.abs(x));
-  const series = t * (0.31938153 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))));
-  const tail = (series * Math.exp((-x * x) / 2)) / Math.sqrt(2 * Math.PI);
-  return x >= 0 ? 1 - tail : tail;
 }

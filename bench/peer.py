@@ -1,0 +1,121 @@
+"""One AlignProp update in PyTorch, diffusers and PEFT, timed: the peer of `npm run bench`.
+
+It reads the same folders as this project does and runs the update of parity/alignprop.py: text encoding, sampling with
+guidance, VAE, reward, the backward pass, clipping and AdamW. Prints one JSON object. A process measures one way to run
+it, so that the peak memory belongs to that way; take the best of
+
+    --checkpointing step|none          recompute each kept U-Net call in the backward pass, or keep its activations
+    --memory-format contiguous|channels_last
+
+Steps before the last k run without a graph. Attention is PyTorch's fused scaled_dot_product_attention.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "parity"))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="a Stable Diffusion folder in the diffusers layout")
+    parser.add_argument("--reward-clip", type=Path, required=True, help="a CLIPModel folder")
+    parser.add_argument("--reward-head", type=Path, required=True, help="the aesthetic head's safetensors file")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--k", type=int, default=1, help="how many steps, counted from the last, keep their gradient")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=1, help="updates before the timed ones")
+    parser.add_argument("--repeat", type=int, default=5, help="timed updates")
+    parser.add_argument("--checkpointing", choices=["step", "none"], default="step")
+    parser.add_argument("--memory-format", choices=["contiguous", "channels_last"], default="contiguous")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    if not 1 <= given.k <= given.steps:
+        parser.error(f"--k {given.k} must be 1 to {given.steps}, the number of steps")
+    return given
+
+
+def main() -> None:
+    given = arguments()
+    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]:  # read once, when torch is imported
+        os.environ[variable] = str(given.threads)
+
+    import torch
+    from alignprop import Aesthetic, Settings, Trainer
+
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(given.seed)
+    settings = Settings(steps=given.steps, checkpointing=given.checkpointing == "step")
+    trainer = Trainer(given.model, Aesthetic(given.reward_clip, given.reward_head), settings)
+    if given.memory_format == "channels_last":
+        trainer.to(torch.channels_last)
+    optimizer = trainer.optimizer()
+    mask = [i >= given.steps - given.k for i in range(given.steps)]
+    prompts = [f"a photo of a {animal}" for animal in ["cat", "dog", "horse", "fox"]]
+    prompts = [prompts[i % len(prompts)] for i in range(given.batch)]
+    config = trainer.unet.config
+    noise = torch.randn(given.batch, config.in_channels, config.sample_size, config.sample_size)
+    loaded_rss = memory("VmRSS")
+
+    seconds, losses = [], []
+    for _ in range(given.warmup + given.repeat):
+        start = time.perf_counter()
+        sample = trainer.sample(prompts, noise, mask)
+        sample.loss.backward()
+        trainer.clip_gradients()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(sample.loss.item())
+        del sample
+        seconds.append(time.perf_counter() - start)
+    peak_rss = memory("VmHWM")
+
+    report = {
+        "batch": given.batch,
+        "steps": given.steps,
+        "k": given.k,
+        "threads": given.threads,
+        "checkpointing": given.checkpointing,
+        "memory_format": given.memory_format,
+        "seconds_median": statistics.median(seconds[given.warmup :]),
+        "seconds": seconds[given.warmup :],
+        "seconds_warmup": seconds[: given.warmup],
+        "peak_rss_bytes": peak_rss,
+        "loaded_rss_bytes": loaded_rss,
+        "matmul_gflops": matmul_gflops(torch),
+        "losses": losses,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    print(json.dumps(report, indent=2))
+
+
+def memory(field: str) -> int | None:
+    """Bytes of VmRSS (now) or VmHWM (peak); null where /proc does not exist."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def matmul_gflops(torch, size: int = 2048, repeat: int = 7) -> float:
+    """The best of a few square float32 products. Measured last, so that its matrices are not in the peak memory."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(repeat):
+            start = time.perf_counter()
+            a @ b
+            best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
+if __name__ == "__main__":
+    main()

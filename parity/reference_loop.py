@@ -1,0 +1,181 @@
+"""Writes test/goldens/reference-loop.{json,safetensors}: whole runs of AlignProp with everything random given.
+
+Makes the tiny model and reward (test/goldens/tiny-sd, tiny-reward), then runs 3 updates of 2 micro-batches for each way
+to truncate, in float32, and again in float64 to show what rounding alone does.
+"""
+
+import dataclasses
+import random
+
+import torch
+from alignprop import Aesthetic, Settings, Trainer, kept_steps
+from golden import GOLDENS, Tensors, generator, normal, relative_error, storable, versions, write_json
+from safetensors.torch import save_file
+from tiny_sd import MODEL, REWARD_CLIP, REWARD_HEAD, make_tiny_sd
+
+UPDATES, MICRO_BATCHES, BATCH, STEPS = 3, 2, 2, 5
+PROMPTS = ["a cat", "a dog", "horse", "two cats"]
+
+SETTINGS = Settings(steps=STEPS, rank=2, checkpointing=False, max_grad_norm=0.02)
+
+Draws = list[list[list[int]]]
+"""[update][micro-batch][step]: step i is detached where i is less than its draw."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    about: str
+    draws: Draws
+    settings: Settings = SETTINGS
+    fresh: bool = True
+    """Whether B starts at 0, as a real run's does; then A has no gradient in the first update."""
+
+
+def runs() -> dict[str, Run]:
+    draw = random.Random(7).randint
+    each = lambda make: [[make() for _ in range(MICRO_BATCHES)] for _ in range(UPDATES)]  # noqa: E731
+    constant = lambda d: each(lambda: [d] * STEPS)  # noqa: E731
+    return {
+        "per_step": Run(
+            "a new draw at every step, the published behaviour", each(lambda: [draw(0, STEPS) for _ in range(STEPS)])
+        ),
+        "k1": Run("K=1: only the last step", constant(STEPS - 1)),
+        "full": Run("every step", constant(0), fresh=False),
+        "maximize": Run(
+            "one draw a trajectory, and the loss is minus the reward",
+            each(lambda: [draw(0, STEPS - 1)] * STEPS),
+            dataclasses.replace(SETTINGS, loss_form="maximize"),
+            fresh=False,
+        ),
+    }
+
+
+def initial_lora(trainer: Trainer, fresh: bool) -> Tensors:
+    random_numbers = generator(111)
+    factors = {}
+    for name, factor in sorted(trainer.lora().items()):
+        x = torch.randn(factor.shape, generator=random_numbers)
+        if ".lora_A." in name:
+            factors[name] = x / SETTINGS.rank
+        else:
+            factors[name] = torch.zeros_like(x) if fresh else 0.1 * x
+    return factors
+
+
+def noises() -> torch.Tensor:
+    return normal(112, UPDATES, MICRO_BATCHES, BATCH, 4, 8, 8)
+
+
+def prompts(update: int, micro_batch: int) -> list[str]:
+    first = (update * MICRO_BATCHES + micro_batch) * BATCH
+    return [PROMPTS[(first + i) % len(PROMPTS)] for i in range(BATCH)]
+
+
+def execute(run: Run, dtype: torch.dtype) -> tuple[Tensors, list[dict]]:
+    reward = Aesthetic(REWARD_CLIP, REWARD_HEAD)
+    trainer = Trainer(MODEL, reward, run.settings).to(dtype)
+    lora = trainer.lora()
+    with torch.no_grad():
+        for name, value in initial_lora(trainer, run.fresh).items():
+            lora[name].copy_(value)
+    optimizer = trainer.optimizer()
+    noise = noises().to(dtype)
+
+    gradients: dict[str, list[torch.Tensor]] = {name: [] for name in lora}
+    weights: dict[str, list[torch.Tensor]] = {name: [] for name in lora}
+    first: Tensors = {}
+    updates = []
+    for update in range(UPDATES):
+        micro_batches = []
+        for micro_batch in range(MICRO_BATCHES):
+            draws = run.draws[update][micro_batch]
+            given = prompts(update, micro_batch)
+            sample = trainer.sample(given, noise[update, micro_batch], kept_steps(draws))
+            (sample.loss / MICRO_BATCHES).backward()
+            first = first or {"trajectory": torch.stack(sample.trajectory), "image": sample.image}
+            micro_batches.append(
+                {
+                    "prompts": given,
+                    "draws": draws,
+                    "mask": kept_steps(draws),
+                    "rewards": sample.rewards.tolist(),
+                    "loss": sample.loss.item(),
+                }
+            )
+        for name, factor in lora.items():
+            # No gradient where every step of every micro-batch was detached
+            gradients[name].append(torch.zeros_like(factor) if factor.grad is None else factor.grad.clone())
+        norm = trainer.clip_gradients().item()
+        optimizer.step()
+        optimizer.zero_grad()
+        for name, factor in lora.items():
+            weights[name].append(factor.detach().clone())
+        loss = sum(m["loss"] for m in micro_batches) / MICRO_BATCHES
+        updates.append({"loss": loss, "grad_norm": norm, "micro_batches": micro_batches})
+    tensors = dict(first)
+    tensors |= {f"gradient.{name}": torch.stack(x) for name, x in gradients.items()}
+    tensors |= {f"weight.{name}": torch.stack(x) for name, x in weights.items()}
+    return tensors, updates
+
+
+def rounding(single: Tensors, double: Tensors, kind: str) -> float:
+    """The L2 distance over the L2 norm of all of `kind` at once, as a parity test should take it."""
+    flat = [torch.cat([x.double().flatten() for key, x in t.items() if key.startswith(kind)]) for t in (single, double)]
+    return ((flat[0] - flat[1]).norm() / flat[1].norm()).item()
+
+
+def changes(tensors: Tensors, initial: Tensors) -> Tensors:
+    """Three updates move a weight by 0.003 at most: beside the whole weight, a wrong update would not be seen."""
+    return {f"weight.{name}": tensors[f"weight.{name}"] - x for name, x in initial.items()}
+
+
+def make_reference_loop() -> None:
+    make_tiny_sd()
+    any_trainer = Trainer(MODEL, Aesthetic(REWARD_CLIP, REWARD_HEAD), SETTINGS)
+    tensors = {"noise": noises()}
+    for kind, fresh in [("fresh", True), ("started", False)]:
+        tensors |= {f"lora.{kind}.{name}": x for name, x in initial_lora(any_trainer, fresh).items()}
+
+    described = {}
+    for name, run in runs().items():
+        initial = initial_lora(any_trainer, run.fresh)
+        single, updates = execute(run, torch.float32)
+        double, exact = execute(run, torch.float64)
+        tensors |= {f"{name}.{key}": value for key, value in single.items()}
+        described[name] = {
+            "about": run.about,
+            "lora": "fresh" if run.fresh else "started",
+            "settings": dataclasses.asdict(run.settings),
+            "updates": updates,
+            "float64": {
+                "losses": [update["loss"] for update in exact],
+                "grad_norms": [update["grad_norm"] for update in exact],
+                "relative_distance": {
+                    "trajectory": relative_error(single["trajectory"], double["trajectory"]),
+                    "gradients": rounding(single, double, "gradient."),
+                    "weight_changes": rounding(changes(single, initial), changes(double, initial), "weight."),
+                },
+            },
+        }
+        print(f"reference-loop: {name}, float32 from float64: {described[name]['float64']['relative_distance']}")
+
+    write_json(
+        GOLDENS / "reference-loop.json",
+        {
+            "about": "3 updates of AlignProp in PyTorch float32, with the noise, the prompts and the draws given",
+            "model": "tiny-sd",
+            "reward": "tiny-reward",
+            "tensors": {
+                "noise": "[update, micro-batch, sample, 4, 8, 8]",
+                "lora.fresh.*": "initial adapter with B = 0",
+                "lora.started.*": "initial adapter with B not 0",
+                "<run>.trajectory": "the first micro-batch's x_T … x_0 [steps + 1, b, 4, 8, 8]",
+                "<run>.image": "its decoded images, not clamped",
+                "<run>.gradient.*": "each update's accumulated gradient before clipping [update, …]",
+                "<run>.weight.*": "the adapter after each update [update, …]",
+            },
+            "runs": described,
+            "made_with": versions(),
+        },
+    )
+    save_file(storable(tensors), GOLDENS / "reference-loop.safetensors")

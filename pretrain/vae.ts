@@ -1,0 +1,82 @@
+import path from "node:path";
+import { decode, encode } from "../src/models/vae/vae.js";
+import { parseVaeConfig } from "../src/models/vae/config.js";
+import { frozenScope } from "../src/nn/scope.js";
+import { flatTensors } from "../src/nn/flat.js";
+import { abs, add, exp, input, mean, mul, sub, allAxes } from "../src/ops/index.js";
+import type { Runtime } from "../src/runtime/runtime.js";
+import { float32, type HostTensor, toFloat32 } from "../src/tensor/host.js";
+import { Rng } from "../src/tensor/rng.js";
+import { fromTensors } from "../src/weights/source.js";
+import { batchAt } from "./data/dataset.js";
+import type { Icons } from "./data/icons.js";
+import { fit } from "./fit.js";
+import { writeGrid } from "./grid.js";
+import { trainingGraph } from "./trainable.js";
+
+/** Four times smaller a side: 64x64 pixels are 16x16 latents of 4 channels. */
+export const VAE_CONFIG = {
+  _class_name: "AutoencoderKL",
+  act_fn: "silu",
+  block_out_channels: [24, 48, 64],
+  down_block_types: ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+  up_block_types: ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"],
+  in_channels: 3,
+  out_channels: 3,
+  latent_channels: 4,
+  layers_per_block: 1,
+  mid_block_add_attention: false,
+  norm_num_groups: 8,
+  sample_size: 64,
+};
+
+const BATCH = 16;
+const LATENT = [BATCH, 4, 16, 16] as const;
+
+/** L1 + 0.5 MSE + 1e-4 KL per latent element. Returns the weights by their names in the checkpoint, without a prefix. */
+export async function trainVae(runtime: Runtime, icons: Icons, folder: string, steps: number, seed: number) {
+  const config = parseVaeConfig(VAE_CONFIG);
+  const pixels = input([BATCH, 3, 64, 64]);
+  const noise = input(LATENT);
+  const training = trainingGraph("vae", {
+    inputs: { pixels, noise },
+    build: (scope) => {
+      const { mean: center, logvar } = encode(scope, config, pixels);
+      const latents = add(center, mul(exp(mul(logvar, 0.5)), noise));
+      const error = sub(decode(scope, config, latents), pixels);
+      const l1 = mean(abs(error), allAxes(error.shape));
+      const mse = mean(mul(error, error), allAxes(error.shape));
+      // KL(N(μ, σ²) ‖ N(0, 1)) = ½ (μ² + σ² - 1 - log σ²)
+      const divergence = sub(sub(add(mul(center, center), exp(logvar)), logvar), 1);
+      const kl = mul(mean(divergence, allAxes(LATENT)), 0.5);
+      return { loss: add(add(l1, mul(mse, 0.5)), mul(kl, 1e-4)), metrics: { l1, kl } };
+    },
+  });
+
+  const weights = await fit({
+    runtime,
+    training,
+    steps,
+    learningRate: 2e-3,
+    weightDecay: 1e-4,
+    averageDecay: 0.995,
+    seed,
+    folder,
+    batch: (step) => ({
+      pixels: float32(batchAt(icons, { seed, start: step * BATCH, size: BATCH }).pictures, pixels.shape),
+      noise: float32(new Rng(seed, 1, step).normals(noise.shape.reduce((a, b) => a * b, 1)), noise.shape),
+    }),
+    onSave: async (step, current) => {
+      // Above, what went in; below, what came out.
+      const scope = frozenScope(fromTensors(flatTensors(training.layout, current)), "vae");
+      const output = decode(scope, config, encode(scope, config, pixels).mean);
+      const program = await runtime.compile({ name: "vae reconstruction", inputs: { pixels }, outputs: { output } });
+      const pictures = batchAt(icons, { seed: seed + 1, start: 0, size: BATCH }).pictures;
+      const { output: rebuilt } = await program.run({ pixels: float32(pictures, pixels.shape) });
+      await program.release();
+      const shown = [pictures, toFloat32(rebuilt as HostTensor)];
+      await writeGrid(path.join(folder, `step-${step}.png`), shown, { columns: BATCH });
+    },
+  });
+  return flatTensors(training.layout, weights);
+}

@@ -1,0 +1,231 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { expectParity, openGolden, relativeError } from "../../../test/golden.js";
+import type { Value } from "../../graph/value.js";
+import { ATTENTION_TARGETS, loraAdapter, loraLayout } from "../../nn/lora.js";
+import { frozenScope, type Scope, survey } from "../../nn/scope.js";
+import { input, silu } from "../../ops/index.js";
+import { Runtime } from "../../runtime/runtime.js";
+import { InputError } from "../../tensor/errors.js";
+import { float32, fromNumbers, type HostTensor, toFloat32 } from "../../tensor/host.js";
+import { openWeights } from "../../weights/folder.js";
+import { openSafetensors } from "../../weights/safetensors.js";
+import { readTensor, withPrefix } from "../../weights/source.js";
+import { downsample, resnetBlock, upsample } from "../resnet.js";
+import { parseUnetConfig } from "./config.js";
+import { sinusoidalEmbedding, timeEmbedding } from "./time-embedding.js";
+import { transformer2d } from "./transformer.js";
+import { unet, unetInputs } from "./unet.js";
+
+/** The keys of Stable Diffusion 1.5's unet/config.json; the others stand at their defaults. */
+const SD15 = {
+  sample_size: 64,
+  block_out_channels: [320, 640, 1280, 1280],
+  down_block_types: ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+  up_block_types: ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+  layers_per_block: 2,
+  cross_attention_dim: 768,
+  attention_head_dim: 8,
+};
+
+describe("Stable Diffusion 1.5's U-Net", () => {
+  const config = parseUnetConfig(SD15);
+  const inputs = unetInputs(config, { batch: 1, height: 8, width: 8, tokens: 77 });
+
+  test("has the published number of parameters", () => {
+    const { parameters } = survey("unet", (scope) => unet(scope, config, inputs));
+    expect(parameters.size).toBe(859_520_964);
+  });
+
+  test("has 128 modules of 797,184 parameters to adapt at rank 4, as the paper's code trains", () => {
+    const lora = { rank: 4, alpha: null, targets: ATTENTION_TARGETS };
+    const layout = loraLayout(lora, "unet", (scope) => unet(scope, config, inputs));
+    expect(layout.entries.length).toBe(2 * 128);
+    expect(layout.size).toBe(797_184);
+    expect(layout.scale).toBe(1);
+    expect(layout.entries[0]?.name).toBe(
+      "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight",
+    );
+  });
+});
+
+describe("against diffusers", () => {
+  let runtime: Runtime;
+  beforeAll(async () => {
+    runtime = await Runtime.start({ threads: 1 });
+  });
+  afterAll(() => runtime.close());
+
+  for (const name of ["unet-embedded", "unet-sd15", "unet-sd2"]) {
+    test(`${name}: names and shapes of all parameters are the file's`, async () => {
+      const golden = await openGolden(name);
+      const file = withPrefix(await openWeights(golden.folder), "unet.");
+      const config = parseUnetConfig(golden.config);
+      const inputs = unetInputs(config, { batch: 1, height: 16, width: 16, tokens: 5 });
+      const { parameters } = survey("unet", (scope) => unet(scope, config, inputs));
+      expect(parameters.entries.map((entry) => [entry.name, entry.shape]).sort()).toEqual(
+        [...file.names()].map((key) => [key, file.get(key)?.shape]).sort(),
+      );
+    });
+
+    test(`${name}: output and gradients by inputs and weights agree to 1e-4`, async () => {
+      const golden = await openGolden(name);
+      const config = parseUnetConfig(golden.config);
+      const weights = withPrefix(await openWeights(golden.folder), "unet.");
+      const scope = frozenScope(weights, "unet");
+      const [batch, , height, width] = golden.tensor("input.sample").shape as [number, number, number, number];
+      const inputs = unetInputs(config, { batch, height, width, tokens: 5 });
+      const sample = unet(scope, config, inputs);
+      const trained = golden.names("gradient.parameter.").map((key) => {
+        const shape = weights.get(`unet.${key}`)?.shape ?? [];
+        return [`parameter.${key}`, scope.parameter(key, shape)] as const;
+      });
+      const named = {
+        sample: inputs.sample,
+        timestep: inputs.timestep,
+        encoder_hidden_states: inputs.encoderHiddenStates,
+      };
+      await expectParity(runtime, golden, {
+        inputs: named,
+        outputs: { sample },
+        wrt: {
+          sample: inputs.sample,
+          encoder_hidden_states: inputs.encoderHiddenStates,
+          ...Object.fromEntries(trained),
+        },
+        weights,
+      });
+    });
+
+    test(`${name}: output and gradients with an adapter agree to 1e-4`, async () => {
+      const golden = await openGolden(name);
+      const config = parseUnetConfig(golden.config);
+      const weights = withPrefix(await openWeights(golden.folder), "unet.");
+      const [batch, , height, width] = golden.tensor("input.sample").shape as [number, number, number, number];
+      const inputs = unetInputs(config, { batch, height, width, tokens: 5 });
+      const settings = { rank: 2, alpha: 2, targets: ATTENTION_TARGETS };
+      const layout = loraLayout(settings, "unet", (scope) => unet(scope, config, inputs));
+      const flat = input([layout.size]);
+      const { adapter, parts } = loraAdapter(layout, flat);
+      const sample = unet(frozenScope(weights, "unet", { adapter }), config, inputs);
+
+      const file = await openSafetensors(`${golden.folder}/lora/pytorch_lora_weights.safetensors`);
+      const factors = new Float32Array(layout.size);
+      for (const { name: key, shape, offset } of layout.entries) {
+        const stored = file.get(key);
+        expect(stored?.shape).toEqual(shape);
+        if (stored) factors.set(toFloat32(await readTensor(stored)), offset);
+      }
+      await expectParity(runtime, golden, {
+        inputs: {
+          sample: inputs.sample,
+          timestep: inputs.timestep,
+          encoder_hidden_states: inputs.encoderHiddenStates,
+          lora: flat,
+        },
+        outputs: { sample },
+        wrt: {
+          sample: inputs.sample,
+          encoder_hidden_states: inputs.encoderHiddenStates,
+          ...Object.fromEntries(layout.entries.map((entry, i) => [entry.name, parts[i] as Value])),
+        },
+        weights,
+        results: "lora.",
+        given: { lora: float32(factors, [layout.size]) },
+      });
+    });
+  }
+
+  const resnet = { groups: 4, epsilon: 1e-5, activation: "silu" } as const;
+  const blocks: Record<string, (scope: Scope, x: Record<string, Value>) => Value> = {
+    time_embedding: (scope, x) => timeEmbedding(scope, x.sample as Value, 32),
+    // diffusers activates the time embedding in each block; here it comes activated.
+    "down_blocks.0.resnets.0": (scope, x) =>
+      resnetBlock(scope, x.hidden_states as Value, 8, silu(x.temb as Value), resnet),
+    "down_blocks.1.resnets.0": (scope, x) =>
+      resnetBlock(scope, x.hidden_states as Value, 16, silu(x.temb as Value), resnet),
+    "down_blocks.0.downsamplers.0": (scope, x) => downsample(scope, x.hidden_states as Value, 1),
+    "down_blocks.1.attentions.0": (scope, x) =>
+      transformer2d(scope, x.hidden_states as Value, x.encoder_hidden_states as Value, {
+        heads: 2,
+        layers: 1,
+        groups: 4,
+        useLinearProjection: false,
+      }),
+    "up_blocks.0.upsamplers.0": (scope, x) => upsample(scope, x.hidden_states as Value),
+  };
+  for (const [path, build] of Object.entries(blocks)) {
+    test(`the block ${path} alone agrees to 1e-4`, async () => {
+      const golden = await openGolden("unet-embedded");
+      const weights = withPrefix(await openWeights(golden.folder), "unet.");
+      const at = `block.${path}.`;
+      const inputs = Object.fromEntries(
+        golden.names(`${at}input.`).map((key) => [key, input(golden.tensor(`${at}input.${key}`).shape)]),
+      );
+      const output = build(frozenScope(weights, `unet.${path}`), inputs);
+      await expectParity(runtime, golden, { inputs, outputs: { hidden_states: output }, wrt: inputs, weights, at });
+    });
+  }
+
+  test("the sines and cosines of a timestep agree to 1e-4", async () => {
+    const golden = await openGolden("unet-embedded");
+    const timestep = input([2]);
+    const embedding = sinusoidalEmbedding(timestep, 8, { flipSinToCos: true, freqShift: 0 });
+    const program = await runtime.compile({ name: "time_proj", inputs: { timestep }, outputs: { embedding } });
+    const { data } = golden.tensor("block.time_proj.input.timesteps");
+    const result = await program.run({ timestep: fromNumbers(Array.from(data, Number), [2]) });
+    await program.release();
+    const expected = golden.tensor("block.time_proj.output");
+    expect(relativeError(result.embedding as HostTensor, expected)).toBeLessThan(1e-4);
+  });
+
+  test("one timestep for the whole batch gives what one for each sample gives", async () => {
+    const golden = await openGolden("unet-sd15");
+    const config = parseUnetConfig(golden.config);
+    const weights = withPrefix(await openWeights(golden.folder), "unet.");
+    const shared = unetInputs(config, { batch: 2, height: 16, width: 16, tokens: 5, timesteps: 1 });
+    await expectParity(runtime, golden, {
+      inputs: {
+        sample: shared.sample,
+        timestep: shared.timestep,
+        encoder_hidden_states: shared.encoderHiddenStates,
+      },
+      outputs: { sample: unet(frozenScope(weights, "unet"), config, shared) },
+      wrt: { sample: shared.sample },
+      weights,
+      given: { timestep: fromNumbers([981], [1]) },
+    });
+  });
+});
+
+describe("a U-Net config", () => {
+  test("that names an unknown block is refused with the key, the file and the supported blocks", () => {
+    const config = { ...SD15, down_block_types: ["CrossAttnDownBlock2d", ...SD15.down_block_types.slice(1)] };
+    expect(() => parseUnetConfig(config, "m/unet/config.json")).toThrow(
+      'm/unet/config.json: down_block_types[0] is "CrossAttnDownBlock2d"; supported: DownBlock2D, CrossAttnDownBlock2D (nearest: CrossAttnDownBlock2D)',
+    );
+  });
+
+  test("with an option that would change the model is refused", () => {
+    expect(() => parseUnetConfig({ ...SD15, class_embed_type: "timestep" })).toThrow(
+      'unet/config.json: class_embed_type is "timestep"; supported: null',
+    );
+    expect(() => parseUnetConfig({ ...SD15, addition_embed_type: "text_time" })).toThrow(InputError);
+  });
+
+  test("whose lists do not fit its levels is refused", () => {
+    expect(() => parseUnetConfig({ ...SD15, attention_head_dim: [5, 10] })).toThrow(
+      "attention_head_dim: 2 entries for the 4 levels of block_out_channels",
+    );
+  });
+
+  test("whose groups or heads do not divide its channels is refused", () => {
+    expect(() => parseUnetConfig({ ...SD15, norm_num_groups: 48 })).toThrow("48 groups do not divide 320 channels");
+    expect(() => parseUnetConfig({ ...SD15, attention_head_dim: 7 })).toThrow("7 heads do not divide 320 channels");
+  });
+});
+
+test("a sample whose sides do not halve at every level is refused", () => {
+  const config = parseUnetConfig(SD15);
+  const inputs = unetInputs(config, { batch: 1, height: 12, width: 16, tokens: 77 });
+  expect(() => survey("unet", (scope) => unet(scope, config, inputs))).toThrow("multiples of 8");
+});

@@ -1,0 +1,23 @@
+/** Numbers for people. */
+
+/** Three significant digits, no exponent where one can do without. */
+export function format(value: number): string {
+  if (!Number.isFinite(value)) return String(value);
+  const magnitude = Math.abs(value);
+  if (magnitude !== 0 && (magnitude < 1e-3 || magnitude >= 1e6)) return value.toExponential(1);
+  return magnitude >= 100
+    ? value.toFixed(0)
+    : magnitude >= 10
+      ? value.toFixed(1)
+      : magnitude >= 0.1
+        ? value.toFixed(2)
+        : value.toPrecision(2);
+}
+
+/** Seconds as `7.3 s`, `2 min 5 s` or `3 h 10 min`. */
+export function duration(seconds: number): string {
+  if (seconds < 60) return `${seconds.toPrecision(2)} s`;
+  const whole = Math.round(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)];
+  return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min ${whole % 60} s`;
+}

@@ -1,0 +1,195 @@
+/** `report.html`: what a run did, in one file with its pictures and charts inside, made from the run's folder alone. */
+import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import type { StepMetrics } from "../train/events.js";
+import { loadSettings } from "../train/load-settings.js";
+import type { Settings } from "../train/settings.js";
+import { writeFileAtomic } from "../weights/atomic.js";
+import { lineChart } from "./chart.js";
+import { leaves } from "./config.js";
+import { duration, format } from "./format.js";
+import { type Html, html } from "./html.js";
+import { checkpointFolder, runFiles, samplesFolder, stepFolder, stepsIn } from "./layout.js";
+import { readMetrics } from "./metrics.js";
+import { reportPage } from "./report-page.js";
+import { readSamples } from "./samples.js";
+
+interface Evaluation {
+  readonly step: number;
+  readonly mean: number;
+  readonly std: number;
+  readonly samples: readonly { prompt: string; seed: number; reward: number; png: string }[];
+}
+
+interface Run {
+  readonly path: string;
+  readonly settings: Settings;
+  readonly metrics: readonly StepMetrics[];
+  /** In order of steps; the first is the model as it was. */
+  readonly evaluations: readonly Evaluation[];
+  readonly checkpoints: readonly number[];
+}
+
+export async function writeReport(path: string): Promise<void> {
+  const run = await readRun(path);
+  await writeFileAtomic(join(path, runFiles.report), renderReport(run));
+}
+
+async function readRun(path: string): Promise<Run> {
+  const evaluations: Evaluation[] = [];
+  for (const step of await stepsIn(join(path, runFiles.samples))) {
+    const entries = await readSamples(path, step);
+    const samples = [];
+    for (const { file, ...entry } of entries) {
+      const png = await readFile(join(samplesFolder(path, step), basename(file)), "base64");
+      samples.push({ ...entry, png });
+    }
+    evaluations.push({ step, ...meanAndStd(entries.map(({ reward }) => reward)), samples });
+  }
+  return {
+    path,
+    settings: await loadSettings({ recipe: join(path, runFiles.config) }),
+    metrics: await readMetrics(path),
+    evaluations,
+    checkpoints: await stepsIn(join(path, runFiles.checkpoints)),
+  };
+}
+
+function renderReport(run: Run): string {
+  const { settings, metrics } = run;
+  const title = `${settings.name}: ${settings.reward.name} reward`;
+  return reportPage(
+    title,
+    html`<header>
+<p class="kicker">AlignProp · ${settings.name}</p>
+<h1>${headline(run)}</h1>
+<dl class="tiles">${tiles(run)}</dl>
+</header>
+${pictures(run)}
+<section>
+<h2>Reward</h2>
+${lineChart({
+  title: "Reward over steps",
+  height: 280,
+  series: [
+    {
+      label: "training",
+      className: "train",
+      points: metrics.map((row) => ({ x: row.step, y: row.reward_mean, spread: row.reward_std })),
+    },
+    {
+      label: "held-out",
+      className: "eval",
+      dots: true,
+      points: run.evaluations.map(({ step, mean, std }) => ({ x: step, y: mean, spread: std })),
+    },
+  ],
+})}
+<p class="legend"><span class="key train"></span>training prompts <span class="key eval"></span>held-out prompts, on the
+same noise each time. Bands: one standard deviation. Across: steps.</p>
+</section>
+<section class="pair">
+<div><h2>Loss</h2>${lineChart({ title: "Loss over steps", series: [{ label: "loss", className: "train", points: metrics.map((row) => ({ x: row.step, y: row.loss })) }] })}</div>
+<div><h2>Gradient norm</h2>${lineChart({ title: "Gradient norm over steps", series: [{ label: "gradient norm", className: "train", points: metrics.map((row) => ({ x: row.step, y: row.grad_norm })) }] })}</div>
+</section>
+${usage(run)}
+<section>
+<h2>Settings</h2>
+<table>${[...leaves(settings)].map(([key, value]) => html`<tr><th>${key}</th><td>${settingText(value)}</td></tr>`)}</table>
+</section>`,
+  );
+}
+
+function headline({ settings, metrics, evaluations }: Run): string {
+  const [before, after] = [evaluations[0], evaluations.at(-1)];
+  const steps = metrics.at(-1)?.step ?? 0;
+  if (before === undefined || after === undefined || after.step === before.step) {
+    return `${settings.reward.name} reward after ${steps} steps`;
+  }
+  const gain = after.mean - before.mean;
+  return (
+    `In ${after.step - before.step} steps the ${settings.reward.name} reward on held-out prompts ` +
+    `${gain > 0 ? "rose" : gain < 0 ? "fell" : "stayed"} from ${format(before.mean)} to ${format(after.mean)}` +
+    `${before.std > 0 ? `: ${signed(gain / before.std)} standard deviations of the base model's` : ""}.`
+  );
+}
+
+function tiles({ metrics, evaluations }: Run): Html[] {
+  const [before, after] = [evaluations[0], evaluations.at(-1)];
+  const seconds = metrics.reduce((sum, row) => sum + row.seconds, 0);
+  const peak = Math.max(0, ...metrics.map((row) => row.peak_rss_bytes));
+  const found: [string, string][] = [];
+  if (before !== undefined) found.push(["reward before", `${format(before.mean)} ± ${format(before.std)}`]);
+  if (after !== undefined && after !== before)
+    found.push(["reward after", `${format(after.mean)} ± ${format(after.std)}`]);
+  found.push(["steps", String(metrics.at(-1)?.step ?? 0)]);
+  found.push(["training pictures", String(metrics.at(-1)?.samples ?? 0)]);
+  found.push(["training time", duration(seconds)]);
+  if (metrics.length > 0) found.push(["a step", duration(seconds / metrics.length)]);
+  found.push(["peak memory", `${(peak / 2 ** 30).toFixed(2)} GiB`]);
+  return found.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`);
+}
+
+/** One card for each held-out prompt and seed: the first and the last evaluation side by side, all of them below. */
+function pictures({ evaluations }: Run): Html {
+  const [before, after] = [evaluations[0], evaluations.at(-1)];
+  if (before === undefined || after === undefined) return html``;
+  const cards = before.samples.map(({ prompt, seed }, i) => {
+    const strip = evaluations.map(({ step, samples }) => figure(samples[i], `step ${step}`));
+    const ends =
+      after === before
+        ? [figure(before.samples[i], "before")]
+        : [figure(before.samples[i], "before"), figure(after.samples[i], "after")];
+    return html`<article><h3>${prompt} <small>seed ${seed}</small></h3><div class="ends">${ends}</div>${
+      evaluations.length > 2
+        ? html`<details><summary>all ${evaluations.length} evaluations</summary><div class="strip">${strip}</div></details>`
+        : html``
+    }</article>`;
+  });
+  return html`<section><h2>Before and after</h2><p>Prompts that training never sees, drawn from the same noise.</p>
+<div class="cards">${cards}</div></section>`;
+}
+
+function figure(sample: Evaluation["samples"][number] | undefined, caption: string): Html {
+  if (sample === undefined) return html``;
+  return html`<figure><img src="data:image/png;base64,${sample.png}" alt="${sample.prompt}, ${caption}"><figcaption>${caption} <b>${format(sample.reward)}</b></figcaption></figure>`;
+}
+
+function usage({ path, settings, checkpoints }: Run): Html {
+  const last = checkpoints.at(-1);
+  if (last === undefined) return html``;
+  const adapter = checkpointFolder(path, last);
+  const prompt = settings.prompts.template.replaceAll("{}", () => settings.prompts.eval[0] ?? "");
+  return html`<section>
+<h2>Use the adapter</h2>
+<p>From the command line:</p>
+<pre>alignprop generate --prompt ${JSON.stringify(prompt)} --adapter ${adapter}</pre>
+<p>In diffusers:</p>
+<pre>from diffusers import StableDiffusionPipeline
+
+pipe = StableDiffusionPipeline.from_pretrained(${JSON.stringify(settings.model)})
+pipe.load_lora_weights(${JSON.stringify(adapter)})
+image = pipe(${JSON.stringify(prompt)}, num_inference_steps=${settings.sampling.steps}, guidance_scale=${settings.sampling.guidance_scale}).images[0]</pre>
+<p>In ComfyUI and A1111: put <code>${stepFolder(last)}/${settings.name}.kohya.safetensors</code> into the folder
+<code>models/loras</code> (A1111: <code>models/Lora</code>) and load it as any LoRA, strength 1.</p>
+</section>`;
+}
+
+/** Long lists (prompts) are shortened; `config.yaml` has them in full. */
+function settingText(json: string): string {
+  const value: unknown = JSON.parse(json);
+  if (value === null) return "automatic";
+  if (!Array.isArray(value)) return String(value) || "(empty)";
+  const most = 12;
+  const rest = value.length > most ? ` … and ${value.length - most} more` : "";
+  return value.slice(0, most).join(", ") + rest;
+}
+
+function signed(value: number): string {
+  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
+}
+
+function meanAndStd(values: readonly number[]): { mean: number; std: number } {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return { mean, std: Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length) };
+}

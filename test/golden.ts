@@ -1,0 +1,122 @@
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { expect } from "vitest";
+import { gradients } from "../src/autodiff/index.js";
+import type { Graph } from "../src/graph/graph.js";
+import type { Value } from "../src/graph/value.js";
+import { input } from "../src/ops/index.js";
+import type { Runtime } from "../src/runtime/runtime.js";
+import { fromNumbers, type HostTensor, toNumbers } from "../src/tensor/host.js";
+import { showShape } from "../src/tensor/shape.js";
+import { openSafetensors } from "../src/weights/safetensors.js";
+import { readTensor, type WeightSource } from "../src/weights/source.js";
+
+/** A folder under test/goldens, made by parity/make_goldens.py: what PyTorch computes, in float64. */
+export interface Golden {
+  readonly folder: string;
+  readonly config: unknown;
+  tensor(name: string): HostTensor;
+  /** Names that begin with `prefix`, without it. */
+  names(prefix: string): string[];
+}
+
+export async function openGolden(name: string, { config = "config.json" } = {}): Promise<Golden> {
+  const folder = fileURLToPath(new URL(`./goldens/${name}`, import.meta.url));
+  const file = await openSafetensors(`${folder}/inputs.safetensors`);
+  const tensors = new Map<string, HostTensor>();
+  for (const key of file.names()) {
+    const stored = file.get(key);
+    if (stored) tensors.set(key, await readTensor(stored));
+  }
+  return {
+    folder,
+    config: await readFile(`${folder}/${config}`, "utf8").then(JSON.parse, () => undefined),
+    tensor(key) {
+      const tensor = tensors.get(key);
+      if (!tensor) throw new Error(`golden ${name}: no tensor ${key}; it has ${[...tensors.keys()].join(", ")}`);
+      return tensor;
+    },
+    names: (prefix) =>
+      [...tensors.keys()].filter((key) => key.startsWith(prefix)).map((key) => key.slice(prefix.length)),
+  };
+}
+
+/** Largest difference over the largest expected value. */
+export function relativeError(actual: HostTensor, expected: HostTensor): number {
+  if (showShape(actual.shape) !== showShape(expected.shape)) {
+    throw new Error(`shape ${showShape(actual.shape)}, expected ${showShape(expected.shape)}`);
+  }
+  const [a, b] = [toNumbers(actual), toNumbers(expected)];
+  let difference = 0;
+  let largest = 0;
+  for (const [i, y] of b.entries()) {
+    // Math.max passes NaN on, so that a NaN never counts as agreement.
+    difference = Math.max(difference, Math.abs((a[i] as number) - y));
+    largest = Math.max(largest, Math.abs(y));
+  }
+  return difference / largest;
+}
+
+/**
+ * Runs outputs and gradients of a graph and compares each with the golden: outputs with `<at>output.<name>`, gradients
+ * by inputs and parameters with `<at>gradient.<name>`.
+ */
+export async function expectParity(
+  runtime: Runtime,
+  golden: Golden,
+  {
+    inputs,
+    outputs,
+    wrt,
+    weights,
+    at = "",
+    results = at,
+    given = {},
+    tolerance = 1e-4,
+  }: {
+    inputs: Record<string, Value>;
+    outputs: Record<string, Value>;
+    /** What to differentiate by, under the names that follow `gradient.`. */
+    wrt: Record<string, Value>;
+    weights?: WeightSource;
+    /** Prefix of the golden's tensors. */
+    at?: string;
+    /** Prefix of its outputs and gradients, where that differs. */
+    results?: string;
+    /** Inputs that are not the golden's. */
+    given?: Record<string, HostTensor>;
+    tolerance?: number;
+  },
+): Promise<void> {
+  const upstream = Object.fromEntries(Object.entries(outputs).map(([name, { shape }]) => [name, input(shape)]));
+  const found = gradients(
+    Object.entries(outputs).map(([name, value]) => ({ value, gradient: upstream[name] as Value })),
+    Object.values(wrt),
+  );
+  const named = (kind: string, values: Record<string, Value | undefined>) =>
+    Object.entries(values).map(([name, value]) => {
+      if (!value) throw new Error(`no gradient reaches ${name}`);
+      return [`${kind}.${name}`, value] as const;
+    });
+  const graph: Graph = {
+    name: "parity",
+    inputs: Object.fromEntries([...named("input", inputs), ...named("upstream", upstream)]),
+    outputs: Object.fromEntries([
+      ...named("output", outputs),
+      ...named("gradient", Object.fromEntries(Object.keys(wrt).map((name, i) => [name, found[i]]))),
+    ]),
+  };
+  const feeds = Object.fromEntries(
+    Object.entries(graph.inputs).map(([name, { shape, dtype }]) => {
+      const tensor = given[name.replace("input.", "")] ?? golden.tensor(`${at}${name}`);
+      return [name, tensor.dtype === dtype ? tensor : fromNumbers(toNumbers(tensor), shape, dtype)];
+    }),
+  );
+  const program = await runtime.compile(graph, weights);
+  const computed = await program.run(feeds);
+  await program.release();
+  const errors = Object.entries(computed).map(
+    ([name, tensor]) => [name, relativeError(tensor, golden.tensor(`${results}${name}`))] as const,
+  );
+  expect(errors.filter(([, error]) => !(error < tolerance))).toEqual([]);
+}
