@@ -65,10 +65,12 @@ class Aesthetic(torch.nn.Module):
         self.clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
         weights = {name: x.float() for name, x in load_file(head_file).items()}
         self.layers = torch.nn.ModuleDict()
-        for i in [0, 2, 4, 6, 7]:
+        for i in sorted(int(name.split(".")[1]) for name in weights if name.endswith(".weight")):
             features, inputs = weights[f"layers.{i}.weight"].shape
             self.layers[str(i)] = torch.nn.Linear(inputs, features)
-        self.load_state_dict(weights, strict=False)
+        unknown = self.load_state_dict(weights, strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(f"{head_file}: not an aesthetic head's tensors: {unknown}")
         self.size: int = self.clip.config.vision_config.image_size
         preprocessor = json.loads((Path(clip_folder) / "preprocessor_config.json").read_text())
         for name in ["mean", "std"]:

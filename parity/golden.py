@@ -133,6 +133,7 @@ def write_golden(name: str, about: str, tensors: Tensors, meaning: Mapping[str, 
     unexplained = [key for key in tensors if key not in meaning and not key.startswith(prefixes)]
     if unexplained:
         raise ValueError(f"{name}: say what these tensors mean: {unexplained}")
-    write_json(GOLDENS / name / "golden.json", {"about": about, **facts, "tensors": dict(meaning), "made_with": versions()})
+    described = {"about": about, **facts, "tensors": dict(meaning), "made_with": versions()}
+    write_json(GOLDENS / name / "golden.json", described)
     save_file(storable(tensors), GOLDENS / name / "inputs.safetensors")
     print(f"{name}: {len(tensors)} tensors")

@@ -6,6 +6,7 @@ to truncate, in float32, and again in float64 to show what rounding alone does.
 
 import dataclasses
 import random
+from collections.abc import Callable
 
 import torch
 from alignprop import Aesthetic, Settings, Trainer, kept_steps
@@ -31,19 +32,22 @@ class Run:
     """Whether B starts at 0, as a real run's does; then A has no gradient in the first update."""
 
 
+def every_micro_batch(make: Callable[[], list[int]]) -> Draws:
+    return [[make() for _ in range(MICRO_BATCHES)] for _ in range(UPDATES)]
+
+
 def runs() -> dict[str, Run]:
     draw = random.Random(7).randint
-    each = lambda make: [[make() for _ in range(MICRO_BATCHES)] for _ in range(UPDATES)]  # noqa: E731
-    constant = lambda d: each(lambda: [d] * STEPS)  # noqa: E731
     return {
         "per_step": Run(
-            "a new draw at every step, the published behaviour", each(lambda: [draw(0, STEPS) for _ in range(STEPS)])
+            "a new draw at every step, the published behaviour",
+            every_micro_batch(lambda: [draw(0, STEPS) for _ in range(STEPS)]),
         ),
-        "k1": Run("K=1: only the last step", constant(STEPS - 1)),
-        "full": Run("every step", constant(0), fresh=False),
+        "k1": Run("K=1: only the last step", every_micro_batch(lambda: [STEPS - 1] * STEPS)),
+        "full": Run("every step", every_micro_batch(lambda: [0] * STEPS), fresh=False),
         "maximize": Run(
             "one draw a trajectory, and the loss is minus the reward",
-            each(lambda: [draw(0, STEPS - 1)] * STEPS),
+            every_micro_batch(lambda: [draw(0, STEPS - 1)] * STEPS),
             dataclasses.replace(SETTINGS, loss_form="maximize"),
             fresh=False,
         ),

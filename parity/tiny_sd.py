@@ -18,7 +18,8 @@ REWARD_CLIP = REWARD / "clip"
 REWARD_HEAD = REWARD / "aesthetic" / "model.safetensors"
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-MERGES = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("h", "o"), ("ho", "r"), ("s", "e</w>"), ("hor", "se</w>")]
+PAIRS = ["c a", "ca t</w>", "d o", "do g</w>", "h o", "ho r", "s e</w>", "hor se</w>"]
+MERGES = [tuple(pair.split()) for pair in PAIRS]
 
 TEXTS = [
     "",
@@ -149,7 +150,10 @@ def make_reward(text: dict, vocab: dict[str, int]) -> None:
     write_json(REWARD_HEAD.parent / "config.json", {"widths": widths})
     write_json(
         REWARD / "golden.json",
-        {"about": "an aesthetic reward with random weights: clip/ is a CLIPModel folder, aesthetic/ the head on its image embedding"},
+        {
+            "about": "an aesthetic reward with random weights: clip/ is a CLIPModel folder, aesthetic/ the head on its "
+            "image embedding"
+        },
     )
     print("tiny-reward")
 

@@ -177,7 +177,10 @@ def make_blocks(unet, inputs: Tensors) -> Tensors:
     for handle in handles:
         handle.remove()
 
-    tensors = {"block.time_proj.input.timesteps": inputs["timestep"], "block.time_proj.output": time_projection["output"]}
+    tensors = {
+        "block.time_proj.input.timesteps": inputs["timestep"],
+        "block.time_proj.output": time_projection["output"],
+    }
     for path, names in BLOCKS.items():
         block = modules[path]
 

@@ -8,12 +8,14 @@ import { Rng } from "../src/tensor/rng.js";
 import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
 import { writeFileAtomic } from "../src/weights/atomic.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
-import { readTensor } from "../src/weights/source.js";
+import { readTensor, type WeightSource } from "../src/weights/source.js";
 import type { TrainingGraph } from "./trainable.js";
 
 export interface FitOptions {
   readonly runtime: Runtime;
   readonly training: TrainingGraph;
+  /** Weights that the graph reads and does not train. */
+  readonly frozen?: WeightSource;
   /** The feeds of step 0, 1, …, but the weights; drawn from the step's number, so that a resumed run sees the same. */
   readonly batch: (step: number) => Record<string, HostTensor>;
   readonly steps: number;
@@ -79,7 +81,7 @@ export async function fit(options: FitOptions): Promise<Float32Array> {
   if (progress.step >= steps) return averageDecay > 0 ? average : weights;
 
   console.log(`${name}: ${(layout.size / 1e6).toFixed(2)} M parameters, ${steps} steps`);
-  const program: Program = await runtime.compile(training.graph);
+  const program: Program = await runtime.compile(training.graph, options.frozen);
   const sums = new Map<string, number>();
   let since = performance.now();
   let feeds = batch(progress.step);

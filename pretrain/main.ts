@@ -1,13 +1,94 @@
-import { parseArgs } from "node:util";
+/**
+ * `npm run pretrain`: makes the embedded model and the embedded rewards from rendered pictures, stage by stage, on this
+ * project's own engine. Each stage keeps its state in a folder of its own, so a killed run goes on where it was.
+ */
+import { cp } from "node:fs/promises";
 import path from "node:path";
+import { parseArgs } from "node:util";
+import { parseClipConfig } from "../src/models/clip/config.js";
+import { openClipTokenizer } from "../src/models/clip/tokenizer.js";
+import { parseVaeConfig } from "../src/models/vae/config.js";
 import { Runtime } from "../src/runtime/runtime.js";
+import { HELD_OUT_ANIMALS } from "../src/train/prompts.js";
+import { fromTensors, merge } from "../src/weights/source.js";
+import { trainAesthetic } from "./aesthetic.js";
+import { clipModelConfig, PREPROCESSOR_CONFIG, trainClip } from "./clip.js";
+import { ANIMALS } from "./data/animals.js";
+import { writeTokenizer } from "./data/bpe.js";
+import { CAPTION_WORDS } from "./data/captions.js";
 import { loadIcons } from "./data/icons.js";
-import { trainVae } from "./vae.js";
+import { writeGrid } from "./grid.js";
+import { writeClipFolder, writeModelFolder, writeWeights } from "./model-folder.js";
+import { draw } from "./preview.js";
+import { encodeLatents, SCHEDULER_CONFIG, scalingFactor, trainUnet, UNET_CONFIG } from "./unet.js";
+import { trainVae, VAE_CONFIG } from "./vae.js";
 
-/** `npm run pretrain`: makes the embedded model and the embedded rewards, stage by stage; a killed run goes on. */
-const { values } = parseArgs({ options: { state: { type: "string", default: ".pretrain" } } });
-const folder = (stage: string) => path.join(values.state, stage);
+/** Steps of each stage. */
+const STEPS = { vae: 1000, clip: 1200, aesthetic: 2000, unet: 9000 };
+const SEED = 1;
+
+const { values: options } = parseArgs({
+  options: {
+    state: { type: "string", default: ".pretrain" },
+    models: { type: "string", default: "models" },
+  },
+});
+const stateOf = (stage: string) => path.join(options.state, stage);
+const modelFolder = path.join(options.models, "emoji-64");
+const rewards = path.join(options.models, "rewards");
+const tokenizerFolder = path.join(modelFolder, "tokenizer");
+
 const runtime = await Runtime.start();
 const icons = await loadIcons();
-await trainVae(runtime, icons, folder("vae"), 800, 1);
+await writeTokenizer(tokenizerFolder, CAPTION_WORDS, 32);
+const tokenizer = await openClipTokenizer(tokenizerFolder);
+
+const vae = await trainVae(runtime, icons, stateOf("vae"), STEPS.vae, SEED);
+
+const clipConfig = clipModelConfig(tokenizer);
+const clip = await trainClip(runtime, icons, tokenizer, stateOf("clip"), STEPS.clip, SEED);
+await writeClipFolder(path.join(rewards, "clip"), clipConfig, PREPROCESSOR_CONFIG, clip);
+await cp(tokenizerFolder, path.join(rewards, "clip"), { recursive: true });
+
+const head = await trainAesthetic(runtime, icons, { config: clipConfig, weights: clip }, stateOf("aesthetic"), STEPS.aesthetic, SEED);
+await writeWeights(path.join(rewards, "aesthetic", "model.safetensors"), head);
+
+// As in Stable Diffusion, the generator reads prompts through the text tower of a CLIP.
+const textEncoder = new Map([...clip].filter(([name]) => name.startsWith("clip.text_model.")).map(([name, tensor]) => [name.replace("clip.", "text_encoder."), tensor]));
+const textConfig = { ...clipConfig.text_config, architectures: ["CLIPTextModel"], model_type: "clip_text_model" };
+const frozen = {
+  tokenizer,
+  textEncoder: parseClipConfig(clipConfig).text,
+  vae: parseVaeConfig(VAE_CONFIG),
+  weights: merge(fromTensors(vae), fromTensors(textEncoder)),
+};
+const data = await encodeLatents(runtime, icons, frozen, SEED);
+const scale = scalingFactor(data.latents);
+console.log(`latents: ${data.captions.length} pictures, scaling_factor ${scale}`);
+
+const previews = [...HELD_OUT_ANIMALS, ...ANIMALS.filter((_, i) => i % 4 === 0).slice(0, 10), "three foxes on a blue background"];
+await trainUnet(runtime, {
+  pipeline: frozen,
+  data,
+  scale,
+  folder: stateOf("unet"),
+  steps: STEPS.unet,
+  seed: SEED,
+  onSave: async (step, unet) => {
+    await writeModelFolder(modelFolder, {
+      unet: { config: UNET_CONFIG, weights: unet },
+      vae: { config: { ...VAE_CONFIG, scaling_factor: scale }, weights: vae },
+      textEncoder: { config: textConfig, weights: textEncoder },
+      scheduler: SCHEDULER_CONFIG,
+      tokenizer: tokenizerFolder,
+    });
+    const pictures = [0, 1, 2, 3].flatMap((seed) => previews.map((prompt) => ({ prompt, seed })));
+    const drawn = await draw(runtime, modelFolder, pictures, previews.length);
+    await writeGrid(path.join(stateOf("unet"), `step-${step}.png`), [drawn], {
+      columns: previews.length,
+      labels: pictures.map(({ prompt }) => prompt),
+      scale: 1,
+    });
+  },
+});
 await runtime.close();

@@ -68,9 +68,10 @@ export async function trainVae(runtime: Runtime, icons: Icons, folder: string, s
     }),
     onSave: async (step, current) => {
       // Above, what went in; below, what came out.
-      const scope = frozenScope(fromTensors(flatTensors(training.layout, current)), "vae");
+      const source = fromTensors(flatTensors(training.layout, current));
+      const scope = frozenScope(source, "vae");
       const output = decode(scope, config, encode(scope, config, pixels).mean);
-      const program = await runtime.compile({ name: "vae reconstruction", inputs: { pixels }, outputs: { output } });
+      const program = await runtime.compile({ name: "vae reconstruction", inputs: { pixels }, outputs: { output } }, source);
       const pictures = batchAt(icons, { seed: seed + 1, start: 0, size: BATCH }).pictures;
       const { output: rebuilt } = await program.run({ pixels: float32(pictures, pixels.shape) });
       await program.release();

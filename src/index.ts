@@ -1,1 +1,25 @@
-export {};
+/**
+ * AlignProp as a library: the commands of the command line as functions, and what they take and give.
+ *
+ *     const settings = await loadSettings({ recipe: "default" });
+ *     await train(settings, (event) => console.log(event.kind));
+ */
+export { InputError } from "./tensor/errors.js";
+export { type EvaluateOptions, evaluate } from "./train/evaluate.js";
+export type {
+  EvaluationResult,
+  Plan,
+  RgbImage,
+  StepMetrics,
+  TrainEvent,
+  TrainObserver,
+  TrainResult,
+} from "./train/events.js";
+export { observers } from "./train/events.js";
+export { type GenerateOptions, generate, type Picture } from "./train/generate.js";
+export { loadSettings } from "./train/load-settings.js";
+export { type MixForm, mixAdapters } from "./train/mix.js";
+export { plan } from "./train/plan.js";
+export { type TrainOptions, train } from "./train/recipe.js";
+export type { Settings, SettingsInput } from "./train/settings.js";
+export { type LoraAdapter, readLora, writeKohyaLora, writePeftLora } from "./weights/lora-files.js";

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
 import { alphaBars, ddimSteps, readSchedulerConfig } from "../src/diffusion/ddim.js";
-import { forward, pullback } from "../src/diffusion/trajectory.js";
+import { forward, pullback, type VjpCall } from "../src/diffusion/trajectory.js";
 import { fromNumbers, toFloat32 } from "../src/tensor/host.js";
 import { openGolden, relativeError } from "./golden.js";
 
@@ -48,14 +48,16 @@ describe("DDIM beside diffusers", () => {
 
       // The recorded outputs do not depend on x, so what goes upstream into each is the whole gradient by it.
       const upstreams: Float32Array[] = [];
-      const vjp = async (_: Float32Array, step: number, upstream: Float32Array) => {
+      const vjp = async ({ step, upstream }: VjpCall) => {
         upstreams[step] = upstream;
-        return { dx: new Float32Array(upstream.length), dParameters: new Float32Array() };
+        return { dx: new Float32Array(upstream.length), dParameters: [] };
       };
       const keep = [steps.map(() => true)];
       const dFinal = toFloat32(golden.tensor("upstream.sample"));
       await pullback(steps, { vjp }, trajectory, dFinal, keep, new Float64Array());
-      expect(relativeError(joined(upstreams, shape), golden.tensor(`${name}.gradient.model_output`))).toBeLessThan(1e-4);
+      expect(relativeError(joined(upstreams, shape), golden.tensor(`${name}.gradient.model_output`))).toBeLessThan(
+        1e-4,
+      );
     });
   }
 });

@@ -1,13 +1,15 @@
 /** Pretraining data, rendered on demand: sample `index` under a seed is the same on every machine and in any order. */
 import { Rng } from "../../src/tensor/rng.js";
 import { animalIndex } from "./animals.js";
-import { caption } from "./captions.js";
+import { describe, sampleTelling, type Telling } from "./captions.js";
 import type { Icons } from "./icons.js";
 import { PICTURE_LENGTH, renderScene } from "./render.js";
 import { type Scene, type SceneVariation, sampleScene } from "./scene.js";
 
 export interface Sample {
   readonly scene: Scene;
+  /** What the caption tells of the scene. */
+  readonly telling: Telling;
   readonly caption: string;
 }
 
@@ -15,7 +17,8 @@ export interface Sample {
 export function sampleAt(seed: number, index: number, variation: SceneVariation = {}): Sample {
   const rng = new Rng(seed, index);
   const scene = sampleScene(rng, variation);
-  return { scene, caption: caption(scene, rng) };
+  const telling = sampleTelling(rng);
+  return { scene, telling, caption: describe(scene, telling) };
 }
 
 export interface Batch {

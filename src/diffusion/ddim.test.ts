@@ -20,7 +20,10 @@ describe("DDIM", () => {
   for (const prediction of ["epsilon", "v_prediction", "sample"] satisfies Prediction[]) {
     test(`carries an image back along its own noise when the U-Net predicts ${prediction} perfectly`, () => {
       // x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε lies on one trajectory; a perfect prediction must stay on it down to ᾱ = 1.
-      const config = readSchedulerConfig({ ...stableDiffusion, set_alpha_to_one: true, prediction_type: prediction }, "test");
+      const config = readSchedulerConfig(
+        { ...stableDiffusion, set_alpha_to_one: true, prediction_type: prediction },
+        "test",
+      );
       const alphaBar = alphaBars(config);
       const [x0, epsilon] = [0.3, -1.2];
       const steps = ddimSteps(config, 10);
@@ -62,7 +65,8 @@ describe("DDIM", () => {
   });
 
   test("refuses clipping, an unknown schedule and impossible step counts by name", () => {
-    const read = (changes: object) => () => readSchedulerConfig({ ...stableDiffusion, ...changes }, "scheduler_config.json");
+    const read = (changes: object) => () =>
+      readSchedulerConfig({ ...stableDiffusion, ...changes }, "scheduler_config.json");
     expect(read({ clip_sample: true })).toThrow(/scheduler_config.json: clip_sample is true; supported: false/);
     expect(read({ beta_schedule: "sigmoid" })).toThrow(/beta_schedule.*squaredcos_cap_v2/);
     expect(() => ddimSteps(read({})(), 0)).toThrow(/0 is not a whole number from 1 to 1000/);

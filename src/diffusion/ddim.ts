@@ -125,7 +125,9 @@ function betas({ num_train_timesteps: T, beta_start, beta_end, beta_schedule, tr
 /** Which of the training timesteps the chain visits, from noise to image (Lin et al. 2024, table 2, names the spacings). */
 function timesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }: SchedulerConfig, steps: number) {
   if (!Number.isInteger(steps) || steps < 1 || steps > T) {
-    throw new InputError(`sampling steps: ${steps} is not a whole number from 1 to ${T} (the scheduler's training steps)`);
+    throw new InputError(
+      `sampling steps: ${steps} is not a whole number from 1 to ${T} (the scheduler's training steps)`,
+    );
   }
   const visited = ((): number[] => {
     switch (timestep_spacing) {
@@ -136,7 +138,9 @@ function timesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }: S
       case "trailing":
         return Array.from({ length: steps }, (_, i) => roundHalfToEven(T - (i * T) / steps) - 1);
       case "linspace":
-        return linspace(0, T - 1, steps).reverse().map(roundHalfToEven);
+        return linspace(0, T - 1, steps)
+          .reverse()
+          .map(roundHalfToEven);
     }
   })();
   const highest = Math.max(...visited);

@@ -1,5 +1,5 @@
-import { add, concat, mul, slice, sub } from "../ops/index.js";
 import type { Value } from "../graph/value.js";
+import { add, concat, mul, slice, sub } from "../ops/index.js";
 
 /** A U-Net already bound to its weights: latents [n, c, h, w], timestep [1], text [n, tokens, width] → output like the latents. */
 export type PredictNoise = (latents: Value, timestep: Value, text: Value) => Value;

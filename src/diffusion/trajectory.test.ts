@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { Rng } from "../tensor/rng.js";
 import { ddimSteps, readSchedulerConfig } from "./ddim.js";
-import { type Denoiser, forward, type KeepMask, pullback } from "./trajectory.js";
+import { type Denoiser, forward, type KeepMask, pullback, type VjpCall } from "./trajectory.js";
 
 const config = readSchedulerConfig({ beta_schedule: "scaled_linear", clip_sample: false }, "test");
 const steps = ddimSteps(config, 5);
@@ -10,12 +10,12 @@ const rowSize = 3;
 
 /** A U-Net of two parameters: ε̂_j = tanh(p · x_j + q · (step + 1)). */
 function analytic([p, q]: readonly [number, number]) {
-  const asked: { step: number; wantsDx: boolean }[] = [];
+  const asked: Pick<VjpCall, "step" | "pictures" | "wantsDx">[] = [];
   const activation = (x: number, step: number) => Math.tanh(p * x + q * (step + 1));
   const denoiser: Denoiser = {
     predict: async (x, step) => x.map((value) => activation(value, step)),
-    vjp: async (x, step, upstream, wantsDx) => {
-      asked.push({ step, wantsDx });
+    vjp: async ({ step, pictures, x, upstream, wantsDx }) => {
+      asked.push({ step, pictures, wantsDx });
       // dε̂/dx = (1 − ε̂²) p, dε̂/dp = (1 − ε̂²) x, dε̂/dq = (1 − ε̂²) (step + 1)
       const local = upstream.map((u, j) => u * (1 - activation(x[j] as number, step) ** 2));
       const sum = (values: Float32Array) => values.reduce((total, value) => total + value, 0);
@@ -27,7 +27,12 @@ function analytic([p, q]: readonly [number, number]) {
 }
 
 /** L = Σ x_0² / 2 in float64, where dropped steps use the outputs recorded at the unperturbed parameters. */
-function truncatedLoss([p, q]: readonly [number, number], initial: Float32Array, keep: KeepMask, recorded?: number[][]) {
+function truncatedLoss(
+  [p, q]: readonly [number, number],
+  initial: Float32Array,
+  keep: KeepMask,
+  recorded?: number[][],
+) {
   const { activation } = analytic([p, q]);
   const outputs: number[][] = [];
   let x = [...initial];
@@ -80,15 +85,15 @@ describe("pullback", () => {
     });
   }
 
-  test("computes a VJP only where a sample keeps its step, and dx only where an earlier kept step needs it", async () => {
+  test("asks for a VJP only for the pictures that keep a step, and for dx only where they keep an earlier one too", async () => {
     const { denoiser, asked } = analytic([0.7, -0.2]);
     const trajectory = await forward(steps, denoiser, new Rng(1).normals(batch * rowSize), () => new Float32Array());
     const keep = masks["scattered steps that differ between the samples"] as KeepMask;
     await pullback(steps, denoiser, trajectory, trajectory.final, keep, new Float64Array(2));
     expect(asked).toEqual([
-      { step: 4, wantsDx: true },
-      { step: 3, wantsDx: true },
-      { step: 1, wantsDx: false },
+      { step: 4, pictures: [0], wantsDx: true },
+      { step: 3, pictures: [1], wantsDx: false },
+      { step: 1, pictures: [0], wantsDx: false },
     ]);
   });
 

@@ -3,24 +3,32 @@
  *
  * Forward keeps x_t of each step and nothing else. Backward recomputes the U-Net where a step keeps its gradient and
  * crosses the other steps through DDIM's linear term alone: a dropped step treats the U-Net's output as a constant, not
- * the latent. This is the gradient checkpointing of AlignProp (Prabhudesai et al. 2023, arXiv 2310.03739, section 4), with
+ * the latent. This is the gradient checkpointing of AlignProp (Prabhudesai et al. 2023, arXiv 2310.03739), with
  * the truncation as a mask over steps.
  */
 import type { DdimStep } from "./ddim.js";
 
-/** What the chain needs of a U-Net; `x` holds the batch's latents, row after row, and `step` counts from 0 at the noise. */
+/** What the chain needs of a U-Net. Latents are held picture after picture; `step` counts from 0 at the noise. */
 export interface Denoiser {
   predict(x: Float32Array, step: number): Promise<Float32Array>;
-  /**
-   * The vector-Jacobian product of `predict` at `x`: upstream = dL/d output → dL/dx (only where asked for) and
-   * dL/d parameters summed over the batch.
-   */
-  vjp(x: Float32Array, step: number, upstream: Float32Array, wantsDx: boolean): Promise<Vjp>;
+  vjp(call: VjpCall): Promise<Vjp>;
+}
+
+/** A vector-Jacobian product of `predict` for some of the pictures: upstream is dL/d output. */
+export interface VjpCall {
+  readonly step: number;
+  /** Which pictures: `x` and `upstream` hold these and no others. */
+  readonly pictures: readonly number[];
+  readonly x: Float32Array;
+  readonly upstream: Float32Array;
+  readonly wantsDx: boolean;
 }
 
 export interface Vjp {
+  /** Like `x`; null where it was not wanted. */
   readonly dx: Float32Array | null;
-  readonly dParameters: Float32Array;
+  /** Summed over the pictures. */
+  readonly dParameters: ArrayLike<number>;
 }
 
 export interface Trajectory {
@@ -55,15 +63,16 @@ export async function forward(
   return { latents, final: x };
 }
 
-/** For each sample of the batch, for each step: does the U-Net's output keep its gradient there? */
+/** For each picture, for each step: does the U-Net's output keep its gradient there? */
 export type KeepMask = readonly (readonly boolean[])[];
 
 /**
- * Walks dL/dx_0 back through the chain and adds dL/d parameters to `gradient`.
+ * Walks dL/dx_0 of any number of pictures back through the chain and adds dL/d parameters to `gradient`.
  *
  *     dL/dx_t = a · dL/dx_{t-1} + [kept] · VJP(b · dL/dx_{t-1})
  *
- * Stops at the earliest step that any sample keeps: nothing before it has a gradient to receive.
+ * All pictures walk in step, and a step's VJP is asked for those that keep it. Stops at the earliest step that any picture
+ * keeps: nothing before it has a gradient to receive.
  */
 export async function pullback(
   steps: readonly DdimStep[],
@@ -73,25 +82,37 @@ export async function pullback(
   keep: KeepMask,
   gradient: Float64Array,
 ): Promise<void> {
-  const kept = steps.map((_, i) => keep.some((sample) => sample[i]));
-  const earliest = kept.indexOf(true);
+  const size = dFinal.length / keep.length;
+  const everyPicture = keep.map((_, picture) => picture);
+  const keptAt = steps.map((_, i) => everyPicture.filter((picture) => keep[picture]?.[i]));
+  const earliest = keptAt.findIndex((pictures) => pictures.length > 0);
   if (earliest < 0) return;
 
-  const rowSize = dFinal.length / keep.length;
-  let dx = dFinal;
+  const dx = dFinal.slice();
   for (let i = steps.length - 1; i >= earliest; i--) {
     const { a, b } = steps[i] as DdimStep;
-    const before = dx.map((value) => a * value);
-    if (kept[i]) {
-      const upstream = new Float32Array(dx.length);
-      for (const [sample, mask] of keep.entries()) {
-        if (!mask[i]) continue; // a row of zeros asks the VJP for nothing
-        for (let j = sample * rowSize; j < (sample + 1) * rowSize; j++) upstream[j] = b * (dx[j] as number);
+    const pictures = keptAt[i] as number[];
+    const upstream = take(dx, pictures, size).map((value) => b * value);
+    for (let j = 0; j < dx.length; j++) dx[j] = a * (dx[j] as number);
+    if (pictures.length === 0) continue;
+
+    const x = take(trajectory.latents[i] as Float32Array, pictures, size);
+    const wantsDx = pictures.some((picture) => keep[picture]?.slice(0, i).includes(true));
+    const vjp = await denoiser.vjp({ step: i, pictures, x, upstream, wantsDx });
+    for (let j = 0; j < gradient.length; j++) gradient[j] = (gradient[j] as number) + (vjp.dParameters[j] as number);
+    for (const [n, picture] of pictures.entries()) {
+      for (let j = 0; vjp.dx && j < size; j++) {
+        const at = picture * size + j;
+        dx[at] = (dx[at] as number) + (vjp.dx[n * size + j] as number);
       }
-      const vjp = await denoiser.vjp(trajectory.latents[i] as Float32Array, i, upstream, i > earliest);
-      for (const [j, value] of vjp.dParameters.entries()) gradient[j] = (gradient[j] as number) + value;
-      if (vjp.dx) for (const [j, value] of vjp.dx.entries()) before[j] = (before[j] as number) + value;
     }
-    dx = before;
   }
+}
+
+/** Some of the pictures, in the order given. */
+function take(values: Float32Array, pictures: readonly number[], size: number): Float32Array {
+  const out = new Float32Array(pictures.length * size);
+  for (const [n, picture] of pictures.entries())
+    out.set(values.subarray(picture * size, (picture + 1) * size), n * size);
+  return out;
 }

@@ -3,7 +3,7 @@ import { apply1, type F64Array, type OpDef, showType, type TensorType, type Valu
 import { broadcastOffsets } from "./elementwise.js";
 import { reshape, transpose } from "./movement.js";
 
-interface MatmulAttrs {
+export interface MatmulAttrs {
   readonly transposeA: boolean;
   readonly transposeB: boolean;
 }

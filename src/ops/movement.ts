@@ -63,7 +63,7 @@ export const broadcastToOp: OpDef<{ readonly shape: Shape }> = {
   ],
 };
 
-interface SliceAttrs {
+export interface SliceAttrs {
   readonly axis: number;
   readonly start: number;
   readonly stop: number;

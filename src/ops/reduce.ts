@@ -2,7 +2,7 @@ import { normalizeAxis, type Shape, sizeOf } from "../tensor/shape.js";
 import { apply1, type F64Array, type OpDef, type TensorType, type Value } from "../graph/value.js";
 import { broadcastOffsets } from "./elementwise.js";
 
-interface ReduceAttrs {
+export interface ReduceAttrs {
   readonly axes: readonly number[];
   readonly keepDims: boolean;
 }

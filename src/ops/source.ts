@@ -5,7 +5,7 @@ import { apply1, type OpDef, type Value } from "../graph/value.js";
 
 /** Where values come from: the caller's tensors, a model's weights, and literals. */
 
-interface TypeAttrs {
+export interface TypeAttrs {
   readonly shape: Shape;
   readonly dtype: DType;
 }

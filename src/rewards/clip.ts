@@ -32,10 +32,7 @@ export async function openClip(folder: string): Promise<ClipFolder> {
   const weights = withPrefix(await openWeights(folder), "reward.clip.");
   return {
     config: parseClipConfig(await readConfig(folder, z.unknown()), join(folder, "config.json")),
-    normalization: parseNormalization(
-      await readConfig(folder, z.unknown(), preprocessor),
-      join(folder, preprocessor),
-    ),
+    normalization: parseNormalization(await readConfig(folder, z.unknown(), preprocessor), join(folder, preprocessor)),
     weights,
     scope: frozenScope(weights, "reward.clip"),
   };

@@ -1,6 +1,6 @@
 /**
  * How well a picture compresses: minus its size as a JPEG of quality 95 in kilobytes, the reward of DDPO (Black et al. 2023,
- * arXiv 2305.13301, section 5.1), here through an estimate that has a gradient (`jpeg.ts`). Incompressibility is its
+ * arXiv 2305.13301), here through an estimate that has a gradient (`jpeg.ts`). Incompressibility is its
  * negative.
  */
 import { neg } from "../ops/index.js";

@@ -36,7 +36,7 @@ function estimate(picture: Picture, options: JpegOptions): number {
   const shape = [1, 3, picture.size, picture.size];
   const images = input(shape);
   const graph = { name: "jpeg", inputs: { images }, outputs: { kilobytes: jpegKilobytes(images, options) } };
-  return interpret(graph, { images: { shape, data: planes(picture) } })["kilobytes"]?.data[0] as number;
+  return interpret(graph, { images: { shape, data: planes(picture) } }).kilobytes?.data[0] as number;
 }
 
 /** The bytes that libjpeg writes after the last header. */
@@ -56,8 +56,16 @@ describe("the JPEG size estimate", () => {
       test(`is within 15 % of libjpeg's output at quality ${quality} and ${subsampling}`, async () => {
         const face = `<circle cx="32" cy="34" r="22" fill="#c84"/><circle cx="24" cy="28" r="4"/><circle cx="40" cy="28" r="4"/>
           <path d="M20 42 Q32 54 44 42" stroke="#400" stroke-width="3" fill="none"/><path d="M12 20 L18 6 L26 16 Z" fill="#642"/>`;
-        const stripes = Array.from({ length: 8 }, (_, i) => `<path d="M${i * 9} 4 L${i * 6 + 8} 60" stroke="#222" stroke-width="4"/>`);
-        const pictures = [await drawing(face, 64), await drawing(stripes.join(""), 64), await noise(0.6), await noise(2)];
+        const stripes = Array.from(
+          { length: 8 },
+          (_, i) => `<path d="M${i * 9} 4 L${i * 6 + 8} 60" stroke="#222" stroke-width="4"/>`,
+        );
+        const pictures = [
+          await drawing(face, 64),
+          await drawing(stripes.join(""), 64),
+          await noise(0.6),
+          await noise(2),
+        ];
         for (const picture of pictures) {
           const actual = await encodedKilobytes(picture, { quality, subsampling });
           expect(estimate(picture, { quality, subsampling }) / actual).toBeGreaterThan(0.85);
@@ -92,9 +100,9 @@ describe("the JPEG size estimate", () => {
     if (!dImages) throw new Error("no gradient");
     const graph = { name: "jpeg", inputs: { images }, outputs: { kilobytes, dImages } };
     const run = (data: Float64Array) => interpret(graph, { images: { shape, data } });
-    const gradient = run(pixels)["dImages"]?.data as Float64Array;
+    const gradient = run(pixels).dImages?.data as Float64Array;
     for (const index of [0, 100, 300, 767]) {
-      const shifted = (h: number) => run(pixels.map((p, i) => (i === index ? p + h : p)))["kilobytes"]?.data[0] as number;
+      const shifted = (h: number) => run(pixels.map((p, i) => (i === index ? p + h : p))).kilobytes?.data[0] as number;
       const numeric = (shifted(1e-6) - shifted(-1e-6)) / 2e-6;
       expect(Math.abs((gradient[index] as number) - numeric)).toBeLessThan(1e-4 * Math.abs(numeric) + 1e-7);
     }

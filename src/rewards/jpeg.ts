@@ -13,7 +13,24 @@
  * out: they are the same for every picture.
  */
 import type { Value } from "../graph/value.js";
-import { abs, add, averagePool, broadcastTo, concat, constant, conv2d, div, log, matmul, mul, reshape, slice, sub, sum, transpose } from "../ops/index.js";
+import {
+  abs,
+  add,
+  averagePool,
+  broadcastTo,
+  concat,
+  constant,
+  conv2d,
+  div,
+  log,
+  matmul,
+  mul,
+  reshape,
+  slice,
+  sub,
+  sum,
+  transpose,
+} from "../ops/index.js";
 
 export const BITS_PER_MAGNITUDE_BIT = 2.5;
 
@@ -26,9 +43,9 @@ export interface JpegOptions {
 
 /** T.81 table K.1, for luminance, row by row. */
 const LUMINANCE = [
-  16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87,
-  80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92,
-  95, 98, 112, 100, 103, 99,
+  16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
+  87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
+  72, 92, 95, 98, 112, 100, 103, 99,
 ];
 /** T.81 table K.2, for chrominance: 99 outside its first corner. */
 const CHROMINANCE_CORNER = [

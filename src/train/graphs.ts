@@ -63,8 +63,7 @@ function denoise(pipeline: Pipeline, layout: LoraLayout | undefined, { batch, si
   const { adapter, parts } = layout && lora ? loraAdapter(layout, lora) : { adapter: undefined, parts: [] };
   const scope = frozenScope(pipeline.weights, "unet", { adapter });
   const output = guided(
-    (sample, timestep, encoderHiddenStates) =>
-      unet(scope, pipeline.unet, { sample, timestep, encoderHiddenStates }),
+    (sample, timestep, encoderHiddenStates) => unet(scope, pipeline.unet, { sample, timestep, encoderHiddenStates }),
     latents,
     timestep,
     text,

@@ -29,7 +29,13 @@ export interface LatentSize {
 }
 
 /** Schedulers of one family: they differ in how they sample, not in how the model was trained. */
-const SCHEDULERS = ["DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler"];
+const SCHEDULERS = [
+  "DDIMScheduler",
+  "DDPMScheduler",
+  "PNDMScheduler",
+  "LMSDiscreteScheduler",
+  "EulerDiscreteScheduler",
+];
 
 export async function openPipeline(path: string): Promise<Pipeline> {
   const folder = await openModelFolder(path);
@@ -97,10 +103,23 @@ export function latentSize(pipeline: Pipeline, height: number | null, width: num
     }
     if (wanted % unit !== 0) {
       const near = Math.max(1, Math.round(wanted / unit)) * unit;
-      throw new InputError(`sampling.${name}: ${wanted} pixels is not a multiple of ${unit}, which this model needs; try ${near}`);
+      throw new InputError(
+        `sampling.${name}: ${wanted} pixels is not a multiple of ${unit}, which this model needs; try ${near}`,
+      );
     }
     return wanted / factor;
   };
   const [trainedHeight, trainedWidth] = pipeline.unet.sampleSize ?? [];
   return { height: side("height", height, trainedHeight), width: side("width", width, trainedWidth) };
+}
+
+/** A warning for each prompt that is longer than the text encoder reads. */
+export function truncationWarnings({ tokenizer }: Pipeline, prompts: Iterable<string>): string[] {
+  return [...new Set(prompts)].flatMap((prompt) => {
+    const { truncated } = tokenizer.encode(prompt);
+    const start = prompt.length > 60 ? `${prompt.slice(0, 57)}…` : prompt;
+    return truncated === undefined
+      ? []
+      : [`the prompt "${start}" is longer than ${tokenizer.maxLength} tokens; its end is left out: "${truncated}"`];
+  });
 }

@@ -19,12 +19,6 @@ export interface SamplingOptions {
   readonly width: number | null;
 }
 
-/** An adapter of the U-Net: which factors, and their values in one vector. */
-export interface FlatLora {
-  readonly layout: LoraLayout;
-  readonly weights: Float32Array;
-}
-
 /** What the U-Net is told besides latents and timestep; the same at every step. */
 export type Conditioning = Readonly<Record<string, HostTensor>>;
 
@@ -133,7 +127,11 @@ const INITIAL = 0;
 const STEPS = 1;
 
 /** A picture's noise: the latents it starts from and, where eta is positive, what each step adds. Its `key` makes it its own. */
-export function pictureNoise(elements: number, seed: number, ...key: number[]): { initial: Float32Array; step: StepNoise } {
+export function pictureNoise(
+  elements: number,
+  seed: number,
+  ...key: number[]
+): { initial: Float32Array; step: StepNoise } {
   return {
     initial: new Rng(seed, ...key, INITIAL).normals(elements),
     step: (step) => new Rng(seed, ...key, STEPS, step).normals(elements),

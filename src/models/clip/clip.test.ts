@@ -11,7 +11,6 @@ import { parseClipConfig, parseClipTextConfig } from "./config.js";
 import { clipPixels, parseNormalization } from "./preprocess.js";
 import { clipText, endOfText, pooledText } from "./text.js";
 
-/** The file's tensors, less the position numbers that older transformers versions saved. */
 function shapesOf(source: WeightSource) {
   return [...source.names()].map((name) => [name, source.get(name)?.shape]).sort();
 }

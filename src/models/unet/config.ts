@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { activations } from "../../nn/layers.js";
+import { type Activation, activations } from "../../nn/layers.js";
 import { count, only, parseConfig } from "../config.js";
 
 /**
@@ -17,7 +17,7 @@ export interface UnetConfig {
   readonly crossAttentionDim: number;
   readonly normNumGroups: number;
   readonly normEps: number;
-  readonly activation: keyof typeof activations;
+  readonly activation: Activation;
   readonly useLinearProjection: boolean;
   readonly flipSinToCos: boolean;
   readonly freqShift: number;
@@ -60,7 +60,7 @@ const schema = z
     block_out_channels: z.array(count).min(1).default([320, 640, 1280, 1280]),
     layers_per_block: perLevel.default(2),
     downsample_padding: z.int().min(0).default(1),
-    act_fn: z.enum(activationNames()).default("silu"),
+    act_fn: z.enum(Object.keys(activations) as Activation[]).default("silu"),
     norm_num_groups: count.default(32),
     norm_eps: z.number().positive().default(1e-5),
     cross_attention_dim: count.default(1280),
@@ -77,7 +77,7 @@ const schema = z
     dual_cross_attention: only(false),
     encoder_hid_dim: only(null),
     encoder_hid_dim_type: only(null),
-    mid_block_only_cross_attention: z.union([z.literal(null), z.literal(false)]).optional(),
+    mid_block_only_cross_attention: z.literal([null, false]).optional(),
     mid_block_scale_factor: only(1),
     num_class_embeds: only(null),
     only_cross_attention: only(false),
@@ -113,8 +113,15 @@ const schema = z
       if (channels % config.norm_num_groups !== 0) {
         fault("norm_num_groups", `${config.norm_num_groups} groups do not divide ${channels} channels`);
       }
-      if (channels % (atLevel(heads, level) ?? 1) !== 0) {
-        fault("attention_head_dim", `${atLevel(heads, level)} heads do not divide ${channels} channels`);
+      // The middle block, at the last level's width, attends whatever the others do.
+      const attends =
+        level === levels - 1 ||
+        config.down_block_types[level] === "CrossAttnDownBlock2D" ||
+        config.up_block_types[levels - 1 - level] === "CrossAttnUpBlock2D";
+      const headCount = atLevel(heads, level) ?? 1;
+      if (attends && channels % headCount !== 0) {
+        const key = config.num_attention_heads ? "num_attention_heads" : "attention_head_dim";
+        fault(key, `${headCount} heads do not divide ${channels} channels`);
       }
     }
     if ((config.block_out_channels[0] ?? 0) % 2 !== 0) {
@@ -154,8 +161,4 @@ export function parseUnetConfig(json: unknown, file = "unet/config.json"): UnetC
 
 function atLevel(value: number | readonly number[], level: number): number | undefined {
   return typeof value === "number" ? value : value[level];
-}
-
-function activationNames() {
-  return Object.keys(activations) as (keyof typeof activations)[];
 }

@@ -6,10 +6,10 @@ import { frozenScope, type Scope, survey } from "../../nn/scope.js";
 import { input, silu } from "../../ops/index.js";
 import { Runtime } from "../../runtime/runtime.js";
 import { InputError } from "../../tensor/errors.js";
-import { float32, fromNumbers, type HostTensor, toFloat32 } from "../../tensor/host.js";
+import { float32, fromNumbers, type HostTensor, toFloat32, toNumbers } from "../../tensor/host.js";
 import { openWeights } from "../../weights/folder.js";
 import { openSafetensors } from "../../weights/safetensors.js";
-import { readTensor, withPrefix } from "../../weights/source.js";
+import { fromTensors, readTensor, withPrefix } from "../../weights/source.js";
 import { downsample, resnetBlock, upsample } from "../resnet.js";
 import { parseUnetConfig } from "./config.js";
 import { sinusoidalEmbedding, timeEmbedding } from "./time-embedding.js";
@@ -178,6 +178,27 @@ describe("against diffusers", () => {
     expect(relativeError(result.embedding as HostTensor, expected)).toBeLessThan(1e-4);
   });
 
+  test("weights stored as float16 give the same prediction but for their rounding", async () => {
+    const golden = await openGolden("unet-embedded");
+    const config = parseUnetConfig(golden.config);
+    const file = withPrefix(await openWeights(golden.folder), "unet.");
+    const halves = new Map<string, HostTensor>();
+    for (const key of file.names()) {
+      const stored = file.get(key);
+      if (stored) halves.set(key, fromNumbers(toNumbers(await readTensor(stored)), stored.shape, "float16"));
+    }
+    const weights = fromTensors(halves);
+    const { sample, timestep, encoderHiddenStates } = unetInputs(config, { batch: 2, height: 8, width: 8, tokens: 5 });
+    await expectParity(runtime, golden, {
+      inputs: { sample, timestep, encoder_hidden_states: encoderHiddenStates },
+      outputs: { sample: unet(frozenScope(weights, "unet"), config, { sample, timestep, encoderHiddenStates }) },
+      wrt: { sample },
+      weights,
+      // Half precision has a relative step of 2^-11, about 5e-4; layers add theirs up.
+      tolerance: 1e-2,
+    });
+  });
+
   test("one timestep for the whole batch gives what one for each sample gives", async () => {
     const golden = await openGolden("unet-sd15");
     const config = parseUnetConfig(golden.config);
@@ -221,6 +242,14 @@ describe("a U-Net config", () => {
   test("whose groups or heads do not divide its channels is refused", () => {
     expect(() => parseUnetConfig({ ...SD15, norm_num_groups: 48 })).toThrow("48 groups do not divide 320 channels");
     expect(() => parseUnetConfig({ ...SD15, attention_head_dim: 7 })).toThrow("7 heads do not divide 320 channels");
+  });
+
+  test("may have a number of heads that does not divide a level without attention", () => {
+    const config = { ...SD15, block_out_channels: [320, 640, 1280, 1280], attention_head_dim: [7, 8, 8, 8] };
+    const down = ["DownBlock2D", ...SD15.down_block_types.slice(1)];
+    const up = [...SD15.up_block_types.slice(0, 3), "UpBlock2D"];
+    expect(parseUnetConfig({ ...config, down_block_types: down, up_block_types: up }).levels[0]?.heads).toBe(7);
+    expect(() => parseUnetConfig(config)).toThrow("attention_head_dim: 7 heads");
   });
 });
 

@@ -14,7 +14,7 @@ export function alignprop(truncation: TruncationSettings): Estimator {
     mask: (steps, rng) => drawMask(truncation, steps, rng),
     // dL/dx_t serves earlier kept steps; where only the last step is ever kept, there are none.
     needsDx: (steps) => earliestKept(truncation, steps) < steps - 1,
-    accumulate: ({ steps, denoiser, trajectory }, dFinal, keep, gradient) =>
-      pullback(steps, denoiser, trajectory, dFinal, keep, gradient),
+    accumulate: ({ steps, vjp, trajectory }, dFinal, keep, gradient) =>
+      pullback(steps, { vjp }, trajectory, dFinal, keep, gradient),
   };
 }

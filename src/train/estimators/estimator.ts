@@ -12,12 +12,12 @@ export interface Estimator {
   mask(steps: number, rng: Rng): boolean[];
   /** Whether the U-Net's vector-Jacobian product ever has to return dL/dx_t besides the adapter's gradient. */
   needsDx(steps: number): boolean;
-  /** Adds a micro-batch's gradient to `gradient`; `dFinal` is dL/dx_0 and `keep` its samples' masks. */
+  /** Adds the gradient of all samples to `gradient`; `dFinal` is dL/dx_0 and `keep` the samples' masks. */
   accumulate(chain: Chain, dFinal: Float32Array, keep: KeepMask, gradient: Float64Array): Promise<void>;
 }
 
 export interface Chain {
   readonly steps: readonly DdimStep[];
-  readonly denoiser: Denoiser;
+  readonly vjp: Denoiser["vjp"];
   readonly trajectory: Trajectory;
 }

@@ -1,5 +1,5 @@
 /**
- * Which denoising steps keep the gradient of the noise they predict (AlignProp, arXiv 2310.03739, section 4.2, "randomized
+ * Which denoising steps keep the gradient of the noise they predict (AlignProp, arXiv 2310.03739: "randomized
  * truncated back-propagation"). Steps count from 0 at the noise; a draw of d detaches the steps before d.
  */
 import type { Rng } from "../../tensor/rng.js";

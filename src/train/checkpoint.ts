@@ -1,0 +1,144 @@
+/**
+ * What a checkpoint holds: the adapter under the names of diffusers and of kohya, and the training state, from which a run
+ * goes on as if it had never stopped. Every random number belongs to a picture's number (`samples.ts`), so the step is all
+ * there is to remember of them.
+ */
+import { join } from "node:path";
+import { z } from "zod";
+import { InputError } from "../tensor/errors.js";
+import { float32, toFloat32 } from "../tensor/host.js";
+import { showShape } from "../tensor/shape.js";
+import { parseJson } from "../weights/json.js";
+import { kohyaLora, PEFT_FILE, peftLora } from "../weights/lora-files.js";
+import { openSafetensors, safetensorsChunks } from "../weights/safetensors.js";
+import { readTensor } from "../weights/source.js";
+import { type FlatLora, toModules } from "./adapter.js";
+import type { AdamWState } from "./optimizer.js";
+import type { Settings } from "./settings.js";
+
+export const STATE_FILE = "training_state.safetensors";
+
+export interface TrainingState {
+  /** Updates done. */
+  readonly step: number;
+  readonly weights: Float32Array;
+  readonly optimizer: AdamWState;
+  /** The highest mean reward of an evaluation after an update; null before the first. */
+  readonly bestEvaluation: number | null;
+}
+
+/** What a state belongs to. */
+export interface Origin {
+  readonly settings: Settings;
+  /** Fingerprints of the weights that are not in the checkpoint. */
+  readonly model: string;
+  readonly reward: string;
+}
+
+/** The files of a checkpoint by their names. */
+export function checkpointFiles(
+  state: TrainingState,
+  layout: FlatLora["layout"],
+  origin: Origin,
+): ReadonlyMap<string, Uint8Array> {
+  const { step, weights, optimizer, bestEvaluation } = state;
+  const adapter = toModules({ layout, weights });
+  const vector = (data: Float32Array) => float32(data, [data.length]);
+  const tensors = {
+    weights: vector(weights),
+    first_moment: vector(optimizer.firstMoment),
+    second_moment: vector(optimizer.secondMoment),
+  };
+  const metadata = { format: "alignprop training state 1", state: JSON.stringify({ step, bestEvaluation, ...origin }) };
+  return new Map([
+    [PEFT_FILE, Buffer.concat(peftLora(adapter))],
+    [`${origin.settings.name}.kohya.safetensors`, Buffer.concat(kohyaLora(adapter))],
+    [STATE_FILE, Buffer.concat(safetensorsChunks(new Map(Object.entries(tensors)), metadata))],
+  ]);
+}
+
+const savedState = z.object({
+  step: z.int().min(1),
+  bestEvaluation: z.number().nullable(),
+  settings: z.record(z.string(), z.unknown()),
+  model: z.string(),
+  reward: z.string(),
+});
+
+/** Reads the state of a checkpoint's folder, where it fits the run that is to go on from it. */
+export async function resumeFrom(folder: string, layout: FlatLora["layout"], origin: Origin): Promise<TrainingState> {
+  const path = join(folder, STATE_FILE);
+  const file = await openSafetensors(path);
+  const json = file.metadata.state;
+  if (json === undefined)
+    throw new InputError(`${path}: is no training state of alignprop; name a checkpoint's folder`);
+  const checked = savedState.safeParse(parseJson(json, path));
+  if (!checked.success)
+    throw new InputError(`${path}: its state is damaged (${checked.error.issues[0]?.path.join(".")})`);
+  const saved = checked.data;
+
+  const differences = settingsThatDiffer(saved.settings, origin.settings);
+  if (differences.length > 0) {
+    throw new InputError(
+      `${path}: the run was made with other settings: ${differences.join("; ")}. Resume with the same, or start a new run`,
+    );
+  }
+  for (const what of ["model", "reward"] as const) {
+    if (saved[what] === origin[what]) continue;
+    throw new InputError(
+      `${path}: the run was made with other ${what} weights than the ${what} has now (${what === "model" ? origin.settings.model : origin.settings.reward.name}); put the old ones back, or start a new run`,
+    );
+  }
+
+  const read = async (name: string): Promise<Float32Array> => {
+    const stored = file.get(name);
+    if (stored?.dtype !== "float32" || stored.shape.length !== 1 || stored.shape[0] !== layout.size) {
+      const found = stored ? `${stored.dtype}${showShape(stored.shape)}` : "missing";
+      throw new InputError(`${path}: ${name} is ${found}, but the adapter takes float32[${layout.size}]`);
+    }
+    return toFloat32(await readTensor(stored));
+  };
+  return {
+    step: saved.step,
+    bestEvaluation: saved.bestEvaluation,
+    weights: await read("weights"),
+    optimizer: {
+      step: saved.step,
+      firstMoment: await read("first_moment"),
+      secondMoment: await read("second_moment"),
+    },
+  };
+}
+
+/** Settings that say how long, how often and where, but not what is learnt; the weights have fingerprints of their own. */
+const FREE = ["name", "model", "device", "threads", "out", "train", "checkpoint", "evaluation"];
+
+/** `lora.rank is 8 now and was 4`, for each setting that differs. */
+function settingsThatDiffer(saved: Readonly<Record<string, unknown>>, wanted: Settings): string[] {
+  const compare = (before: unknown, now: unknown, path: string): string[] => {
+    if (isRecord(before) && isRecord(now)) {
+      return [...new Set([...Object.keys(before), ...Object.keys(now)])].flatMap((key) =>
+        compare(before[key], now[key], `${path}.${key}`),
+      );
+    }
+    const [was, is] = [JSON.stringify(before), JSON.stringify(now)];
+    return was === is ? [] : [`${path} is ${short(is)} now and was ${short(was)}`];
+  };
+  const current = Object.entries(wanted).filter(([key]) => !FREE.includes(key) && key !== "prompts");
+  // The evaluation's prompts are no part of what is learnt.
+  const { eval: _, ...prompts } = wanted.prompts;
+  const { eval: __, ...savedPrompts } = isRecord(saved.prompts) ? saved.prompts : {};
+  return [
+    ...current.flatMap(([key, value]) => compare(saved[key], value, key)),
+    ...compare(savedPrompts, prompts, "prompts"),
+  ];
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function short(json: string | undefined): string {
+  if (json === undefined) return "not there";
+  return json.length > 60 ? `${json.slice(0, 57)}…` : json;
+}

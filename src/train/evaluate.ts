@@ -1,0 +1,139 @@
+/** The held-out prompts on fixed noise, so that pictures and rewards compare from step to step. */
+import { openReward, type Reward } from "../rewards/index.js";
+import { type Program, Runtime } from "../runtime/runtime.js";
+import { InputError } from "../tensor/errors.js";
+import { type HostTensor, toFloat32 } from "../tensor/host.js";
+import type { LoraAdapter } from "../weights/lora-files.js";
+import { toFlat } from "./adapter.js";
+import type { EvaluationResult, RgbImage } from "./events.js";
+import { judgeGraph } from "./graphs.js";
+import { locate } from "./locate.js";
+import { openPipeline } from "./pipeline.js";
+import { pictureNoise, Sampler, stack, toRgb } from "./sampler.js";
+import { inTemplate } from "./samples.js";
+import type { Settings } from "./settings.js";
+
+/** Where the weights of this package's own rewards lie. */
+export const REWARDS_FOLDER = "models/rewards";
+
+export interface EvaluateOptions {
+  readonly adapter?: LoraAdapter | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Samples the evaluation's pictures with the model, or with an adapter on it, and rewards them. */
+export async function evaluate(
+  settings: Settings,
+  { adapter, signal }: EvaluateOptions = {},
+): Promise<EvaluationResult> {
+  const pipeline = await openPipeline(locate(settings.model));
+  const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
+  const lora = adapter && toFlat(pipeline, adapter);
+  const runtime = await Runtime.start(runtimeOptions(settings));
+  try {
+    const sampler = await Sampler.compile(runtime, pipeline, settings.sampling, {
+      batch: settings.evaluation.batch,
+      layout: lora?.layout,
+      negativePrompt: settings.prompts.negative,
+    });
+    const evaluator = new Evaluator(runtime, sampler, reward, settings);
+    return await evaluator.evaluate(lora?.weights, signal);
+  } finally {
+    await runtime.close();
+  }
+}
+
+export function runtimeOptions({ device, threads }: Pick<Settings, "device" | "threads">) {
+  return { device, ...(threads !== null && { threads }) };
+}
+
+export class Evaluator {
+  private judge: Promise<Program> | undefined;
+
+  constructor(
+    private readonly runtime: Runtime,
+    private readonly sampler: Sampler,
+    private readonly reward: Reward,
+    private readonly settings: Settings,
+  ) {}
+
+  async evaluate(lora?: Float32Array, signal?: AbortSignal): Promise<EvaluationResult> {
+    const { prompts, evaluation } = this.settings;
+    // Every picture has a seed of its own, so that `generate` makes it again from its prompt and seed.
+    const pictures = prompts.eval
+      .flatMap((prompt) => new Array<string>(evaluation.seeds_per_prompt).fill(inTemplate(prompt, prompts.template)))
+      .map((prompt, i) => ({ prompt, seed: (evaluation.seed + i) % 2 ** 32 }));
+    const rewards: number[] = [];
+    const images: RgbImage[] = [];
+    for await (const batch of samplePictures(this.sampler, pictures, lora, signal)) {
+      const judged = await this.rewardsOf(batch.images, batch.prompts);
+      for (const [i, { prompt, seed }] of batch.pictures.entries()) {
+        const value = judged[i] as number;
+        if (!Number.isFinite(value)) {
+          throw new InputError(
+            `the reward ${this.reward.name} is ${value} for the evaluation's "${prompt}" (seed ${seed})`,
+          );
+        }
+        rewards.push(value);
+      }
+      images.push(...toRgb(batch.images).slice(0, batch.pictures.length));
+    }
+    return {
+      prompts: pictures.map(({ prompt }) => prompt),
+      seeds: pictures.map(({ seed }) => seed),
+      rewards,
+      images,
+      ...meanAndStd(rewards),
+    };
+  }
+
+  async release(): Promise<void> {
+    await (await this.judge)?.release();
+  }
+
+  /** images [b, 3, h, w] in 0 … 1 and their prompts → rewards */
+  private async rewardsOf(images: HostTensor, prompts: readonly string[]): Promise<Float32Array> {
+    const graph = () => judgeGraph(this.reward, images.shape as [number, number, number, number]);
+    this.judge ??= this.runtime.compile(graph(), this.reward.weights);
+    const program = await this.judge;
+    const { rewards } = await program.run({ images, ...this.reward.feeds(prompts) });
+    return toFloat32(rewards as HostTensor);
+  }
+}
+
+export interface Picture {
+  readonly prompt: string;
+  readonly seed: number;
+}
+
+/**
+ * Samples pictures in batches. The last batch is filled up with repetitions of its last picture: `images` and `prompts`
+ * have them, `pictures` has not.
+ */
+export async function* samplePictures(
+  sampler: Sampler,
+  pictures: readonly Picture[],
+  lora: Float32Array | undefined,
+  signal?: AbortSignal,
+): AsyncGenerator<{ pictures: readonly Picture[]; prompts: string[]; images: HostTensor }> {
+  for (let start = 0; start < pictures.length; start += sampler.batch) {
+    signal?.throwIfAborted();
+    const batch = pictures.slice(start, start + sampler.batch);
+    const full = Array.from({ length: sampler.batch }, (_, i) => batch[Math.min(i, batch.length - 1)] as Picture);
+    const prompts = full.map(({ prompt }) => prompt);
+    const noises = full.map(({ seed }) => pictureNoise(sampler.latentElements, seed));
+    const { final } = await sampler.sample(
+      await sampler.condition(prompts, lora),
+      stack(noises.map(({ initial }) => initial)),
+      (step) => stack(noises.map((noise) => noise.step(step))),
+    );
+    yield { pictures: batch, prompts, images: await sampler.decode(final) };
+  }
+}
+
+/** The population's standard deviation, as NumPy's default. */
+export function meanAndStd(values: readonly number[]): { mean: number; std: number } {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length;
+  return { mean, std: Math.sqrt(variance) };
+}

@@ -1,0 +1,162 @@
+/**
+ * AlignProp's training run (Prabhudesai et al. 2023, arXiv 2310.03739), from top to bottom:
+ *
+ *     A ~ N(0, 1/r²), B = 0                                   the adapter; everything else is frozen
+ *     for each update:
+ *       for each of its pictures:
+ *         x_T ~ N(0, 1), prompt c, truncation mask m
+ *         x_{t-1} = DDIM(x_t, ε̂(x_t, t, c))                   with classifier-free guidance, keeping x_t
+ *         L = loss(reward(decode(x_0), c))
+ *         g += dL/dx_0 walked back through DDIM and, where m, through ε̂, to A and B
+ *       A, B ← AdamW(clip(g))
+ */
+import { initialLora } from "../nn/lora.js";
+import { openReward, type Reward } from "../rewards/index.js";
+import { Runtime } from "../runtime/runtime.js";
+import { InputError } from "../tensor/errors.js";
+import { Rng } from "../tensor/rng.js";
+import { adapterLayout } from "./adapter.js";
+import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
+import { alignprop } from "./estimators/alignprop.js";
+import { Evaluator, meanAndStd, REWARDS_FOLDER, runtimeOptions } from "./evaluate.js";
+import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
+import { fingerprint } from "./fingerprint.js";
+import { Learner } from "./learner.js";
+import { locate } from "./locate.js";
+import { adamw, adamwState, clipGradNorm } from "./optimizer.js";
+import { openPipeline, truncationWarnings } from "./pipeline.js";
+import { countPlan } from "./plan.js";
+import { Sampler } from "./sampler.js";
+import { inTemplate, STREAMS, samplesOf } from "./samples.js";
+import { accumulationSteps, type Settings, updatesPerEpoch } from "./settings.js";
+
+export interface TrainOptions {
+  /** The folder of a checkpoint to go on from. */
+  readonly resume?: string | undefined;
+  /** When aborted, the step in progress is finished and saved. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export async function train(
+  settings: Settings,
+  observer: TrainObserver,
+  { resume, signal }: TrainOptions = {},
+): Promise<TrainResult> {
+  const began = performance.now();
+  accumulationSteps(settings.batch); // throws where the numbers don't divide
+  const pipeline = await openPipeline(locate(settings.model));
+  const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
+  const estimator = alignprop(settings.estimator.truncation);
+  const layout = adapterLayout(pipeline, settings.lora);
+  const origin = {
+    settings,
+    model: await fingerprint(pipeline.weights),
+    reward: await fingerprint(reward.weights),
+  };
+
+  // The state: where a new run starts, or where a checkpoint left off.
+  const start: TrainingState = resume
+    ? await resumeFrom(resume, layout, origin)
+    : {
+        step: 0,
+        weights: initialLora(layout, new Rng(settings.seed, STREAMS.adapter)),
+        optimizer: adamwState(layout.size),
+        bestEvaluation: null,
+      };
+  const { weights, optimizer } = start;
+  let { step, bestEvaluation } = start;
+
+  const runtime = await Runtime.start(runtimeOptions(settings));
+  try {
+    const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
+    const evaluator = await openEvaluator(runtime, learner, reward, settings);
+    const { updates } = settings.train;
+    await observer({ kind: "started", plan: countPlan(settings, pipeline, reward, layout, estimator), step });
+    for (const message of truncationWarnings(pipeline, allPrompts(settings)))
+      await observer({ kind: "warned", message });
+    if (step === 0) await observer({ kind: "evaluated", step, result: await evaluator.evaluate(weights) });
+
+    while (step < updates && !signal?.aborted) {
+      const stepBegan = performance.now();
+      const samples = samplesOf(step + 1, settings, estimator, learner.sampler.latentElements);
+      const { gradient, loss, rewards } = await at(step + 1, () => learner.learn(samples, weights));
+      const gradNorm = clipGradNorm(gradient, settings.optimizer.max_grad_norm);
+      adamw(weights, gradient, optimizer, adamwOptions(settings));
+      step += 1;
+      const seconds = (performance.now() - stepBegan) / 1000;
+
+      let evaluated: EvaluationResult | undefined;
+      if (step % settings.evaluation.every === 0 || step === updates) {
+        evaluated = await at(step, () => evaluator.evaluate(weights));
+        await observer({ kind: "evaluated", step, result: evaluated });
+      }
+      await observer({
+        kind: "stepped",
+        metrics: {
+          step,
+          epoch: Math.floor((step - 1) / updatesPerEpoch(settings.batch)),
+          samples: step * settings.batch.total,
+          loss,
+          reward_mean: meanAndStd(rewards).mean,
+          reward_std: meanAndStd(rewards).std,
+          grad_norm: gradNorm,
+          seconds,
+          peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+          ...(evaluated && { eval_reward_mean: evaluated.mean, eval_reward_std: evaluated.std }),
+        },
+      });
+
+      const best = evaluated !== undefined && evaluated.mean > (bestEvaluation ?? Number.NEGATIVE_INFINITY);
+      if (best) bestEvaluation = evaluated?.mean as number;
+      const { every, keep_best } = settings.checkpoint;
+      if (step % every === 0 || step === updates || signal?.aborted || (best && keep_best)) {
+        const files = checkpointFiles({ step, weights, optimizer, bestEvaluation }, layout, origin);
+        await observer({ kind: "checkpointed", step, files });
+      }
+    }
+
+    const result = { step, updates, interrupted: step < updates, seconds: (performance.now() - began) / 1000 };
+    await observer({ kind: "finished", result });
+    return result;
+  } finally {
+    await runtime.close();
+  }
+}
+
+/** The evaluation samples with the training's own programs where its batch is as large. */
+async function openEvaluator(
+  runtime: Runtime,
+  learner: Learner,
+  reward: Reward,
+  settings: Settings,
+): Promise<Evaluator> {
+  const { sampler, layout } = learner;
+  const batch = settings.evaluation.batch;
+  if (batch === sampler.batch) return new Evaluator(runtime, sampler, reward, settings);
+  const negativePrompt = settings.prompts.negative;
+  const own = await Sampler.compile(runtime, sampler.pipeline, settings.sampling, { batch, layout, negativePrompt });
+  return new Evaluator(runtime, own, reward, settings);
+}
+
+function allPrompts({ prompts }: Settings): string[] {
+  const inSentence = [...prompts.train, ...prompts.eval].map((prompt) => inTemplate(prompt, prompts.template));
+  return [...inSentence, prompts.negative];
+}
+
+function adamwOptions({ optimizer }: Settings) {
+  const { learning_rate: learningRate, beta1, beta2, epsilon, weight_decay: weightDecay } = optimizer;
+  return { learningRate, beta1, beta2, epsilon, weightDecay };
+}
+
+/** Numbers that are no longer finite end the run; what was saved before stays as it is. */
+async function at<T>(step: number, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    throw new InputError(
+      `step ${step}: ${error.message}. Training stopped; checkpoints saved before are good. ` +
+        "Start again with a lower optimizer.learning_rate, or keep the gradient of fewer steps (estimator.truncation)",
+    );
+  }
+}

@@ -1,0 +1,55 @@
+/**
+ * The pictures that each update trains on. Everything random about one belongs to its number (epoch, index), so nothing
+ * depends on how pictures are batched, in which order they run, or whether the run was interrupted in between.
+ */
+import type { StepNoise } from "../diffusion/trajectory.js";
+import { Rng } from "../tensor/rng.js";
+import type { Estimator } from "./estimators/estimator.js";
+import { pictureNoise } from "./sampler.js";
+import { type Settings, updatesPerEpoch } from "./settings.js";
+
+export interface TrainingSample {
+  readonly epoch: number;
+  /** Within the epoch. */
+  readonly index: number;
+  readonly prompt: string;
+  /** For each denoising step: does it keep its gradient? */
+  readonly mask: readonly boolean[];
+  noise(): { readonly initial: Float32Array; readonly step: StepNoise };
+}
+
+/** Independent sequences under the run's seed. */
+export const STREAMS = { adapter: 1, prompt: 2, noise: 3, mask: 4 } as const;
+
+/** The pictures of the `step`-th update, which counts from 1. */
+export function samplesOf(
+  step: number,
+  settings: Settings,
+  estimator: Estimator,
+  latentElements: number,
+): TrainingSample[] {
+  const { batch, prompts, sampling, seed } = settings;
+  const perEpoch = updatesPerEpoch(batch);
+  const epoch = Math.floor((step - 1) / perEpoch);
+  const first = ((step - 1) % perEpoch) * batch.total;
+  return Array.from({ length: batch.total }, (_, i) => {
+    const index = first + i;
+    const prompt = new Rng(seed, STREAMS.prompt, epoch, index).choice(prompts.train);
+    return {
+      epoch,
+      index,
+      prompt: inTemplate(prompt, prompts.template),
+      mask: estimator.mask(sampling.steps, new Rng(seed, STREAMS.mask, epoch, index)),
+      noise: () => pictureNoise(latentElements, seed, STREAMS.noise, epoch, index),
+    };
+  });
+}
+
+export function inTemplate(prompt: string, template: string): string {
+  return template.replaceAll("{}", () => prompt);
+}
+
+/** `items` in groups of `size`, the last one perhaps smaller. */
+export function inBatches<T>(items: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) => items.slice(i * size, (i + 1) * size));
+}

@@ -1,0 +1,123 @@
+/**
+ * Whole runs beside AlignProp in PyTorch, diffusers and PEFT (parity/reference_loop.py): the same tiny model, noise,
+ * prompts, masks and first adapter; three updates of two micro-batches each.
+ */
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, test } from "vitest";
+import { openReward } from "../src/rewards/index.js";
+import { Runtime } from "../src/runtime/runtime.js";
+import { toFloat32 } from "../src/tensor/host.js";
+import { sizeOf } from "../src/tensor/shape.js";
+import { adapterLayout, type FlatLora } from "../src/train/adapter.js";
+import { alignprop } from "../src/train/estimators/alignprop.js";
+import { Learner } from "../src/train/learner.js";
+import { adamw, adamwState, clipGradNorm, l2Norm } from "../src/train/optimizer.js";
+import { openPipeline } from "../src/train/pipeline.js";
+import type { TrainingSample } from "../src/train/samples.js";
+import { openSafetensors } from "../src/weights/safetensors.js";
+import { readTensor } from "../src/weights/source.js";
+import { tinySettings } from "./tiny.js";
+
+interface ReferenceRun {
+  readonly about: string;
+  readonly lora: "fresh" | "started";
+  readonly settings: {
+    steps: number;
+    guidance_scale: number;
+    loss_form: "target" | "maximize";
+    target: number;
+    loss_scale: number;
+    rank: number;
+    learning_rate: number;
+    betas: [number, number];
+    epsilon: number;
+    weight_decay: number;
+    max_grad_norm: number;
+  };
+  readonly updates: {
+    loss: number;
+    grad_norm: number;
+    micro_batches: { prompts: string[]; mask: boolean[]; rewards: number[] }[];
+  }[];
+}
+
+const goldens = (path: string) => fileURLToPath(new URL(`./goldens/${path}`, import.meta.url));
+const reference = JSON.parse(await readFile(goldens("reference-loop.json"), "utf8")) as {
+  runs: Record<string, ReferenceRun>;
+};
+const recorded = await openSafetensors(goldens("reference-loop.safetensors"));
+const pipeline = await openPipeline(goldens("tiny-sd"));
+const reward = await openReward("aesthetic", goldens("tiny-reward"));
+const runtime = await Runtime.start({ threads: 1 });
+afterAll(() => runtime.close());
+
+async function values(name: string): Promise<Float32Array> {
+  const stored = recorded.get(name);
+  if (!stored) throw new Error(`reference-loop has no ${name}`);
+  return toFloat32(await readTensor(stored));
+}
+
+/** The factors under `prefix`, in the order of the vector; of a tensor [update, …], the rows of `update`. */
+async function flat(layout: FlatLora["layout"], prefix: string, update = 0): Promise<Float32Array> {
+  const all = new Float32Array(layout.size);
+  for (const { name, shape, offset } of layout.entries) {
+    const size = sizeOf(shape);
+    all.set((await values(`${prefix}.${name}`)).subarray(update * size, (update + 1) * size), offset);
+  }
+  return all;
+}
+
+/** |a − b| / |b|, over all elements at once. */
+function distance(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  return l2Norm(Float64Array.from(expected, (value, i) => (actual[i] as number) - value)) / l2Norm(expected);
+}
+
+describe("three updates beside PyTorch's AlignProp", () => {
+  for (const [name, run] of Object.entries(reference.runs)) {
+    test(`${name}: ${run.about}`, async () => {
+      const given = run.settings;
+      const settings = tinySettings({
+        sampling: { steps: given.steps, guidance_scale: given.guidance_scale },
+        loss: { form: given.loss_form, target: given.target, scale: given.loss_scale },
+        lora: { rank: given.rank },
+        batch: { samples_per_epoch: 4, total: 4, per_device: 2 },
+      });
+      const layout = adapterLayout(pipeline, settings.lora);
+      const estimator = alignprop({ mode: "fixed", k: null });
+      const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
+      const initial = await flat(layout, `lora.${run.lora}`);
+      const weights = initial.slice();
+      const state = adamwState(layout.size);
+      const noise = await values("noise");
+      const { latentElements } = learner.sampler;
+
+      for (const [update, { loss, grad_norm, micro_batches }] of run.updates.entries()) {
+        const samples: TrainingSample[] = micro_batches.flatMap(({ prompts, mask }, batch) =>
+          prompts.map((prompt, i) => {
+            const at = (update * micro_batches.length + batch) * prompts.length + i;
+            const initial = noise.subarray(at * latentElements, (at + 1) * latentElements);
+            return { epoch: update, index: at, prompt, mask, noise: () => ({ initial, step: () => initial }) };
+          }),
+        );
+        const learnt = await learner.learn(samples, weights);
+        expect(Math.abs(learnt.loss / loss - 1)).toBeLessThan(1e-3);
+        expect(distance(learnt.gradient, await flat(layout, `${name}.gradient`, update))).toBeLessThan(1e-3);
+
+        expect(Math.abs(clipGradNorm(learnt.gradient, given.max_grad_norm) / grad_norm - 1)).toBeLessThan(1e-3);
+        adamw(weights, learnt.gradient, state, {
+          learningRate: given.learning_rate,
+          beta1: given.betas[0],
+          beta2: given.betas[1],
+          epsilon: given.epsilon,
+          weightDecay: given.weight_decay,
+        });
+        // Three updates move a weight by little: the change is compared, not the whole weight.
+        const expected = await flat(layout, `${name}.weight`, update);
+        const change = (now: Float32Array) => now.map((value, i) => value - (initial[i] as number));
+        expect(distance(change(weights), change(expected))).toBeLessThan(1e-3);
+      }
+      await learner.release();
+    });
+  }
+});

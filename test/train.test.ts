@@ -1,0 +1,184 @@
+/** Training end to end on the tiny random model: what it tells, resuming, stopping, and numbers that go wrong. */
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import type { TrainEvent } from "../src/train/events.js";
+import { generate } from "../src/train/generate.js";
+import { train } from "../src/train/recipe.js";
+import type { Settings } from "../src/train/settings.js";
+import { PEFT_FILE, readLora } from "../src/weights/lora-files.js";
+import { TINY_SD, tinySettings } from "./tiny.js";
+
+const scratch = await mkdtemp(join(tmpdir(), "alignprop-train-"));
+afterAll(() => rm(scratch, { recursive: true }));
+
+interface Recording {
+  readonly events: TrainEvent[];
+  readonly interrupted: boolean;
+}
+
+async function record(
+  settings: Settings,
+  options: Parameters<typeof train>[2] = {},
+  watch: (event: TrainEvent) => void = () => {},
+): Promise<Recording> {
+  const events: TrainEvent[] = [];
+  const { interrupted } = await train(
+    settings,
+    (event) => {
+      events.push(event);
+      watch(event);
+    },
+    options,
+  );
+  return { events, interrupted };
+}
+
+function ofKind<K extends TrainEvent["kind"]>(kind: K, { events }: Recording): Extract<TrainEvent, { kind: K }>[] {
+  return events.filter((event): event is Extract<TrainEvent, { kind: K }> => event.kind === kind);
+}
+
+/** Everything about the steps but how long they took. */
+function results(recording: Recording) {
+  return ofKind("stepped", recording).map(({ metrics: { seconds: _, peak_rss_bytes: __, ...rest } }) => rest);
+}
+
+/** Writes a checkpoint as the run folder would. */
+async function saveCheckpoint(recording: Recording, step: number, name: string): Promise<string> {
+  const folder = await mkdtemp(join(scratch, name));
+  const saved = ofKind("checkpointed", recording).find((event) => event.step === step);
+  for (const [file, bytes] of saved?.files ?? []) await writeFile(join(folder, file), bytes);
+  return folder;
+}
+
+const straight = await record(tinySettings());
+
+describe("a run", () => {
+  test("starts, evaluates the base model, and then evaluates, reports and saves where due", () => {
+    const told = straight.events.map((event) => `${event.kind} ${"step" in event ? event.step : ""}`.trim());
+    expect(told).toEqual([
+      "started 0",
+      "evaluated 0",
+      "stepped",
+      "evaluated 2",
+      "stepped",
+      "checkpointed 2",
+      "stepped",
+      "evaluated 4",
+      "stepped",
+      "checkpointed 4",
+      "finished",
+    ]);
+    expect(ofKind("stepped", straight).map(({ metrics }) => [metrics.step, metrics.epoch, metrics.samples])).toEqual([
+      [1, 0, 4],
+      [2, 0, 8],
+      [3, 1, 12],
+      [4, 1, 16],
+    ]);
+  });
+
+  test("raises its reward on held-out prompts", () => {
+    const means = ofKind("evaluated", straight).map(({ result }) => result.mean);
+    expect(means[2]).toBeGreaterThan(means[0] as number);
+  });
+
+  test("gives the same numbers and files when it is repeated", async () => {
+    const again = await record(tinySettings());
+    expect(results(again)).toEqual(results(straight));
+    expect(ofKind("checkpointed", again)).toEqual(ofKind("checkpointed", straight));
+  });
+
+  test("does not depend on how its pictures are put into micro-batches", async () => {
+    const settings = tinySettings({
+      batch: { samples_per_epoch: 8, total: 4, per_device: 4 },
+      sampling: { steps: 3, eta: 0.5 },
+      updates: 1,
+    });
+    const whole = await record(settings);
+    const single = await record({ ...settings, batch: { ...settings.batch, per_device: 1 } });
+    const [a, b] = [results(whole)[0], results(single)[0]];
+    for (const key of ["loss", "reward_mean", "reward_std", "grad_norm"] as const) {
+      expect(b?.[key]).toBeCloseTo(a?.[key] as number, 4);
+    }
+  });
+
+  test("saves an adapter that generate turns into the picture that the evaluation showed", async () => {
+    const { model, sampling, device, threads } = tinySettings();
+    const settings = { model, sampling, device, threads };
+    const adapter = await readLora(join(await saveCheckpoint(straight, 4, "generate"), PEFT_FILE));
+    const shown = ofKind("evaluated", straight).at(-1)?.result;
+    const pictures = [{ prompt: shown?.prompts[0] as string, seed: shown?.seeds[0] as number }];
+    const [image] = await generate({ ...settings, pictures, adapter });
+    expect(image).toEqual(shown?.images[0]);
+    const [base] = await generate({ ...settings, pictures });
+    expect(base).toEqual(ofKind("evaluated", straight)[0]?.result.images[0]);
+    expect(base).not.toEqual(image);
+  });
+});
+
+describe("resuming", () => {
+  test("after 2 updates gives the very numbers and files of 4 updates in one go", async () => {
+    const first = await record(tinySettings({ updates: 2 }));
+    const resumed = await record(tinySettings(), { resume: await saveCheckpoint(first, 2, "resume") });
+    expect(results(resumed)).toEqual(results(straight).slice(2));
+    expect(ofKind("evaluated", resumed)).toEqual(ofKind("evaluated", straight).slice(2));
+    expect(adapters(resumed)).toEqual(adapters(straight));
+  });
+
+  test("refuses settings that learn something else, and names them", async () => {
+    const resume = await saveCheckpoint(straight, 2, "settings");
+    const changed = tinySettings({ optimizer: { learning_rate: 0.5 } });
+    await expect(record(changed, { resume })).rejects.toThrow(
+      /other settings: optimizer\.learning_rate is 0\.5 now and was 0\.001/,
+    );
+  });
+
+  test("refuses a model whose weights have changed", async () => {
+    const model = join(scratch, "other-model");
+    await cp(TINY_SD, model, { recursive: true });
+    const weights = join(model, "unet", "diffusion_pytorch_model.safetensors");
+    const bytes = await readFile(weights);
+    bytes[bytes.length - 1] = (bytes[bytes.length - 1] as number) ^ 1;
+    await writeFile(weights, bytes);
+    const resume = await saveCheckpoint(straight, 2, "weights");
+    await expect(record(tinySettings({ model }), { resume })).rejects.toThrow(/made with other model weights/);
+  });
+});
+
+describe("stopping", () => {
+  test("finishes the step, saves it and says that it was interrupted", async () => {
+    const controller = new AbortController();
+    const stopped = await record(tinySettings(), { signal: controller.signal }, (event) => {
+      if (event.kind === "evaluated") controller.abort();
+    });
+    expect(stopped.interrupted).toBe(true);
+    expect(stopped.events.map(({ kind }) => kind)).toEqual(["started", "evaluated", "finished"]);
+
+    const later = new AbortController();
+    const midway = await record(tinySettings(), { signal: later.signal }, (event) => {
+      if (event.kind === "stepped") later.abort();
+    });
+    expect(ofKind("checkpointed", midway).map(({ step }) => step)).toEqual([1]);
+    const resumed = await record(tinySettings(), { resume: await saveCheckpoint(midway, 1, "stopped") });
+    expect(results(resumed)).toEqual(results(straight).slice(1));
+  });
+
+  test("ends with the step, the picture and the remedy when the numbers are no longer finite", async () => {
+    // A step this long leaves weights whose pictures are no numbers.
+    const settings = tinySettings({ optimizer: { learning_rate: 1e30 }, evaluation: { every: 100, batch: 2 } });
+    const saved: number[] = [];
+    const run = train(settings, (event) => {
+      if (event.kind === "checkpointed") saved.push(event.step);
+    });
+    await expect(run).rejects.toThrow(
+      /step 2: the denoised latents are not finite for "a \w+" \(sample \d of epoch 0\)/,
+    );
+    expect(saved).toEqual([]);
+  });
+});
+
+function adapters(recording: Recording) {
+  const last = ofKind("checkpointed", recording).at(-1);
+  return last?.files.get(PEFT_FILE);
+}
