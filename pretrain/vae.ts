@@ -57,7 +57,7 @@ export async function trainVae(runtime: Runtime, icons: Icons, folder: string, s
     runtime,
     training,
     steps,
-    learningRate: 2e-3,
+    learningRate: 1.5e-3,
     weightDecay: 1e-4,
     averageDecay: 0.995,
     seed,

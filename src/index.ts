@@ -16,9 +16,10 @@ export type {
   TrainResult,
 } from "./train/events.js";
 export { observers } from "./train/events.js";
-export { type GenerateOptions, generate, type Picture } from "./train/generate.js";
+export { type GenerateOptions, generate } from "./train/generate.js";
 export { loadSettings } from "./train/load-settings.js";
 export { type MixForm, mixAdapters } from "./train/mix.js";
+export type { Picture } from "./train/pictures.js";
 export { plan } from "./train/plan.js";
 export { type TrainOptions, train } from "./train/recipe.js";
 export type { Settings, SettingsInput } from "./train/settings.js";

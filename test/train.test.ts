@@ -3,6 +3,7 @@ import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { evaluate } from "../src/train/evaluate.js";
 import type { TrainEvent } from "../src/train/events.js";
 import { generate } from "../src/train/generate.js";
 import { train } from "../src/train/recipe.js";
@@ -103,7 +104,7 @@ describe("a run", () => {
     }
   });
 
-  test("saves an adapter that generate turns into the picture that the evaluation showed", async () => {
+  test("saves an adapter from which evaluate and generate make the pictures that the run's evaluation showed", async () => {
     const { model, sampling, device, threads } = tinySettings();
     const settings = { model, sampling, device, threads };
     const adapter = await readLora(join(await saveCheckpoint(straight, 4, "generate"), PEFT_FILE));
@@ -111,6 +112,7 @@ describe("a run", () => {
     const pictures = [{ prompt: shown?.prompts[0] as string, seed: shown?.seeds[0] as number }];
     const [image] = await generate({ ...settings, pictures, adapter });
     expect(image).toEqual(shown?.images[0]);
+    expect(await evaluate(tinySettings(), { adapter })).toEqual(shown);
     const [base] = await generate({ ...settings, pictures });
     expect(base).toEqual(ofKind("evaluated", straight)[0]?.result.images[0]);
     expect(base).not.toEqual(image);

@@ -58,11 +58,21 @@ export async function writeTokenizer(folder: string, words: readonly string[], m
     END,
   ];
   const special = { bos_token: START, eos_token: END, pad_token: END, unk_token: END };
-  const config = { ...special, add_prefix_space: false, do_lower_case: true, errors: "replace", model_max_length: maxLength, tokenizer_class: "CLIPTokenizer" };
+  const config = {
+    ...special,
+    add_prefix_space: false,
+    do_lower_case: true,
+    errors: "replace",
+    model_max_length: maxLength,
+    tokenizer_class: "CLIPTokenizer",
+  };
   const json = (content: unknown) => `${JSON.stringify(content, null, 1)}\n`;
   await mkdir(folder, { recursive: true });
   await writeFile(path.join(folder, "vocab.json"), json(Object.fromEntries(tokens.map((token, id) => [token, id]))));
-  await writeFile(path.join(folder, "merges.txt"), ["#version: 0.2", ...merges.map((pair) => pair.join(" ")), ""].join("\n"));
+  await writeFile(
+    path.join(folder, "merges.txt"),
+    ["#version: 0.2", ...merges.map((pair) => pair.join(" ")), ""].join("\n"),
+  );
   await writeFile(path.join(folder, "tokenizer_config.json"), json(config));
   await writeFile(path.join(folder, "special_tokens_map.json"), json(special));
 }

@@ -21,14 +21,15 @@ export interface Series {
 export interface ChartOptions {
   readonly title: string;
   readonly series: readonly Series[];
+  /** About as many pixels as it gets on a page, so that its text has the page's size. */
+  readonly width?: number;
   readonly height?: number;
 }
 
-const width = 640;
 const margin = { left: 52, right: 14, top: 12, bottom: 28 };
 
 /** What the horizontal axis counts is always steps. */
-export function lineChart({ title, series, height = 240 }: ChartOptions): Html {
+export function lineChart({ title, series, width = 440, height = 220 }: ChartOptions): Html {
   const points = series.flatMap((s) => s.points);
   if (points.length === 0) return html``;
   const xs = points.map(({ x }) => x);

@@ -37,16 +37,15 @@ p { margin: 0 0 0.75rem; color: var(--soft); }
 small, dt, figcaption, summary, .legend { font-size: 0.82rem; color: var(--soft); font-weight: 400; }
 section { margin-top: 3rem; }
 .kicker { color: var(--eval); font-weight: 600; margin: 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1px; margin: 0; background: var(--rule); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
-.tiles div { background: var(--card); padding: 0.7rem 0.9rem; }
+.tiles { display: flex; flex-wrap: wrap; gap: 1px; margin: 0; background: var(--rule); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
+.tiles div { flex: 1 0 auto; background: var(--card); padding: 0.7rem 0.9rem; }
 dd { margin: 0; font-size: 1.1rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
 article { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 0.9rem; min-width: 0; }
-.ends { display: grid; grid-template-columns: 1fr 1fr; gap: 0.6rem; }
+.ends { display: grid; grid-template-columns: 1fr 1fr; gap: 0.6rem; margin-bottom: 0.6rem; }
 figure { margin: 0; }
 figcaption b { color: var(--ink); font-variant-numeric: tabular-nums; float: right; }
 img { display: block; width: 100%; border-radius: 6px; image-rendering: pixelated; margin-bottom: 0.25rem; }
-details { margin-top: 0.5rem; }
 summary { cursor: pointer; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.2rem, 1fr)); gap: 0.5rem; margin-top: 0.5rem; }
 .chart { display: block; width: 100%; height: auto; font-size: 12px; }

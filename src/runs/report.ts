@@ -1,6 +1,7 @@
 /** `report.html`: what a run did, in one file with its pictures and charts inside, made from the run's folder alone. */
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { meanAndStd } from "../train/evaluate.js";
 import type { StepMetrics } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import type { Settings } from "../train/settings.js";
@@ -70,7 +71,8 @@ ${pictures(run)}
 <h2>Reward</h2>
 ${lineChart({
   title: "Reward over steps",
-  height: 280,
+  width: 920,
+  height: 300,
   series: [
     {
       label: "training",
@@ -110,7 +112,7 @@ function headline({ settings, metrics, evaluations }: Run): string {
   return (
     `In ${after.step - before.step} steps the ${settings.reward.name} reward on held-out prompts ` +
     `${gain > 0 ? "rose" : gain < 0 ? "fell" : "stayed"} from ${format(before.mean)} to ${format(after.mean)}` +
-    `${before.std > 0 ? `: ${signed(gain / before.std)} standard deviations of the base model's` : ""}.`
+    `${before.std > 0 ? `, ${signed(gain / before.std)} standard deviations of the base model` : ""}.`
   );
 }
 
@@ -124,35 +126,43 @@ function tiles({ metrics, evaluations }: Run): Html[] {
     found.push(["reward after", `${format(after.mean)} ± ${format(after.std)}`]);
   found.push(["steps", String(metrics.at(-1)?.step ?? 0)]);
   found.push(["training pictures", String(metrics.at(-1)?.samples ?? 0)]);
-  found.push(["training time", duration(seconds)]);
-  if (metrics.length > 0) found.push(["a step", duration(seconds / metrics.length)]);
+  found.push(["training time", `${duration(seconds)}, ${duration(seconds / Math.max(1, metrics.length))} a step`]);
   found.push(["peak memory", `${(peak / 2 ** 30).toFixed(2)} GiB`]);
   return found.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`);
 }
 
-/** One card for each held-out prompt and seed: the first and the last evaluation side by side, all of them below. */
+/** A card for each held-out prompt: for every seed the first and the last evaluation side by side, all of them below. */
 function pictures({ evaluations }: Run): Html {
   const [before, after] = [evaluations[0], evaluations.at(-1)];
   if (before === undefined || after === undefined) return html``;
-  const cards = before.samples.map(({ prompt, seed }, i) => {
-    const strip = evaluations.map(({ step, samples }) => figure(samples[i], `step ${step}`));
-    const ends =
-      after === before
-        ? [figure(before.samples[i], "before")]
-        : [figure(before.samples[i], "before"), figure(after.samples[i], "after")];
-    return html`<article><h3>${prompt} <small>seed ${seed}</small></h3><div class="ends">${ends}</div>${
+  const prompts = [...new Set(before.samples.map(({ prompt }) => prompt))];
+  const cards = prompts.map((prompt) => {
+    const rows = before.samples
+      .filter((sample) => sample.prompt === prompt)
+      .map(({ seed }) => {
+        const show = ({ step, samples }: Evaluation) => {
+          const caption = step === before.step ? "before" : step === after.step ? "after" : `step ${step}`;
+          return figure(
+            samples.find((sample) => sample.prompt === prompt && sample.seed === seed),
+            caption,
+          );
+        };
+        return { ends: [...new Set([before, after])].map(show), strip: evaluations.map(show) };
+      });
+    const all =
       evaluations.length > 2
-        ? html`<details><summary>all ${evaluations.length} evaluations</summary><div class="strip">${strip}</div></details>`
-        : html``
-    }</article>`;
+        ? html`<details><summary>all ${evaluations.length} evaluations</summary>${rows.map(({ strip }) => html`<div class="strip">${strip}</div>`)}</details>`
+        : html``;
+    return html`<article><h3>${prompt}</h3>${rows.map(({ ends }) => html`<div class="ends">${ends}</div>`)}${all}</article>`;
   });
-  return html`<section><h2>Before and after</h2><p>Prompts that training never sees, drawn from the same noise.</p>
+  return html`<section><h2>Before and after</h2>
+<p>Prompts that training never sees, drawn from the same noise each time; the number is the reward.</p>
 <div class="cards">${cards}</div></section>`;
 }
 
 function figure(sample: Evaluation["samples"][number] | undefined, caption: string): Html {
   if (sample === undefined) return html``;
-  return html`<figure><img src="data:image/png;base64,${sample.png}" alt="${sample.prompt}, ${caption}"><figcaption>${caption} <b>${format(sample.reward)}</b></figcaption></figure>`;
+  return html`<figure><img src="data:image/png;base64,${sample.png}" alt="${sample.prompt}, seed ${sample.seed}, ${caption}" title="seed ${sample.seed}"><figcaption>${caption} <b>${format(sample.reward)}</b></figcaption></figure>`;
 }
 
 function usage({ path, settings, checkpoints }: Run): Html {
@@ -187,9 +197,4 @@ function settingText(json: string): string {
 
 function signed(value: number): string {
   return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
-}
-
-function meanAndStd(values: readonly number[]): { mean: number; std: number } {
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  return { mean, std: Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length) };
 }

@@ -9,15 +9,15 @@
  *
  * Nothing is created before training has started, so bad input leaves nothing behind.
  */
-import { rm, stat, writeFile } from "node:fs/promises";
+import { rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { InputError } from "../tensor/errors.js";
 import type { StepMetrics, TrainEvent } from "../train/events.js";
 import { loadSettings, type Override } from "../train/load-settings.js";
 import type { Settings } from "../train/settings.js";
 import { writeFileAtomic } from "../weights/atomic.js";
-import { writeFolderAtomic } from "./atomic-folder.js";
-import { configText, requireSameRun } from "./config.js";
+import { dropOldCheckpoints, savedSteps, writeCheckpoint } from "./checkpoints.js";
+import { configText } from "./config.js";
 import { checkpointFolder, runFiles, samplesFolder, stepsIn } from "./layout.js";
 import { appendMetrics, truncateMetrics } from "./metrics.js";
 import { makeRunFolder, requireEmpty, requireWritable } from "./output-folder.js";
@@ -50,10 +50,8 @@ export class RunFolder {
     if ((await stat(config).catch(() => undefined)) === undefined) {
       throw new InputError(`--resume ${path}: this is not a run's folder: it has no ${runFiles.config}`);
     }
-    const saved = await loadSettings({ recipe: resolve(config) });
     const settings = { ...(await loadSettings({ recipe: resolve(config), overrides })), out: path };
-    requireSameRun(saved, settings);
-    const step = (await stepsIn(join(path, runFiles.checkpoints))).at(-1);
+    const step = (await savedSteps(path)).at(-1);
     if (step === undefined) {
       throw new InputError(
         `--resume ${path}: the run ended before its first checkpoint, so there is nothing to go on from; start it again`,
@@ -81,13 +79,6 @@ export class RunFolder {
     return join(this.path, runFiles.report);
   }
 
-  /** The checkpoint to use: the one with the best evaluation, or the last where none was evaluated. */
-  async bestCheckpoint(): Promise<string | undefined> {
-    const steps = await stepsIn(join(this.path, runFiles.checkpoints));
-    const step = this.#bestOf(steps) ?? steps.at(-1);
-    return step === undefined ? undefined : checkpointFolder(this.path, step);
-  }
-
   readonly observe = async (event: TrainEvent): Promise<void> => {
     switch (event.kind) {
       case "started":
@@ -98,10 +89,8 @@ export class RunFolder {
         this.#rows.push(event.metrics);
         return appendMetrics(this.path, event.metrics);
       case "checkpointed":
-        await writeFolderAtomic(checkpointFolder(this.path, event.step), async (folder) => {
-          for (const [name, bytes] of event.files) await writeFile(join(folder, name), bytes);
-        });
-        await this.#dropOldCheckpoints();
+        await writeCheckpoint(this.path, event.step, event.files);
+        await dropOldCheckpoints(this.path, this.settings.checkpoint, this.#rows);
         return writeReport(this.path);
       case "finished":
         return writeReport(this.path);
@@ -120,25 +109,5 @@ export class RunFolder {
     for (const later of (await stepsIn(join(path, runFiles.samples))).filter((sampled) => sampled > step)) {
       await rm(samplesFolder(path, later), { recursive: true });
     }
-  }
-
-  async #dropOldCheckpoints(): Promise<void> {
-    const { keep_last, keep_best } = this.settings.checkpoint;
-    const steps = await stepsIn(join(this.path, runFiles.checkpoints));
-    const kept = new Set(steps.slice(-keep_last));
-    const best = this.#bestOf(steps);
-    if (keep_best && best !== undefined) kept.add(best);
-    for (const step of steps.filter((saved) => !kept.has(saved))) {
-      await rm(checkpointFolder(this.path, step), { recursive: true });
-    }
-  }
-
-  /** Of `steps`, the one whose evaluation had the highest mean reward. */
-  #bestOf(steps: readonly number[]): number | undefined {
-    const evaluated = this.#rows.filter((row) => row.eval_reward_mean !== undefined && steps.includes(row.step));
-    return evaluated.reduce<StepMetrics | undefined>(
-      (best, row) => ((row.eval_reward_mean ?? 0) > (best?.eval_reward_mean ?? -Infinity) ? row : best),
-      undefined,
-    )?.step;
   }
 }

@@ -8,8 +8,9 @@ import { toFlat } from "./adapter.js";
 import type { EvaluationResult, RgbImage } from "./events.js";
 import { judgeGraph } from "./graphs.js";
 import { locate } from "./locate.js";
-import { openPipeline } from "./pipeline.js";
-import { pictureNoise, Sampler, stack, toRgb } from "./sampler.js";
+import { samplePictures, toRgb } from "./pictures.js";
+import { openPipeline, truncationWarnings } from "./pipeline.js";
+import { Sampler } from "./sampler.js";
 import { inTemplate } from "./samples.js";
 import type { Settings } from "./settings.js";
 
@@ -19,16 +20,19 @@ export const REWARDS_FOLDER = "models/rewards";
 export interface EvaluateOptions {
   readonly adapter?: LoraAdapter | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Told of prompts that are too long. */
+  readonly warn?: (message: string) => void;
 }
 
 /** Samples the evaluation's pictures with the model, or with an adapter on it, and rewards them. */
 export async function evaluate(
   settings: Settings,
-  { adapter, signal }: EvaluateOptions = {},
+  { adapter, signal, warn = () => {} }: EvaluateOptions = {},
 ): Promise<EvaluationResult> {
   const pipeline = await openPipeline(locate(settings.model));
   const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
   const lora = adapter && toFlat(pipeline, adapter);
+  for (const message of truncationWarnings(pipeline, evaluationPrompts(settings))) warn(message);
   const runtime = await Runtime.start(runtimeOptions(settings));
   try {
     const sampler = await Sampler.compile(runtime, pipeline, settings.sampling, {
@@ -58,11 +62,11 @@ export class Evaluator {
   ) {}
 
   async evaluate(lora?: Float32Array, signal?: AbortSignal): Promise<EvaluationResult> {
-    const { prompts, evaluation } = this.settings;
     // Every picture has a seed of its own, so that `generate` makes it again from its prompt and seed.
-    const pictures = prompts.eval
-      .flatMap((prompt) => new Array<string>(evaluation.seeds_per_prompt).fill(inTemplate(prompt, prompts.template)))
-      .map((prompt, i) => ({ prompt, seed: (evaluation.seed + i) % 2 ** 32 }));
+    const { seed, seeds_per_prompt } = this.settings.evaluation;
+    const pictures = evaluationPrompts(this.settings)
+      .flatMap((prompt) => new Array<string>(seeds_per_prompt).fill(prompt))
+      .map((prompt, i) => ({ prompt, seed: (seed + i) % 2 ** 32 }));
     const rewards: number[] = [];
     const images: RgbImage[] = [];
     for await (const batch of samplePictures(this.sampler, pictures, lora, signal)) {
@@ -87,10 +91,6 @@ export class Evaluator {
     };
   }
 
-  async release(): Promise<void> {
-    await (await this.judge)?.release();
-  }
-
   /** images [b, 3, h, w] in 0 … 1 and their prompts → rewards */
   private async rewardsOf(images: HostTensor, prompts: readonly string[]): Promise<Float32Array> {
     const graph = () => judgeGraph(this.reward, images.shape as [number, number, number, number]);
@@ -101,34 +101,8 @@ export class Evaluator {
   }
 }
 
-export interface Picture {
-  readonly prompt: string;
-  readonly seed: number;
-}
-
-/**
- * Samples pictures in batches. The last batch is filled up with repetitions of its last picture: `images` and `prompts`
- * have them, `pictures` has not.
- */
-export async function* samplePictures(
-  sampler: Sampler,
-  pictures: readonly Picture[],
-  lora: Float32Array | undefined,
-  signal?: AbortSignal,
-): AsyncGenerator<{ pictures: readonly Picture[]; prompts: string[]; images: HostTensor }> {
-  for (let start = 0; start < pictures.length; start += sampler.batch) {
-    signal?.throwIfAborted();
-    const batch = pictures.slice(start, start + sampler.batch);
-    const full = Array.from({ length: sampler.batch }, (_, i) => batch[Math.min(i, batch.length - 1)] as Picture);
-    const prompts = full.map(({ prompt }) => prompt);
-    const noises = full.map(({ seed }) => pictureNoise(sampler.latentElements, seed));
-    const { final } = await sampler.sample(
-      await sampler.condition(prompts, lora),
-      stack(noises.map(({ initial }) => initial)),
-      (step) => stack(noises.map((noise) => noise.step(step))),
-    );
-    yield { pictures: batch, prompts, images: await sampler.decode(final) };
-  }
+export function evaluationPrompts({ prompts }: Settings): string[] {
+  return prompts.eval.map((prompt) => inTemplate(prompt, prompts.template));
 }
 
 /** The population's standard deviation, as NumPy's default. */

@@ -1,11 +1,12 @@
 import { Runtime } from "../runtime/runtime.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
 import { toFlat } from "./adapter.js";
-import { type Picture, runtimeOptions, samplePictures } from "./evaluate.js";
+import { runtimeOptions } from "./evaluate.js";
 import type { RgbImage } from "./events.js";
 import { locate } from "./locate.js";
-import { openPipeline } from "./pipeline.js";
-import { Sampler, toRgb } from "./sampler.js";
+import { type Picture, samplePictures, toRgb } from "./pictures.js";
+import { openPipeline, truncationWarnings } from "./pipeline.js";
+import { Sampler } from "./sampler.js";
 import type { Settings } from "./settings.js";
 
 export interface GenerateOptions extends Pick<Settings, "model" | "device" | "threads" | "sampling"> {
@@ -15,13 +16,17 @@ export interface GenerateOptions extends Pick<Settings, "model" | "device" | "th
   /** Pictures sampled at once. */
   readonly batch?: number;
   readonly signal?: AbortSignal | undefined;
+  /** Told of prompts that are too long. */
+  readonly warn?: (message: string) => void;
 }
 
 /** One image for each prompt and seed. The same prompt and seed give the same image, whatever else is asked for. */
 export async function generate(options: GenerateOptions): Promise<RgbImage[]> {
-  const { pictures, sampling, negative = "", adapter, batch = 4, signal } = options;
+  const { pictures, sampling, negative = "", adapter, batch = 4, signal, warn = () => {} } = options;
   const pipeline = await openPipeline(locate(options.model));
   const lora = adapter && toFlat(pipeline, adapter);
+  const prompts = [...pictures.map(({ prompt }) => prompt), negative];
+  for (const message of truncationWarnings(pipeline, prompts)) warn(message);
   const runtime = await Runtime.start(runtimeOptions(options));
   try {
     const sampler = await Sampler.compile(runtime, pipeline, sampling, {

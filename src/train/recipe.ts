@@ -18,7 +18,7 @@ import { Rng } from "../tensor/rng.js";
 import { adapterLayout } from "./adapter.js";
 import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
 import { alignprop } from "./estimators/alignprop.js";
-import { Evaluator, meanAndStd, REWARDS_FOLDER, runtimeOptions } from "./evaluate.js";
+import { Evaluator, evaluationPrompts, meanAndStd, REWARDS_FOLDER, runtimeOptions } from "./evaluate.js";
 import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
 import { Learner } from "./learner.js";
@@ -138,9 +138,9 @@ async function openEvaluator(
   return new Evaluator(runtime, own, reward, settings);
 }
 
-function allPrompts({ prompts }: Settings): string[] {
-  const inSentence = [...prompts.train, ...prompts.eval].map((prompt) => inTemplate(prompt, prompts.template));
-  return [...inSentence, prompts.negative];
+function allPrompts(settings: Settings): string[] {
+  const { train, template, negative } = settings.prompts;
+  return [...train.map((prompt) => inTemplate(prompt, template)), ...evaluationPrompts(settings), negative];
 }
 
 function adamwOptions({ optimizer }: Settings) {

@@ -6,9 +6,9 @@ import type { LoraLayout } from "../nn/lora.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
-import type { RgbImage } from "./events.js";
-import { decodeGraph, denoiseGraph, textGraph } from "./graphs.js";
+import { decodeGraph, denoiseGraph } from "./graphs.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
+import { PromptEncoder } from "./prompt-encoder.js";
 
 export interface SamplingOptions {
   readonly steps: number;
@@ -22,48 +22,56 @@ export interface SamplingOptions {
 /** What the U-Net is told besides latents and timestep; the same at every step. */
 export type Conditioning = Readonly<Record<string, HostTensor>>;
 
+export interface SamplerOptions {
+  /** Pictures sampled at once. */
+  readonly batch: number;
+  /** The factors of the adapter that `condition` will be given. */
+  readonly layout?: LoraLayout | undefined;
+  readonly negativePrompt?: string;
+}
+
 export class Sampler {
-  readonly steps: readonly DdimStep[];
-  readonly size: LatentSize;
-  /** Elements of one picture's latents. */
-  readonly latentElements: number;
-  private readonly embeddings = new Map<string, Float32Array>();
   private decoder: Promise<Program> | undefined;
 
   private constructor(
     private readonly runtime: Runtime,
     readonly pipeline: Pipeline,
-    readonly options: SamplingOptions,
+    readonly steps: readonly DdimStep[],
+    readonly size: LatentSize,
     readonly batch: number,
-    readonly negativePrompt: string,
-    private readonly encoder: Program,
+    private readonly prompts: PromptEncoder,
     private readonly denoiser: Program,
-  ) {
-    this.steps = ddimSteps(pipeline.scheduler, options.steps, { eta: options.eta });
-    this.size = latentSize(pipeline, options.height, options.width);
-    this.latentElements = pipeline.unet.inChannels * this.size.height * this.size.width;
-  }
+    /** Undefined where there is no guidance. */
+    private readonly negativePrompt: string | undefined,
+  ) {}
 
   static async compile(
     runtime: Runtime,
     pipeline: Pipeline,
-    options: SamplingOptions,
-    { batch, layout, negativePrompt = "" }: { batch: number; layout?: LoraLayout | undefined; negativePrompt?: string },
+    { steps, eta, guidance_scale: guidanceScale, height, width }: SamplingOptions,
+    { batch, layout, negativePrompt = "" }: SamplerOptions,
   ): Promise<Sampler> {
-    const size = latentSize(pipeline, options.height, options.width);
-    const shape = { batch, size, guidanceScale: options.guidance_scale };
-    const encoder = await runtime.compile(textGraph(pipeline, 1), pipeline.weights);
-    const denoiser = await runtime.compile(denoiseGraph(pipeline, layout, shape), pipeline.weights);
-    return new Sampler(runtime, pipeline, options, batch, negativePrompt, encoder, denoiser);
+    const chain = ddimSteps(pipeline.scheduler, steps, { eta });
+    const size = latentSize(pipeline, height, width);
+    const prompts = await PromptEncoder.compile(runtime, pipeline);
+    const graph = denoiseGraph(pipeline, layout, { batch, size, guidanceScale });
+    const denoiser = await runtime.compile(graph, pipeline.weights);
+    const negative = isGuided(guidanceScale) ? negativePrompt : undefined;
+    return new Sampler(runtime, pipeline, chain, size, batch, prompts, denoiser, negative);
+  }
+
+  /** Elements of one picture's latents. */
+  get latentElements(): number {
+    return this.pipeline.unet.inChannels * this.size.height * this.size.width;
   }
 
   /** One prompt for each picture of the batch. */
   async condition(prompts: readonly string[], lora?: Float32Array): Promise<Conditioning> {
-    const text = await this.embed(prompts);
+    const { negativePrompt } = this;
     return {
-      text,
-      ...(isGuided(this.options.guidance_scale) && {
-        unconditional: await this.embed(prompts.map(() => this.negativePrompt)),
+      text: await this.prompts.encode(prompts),
+      ...(negativePrompt !== undefined && {
+        unconditional: await this.prompts.encode(prompts.map(() => negativePrompt)),
       }),
       ...(lora && { lora: float32(lora, [lora.length]) }),
     };
@@ -99,26 +107,9 @@ export class Sampler {
   }
 
   async release(): Promise<void> {
-    await this.encoder.release();
+    await this.prompts.release();
     await this.denoiser.release();
     await (await this.decoder)?.release();
-  }
-
-  /** Prompts [b] → text [b, n, d]. A prompt is encoded once, however often it is drawn. */
-  private async embed(prompts: readonly string[]): Promise<HostTensor> {
-    const { tokenizer, textEncoder } = this.pipeline;
-    const each = tokenizer.maxLength * textEncoder.hiddenSize;
-    const all = new Float32Array(prompts.length * each);
-    for (const [i, prompt] of prompts.entries()) {
-      let embedding = this.embeddings.get(prompt);
-      if (!embedding) {
-        const ids = fromNumbers(tokenizer.encode(prompt).ids, [1, tokenizer.maxLength], "int64");
-        embedding = toFloat32((await this.encoder.run({ ids })).text as HostTensor);
-        this.embeddings.set(prompt, embedding);
-      }
-      all.set(embedding, i * each);
-    }
-    return float32(all, [prompts.length, tokenizer.maxLength, textEncoder.hiddenSize]);
   }
 }
 
@@ -144,19 +135,4 @@ export function stack(rows: readonly Float32Array[]): Float32Array {
   const all = new Float32Array(rows.length * each);
   for (const [i, row] of rows.entries()) all.set(row, i * each);
   return all;
-}
-
-/** images [b, 3, H, W] in 0 … 1 → 8-bit pictures */
-export function toRgb(images: HostTensor): RgbImage[] {
-  const [batch, , height, width] = images.shape as [number, number, number, number];
-  const values = toFloat32(images);
-  const plane = height * width;
-  return Array.from({ length: batch }, (_, picture) => {
-    const pixels = new Uint8Array(3 * plane);
-    for (let channel = 0; channel < 3; channel++) {
-      const start = (picture * 3 + channel) * plane;
-      for (let i = 0; i < plane; i++) pixels[3 * i + channel] = Math.round(255 * (values[start + i] as number));
-    }
-    return { width, height, pixels };
-  });
 }

@@ -1,0 +1,56 @@
+/** `checkpoints/step-000010/`: which are written, kept and used. */
+import { rm, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { InputError } from "../tensor/errors.js";
+import type { StepMetrics } from "../train/events.js";
+import type { Settings } from "../train/settings.js";
+import { type LoraAdapter, readLora } from "../weights/lora-files.js";
+import { writeFolderAtomic } from "./atomic-folder.js";
+import { checkpointFolder, runFiles, stepsIn } from "./layout.js";
+
+export function savedSteps(run: string): Promise<number[]> {
+  return stepsIn(join(run, runFiles.checkpoints));
+}
+
+export async function writeCheckpoint(
+  run: string,
+  step: number,
+  files: ReadonlyMap<string, Uint8Array>,
+): Promise<void> {
+  await writeFolderAtomic(checkpointFolder(run, step), async (folder) => {
+    for (const [name, bytes] of files) await writeFile(join(folder, name), bytes);
+  });
+}
+
+/** Keeps the last `keep_last` and, with `keep_best`, the one whose evaluation was best. */
+export async function dropOldCheckpoints(
+  run: string,
+  { keep_last, keep_best }: Settings["checkpoint"],
+  rows: readonly StepMetrics[],
+): Promise<void> {
+  const steps = await savedSteps(run);
+  const kept = new Set(steps.slice(-keep_last));
+  const best = bestStep(steps, rows);
+  if (keep_best && best !== undefined) kept.add(best);
+  for (const step of steps.filter((saved) => !kept.has(saved))) {
+    await rm(checkpointFolder(run, step), { recursive: true });
+  }
+}
+
+/** Of `steps`, the one whose evaluation had the highest mean reward; the first of equals. */
+export function bestStep(steps: readonly number[], rows: readonly StepMetrics[]): number | undefined {
+  let best: { step: number; mean: number } | undefined;
+  for (const { step, eval_reward_mean: mean } of rows) {
+    if (mean !== undefined && steps.includes(step) && (best === undefined || mean > best.mean)) best = { step, mean };
+  }
+  return best?.step;
+}
+
+/** An adapter as people name it: a file, a checkpoint's folder, or a run's folder, which stands for its last checkpoint. */
+export async function openAdapter(path: string): Promise<LoraAdapter> {
+  if ((await stat(join(path, runFiles.config)).catch(() => undefined)) === undefined) return readLora(path);
+  const last = (await savedSteps(path)).at(-1);
+  if (last === undefined)
+    throw new InputError(`${path}: this run has no checkpoint yet, so there is no adapter to use`);
+  return readLora(checkpointFolder(path, last));
+}

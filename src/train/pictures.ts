@@ -1,0 +1,49 @@
+/** Pictures by prompt and seed, as evaluation and generation make them. */
+import { type HostTensor, toFloat32 } from "../tensor/host.js";
+import type { RgbImage } from "./events.js";
+import { pictureNoise, type Sampler, stack } from "./sampler.js";
+
+export interface Picture {
+  readonly prompt: string;
+  readonly seed: number;
+}
+
+/**
+ * Samples pictures in batches. The last batch is filled up with repetitions of its last picture: `images` and `prompts`
+ * have them, `pictures` has not.
+ */
+export async function* samplePictures(
+  sampler: Sampler,
+  pictures: readonly Picture[],
+  lora: Float32Array | undefined,
+  signal?: AbortSignal,
+): AsyncGenerator<{ pictures: readonly Picture[]; prompts: string[]; images: HostTensor }> {
+  for (let start = 0; start < pictures.length; start += sampler.batch) {
+    signal?.throwIfAborted();
+    const batch = pictures.slice(start, start + sampler.batch);
+    const full = Array.from({ length: sampler.batch }, (_, i) => batch[Math.min(i, batch.length - 1)] as Picture);
+    const prompts = full.map(({ prompt }) => prompt);
+    const noises = full.map(({ seed }) => pictureNoise(sampler.latentElements, seed));
+    const { final } = await sampler.sample(
+      await sampler.condition(prompts, lora),
+      stack(noises.map(({ initial }) => initial)),
+      (step) => stack(noises.map((noise) => noise.step(step))),
+    );
+    yield { pictures: batch, prompts, images: await sampler.decode(final) };
+  }
+}
+
+/** images [b, 3, H, W] in 0 … 1 → 8-bit pictures */
+export function toRgb(images: HostTensor): RgbImage[] {
+  const [batch, , height, width] = images.shape as [number, number, number, number];
+  const values = toFloat32(images);
+  const plane = height * width;
+  return Array.from({ length: batch }, (_, picture) => {
+    const pixels = new Uint8Array(3 * plane);
+    for (let channel = 0; channel < 3; channel++) {
+      const start = (picture * 3 + channel) * plane;
+      for (let i = 0; i < plane; i++) pixels[3 * i + channel] = Math.round(255 * (values[start + i] as number));
+    }
+    return { width, height, pixels };
+  });
+}
