@@ -13,7 +13,7 @@ import { PREPROCESSOR_CONFIG } from "./clip.js";
 import { batchAt } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
 import type { Scene } from "./data/scene.js";
-import { fit } from "./fit.js";
+import { fitModel } from "./fit.js";
 import { trainingGraph } from "./trainable.js";
 
 /** The widths of the head: the reference's form (Linear layers, nothing between them) on a 96-dimensional embedding. */
@@ -54,7 +54,7 @@ export async function trainAesthetic(
       return { loss: mean(mul(error, error), 0) };
     },
   });
-  const weights = await fit({
+  const weights = await fitModel({
     runtime,
     training,
     steps,
@@ -85,7 +85,13 @@ function lastLayer(): number {
   return aestheticConfig(HEAD_WIDTHS).layers.at(-1)?.index ?? 0;
 }
 
-async function embed(runtime: Runtime, icons: Icons, config: ClipConfig, weights: ReadonlyMap<string, HostTensor>, seed: number) {
+async function embed(
+  runtime: Runtime,
+  icons: Icons,
+  config: ClipConfig,
+  weights: ReadonlyMap<string, HostTensor>,
+  seed: number,
+) {
   const source = fromTensors(weights);
   const pixels = input([CHUNK, 3, 64, 64]);
   const images = clipPixels(add(mul(pixels, 0.5), 0.5), 64, parseNormalization(PREPROCESSOR_CONFIG));

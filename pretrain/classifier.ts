@@ -1,6 +1,6 @@
 import type { Value } from "../src/graph/value.js";
-import { conv2d, groupNorm, linear } from "../src/nn/layers.js";
 import { flatTensors } from "../src/nn/flat.js";
+import { conv2d, groupNorm, linear } from "../src/nn/layers.js";
 import { frozenScope, type Scope } from "../src/nn/scope.js";
 import { input, mean, mul, silu, softmax, sum } from "../src/ops/index.js";
 import type { Runtime } from "../src/runtime/runtime.js";
@@ -11,7 +11,7 @@ import { ANIMALS } from "./data/animals.js";
 import { batchAt } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
 import { PICTURE_LENGTH } from "./data/render.js";
-import { fit } from "./fit.js";
+import { fitModel } from "./fit.js";
 import { crossEntropy } from "./losses.js";
 import { trainingGraph } from "./trainable.js";
 
@@ -39,10 +39,13 @@ export async function trainClassifier(runtime: Runtime, icons: Icons, folder: st
     inputs: { pixels, targets },
     build: (scope) => {
       const logits = classify(scope, pixels);
-      return { loss: crossEntropy(logits, targets), metrics: { right: mean(sum(mul(softmax(logits), targets), -1), 0) } };
+      return {
+        loss: crossEntropy(logits, targets),
+        metrics: { right: mean(sum(mul(softmax(logits), targets), -1), 0) },
+      };
     },
   });
-  const weights = await fit({
+  const weights = await fitModel({
     runtime,
     training,
     steps,
@@ -52,7 +55,15 @@ export async function trainClassifier(runtime: Runtime, icons: Icons, folder: st
     folder,
     logEvery: 100,
     batch: (step) => {
-      const { pictures, labels } = batchAt(icons, { seed, start: step * BATCH, size: BATCH, several: 0.1, minimumScale: 0.7, tilt: 14, treated: 0.3 });
+      const { pictures, labels } = batchAt(icons, {
+        seed,
+        start: step * BATCH,
+        size: BATCH,
+        several: 0.1,
+        minimumScale: 0.7,
+        tilt: 14,
+        treated: 0.3,
+      });
       const rng = new Rng(seed, 1, step);
       for (let i = 0; i < BATCH * PICTURE_LENGTH; i++) pictures[i] = (pictures[i] as number) + 0.1 * rng.normal();
       const oneHot = new Float32Array(BATCH * ANIMALS.length);
@@ -64,7 +75,11 @@ export async function trainClassifier(runtime: Runtime, icons: Icons, folder: st
 }
 
 /** The animal's number that the classifier finds in each picture [n, 3, 64, 64] of -1 … 1. */
-export async function recognise(runtime: Runtime, weights: ReadonlyMap<string, HostTensor>, pictures: Float32Array): Promise<number[]> {
+export async function recognise(
+  runtime: Runtime,
+  weights: ReadonlyMap<string, HostTensor>,
+  pictures: Float32Array,
+): Promise<number[]> {
   const source = fromTensors(weights);
   const count = pictures.length / PICTURE_LENGTH;
   const pixels = input([count, 3, 64, 64]);

@@ -13,7 +13,7 @@ import { describe } from "./data/captions.js";
 import { batchAt, type Sample } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
 import { PICTURE_LENGTH } from "./data/render.js";
-import { fit } from "./fit.js";
+import { fitModel } from "./fit.js";
 import { crossEntropy } from "./losses.js";
 import { trainingGraph } from "./trainable.js";
 
@@ -95,7 +95,7 @@ export async function trainClip(
     },
   });
 
-  const weights = await fit({
+  const weights = await fitModel({
     runtime,
     training,
     steps,
@@ -108,10 +108,15 @@ export async function trainClip(
       const variation = { treated: 0.4, minimumScale: 0.7, tilt: 14 };
       const { samples, pictures } = batchAt(icons, { seed, start: step * BATCH, size: BATCH, ...variation });
       const noise = new Rng(seed, 1, step);
-      for (let i = 0; i < BATCH * PICTURE_LENGTH; i++) pictures[i] = (pictures[i] as number) + PIXEL_NOISE * noise.normal();
+      for (let i = 0; i < BATCH * PICTURE_LENGTH; i++)
+        pictures[i] = (pictures[i] as number) + PIXEL_NOISE * noise.normal();
       return {
         pixels: float32(pictures, pixels.shape),
-        ...tokenBatch(tokenizer, samples.map(({ caption }) => caption), config),
+        ...tokenBatch(
+          tokenizer,
+          samples.map(({ caption }) => caption),
+          config,
+        ),
         ...targets(samples),
       };
     },

@@ -23,7 +23,7 @@ export interface FitOptions {
   readonly warmup?: number;
   readonly weightDecay?: number;
   readonly maxGradNorm?: number;
-  /** Decay of the moving average of the weights, which is what `fit` returns; 0 returns the weights themselves. */
+  /** Decay of the moving average of the weights, which is what `fitModel` returns; 0 returns the weights themselves. */
   readonly averageDecay?: number;
   readonly seed: number;
   /** Where state and log live; a killed run goes on from the last state here. */
@@ -40,7 +40,7 @@ interface Progress {
 }
 
 /** Trains one model from nothing or from where it was killed: AdamW, linear warm-up, cosine decay to zero. */
-export async function fit(options: FitOptions): Promise<Float32Array> {
+export async function fitModel(options: FitOptions): Promise<Float32Array> {
   const { runtime, training, batch, steps, folder, seed } = options;
   const { warmup = 100, weightDecay = 0.01, maxGradNorm = 1, averageDecay = 0.999 } = options;
   const { saveEvery = 500, logEvery = 25, onSave = async () => {} } = options;
@@ -69,7 +69,8 @@ export async function fit(options: FitOptions): Promise<Float32Array> {
     const file = await openSafetensors(statePath);
     const read = async (key: string) => {
       const stored = file.get(key);
-      if (stored?.shape[0] !== layout.size) throw new Error(`${statePath}: ${key} is not of this model; delete ${folder} to start over`);
+      if (stored?.shape[0] !== layout.size)
+        throw new Error(`${statePath}: ${key} is not of this model; delete ${folder} to start over`);
       return toFloat32(await readTensor(stored)).slice();
     };
     weights = await read("weights");
@@ -92,14 +93,19 @@ export async function fit(options: FitOptions): Promise<Float32Array> {
     const { gradient, ...scalars } = await running;
     const descent = toFloat32(gradient as HostTensor);
     const norm = clipGradNorm(descent, maxGradNorm);
-    if (!Number.isFinite(norm)) throw new Error(`${name}: the gradient is not finite at step ${step}; the last state in ${folder} is good`);
+    if (!Number.isFinite(norm))
+      throw new Error(`${name}: the gradient is not finite at step ${step}; the last state in ${folder} is good`);
     const ramp = Math.min(1, (step + 1) / warmup);
     const decay = 0.5 * (1 + Math.cos((Math.PI * step) / steps));
     adamw(weights, descent, state, { learningRate: options.learningRate * ramp * decay, weightDecay, beta2: 0.99 });
     const keep = Math.min(averageDecay, (1 + step) / (10 + step));
-    for (let i = 0; i < average.length; i++) average[i] = keep * (average[i] as number) + (1 - keep) * (weights[i] as number);
+    for (let i = 0; i < average.length; i++)
+      average[i] = keep * (average[i] as number) + (1 - keep) * (weights[i] as number);
 
-    for (const [key, tensor] of [...Object.entries(scalars), ["grad_norm", float32(Float32Array.of(norm), [])] as const]) {
+    for (const [key, tensor] of [
+      ...Object.entries(scalars),
+      ["grad_norm", float32(Float32Array.of(norm), [])] as const,
+    ]) {
       sums.set(key, (sums.get(key) ?? 0) + Number(tensor.data[0]));
     }
     const done = step + 1;
@@ -109,7 +115,9 @@ export async function fit(options: FitOptions): Promise<Float32Array> {
       progress = { step: done, seconds: progress.seconds + seconds };
       const shown = [...sums].map(([key, total]) => `${key} ${(total / logEvery).toFixed(4)}`).join("  ");
       const left = ((seconds / logEvery) * (steps - done)) / 60;
-      console.log(`${name} ${done}/${steps}  ${shown}  ${(seconds / logEvery).toFixed(2)} s/step  ${left.toFixed(0)} min left`);
+      console.log(
+        `${name} ${done}/${steps}  ${shown}  ${(seconds / logEvery).toFixed(2)} s/step  ${left.toFixed(0)} min left`,
+      );
       sums.clear();
     }
     if (done % saveEvery === 0 || done === steps) {

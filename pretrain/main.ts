@@ -50,11 +50,22 @@ const clip = await trainClip(runtime, icons, tokenizer, stateOf("clip"), STEPS.c
 await writeClipFolder(path.join(rewards, "clip"), clipConfig, PREPROCESSOR_CONFIG, clip);
 await cp(tokenizerFolder, path.join(rewards, "clip"), { recursive: true });
 
-const head = await trainAesthetic(runtime, icons, { config: clipConfig, weights: clip }, stateOf("aesthetic"), STEPS.aesthetic, SEED);
+const head = await trainAesthetic(
+  runtime,
+  icons,
+  { config: clipConfig, weights: clip },
+  stateOf("aesthetic"),
+  STEPS.aesthetic,
+  SEED,
+);
 await writeWeights(path.join(rewards, "aesthetic", "model.safetensors"), head);
 
 // As in Stable Diffusion, the generator reads prompts through the text tower of a CLIP.
-const textEncoder = new Map([...clip].filter(([name]) => name.startsWith("clip.text_model.")).map(([name, tensor]) => [name.replace("clip.", "text_encoder."), tensor]));
+const textEncoder = new Map(
+  [...clip]
+    .filter(([name]) => name.startsWith("clip.text_model."))
+    .map(([name, tensor]) => [name.replace("clip.", "text_encoder."), tensor]),
+);
 const textConfig = { ...clipConfig.text_config, architectures: ["CLIPTextModel"], model_type: "clip_text_model" };
 const frozen = {
   tokenizer,
@@ -66,7 +77,11 @@ const data = await encodeLatents(runtime, icons, frozen, SEED);
 const scale = scalingFactor(data.latents);
 console.log(`latents: ${data.captions.length} pictures, scaling_factor ${scale}`);
 
-const previews = [...HELD_OUT_ANIMALS, ...ANIMALS.filter((_, i) => i % 4 === 0).slice(0, 10), "three foxes on a blue background"];
+const previews = [
+  ...HELD_OUT_ANIMALS,
+  ...ANIMALS.filter((_, i) => i % 4 === 0).slice(0, 10),
+  "three foxes on a blue background",
+];
 await trainUnet(runtime, {
   pipeline: frozen,
   data,

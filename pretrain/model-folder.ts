@@ -1,6 +1,6 @@
 import { cp, mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { type HostTensor, fromNumbers, toNumbers } from "../src/tensor/host.js";
+import { fromNumbers, type HostTensor, toNumbers } from "../src/tensor/host.js";
 import { writeSafetensors } from "../src/weights/safetensors.js";
 
 /** Writes models in the layouts of diffusers and transformers, weights as float16. */
@@ -30,7 +30,10 @@ export interface ModelParts {
 }
 
 /** A folder that diffusers opens as a StableDiffusionPipeline. */
-export async function writeModelFolder(folder: string, { unet, vae, textEncoder, scheduler, tokenizer }: ModelParts): Promise<void> {
+export async function writeModelFolder(
+  folder: string,
+  { unet, vae, textEncoder, scheduler, tokenizer }: ModelParts,
+): Promise<void> {
   await writeJson(path.join(folder, "model_index.json"), {
     _class_name: "StableDiffusionPipeline",
     feature_extractor: [null, null],
@@ -56,7 +59,12 @@ export async function writeModelFolder(folder: string, { unet, vae, textEncoder,
 }
 
 /** A CLIPModel folder of transformers. */
-export async function writeClipFolder(folder: string, config: object, preprocessor: object, weights: ReadonlyMap<string, HostTensor>) {
+export async function writeClipFolder(
+  folder: string,
+  config: object,
+  preprocessor: object,
+  weights: ReadonlyMap<string, HostTensor>,
+) {
   await writeJson(path.join(folder, "config.json"), config);
   await writeJson(path.join(folder, "preprocessor_config.json"), preprocessor);
   await writeWeights(path.join(folder, "model.safetensors"), weights);

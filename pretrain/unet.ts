@@ -1,8 +1,8 @@
 import { alphaBars, readSchedulerConfig } from "../src/diffusion/ddim.js";
 import { clipText } from "../src/models/clip/text.js";
-import { encode } from "../src/models/vae/vae.js";
 import { parseUnetConfig } from "../src/models/unet/config.js";
 import { unet, unetInputs } from "../src/models/unet/unet.js";
+import { encode } from "../src/models/vae/vae.js";
 import { flatTensors } from "../src/nn/flat.js";
 import { frozenScope } from "../src/nn/scope.js";
 import { allAxes, input, mean, mul, sub } from "../src/ops/index.js";
@@ -12,7 +12,7 @@ import { Rng } from "../src/tensor/rng.js";
 import type { Pipeline } from "../src/train/pipeline.js";
 import { batchAt } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
-import { fit } from "./fit.js";
+import { fitModel } from "./fit.js";
 import { trainingGraph } from "./trainable.js";
 
 /** Stable Diffusion's U-Net with three levels; attention where the latents are 8x8 and 4x4. */
@@ -54,7 +54,12 @@ const CAPTION_DROPOUT = 0.1;
 const MIN_SNR_GAMMA = 5;
 
 /** The latents of every picture, scaled, one after another: encoded once, because encoding costs a third of a step. */
-export async function encodeLatents(runtime: Runtime, icons: Icons, { vae, weights }: Pick<Pipeline, "vae" | "weights">, seed: number) {
+export async function encodeLatents(
+  runtime: Runtime,
+  icons: Icons,
+  { vae, weights }: Pick<Pipeline, "vae" | "weights">,
+  seed: number,
+) {
   const size = 64;
   const pixels = input([size, 3, 64, 64]);
   const { mean: latents } = encode(frozenScope(weights, "vae"), vae, pixels);
@@ -89,7 +94,10 @@ interface UnetTraining {
   readonly onSave: (step: number, weights: ReadonlyMap<string, HostTensor>) => Promise<void>;
 }
 
-export async function trainUnet(runtime: Runtime, { pipeline, data, scale, folder, steps, seed, onSave }: UnetTraining) {
+export async function trainUnet(
+  runtime: Runtime,
+  { pipeline, data, scale, folder, steps, seed, onSave }: UnetTraining,
+) {
   const config = parseUnetConfig(UNET_CONFIG);
   const scheduler = readSchedulerConfig(SCHEDULER_CONFIG, "scheduler_config.json");
   const alphaBar = alphaBars(scheduler);
@@ -104,7 +112,10 @@ export async function trainUnet(runtime: Runtime, { pipeline, data, scale, folde
       const encoderHiddenStates = clipText(frozenScope(pipeline.weights, "text_encoder"), textEncoder, ids);
       const error = sub(unet(scope, config, { sample, timestep, encoderHiddenStates }), velocity);
       const squares = mul(error, error);
-      return { loss: mean(mul(squares, weight), allAxes(squares.shape)), metrics: { mse: mean(squares, allAxes(squares.shape)) } };
+      return {
+        loss: mean(mul(squares, weight), allAxes(squares.shape)),
+        metrics: { mse: mean(squares, allAxes(squares.shape)) },
+      };
     },
   });
   const tokens = new Map<string, readonly number[]>();
@@ -141,7 +152,7 @@ export async function trainUnet(runtime: Runtime, { pipeline, data, scale, folde
       ids: fromNumbers(texts, ids.shape, "int64"),
     };
   };
-  const weights = await fit({
+  const weights = await fitModel({
     runtime,
     training,
     frozen: pipeline.weights,

@@ -1,16 +1,16 @@
 import path from "node:path";
-import { decode, encode } from "../src/models/vae/vae.js";
 import { parseVaeConfig } from "../src/models/vae/config.js";
-import { frozenScope } from "../src/nn/scope.js";
+import { decode, encode } from "../src/models/vae/vae.js";
 import { flatTensors } from "../src/nn/flat.js";
-import { abs, add, exp, input, mean, mul, sub, allAxes } from "../src/ops/index.js";
+import { frozenScope } from "../src/nn/scope.js";
+import { abs, add, allAxes, exp, input, mean, mul, sub } from "../src/ops/index.js";
 import type { Runtime } from "../src/runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { fromTensors } from "../src/weights/source.js";
 import { batchAt } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
-import { fit } from "./fit.js";
+import { fitModel } from "./fit.js";
 import { writeGrid } from "./grid.js";
 import { trainingGraph } from "./trainable.js";
 
@@ -53,7 +53,7 @@ export async function trainVae(runtime: Runtime, icons: Icons, folder: string, s
     },
   });
 
-  const weights = await fit({
+  const weights = await fitModel({
     runtime,
     training,
     steps,
@@ -71,7 +71,10 @@ export async function trainVae(runtime: Runtime, icons: Icons, folder: string, s
       const source = fromTensors(flatTensors(training.layout, current));
       const scope = frozenScope(source, "vae");
       const output = decode(scope, config, encode(scope, config, pixels).mean);
-      const program = await runtime.compile({ name: "vae reconstruction", inputs: { pixels }, outputs: { output } }, source);
+      const program = await runtime.compile(
+        { name: "vae reconstruction", inputs: { pixels }, outputs: { output } },
+        source,
+      );
       const pictures = batchAt(icons, { seed: seed + 1, start: 0, size: BATCH }).pictures;
       const { output: rebuilt } = await program.run({ pixels: float32(pictures, pixels.shape) });
       await program.release();

@@ -26,7 +26,9 @@ const files = readdirSync(SRC, { recursive: true, encoding: "utf8" }).filter(
 );
 
 const importsOf = (file: string) =>
-  [...readFileSync(path.join(SRC, file), "utf8").matchAll(/(?:from|import\()\s*"([^"]+)"/g)].map((match) => match[1] as string);
+  [...readFileSync(path.join(SRC, file), "utf8").matchAll(/(?:from|import\()\s*"([^"]+)"/g)].map(
+    (match) => match[1] as string,
+  );
 
 const layerOf = (file: string) => LAYERS.indexOf(file.split(path.sep)[0] as string);
 

@@ -19,12 +19,41 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
   input: [{ shapes: [[2, 3]], build: (x) => o.mul(x, 1) }],
   parameter: [],
   constant: [{ shapes: [[2, 3]], build: (x) => o.mul(x, o.constant([1, 2, 3], [3])) }],
-  add: [{ shapes: [[2, 1, 3], [4, 1]], build: o.add }],
+  add: [
+    {
+      shapes: [
+        [2, 1, 3],
+        [4, 1],
+      ],
+      build: o.add,
+    },
+  ],
   sub: [{ shapes: [[3], [2, 3]], build: o.sub }],
-  mul: [{ shapes: [[2, 3], [2, 1]], build: o.mul }, { shapes: [[2, 3]], build: (x) => o.mul(x, x) }],
+  mul: [
+    {
+      shapes: [
+        [2, 3],
+        [2, 1],
+      ],
+      build: o.mul,
+    },
+    { shapes: [[2, 3]], build: (x) => o.mul(x, x) },
+  ],
   div: [{ shapes: [[2, 3], [3]], build: o.div, range: [0.5, 2] }],
-  maximum: [{ shapes: [[4, 5], [5]], build: o.maximum }, { shapes: [[4, 5]], build: o.relu }],
-  minimum: [{ shapes: [[4, 5], [4, 1]], build: o.minimum }, { shapes: [[9]], build: (x) => o.clip(x, -0.4, 0.3) }],
+  maximum: [
+    { shapes: [[4, 5], [5]], build: o.maximum },
+    { shapes: [[4, 5]], build: o.relu },
+  ],
+  minimum: [
+    {
+      shapes: [
+        [4, 5],
+        [4, 1],
+      ],
+      build: o.minimum,
+    },
+    { shapes: [[9]], build: (x) => o.clip(x, -0.4, 0.3) },
+  ],
   greater: [{ shapes: [[5], [5]], build: (x, y) => o.where(o.greater(x, y), o.mul(x, 2), y) }],
   less: [{ shapes: [[5], [5]], build: (x, y) => o.where(o.less(x, y), x, o.mul(y, 3)) }],
   equal: [{ shapes: [[5]], build: (x) => o.where(o.equal(x, x), o.exp(x), x) }],
@@ -40,7 +69,10 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
   sin: [{ shapes: [[3]], build: o.sin }],
   cos: [{ shapes: [[3]], build: o.cos }],
   gelu: [{ shapes: [[9]], build: o.gelu, range: [-3, 3] }],
-  silu: [{ shapes: [[9]], build: o.silu, range: [-3, 3] }, { shapes: [[9]], build: o.quickGelu }],
+  silu: [
+    { shapes: [[9]], build: o.silu, range: [-3, 3] },
+    { shapes: [[9]], build: o.quickGelu },
+  ],
   pow: [
     { shapes: [[3]], build: (x) => o.pow(x, 2) },
     { shapes: [[3]], build: (x) => o.pow(x, -0.5), range: [0.5, 2] },
@@ -65,31 +97,121 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
     { shapes: [[8]], build: (x) => o.slice(x, 0, 0, 8, 3) },
   ],
   flip: [{ shapes: [[2, 3, 4]], build: (x) => o.flip(x, [0, -1]) }],
-  pad: [{ shapes: [[2, 3]], build: (x) => o.pad(x, [[0, 1], [2, 0]]) }],
-  concat: [{ shapes: [[2, 3], [2, 1], [2, 2]], build: (x, y, z) => o.concat([x, y, z], 1) }],
+  pad: [
+    {
+      shapes: [[2, 3]],
+      build: (x) =>
+        o.pad(x, [
+          [0, 1],
+          [2, 0],
+        ]),
+    },
+  ],
+  concat: [
+    {
+      shapes: [
+        [2, 3],
+        [2, 1],
+        [2, 2],
+      ],
+      build: (x, y, z) => o.concat([x, y, z], 1),
+    },
+  ],
   gather: [{ shapes: [[3, 4]], build: (x) => o.gather(x, o.constant([2, 0, 2, 1], [2, 2], "int64")) }],
   scatterRows: [{ shapes: [[4, 3]], build: (x) => o.scatterRows(indices, x, 5) }],
   matmul: [
-    { shapes: [[2, 3, 4], [4, 5]], build: (a, b) => o.matmul(a, b) },
-    { shapes: [[2, 1, 3, 4], [3, 5, 4]], build: (a, b) => o.matmul(a, b, { transposeB: true }) },
-    { shapes: [[2, 4, 3], [2, 4, 5]], build: (a, b) => o.matmul(a, b, { transposeA: true }) },
-    { shapes: [[2, 4, 3], [2, 5, 4]], build: (a, b) => o.matmul(a, b, { transposeA: true, transposeB: true }) },
+    {
+      shapes: [
+        [2, 3, 4],
+        [4, 5],
+      ],
+      build: (a, b) => o.matmul(a, b),
+    },
+    {
+      shapes: [
+        [2, 1, 3, 4],
+        [3, 5, 4],
+      ],
+      build: (a, b) => o.matmul(a, b, { transposeB: true }),
+    },
+    {
+      shapes: [
+        [2, 4, 3],
+        [2, 4, 5],
+      ],
+      build: (a, b) => o.matmul(a, b, { transposeA: true }),
+    },
+    {
+      shapes: [
+        [2, 4, 3],
+        [2, 5, 4],
+      ],
+      build: (a, b) => o.matmul(a, b, { transposeA: true, transposeB: true }),
+    },
   ],
   gemm: [
-    { shapes: [[3, 4], [4, 5]], build: (a, b) => o.matmul(a, b) },
-    { shapes: [[4, 3], [5, 4]], build: (a, b) => o.matmul(a, b, { transposeA: true, transposeB: true }) },
+    {
+      shapes: [
+        [3, 4],
+        [4, 5],
+      ],
+      build: (a, b) => o.matmul(a, b),
+    },
+    {
+      shapes: [
+        [4, 3],
+        [5, 4],
+      ],
+      build: (a, b) => o.matmul(a, b, { transposeA: true, transposeB: true }),
+    },
     { shapes: [[2, 3, 4], [5, 4], [5]], build: (x, w, b) => o.linear(x, w, b) },
   ],
   conv2d: [
     { shapes: [[2, 3, 5, 6], [4, 3, 3, 3], [4]], build: (x, w, b) => o.conv2d(x, w, b, { padding: 1 }) },
-    { shapes: [[1, 3, 4, 4], [2, 3, 1, 1]], build: (x, w) => o.conv2d(x, w) },
-    { shapes: [[1, 2, 6, 7], [3, 2, 3, 3]], build: (x, w) => o.conv2d(x, w, undefined, { stride: 2, padding: [0, 0, 1, 1] }) },
-    { shapes: [[2, 4, 6, 6], [6, 2, 3, 3]], build: (x, w) => o.conv2d(x, w, undefined, { stride: 2, padding: 1, groups: 2 }) },
-    { shapes: [[1, 4, 4, 5], [6, 2, 3, 2]], build: (x, w) => o.conv2d(x, w, undefined, { padding: [1, 0, 1, 1], groups: 2 }) },
-    { shapes: [[1, 3, 8, 8], [2, 3, 4, 4]], build: (x, w) => o.conv2d(x, w, undefined, { stride: 4 }) },
+    {
+      shapes: [
+        [1, 3, 4, 4],
+        [2, 3, 1, 1],
+      ],
+      build: (x, w) => o.conv2d(x, w),
+    },
+    {
+      shapes: [
+        [1, 2, 6, 7],
+        [3, 2, 3, 3],
+      ],
+      build: (x, w) => o.conv2d(x, w, undefined, { stride: 2, padding: [0, 0, 1, 1] }),
+    },
+    {
+      shapes: [
+        [2, 4, 6, 6],
+        [6, 2, 3, 3],
+      ],
+      build: (x, w) => o.conv2d(x, w, undefined, { stride: 2, padding: 1, groups: 2 }),
+    },
+    {
+      shapes: [
+        [1, 4, 4, 5],
+        [6, 2, 3, 2],
+      ],
+      build: (x, w) => o.conv2d(x, w, undefined, { padding: [1, 0, 1, 1], groups: 2 }),
+    },
+    {
+      shapes: [
+        [1, 3, 8, 8],
+        [2, 3, 4, 4],
+      ],
+      build: (x, w) => o.conv2d(x, w, undefined, { stride: 4 }),
+    },
   ],
   convTranspose2d: [
-    { shapes: [[1, 3, 3, 3], [3, 2, 3, 3]], build: (x, w) => o.convTranspose2d(x, w, [6, 6], { stride: 2, padding: 1 }) },
+    {
+      shapes: [
+        [1, 3, 3, 3],
+        [3, 2, 3, 3],
+      ],
+      build: (x, w) => o.convTranspose2d(x, w, [6, 6], { stride: 2, padding: 1 }),
+    },
   ],
   averagePool: [{ shapes: [[2, 3, 4, 6]], build: (x) => conv.averagePool(x, 2) }],
   upsampleNearest: [{ shapes: [[2, 3, 2, 3]], build: (x) => o.upsampleNearest(x, 2) }],

@@ -37,7 +37,8 @@ function expectClose(actual: ArrayLike<number>, expected: ArrayLike<number>, tol
   const scale = Math.max(1, ...Array.from(expected, Math.abs));
   for (let i = 0; i < expected.length; i++) {
     const error = Math.abs((actual[i] as number) - (expected[i] as number)) / scale;
-    if (!(error <= tolerance)) throw new Error(`${what}[${i}]: ${actual[i]}, expected ${expected[i]} (relative error ${error})`);
+    if (!(error <= tolerance))
+      throw new Error(`${what}[${i}]: ${actual[i]}, expected ${expected[i]} (relative error ${error})`);
   }
 }
 
@@ -51,7 +52,10 @@ for (const [name, cases] of Object.entries({ ...OP_CASES, ...COMPOSED_CASES })) 
       const feeds: Record<string, F64Array> = Object.fromEntries(
         Object.entries(graph.inputs).map(([key, { shape }]) => [
           key,
-          { shape, data: Float64Array.from({ length: sizeOf(shape) }, () => Math.fround(low + (high - low) * rng.uniform())) },
+          {
+            shape,
+            data: Float64Array.from({ length: sizeOf(shape) }, () => Math.fround(low + (high - low) * rng.uniform())),
+          },
         ]),
       );
       const label = spec.shapes.map((shape) => `[${shape}]`).join(" ");

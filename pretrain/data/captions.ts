@@ -43,10 +43,6 @@ export function describe(scene: Scene, telling: Telling): string {
   return telling.background ? `${subject} on ${withArticle(scene.background)} background` : subject;
 }
 
-export function caption(scene: Scene, rng: Rng): string {
-  return describe(scene, sampleTelling(rng));
-}
-
 /** Every word that a caption can hold, each once: the corpus that the tokenizer is learnt from. */
 export const CAPTION_WORDS: readonly string[] = [
   ...new Set([

@@ -76,7 +76,9 @@ export function renderScene(
   });
   for (const placement of placements(scene, icon)) drawCopy(scene, icon, placement, out, offset);
   if (scene.treatment !== undefined) treat(scene.treatment, out, offset);
-  for (let i = offset; i < offset + PICTURE_LENGTH; i++) out[i] = (out[i] as number) * 2 - 1;
+  for (let i = offset; i < offset + PICTURE_LENGTH; i++) {
+    out[i] = Math.min(1, Math.max(-1, (out[i] as number) * 2 - 1)); // float32 sums of white may pass 1 by a bit
+  }
   return out;
 }
 

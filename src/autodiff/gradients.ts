@@ -49,7 +49,9 @@ export function gradients(outputs: readonly Cotangent[], wrt: readonly Value[]):
   };
   for (const { value, gradient } of outputs) {
     if (!sameShape(value.shape, gradient.shape)) {
-      throw new TypeError(`gradients: the upstream ${showShape(gradient.shape)} is not of the value's shape ${showShape(value.shape)}`);
+      throw new TypeError(
+        `gradients: the upstream ${showShape(gradient.shape)} is not of the value's shape ${showShape(value.shape)}`,
+      );
     }
     if (matters(value)) accumulate(value, gradient);
   }

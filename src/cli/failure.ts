@@ -16,6 +16,9 @@ export function failureOf(error: unknown, verbose: boolean): Failure {
     return { exitCode: error.exitCode === 0 ? exitCodes.done : exitCodes.badInput };
   }
   if (error instanceof InputError) return { exitCode: exitCodes.badInput, message: `error: ${error.message}` };
+  if (error instanceof Error && error.name === "AbortError") {
+    return { exitCode: exitCodes.failed, message: "stopped; nothing was written" };
+  }
   const message = error instanceof Error ? error.message || error.name : String(error);
   const trace = error instanceof Error && error.stack !== undefined ? error.stack : message;
   return {

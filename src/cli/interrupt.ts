@@ -4,15 +4,19 @@ import type { Terminal } from "./terminal.js";
 const interruptedExitCode = 130;
 
 /**
- * Runs `work` with a signal that Ctrl+C (or SIGTERM, which schedulers send) aborts, so that it can finish its step and
- * save; a second one quits at once.
+ * Runs `work` with a signal that Ctrl+C (or SIGTERM, which schedulers send) aborts, so that it can come to a good end, which
+ * `finishing` names; a second one quits at once.
  */
-export async function interruptible<T>(terminal: Terminal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+export async function interruptible<T>(
+  terminal: Terminal,
+  finishing: string,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
   const controller = new AbortController();
   const onSignal = () => {
     if (controller.signal.aborted) process.exit(interruptedExitCode);
     controller.abort();
-    terminal.say("Finishing this step and saving; press Ctrl+C again to quit at once.");
+    terminal.say(`${finishing}; press Ctrl+C again to quit at once.`);
   };
   process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
   try {

@@ -20,8 +20,8 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
       }
       case "evaluated": {
         const { mean, std, rewards } = event.result;
-        const which = event.step === 0 ? "the model as it is" : `after step ${event.step}`;
-        terminal.say(`  held-out reward ${format(mean)} ± ${format(std)} (${rewards.length} pictures, ${which})`);
+        // Later ones come with their step.
+        if (event.step === 0) terminal.say(evaluationLine(mean, std, `the model as it is, ${rewards.length} pictures`));
         return;
       }
       case "stepped": {
@@ -29,6 +29,8 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
         const line = stepLine(event.metrics, updates, pace.remaining(updates - event.metrics.step));
         if (terminal.isTTY) terminal.update(line);
         else terminal.say(line);
+        const { step, eval_reward_mean: mean, eval_reward_std: std } = event.metrics;
+        if (mean !== undefined && std !== undefined) terminal.say(evaluationLine(mean, std, `after step ${step}`));
         return;
       }
       case "checkpointed":
@@ -41,6 +43,10 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
         return;
     }
   };
+}
+
+function evaluationLine(mean: number, std: number, when: string): string {
+  return `  held-out reward ${format(mean)} ± ${format(std)}, ${when}`;
 }
 
 export function stepLine(metrics: StepMetrics, updates: number, remaining: number): string {

@@ -16,6 +16,12 @@ export function processTerminal(
   out: NodeJS.WriteStream = process.stdout,
   err: NodeJS.WriteStream = process.stderr,
 ): Terminal {
+  // Whoever reads may go away (`| head`); the work goes on.
+  for (const stream of [out, err]) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") throw error;
+    });
+  }
   let unfinished = false;
   const finishLine = () => {
     if (unfinished) err.write("\n");

@@ -43,7 +43,8 @@ export function topologicalOrder(values: Iterable<Value>): Node[] {
 export function verify(graph: Graph): void {
   const declared = new Map<Node, string>();
   for (const [name, value] of Object.entries(graph.inputs)) {
-    if (value.node.op.name !== "input") throw new TypeError(`graph ${graph.name}: input ${name} is computed by ${value.node.op.name}`);
+    if (value.node.op.name !== "input")
+      throw new TypeError(`graph ${graph.name}: input ${name} is computed by ${value.node.op.name}`);
     declared.set(value.node, name);
   }
   const parameters = new Map<string, Value>();
@@ -56,7 +57,9 @@ export function verify(graph: Graph): void {
       const name = (node.attrs as { name: string }).name;
       const other = parameters.get(name);
       if (other && (other.dtype !== output.dtype || !sameShape(other.shape, output.shape))) {
-        throw new TypeError(`graph ${graph.name}: parameter ${name} is read as ${showType(other)} and as ${showType(output)}`);
+        throw new TypeError(
+          `graph ${graph.name}: parameter ${name} is read as ${showType(other)} and as ${showType(output)}`,
+        );
       }
       parameters.set(name, output);
     }

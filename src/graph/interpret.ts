@@ -26,8 +26,13 @@ export function interpret(
       values.set(output, "dtype" in given ? { shape: given.shape, data: toNumbers(given) } : given);
       continue;
     }
-    const results = node.op.evaluate(node.inputs.map((value) => values.get(value) as F64Array), node);
+    const results = node.op.evaluate(
+      node.inputs.map((value) => values.get(value) as F64Array),
+      node,
+    );
     for (const [i, result] of results.entries()) values.set(node.outputs[i] as Value, result);
   }
-  return Object.fromEntries(Object.entries(graph.outputs).map(([name, value]) => [name, values.get(value) as F64Array]));
+  return Object.fromEntries(
+    Object.entries(graph.outputs).map(([name, value]) => [name, values.get(value) as F64Array]),
+  );
 }

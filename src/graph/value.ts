@@ -9,14 +9,23 @@ export interface TensorType {
 /** What an op writes into an ONNX graph; names are those of ONNX values. */
 export interface OnnxWriter {
   /** One ONNX node; returns the names of its outputs. "" leaves out an optional input. */
-  node(opType: string, inputs: readonly string[], attributes?: OnnxAttributes, outputs?: number, domain?: string): string[];
+  node(
+    opType: string,
+    inputs: readonly string[],
+    attributes?: OnnxAttributes,
+    outputs?: number,
+    domain?: string,
+  ): string[];
   /** An int64 vector as an initializer. */
   ints(values: readonly number[]): string;
   /** A tensor as an initializer; shape [] is a scalar. */
   tensor(values: ArrayLike<number>, shape: Shape, dtype: DType): string;
 }
 
-export type OnnxAttributes = Record<string, number | string | readonly number[] | { float: number } | { floats: readonly number[] }>;
+export type OnnxAttributes = Record<
+  string,
+  number | string | readonly number[] | { float: number } | { floats: readonly number[] }
+>;
 
 /** An array of the float64 interpreter. */
 export interface F64Array {

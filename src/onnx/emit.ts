@@ -1,8 +1,8 @@
 import path from "node:path";
 import { create, toBinary } from "@bufbuild/protobuf";
 import {
-  AttributeProto_AttributeType,
   type AttributeProto,
+  AttributeProto_AttributeType,
   AttributeProtoSchema,
   GraphProtoSchema,
   ModelProtoSchema,
@@ -10,8 +10,8 @@ import {
   NodeProtoSchema,
   OperatorSetIdProtoSchema,
   StringStringEntryProtoSchema,
-  TensorProto_DataLocation,
   type TensorProto,
+  TensorProto_DataLocation,
   TensorProtoSchema,
   TensorShapeProto_DimensionSchema,
   TensorShapeProtoSchema,
@@ -27,7 +27,7 @@ import { ONNX_TYPE } from "../ops/elementwise.js";
 import type { DType } from "../tensor/dtype.js";
 import { InputError } from "../tensor/errors.js";
 import { fromNumbers } from "../tensor/host.js";
-import { sameShape, type Shape } from "../tensor/shape.js";
+import { type Shape, sameShape } from "../tensor/shape.js";
 import type { StoredTensor, WeightSource } from "../weights/source.js";
 
 /** LayerNormalization and Gelu need 20; ONNX Runtime 1.30 knows IR 10. */
@@ -62,7 +62,11 @@ export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
       continue;
     }
     writer.label = `${node.op.name} → ${showType(output)}`;
-    const results = node.op.emit(writer, node.inputs.map((value) => names.get(value) as string), node);
+    const results = node.op.emit(
+      writer,
+      node.inputs.map((value) => names.get(value) as string),
+      node,
+    );
     for (const [i, name] of results.entries()) names.set(node.outputs[i] as Value, name);
   }
   writer.label = "output";
@@ -129,10 +133,13 @@ class Writer implements OnnxWriter {
     this.shared.set(unique, unique);
     const proto = create(TensorProtoSchema, { name: unique, ...tensorType(stored) });
     if (stored.kind === "file") {
-      const location = path.relative(folder as string, stored.path).split(path.sep).join("/");
+      const location = path
+        .relative(folder as string, stored.path)
+        .split(path.sep)
+        .join("/");
       proto.dataLocation = TensorProto_DataLocation.EXTERNAL;
-      proto.externalData = Object.entries({ location, offset: stored.offset, length: stored.length }).map(([key, value]) =>
-        create(StringStringEntryProtoSchema, { key, value: String(value) }),
+      proto.externalData = Object.entries({ location, offset: stored.offset, length: stored.length }).map(
+        ([key, value]) => create(StringStringEntryProtoSchema, { key, value: String(value) }),
       );
     } else {
       const { buffer, byteOffset, byteLength } = stored.data;
@@ -148,7 +155,11 @@ class Writer implements OnnxWriter {
   }
 }
 
-function storedParameters(order: readonly Node[], weights: WeightSource | undefined, graph: string): Map<string, StoredTensor> {
+function storedParameters(
+  order: readonly Node[],
+  weights: WeightSource | undefined,
+  graph: string,
+): Map<string, StoredTensor> {
   const found = new Map<string, StoredTensor>();
   for (const node of order) {
     if (node.op.name !== "parameter") continue;
@@ -156,7 +167,9 @@ function storedParameters(order: readonly Node[], weights: WeightSource | undefi
     const stored = weights?.get(name);
     if (!stored || stored.dtype !== dtype || !sameShape(stored.shape, shape)) {
       const had = stored ? `has ${showType(stored)}` : "does not have it";
-      throw new InputError(`${graph} needs the weight ${name} as ${showType({ shape, dtype })}; ${weights?.describe ?? "nothing"} ${had}.`);
+      throw new InputError(
+        `${graph} needs the weight ${name} as ${showType({ shape, dtype })}; ${weights?.describe ?? "nothing"} ${had}.`,
+      );
     }
     found.set(name, stored);
   }
@@ -186,8 +199,14 @@ function valueInfo(name: string, { shape, dtype }: TensorType): ValueInfoProto {
   const dim = shape.map((extent) =>
     create(TensorShapeProto_DimensionSchema, { value: { case: "dimValue", value: BigInt(extent) } }),
   );
-  const tensor = create(TypeProto_TensorSchema, { elemType: ONNX_TYPE[dtype], shape: create(TensorShapeProtoSchema, { dim }) });
-  return create(ValueInfoProtoSchema, { name, type: create(TypeProtoSchema, { value: { case: "tensorType", value: tensor } }) });
+  const tensor = create(TypeProto_TensorSchema, {
+    elemType: ONNX_TYPE[dtype],
+    shape: create(TensorShapeProtoSchema, { dim }),
+  });
+  return create(ValueInfoProtoSchema, {
+    name,
+    type: create(TypeProtoSchema, { value: { case: "tensorType", value: tensor } }),
+  });
 }
 
 function attribute(name: string, value: OnnxAttributes[string]): AttributeProto {

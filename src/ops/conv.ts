@@ -1,5 +1,5 @@
-import { showShape, sizeOf } from "../tensor/shape.js";
 import { apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
+import { showShape, sizeOf } from "../tensor/shape.js";
 
 /** Zeros around an image: [top, left, bottom, right], the order of ONNX. */
 export type Padding = readonly [number, number, number, number];
@@ -32,7 +32,10 @@ export const conv2dOp: OpDef<ConvAttrs> = {
     }
     const height = Math.floor((h + padding[0] + padding[2] - kh) / stride) + 1;
     const width = Math.floor((w + padding[1] + padding[3] - kw) / stride) + 1;
-    if (height < 1 || width < 1) throw new TypeError(`conv2d: ${h}x${w} with padding ${showShape(padding)} is smaller than the ${kh}x${kw} kernel`);
+    if (height < 1 || width < 1)
+      throw new TypeError(
+        `conv2d: ${h}x${w} with padding ${showShape(padding)} is smaller than the ${kh}x${kw} kernel`,
+      );
     return [{ shape: [b, o, height, width], dtype: (x as TensorType).dtype }];
   },
   emit: (w, inputs, { attrs }) =>
@@ -47,7 +50,8 @@ export const conv2dOp: OpDef<ConvAttrs> = {
       });
     }
     eachTap(x as F64Array, weight as F64Array, out, attrs, (at, from, tap) => {
-      data[at] = (data[at] as number) + ((x as F64Array).data[from] as number) * ((weight as F64Array).data[tap] as number);
+      data[at] =
+        (data[at] as number) + ((x as F64Array).data[from] as number) * ((weight as F64Array).data[tap] as number);
     });
     return [{ shape: out, data }];
   },
@@ -65,7 +69,9 @@ export const convTranspose2dOp: OpDef<ConvAttrs & { readonly size: readonly [num
     const height = Math.floor((size[0] + padding[0] + padding[2] - kh) / stride) + 1;
     const width = Math.floor((size[1] + padding[1] + padding[3] - kw) / stride) + 1;
     if (o !== o2 || height !== h || width !== w) {
-      throw new TypeError(`convTranspose2d: ${showType(x as TensorType)} is not what weight ${showType(weight as TensorType)} makes of ${size.join("x")}`);
+      throw new TypeError(
+        `convTranspose2d: ${showType(x as TensorType)} is not what weight ${showType(weight as TensorType)} makes of ${size.join("x")}`,
+      );
     }
     return [{ shape: [b, perGroup * groups, ...size], dtype: (x as TensorType).dtype }];
   },
@@ -73,7 +79,11 @@ export const convTranspose2dOp: OpDef<ConvAttrs & { readonly size: readonly [num
     const { stride, padding, groups, size } = attrs;
     const [x, weight] = inputs as [Value, Value];
     const extra = (axis: 0 | 1) =>
-      size[axis] - ((x.shape[axis + 2] as number) - 1) * stride - (weight.shape[axis + 2] as number) + (padding[axis] as number) + (padding[axis + 2] as number);
+      size[axis] -
+      ((x.shape[axis + 2] as number) - 1) * stride -
+      (weight.shape[axis + 2] as number) +
+      (padding[axis] as number) +
+      (padding[axis + 2] as number);
     return w.node("ConvTranspose", names, {
       strides: [stride, stride],
       pads: padding,
@@ -85,7 +95,8 @@ export const convTranspose2dOp: OpDef<ConvAttrs & { readonly size: readonly [num
     const shape = (outputs[0] as Value).shape;
     const data = new Float64Array(sizeOf(shape));
     eachTap({ shape, data }, weight as F64Array, (x as F64Array).shape, attrs, (at, from, tap) => {
-      data[from] = (data[from] as number) + ((x as F64Array).data[at] as number) * ((weight as F64Array).data[tap] as number);
+      data[from] =
+        (data[from] as number) + ((x as F64Array).data[at] as number) * ((weight as F64Array).data[tap] as number);
     });
     return [{ shape, data }];
   },
@@ -120,7 +131,11 @@ function eachTap(
               for (let dx = 0; dx < kw; dx++) {
                 const column = x * stride + dx - padding[1];
                 if (column < 0 || column >= w) continue;
-                visit(at, ((b * c + firstChannel + j) * h + row) * w + column, ((k * perGroup + j) * kh + dy) * kw + dx);
+                visit(
+                  at,
+                  ((b * c + firstChannel + j) * h + row) * w + column,
+                  ((k * perGroup + j) * kh + dy) * kw + dx,
+                );
               }
             }
           }
@@ -135,7 +150,8 @@ export const averagePoolOp: OpDef<{ readonly factor: number }> = {
   name: "averagePool",
   infer: ([x], { factor }) => {
     const [b, c, h, w] = image("averagePool", x as TensorType);
-    if (h % factor !== 0 || w % factor !== 0) throw new TypeError(`averagePool: ${h}x${w} is not made of ${factor}x${factor} tiles`);
+    if (h % factor !== 0 || w % factor !== 0)
+      throw new TypeError(`averagePool: ${h}x${w} is not made of ${factor}x${factor} tiles`);
     return [{ shape: [b, c, h / factor, w / factor], dtype: (x as TensorType).dtype }];
   },
   emit: (w, [x], { attrs: { factor } }) =>
@@ -195,7 +211,12 @@ export function conv2d(x: Value, weight: Value, bias?: Value, options: ConvOptio
 }
 
 /** `size` is the [height, width] of the result. */
-export function convTranspose2d(x: Value, weight: Value, size: readonly [number, number], options: ConvOptions = {}): Value {
+export function convTranspose2d(
+  x: Value,
+  weight: Value,
+  size: readonly [number, number],
+  options: ConvOptions = {},
+): Value {
   return apply1(convTranspose2dOp, [x, weight], { ...attributes(options), size });
 }
 

@@ -1,7 +1,7 @@
+import { apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
 import type { DType } from "../tensor/dtype.js";
 import { isFloating } from "../tensor/dtype.js";
 import { broadcastShapes, type Shape, sizeOf, stridesOf } from "../tensor/shape.js";
-import { apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
 import { constant } from "./source.js";
 
 /** A number stands for a scalar of the other operand's type. */
@@ -140,7 +140,9 @@ export const whereOp: OpDef<NoAttrs> = {
     const values = broadcastTypes("where", x as TensorType, y as TensorType);
     const shape = broadcastShapes((condition as TensorType).shape, values.shape);
     if (!shape || condition?.dtype !== "bool") {
-      throw new TypeError(`where: condition ${showType(condition as TensorType)} does not select from ${showType(values)}`);
+      throw new TypeError(
+        `where: condition ${showType(condition as TensorType)} does not select from ${showType(values)}`,
+      );
     }
     return [{ shape, dtype: values.dtype }];
   },
@@ -149,7 +151,8 @@ export const whereOp: OpDef<NoAttrs> = {
     const shape = (node.outputs[0] as Value).shape;
     const [c, x, y] = inputs.map((array) => ({ data: array.data, at: broadcastOffsets(array.shape, shape) }));
     if (!c || !x || !y) throw new TypeError("where: takes three inputs");
-    const pick = (array: { data: Float64Array; at: Int32Array }, i: number) => array.data[array.at[i] as number] as number;
+    const pick = (array: { data: Float64Array; at: Int32Array }, i: number) =>
+      array.data[array.at[i] as number] as number;
     return [{ shape, data: Float64Array.from({ length: sizeOf(shape) }, (_, i) => pick(pick(c, i) ? x : y, i)) }];
   },
 };

@@ -1,5 +1,5 @@
-import { broadcastShapes, type Shape, sizeOf } from "../tensor/shape.js";
 import { apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
+import { broadcastShapes, type Shape, sizeOf } from "../tensor/shape.js";
 import { broadcastOffsets } from "./elementwise.js";
 import { reshape, transpose } from "./movement.js";
 
@@ -25,7 +25,9 @@ function productType(who: string, a: TensorType, b: TensorType, attrs: MatmulAtt
   const batch = broadcastShapes(a.shape.slice(0, -2), b.shape.slice(0, -2));
   if (a.shape.length < 2 || b.shape.length < 2 || k !== k2 || !batch || a.dtype !== b.dtype) {
     const mark = (transposed: boolean) => (transposed ? "ᵀ" : "");
-    throw new TypeError(`${who}: ${showType(a)}${mark(attrs.transposeA)} · ${showType(b)}${mark(attrs.transposeB)} does not fit`);
+    throw new TypeError(
+      `${who}: ${showType(a)}${mark(attrs.transposeA)} · ${showType(b)}${mark(attrs.transposeB)} does not fit`,
+    );
   }
   return { shape: [...batch, m, n], dtype: a.dtype };
 }
@@ -80,11 +82,14 @@ export const gemmOp: OpDef<MatmulAttrs> = {
     }
     return [type];
   },
-  emit: (w, inputs, { attrs }) => w.node("Gemm", inputs, { transA: Number(attrs.transposeA), transB: Number(attrs.transposeB) }),
+  emit: (w, inputs, { attrs }) =>
+    w.node("Gemm", inputs, { transA: Number(attrs.transposeA), transB: Number(attrs.transposeB) }),
   evaluate: ([a, b, bias], { attrs, outputs }) => {
     const out = product(a as F64Array, b as F64Array, attrs, (outputs[0] as Value).shape);
     if (!bias) return [out];
-    return [{ shape: out.shape, data: out.data.map((value, i) => value + (bias.data[i % bias.data.length] as number)) }];
+    return [
+      { shape: out.shape, data: out.data.map((value, i) => value + (bias.data[i % bias.data.length] as number)) },
+    ];
   },
 };
 
@@ -101,11 +106,16 @@ export function matmul(a: Value, b: Value, { transposeA = false, transposeB = fa
 export function linear(x: Value, weight: Value, bias?: Value): Value {
   const [outFeatures, inFeatures] = weight.shape as [number, number];
   if (x.shape.at(-1) !== inFeatures) {
-    throw new TypeError(`linear: ${showType(x)} has ${x.shape.at(-1)} features, weight ${showType(weight)} expects ${inFeatures}`);
+    throw new TypeError(
+      `linear: ${showType(x)} has ${x.shape.at(-1)} features, weight ${showType(weight)} expects ${inFeatures}`,
+    );
   }
   const rows = reshape(x, [-1, inFeatures]);
   const inputs = bias ? [rows, weight, bias] : [rows, weight];
-  return reshape(apply1(gemmOp, inputs, { transposeA: false, transposeB: true }), [...x.shape.slice(0, -1), outFeatures]);
+  return reshape(apply1(gemmOp, inputs, { transposeA: false, transposeB: true }), [
+    ...x.shape.slice(0, -1),
+    outFeatures,
+  ]);
 }
 
 /** Swaps the last two axes. */

@@ -1,5 +1,13 @@
-import { broadcastShapes, normalizeAxis, sameShape, type Shape, showShape, sizeOf, stridesOf } from "../tensor/shape.js";
 import { apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
+import {
+  broadcastShapes,
+  normalizeAxis,
+  type Shape,
+  sameShape,
+  showShape,
+  sizeOf,
+  stridesOf,
+} from "../tensor/shape.js";
 import { broadcastOffsets } from "./elementwise.js";
 
 /** Ops that move elements and compute nothing. */
@@ -9,7 +17,9 @@ export const reshapeOp: OpDef<{ readonly shape: Shape }> = {
   infer: ([x], { shape }) => {
     const type = x as TensorType;
     if (sizeOf(type.shape) !== sizeOf(shape)) {
-      throw new TypeError(`reshape: ${showType(type)} has ${sizeOf(type.shape)} elements, ${showShape(shape)} has ${sizeOf(shape)}`);
+      throw new TypeError(
+        `reshape: ${showType(type)} has ${sizeOf(type.shape)} elements, ${showShape(shape)} has ${sizeOf(shape)}`,
+      );
     }
     return [{ shape, dtype: type.dtype }];
   },
@@ -21,7 +31,12 @@ export const transposeOp: OpDef<{ readonly permutation: readonly number[] }> = {
   name: "transpose",
   infer: ([x], { permutation }) => {
     const { shape, dtype } = x as TensorType;
-    if (!sameShape([...permutation].sort((a, b) => a - b), shape.map((_, axis) => axis))) {
+    if (
+      !sameShape(
+        [...permutation].sort((a, b) => a - b),
+        shape.map((_, axis) => axis),
+      )
+    ) {
       throw new TypeError(`transpose: ${showShape(permutation)} is no permutation of the axes of ${showShape(shape)}`);
     }
     return [{ shape: permutation.map((axis) => shape[axis] as number), dtype }];
@@ -31,7 +46,17 @@ export const transposeOp: OpDef<{ readonly permutation: readonly number[] }> = {
     const { shape, data } = x as F64Array;
     const strides = stridesOf(shape);
     const out = (outputs[0] as Value).shape;
-    return [{ shape: out, data: strided(data, out, attrs.permutation.map((axis) => strides[axis] as number), 0) }];
+    return [
+      {
+        shape: out,
+        data: strided(
+          data,
+          out,
+          attrs.permutation.map((axis) => strides[axis] as number),
+          0,
+        ),
+      },
+    ];
   },
 };
 
@@ -54,12 +79,19 @@ export const broadcastToOp: OpDef<{ readonly shape: Shape }> = {
   infer: ([x], { shape }) => {
     const type = x as TensorType;
     const result = broadcastShapes(type.shape, shape);
-    if (!result || !sameShape(result, shape)) throw new TypeError(`broadcastTo: ${showType(type)} does not broadcast to ${showShape(shape)}`);
+    if (!result || !sameShape(result, shape))
+      throw new TypeError(`broadcastTo: ${showType(type)} does not broadcast to ${showShape(shape)}`);
     return [{ shape, dtype: type.dtype }];
   },
   emit: (w, [x], { attrs }) => w.node("Expand", [x as string, w.ints(attrs.shape)]),
   evaluate: ([x], { attrs: { shape } }) => [
-    { shape, data: Float64Array.from(broadcastOffsets((x as F64Array).shape, shape), (at) => (x as F64Array).data[at] as number) },
+    {
+      shape,
+      data: Float64Array.from(
+        broadcastOffsets((x as F64Array).shape, shape),
+        (at) => (x as F64Array).data[at] as number,
+      ),
+    },
   ],
 };
 
@@ -113,7 +145,9 @@ export const padOp: OpDef<{ readonly before: readonly number[]; readonly after: 
   infer: ([x], { before, after }) => {
     const { shape, dtype } = x as TensorType;
     if (before.length !== shape.length || after.length !== shape.length || [...before, ...after].some((n) => n < 0)) {
-      throw new TypeError(`pad: ${showShape(before)} before and ${showShape(after)} after do not pad ${showShape(shape)}`);
+      throw new TypeError(
+        `pad: ${showShape(before)} before and ${showShape(after)} after do not pad ${showShape(shape)}`,
+      );
     }
     return [{ shape: shape.map((size, i) => size + (before[i] as number) + (after[i] as number)), dtype }];
   },
@@ -140,7 +174,9 @@ export const concatOp: OpDef<{ readonly axis: number }> = {
   infer: (inputs, { axis }) => {
     const first = inputs[0] as TensorType;
     for (const other of inputs) {
-      const fits = other.shape.length === first.shape.length && other.shape.every((size, i) => i === axis || size === first.shape[i]);
+      const fits =
+        other.shape.length === first.shape.length &&
+        other.shape.every((size, i) => i === axis || size === first.shape[i]);
       if (!fits || other.dtype !== first.dtype) {
         throw new TypeError(`concat: ${showType(first)} and ${showType(other)} do not join along axis ${axis}`);
       }
@@ -170,7 +206,9 @@ export const gatherOp: OpDef<Record<string, never>> = {
   name: "gather",
   infer: ([table, indices]) => {
     if (!table || indices?.dtype !== "int64" || table.shape.length === 0) {
-      throw new TypeError(`gather: expects a table and int64 indices, got ${showType(table as TensorType)} and ${showType(indices as TensorType)}`);
+      throw new TypeError(
+        `gather: expects a table and int64 indices, got ${showType(table as TensorType)} and ${showType(indices as TensorType)}`,
+      );
     }
     return [{ shape: [...indices.shape, ...table.shape.slice(1)], dtype: table.dtype }];
   },
@@ -192,7 +230,9 @@ export const scatterRowsOp: OpDef<{ readonly rows: number }> = {
   infer: ([indices, updates], { rows }) => {
     const [n, ...rest] = (updates as TensorType).shape;
     if (indices?.dtype !== "int64" || indices.shape.length !== 1 || indices.shape[0] !== n) {
-      throw new TypeError(`scatterRows: ${showType(indices as TensorType)} does not index the rows of ${showType(updates as TensorType)}`);
+      throw new TypeError(
+        `scatterRows: ${showType(indices as TensorType)} does not index the rows of ${showType(updates as TensorType)}`,
+      );
     }
     return [{ shape: [rows, ...rest], dtype: (updates as TensorType).dtype }];
   },

@@ -14,13 +14,16 @@ export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
     const features = shape.at(-1);
     for (const affine of [scale, bias]) {
       if (affine?.shape.length !== 1 || affine.shape[0] !== features) {
-        throw new TypeError(`layerNorm: ${showType(affine as TensorType)} does not fit the ${features} features of ${showType(x as TensorType)}`);
+        throw new TypeError(
+          `layerNorm: ${showType(affine as TensorType)} does not fit the ${features} features of ${showType(x as TensorType)}`,
+        );
       }
     }
     const statistics = { shape: [...shape.slice(0, -1), 1], dtype };
     return [{ shape, dtype }, statistics, statistics];
   },
-  emit: (w, inputs, { attrs }) => w.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: attrs.epsilon } }, 3),
+  emit: (w, inputs, { attrs }) =>
+    w.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: attrs.epsilon } }, 3),
   evaluate: ([x, scale, bias], { attrs, outputs }) => {
     const { shape, data } = x as F64Array;
     const features = shape.at(-1) as number;
@@ -34,11 +37,16 @@ export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
       inverse[row] = 1 / Math.sqrt(variance + attrs.epsilon);
       values.forEach((value, i) => {
         const normal = (value - average) * (inverse[row] as number);
-        y[row * features + i] = normal * ((scale as F64Array).data[i] as number) + ((bias as F64Array).data[i] as number);
+        y[row * features + i] =
+          normal * ((scale as F64Array).data[i] as number) + ((bias as F64Array).data[i] as number);
       });
     }
     const statistics = (outputs[1] as Value).shape;
-    return [{ shape, data: y }, { shape: statistics, data: means }, { shape: statistics, data: inverse }];
+    return [
+      { shape, data: y },
+      { shape: statistics, data: means },
+      { shape: statistics, data: inverse },
+    ];
   },
 };
 
@@ -70,7 +78,8 @@ export function layerNorm(x: Value, scale: Value, bias: Value, epsilon = 1e-5): 
 /** Over each group of channels and its pixels (Wu & He 2018): x [b, c, ...], scale and bias [c]. */
 export function groupNorm(x: Value, groups: number, scale: Value, bias: Value, epsilon = 1e-5): Value {
   const [batch, channels, ...pixels] = x.shape as [number, number, ...number[]];
-  if (channels % groups !== 0) throw new TypeError(`groupNorm: ${channels} channels do not split into ${groups} groups`);
+  if (channels % groups !== 0)
+    throw new TypeError(`groupNorm: ${channels} channels do not split into ${groups} groups`);
   const grouped = reshape(x, [batch, groups, -1]);
   const size = grouped.shape[2] as number;
   const normal = reshape(layerNorm(grouped, filled([size], 1, x.dtype), filled([size], 0, x.dtype), epsilon), x.shape);

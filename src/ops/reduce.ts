@@ -1,5 +1,5 @@
-import { normalizeAxis, type Shape, sizeOf } from "../tensor/shape.js";
 import { apply1, type F64Array, type OpDef, type TensorType, type Value } from "../graph/value.js";
+import { normalizeAxis, type Shape, sizeOf } from "../tensor/shape.js";
 import { broadcastOffsets } from "./elementwise.js";
 
 export interface ReduceAttrs {
@@ -31,13 +31,27 @@ function reduction(
         const at = target[i] as number;
         out[at] = accumulate(out[at] as number, data[i] as number);
       }
-      return [{ shape: (outputs[0] as Value).shape, data: out.map((total) => finish(total, data.length / out.length)) }];
+      return [
+        { shape: (outputs[0] as Value).shape, data: out.map((total) => finish(total, data.length / out.length)) },
+      ];
     },
   };
 }
 
-export const sumOp = reduction("sum", "ReduceSum", 0, (total, x) => total + x, (total) => total);
-export const meanOp = reduction("mean", "ReduceMean", 0, (total, x) => total + x, (total, count) => total / count);
+export const sumOp = reduction(
+  "sum",
+  "ReduceSum",
+  0,
+  (total, x) => total + x,
+  (total) => total,
+);
+export const meanOp = reduction(
+  "mean",
+  "ReduceMean",
+  0,
+  (total, x) => total + x,
+  (total, count) => total / count,
+);
 export const maxOp = reduction("max", "ReduceMax", Number.NEGATIVE_INFINITY, Math.max, (total) => total);
 
 interface ReduceOptions {

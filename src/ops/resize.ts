@@ -12,7 +12,11 @@ interface ResizeOptions {
  * Bilinear resize of x [b, c, h, w] → [b, c, height, width] with the sample positions of torch's `interpolate`. Each axis is
  * one product with a constant matrix, so the gradient is exact and needs no rule of its own.
  */
-export function resizeBilinear(x: Value, [height, width]: readonly [number, number], options: ResizeOptions = {}): Value {
+export function resizeBilinear(
+  x: Value,
+  [height, width]: readonly [number, number],
+  options: ResizeOptions = {},
+): Value {
   const [, , h, w] = x.shape as [number, number, number, number];
   const rows = h === height ? x : matmul(interpolation(h, height, options), x);
   return w === width ? rows : matmul(rows, interpolation(w, width, options), { transposeB: true });

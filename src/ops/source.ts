@@ -1,7 +1,7 @@
+import { apply1, type OpDef, type Value } from "../graph/value.js";
 import { type DType, isFloating } from "../tensor/dtype.js";
 import { fromNumbers, toNumbers } from "../tensor/host.js";
 import { type Shape, showShape, sizeOf } from "../tensor/shape.js";
-import { apply1, type OpDef, type Value } from "../graph/value.js";
 
 /** Where values come from: the caller's tensors, a model's weights, and literals. */
 

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, rename, rm } from "node:fs/promises";
+import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { asInputError } from "../weights/files.js";
 
@@ -17,5 +17,13 @@ export async function writeFolderAtomic(path: string, fill: (folder: string) => 
   } catch (error) {
     await rm(unfinished, { recursive: true, force: true }).catch(() => {});
     throw asInputError(error, path, "write");
+  }
+}
+
+/** Takes away what `writeFolderAtomic` left in `parent` when its process was killed. */
+export async function removeUnfinished(parent: string): Promise<void> {
+  const names = await readdir(parent).catch(() => []);
+  for (const name of names.filter((entry) => /^\..+\.tmp$/.test(entry))) {
+    await rm(join(parent, name), { recursive: true, force: true });
   }
 }

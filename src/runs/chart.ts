@@ -34,7 +34,9 @@ export function lineChart({ title, series, width = 440, height = 220 }: ChartOpt
   if (points.length === 0) return html``;
   const xs = points.map(({ x }) => x);
   const ys = points.flatMap(({ y, spread = 0 }) => [y - spread, y + spread]);
-  const xTicks = ticks(Math.min(...xs), Math.max(...xs), 6).filter(Number.isInteger);
+  const xTicks = ticks(Math.min(...xs), Math.max(...xs), 6).filter(
+    (x) => Number.isInteger(x) && x >= Math.min(...xs) && x <= Math.max(...xs),
+  );
   const yTicks = ticks(Math.min(...ys), Math.max(...ys), 5);
   const [left, right] = [Math.min(...xs), Math.max(...xs)];
   const [low, high] = [Math.min(...yTicks, ...ys), Math.max(...yTicks, ...ys)];

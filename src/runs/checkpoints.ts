@@ -48,9 +48,19 @@ export function bestStep(steps: readonly number[], rows: readonly StepMetrics[])
 
 /** An adapter as people name it: a file, a checkpoint's folder, or a run's folder, which stands for its last checkpoint. */
 export async function openAdapter(path: string): Promise<LoraAdapter> {
-  if ((await stat(join(path, runFiles.config)).catch(() => undefined)) === undefined) return readLora(path);
+  if (!(await isRun(path))) return readLora(path);
   const last = (await savedSteps(path)).at(-1);
   if (last === undefined)
     throw new InputError(`${path}: this run has no checkpoint yet, so there is no adapter to use`);
   return readLora(checkpointFolder(path, last));
+}
+
+/** The settings that an adapter was trained with, where it lies in a run's folder. */
+export async function recipeOfAdapter(path: string): Promise<string | undefined> {
+  for (const run of [path, join(path, "..", "..")]) if (await isRun(run)) return join(run, runFiles.config);
+  return undefined;
+}
+
+async function isRun(path: string): Promise<boolean> {
+  return (await stat(join(path, runFiles.config)).catch(() => undefined))?.isFile() === true;
 }

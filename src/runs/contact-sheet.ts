@@ -44,7 +44,10 @@ export function encodePng(picture: Picture, { scale = 1 }: { scale?: number } = 
     .toBuffer();
 }
 
-const LABEL_HEIGHT = 16;
+const FONT_SIZE = 10;
+const LINE_HEIGHT = 12;
+/** A sans-serif letter's mean width, as a share of the font's size. */
+const LETTER_WIDTH = 0.55;
 const PAPER = 250;
 
 /** A grid, row by row, each picture above its label if it has one. All pictures have the first one's size. */
@@ -56,12 +59,13 @@ export async function contactSheet(
   if (first === undefined) throw new RangeError("contact sheet: there are no pictures to show");
   const cellWidth = first.width * scale;
   const cellHeight = first.height * scale;
-  const labelHeight = pictures.some(({ label }) => label) ? LABEL_HEIGHT : 0;
+  const labels = pictures.map(({ label = "" }) => linesOf(label, cellWidth));
+  const labelHeight = Math.max(...labels.map((lines) => lines.length)) * LINE_HEIGHT;
   const rows = Math.ceil(pictures.length / columns);
   const width = columns * (cellWidth + gap) + gap;
   const height = rows * (cellHeight + labelHeight + gap) + gap;
   const canvas = new Uint8Array(width * height * 3).fill(PAPER);
-  const labels: string[] = [];
+  const texts: string[] = [];
   pictures.forEach((picture, index) => {
     if (picture.width !== first.width || picture.height !== first.height) {
       throw new RangeError(
@@ -74,25 +78,38 @@ export async function contactSheet(
     for (let row = 0; row < cellHeight; row++) {
       canvas.set(bytes.subarray(row * cellWidth * 3, (row + 1) * cellWidth * 3), ((top + row) * width + left) * 3);
     }
-    if (picture.label) labels.push(labelSvg(picture.label, left + cellWidth / 2, top + cellHeight + 12, cellWidth));
+    labels[index]?.forEach((line, row) => {
+      texts.push(textSvg(line, left + cellWidth / 2, top + cellHeight + (row + 1) * LINE_HEIGHT, cellWidth));
+    });
   });
   const sheet = sharp(canvas, { raw: { width, height, channels: 3 } });
-  if (labels.length > 0) {
-    const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">${labels.join("")}</svg>`;
+  if (texts.length > 0) {
+    const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">${texts.join("")}</svg>`;
     sheet.composite([{ input: Buffer.from(svg), left: 0, top: 0 }]);
   }
   return sheet.png().toBuffer();
 }
 
-/** Centred; shrunk, then squeezed, to keep to its column. A letter is about 0.55 of the font's size wide. */
-function labelSvg(label: string, x: number, y: number, width: number): string {
-  const fontSize = Math.max(7, Math.min(11, width / (0.55 * label.length)));
-  const squeeze =
-    0.55 * fontSize * label.length > width ? ` textLength="${width}" lengthAdjust="spacingAndGlyphs"` : "";
-  const escaped = label.replace(/[<>&"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
+/** A label broken between words, so that lines keep to their column. */
+function linesOf(label: string, width: number): string[] {
+  const letters = width / (LETTER_WIDTH * FONT_SIZE);
+  const lines: string[] = [];
+  for (const word of label.split(/\s+/).filter(Boolean)) {
+    const line = lines.at(-1);
+    if (line !== undefined && line.length + 1 + word.length <= letters) lines[lines.length - 1] = `${line} ${word}`;
+    else lines.push(word);
+  }
+  return lines;
+}
+
+/** One centred line, in smaller letters where a single word is too long. */
+function textSvg(line: string, x: number, y: number, width: number): string {
+  const fontSize = Math.min(FONT_SIZE, width / (LETTER_WIDTH * line.length));
+  // Control characters have no place in XML, not even escaped.
+  const escaped = line.replace(/\p{Cc}/gu, "").replace(/[<>&"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
   return (
-    `<text x="${x}" y="${y}" font-family="sans-serif" font-size="${fontSize}" fill="#333" text-anchor="middle"` +
-    `${squeeze}>${escaped}</text>`
+    `<text x="${x}" y="${y}" font-family="sans-serif" font-size="${fontSize.toFixed(2)}" fill="#333" ` +
+    `text-anchor="middle">${escaped}</text>`
   );
 }
 

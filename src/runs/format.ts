@@ -5,13 +5,8 @@ export function format(value: number): string {
   if (!Number.isFinite(value)) return String(value);
   const magnitude = Math.abs(value);
   if (magnitude !== 0 && (magnitude < 1e-3 || magnitude >= 1e6)) return value.toExponential(1);
-  return magnitude >= 100
-    ? value.toFixed(0)
-    : magnitude >= 10
-      ? value.toFixed(1)
-      : magnitude >= 0.1
-        ? value.toFixed(2)
-        : value.toPrecision(2);
+  if (magnitude === 0) return "0";
+  return magnitude >= 100 ? value.toFixed(0) : value.toPrecision(3);
 }
 
 /** Seconds as `7.3 s`, `2 min 5 s` or `3 h 10 min`. */

@@ -47,6 +47,7 @@ figure { margin: 0; }
 figcaption b { color: var(--ink); font-variant-numeric: tabular-nums; float: right; }
 img { display: block; width: 100%; border-radius: 6px; image-rendering: pixelated; margin-bottom: 0.25rem; }
 summary { cursor: pointer; }
+.cards + .legend { margin-top: 0.75rem; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.2rem, 1fr)); gap: 0.5rem; margin-top: 0.5rem; }
 .chart { display: block; width: 100%; height: auto; font-size: 12px; }
 .chart text { fill: var(--soft); font-variant-numeric: tabular-nums; }

@@ -1,35 +1,38 @@
 /** `report.html`: what a run did, in one file with its pictures and charts inside, made from the run's folder alone. */
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { meanAndStd } from "../train/evaluate.js";
 import type { StepMetrics } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import type { Settings } from "../train/settings.js";
 import { writeFileAtomic } from "../weights/atomic.js";
 import { lineChart } from "./chart.js";
+import { savedSteps } from "./checkpoints.js";
 import { leaves } from "./config.js";
 import { duration, format } from "./format.js";
 import { type Html, html } from "./html.js";
-import { checkpointFolder, runFiles, samplesFolder, stepFolder, stepsIn } from "./layout.js";
+import { checkpointFolder, runFiles, samplesFolder, stepFolder } from "./layout.js";
 import { readMetrics } from "./metrics.js";
 import { reportPage } from "./report-page.js";
-import { readSamples } from "./samples.js";
-
-interface Evaluation {
-  readonly step: number;
-  readonly mean: number;
-  readonly std: number;
-  readonly samples: readonly { prompt: string; seed: number; reward: number; png: string }[];
-}
+import { type EvaluationSummary, readEvaluations, readSamples } from "./samples.js";
 
 interface Run {
   readonly path: string;
   readonly settings: Settings;
   readonly metrics: readonly StepMetrics[];
   /** In order of steps; the first is the model as it was. */
-  readonly evaluations: readonly Evaluation[];
+  readonly evaluations: readonly EvaluationSummary[];
+  /** Some of the evaluations with their pictures: the first, the last, and a few between. */
+  readonly shown: readonly ShownEvaluation[];
   readonly checkpoints: readonly number[];
 }
+
+interface ShownEvaluation {
+  readonly step: number;
+  readonly samples: readonly { prompt: string; seed: number; reward: number; png: string }[];
+}
+
+/** A report stays a file that opens at once and can be sent, however long the run and however many its prompts. */
+const most = { pictures: 24, evaluations: 8, points: 600, settingsItems: 12 };
 
 export async function writeReport(path: string): Promise<void> {
   const run = await readRun(path);
@@ -37,27 +40,35 @@ export async function writeReport(path: string): Promise<void> {
 }
 
 async function readRun(path: string): Promise<Run> {
-  const evaluations: Evaluation[] = [];
-  for (const step of await stepsIn(join(path, runFiles.samples))) {
-    const entries = await readSamples(path, step);
+  const evaluations = await readEvaluations(path);
+  const shown: ShownEvaluation[] = [];
+  for (const { step } of evenly(evaluations, most.evaluations)) {
     const samples = [];
-    for (const { file, ...entry } of entries) {
+    for (const { file, ...entry } of (await readSamples(path, step)).slice(0, most.pictures)) {
       const png = await readFile(join(samplesFolder(path, step), basename(file)), "base64");
       samples.push({ ...entry, png });
     }
-    evaluations.push({ step, ...meanAndStd(entries.map(({ reward }) => reward)), samples });
+    shown.push({ step, samples });
   }
   return {
     path,
     settings: await loadSettings({ recipe: join(path, runFiles.config) }),
     metrics: await readMetrics(path),
     evaluations,
-    checkpoints: await stepsIn(join(path, runFiles.checkpoints)),
+    shown,
+    checkpoints: await savedSteps(path),
   };
 }
 
+/** At most `count` of the items, the first and the last among them. */
+function evenly<T>(items: readonly T[], count: number): T[] {
+  if (items.length <= count) return [...items];
+  return Array.from({ length: count }, (_, i) => items[Math.round((i * (items.length - 1)) / (count - 1))] as T);
+}
+
 function renderReport(run: Run): string {
-  const { settings, metrics } = run;
+  const { settings } = run;
+  const metrics = evenly(run.metrics, most.points);
   const title = `${settings.name}: ${settings.reward.name} reward`;
   return reportPage(
     title,
@@ -132,35 +143,36 @@ function tiles({ metrics, evaluations }: Run): Html[] {
 }
 
 /** A card for each held-out prompt: for every seed the first and the last evaluation side by side, all of them below. */
-function pictures({ evaluations }: Run): Html {
-  const [before, after] = [evaluations[0], evaluations.at(-1)];
+function pictures({ shown, path }: Run): Html {
+  const [before, after] = [shown[0], shown.at(-1)];
   if (before === undefined || after === undefined) return html``;
   const prompts = [...new Set(before.samples.map(({ prompt }) => prompt))];
   const cards = prompts.map((prompt) => {
     const rows = before.samples
       .filter((sample) => sample.prompt === prompt)
       .map(({ seed }) => {
-        const show = ({ step, samples }: Evaluation) => {
+        const show = ({ step, samples }: ShownEvaluation) => {
           const caption = step === before.step ? "before" : step === after.step ? "after" : `step ${step}`;
           return figure(
             samples.find((sample) => sample.prompt === prompt && sample.seed === seed),
             caption,
           );
         };
-        return { ends: [...new Set([before, after])].map(show), strip: evaluations.map(show) };
+        return { ends: [...new Set([before, after])].map(show), strip: shown.map(show) };
       });
     const all =
-      evaluations.length > 2
-        ? html`<details><summary>all ${evaluations.length} evaluations</summary>${rows.map(({ strip }) => html`<div class="strip">${strip}</div>`)}</details>`
+      shown.length > 2
+        ? html`<details><summary>on the way</summary>${rows.map(({ strip }) => html`<div class="strip">${strip}</div>`)}</details>`
         : html``;
     return html`<article><h3>${prompt}</h3>${rows.map(({ ends }) => html`<div class="ends">${ends}</div>`)}${all}</article>`;
   });
   return html`<section><h2>Before and after</h2>
 <p>Prompts that training never sees, drawn from the same noise each time; the number is the reward.</p>
-<div class="cards">${cards}</div></section>`;
+<div class="cards">${cards}</div>
+<p class="legend">All pictures: <code>${join(path, runFiles.samples)}</code></p></section>`;
 }
 
-function figure(sample: Evaluation["samples"][number] | undefined, caption: string): Html {
+function figure(sample: ShownEvaluation["samples"][number] | undefined, caption: string): Html {
   if (sample === undefined) return html``;
   return html`<figure><img src="data:image/png;base64,${sample.png}" alt="${sample.prompt}, seed ${sample.seed}, ${caption}" title="seed ${sample.seed}"><figcaption>${caption} <b>${format(sample.reward)}</b></figcaption></figure>`;
 }
@@ -190,9 +202,8 @@ function settingText(json: string): string {
   const value: unknown = JSON.parse(json);
   if (value === null) return "automatic";
   if (!Array.isArray(value)) return String(value) || "(empty)";
-  const most = 12;
-  const rest = value.length > most ? ` … and ${value.length - most} more` : "";
-  return value.slice(0, most).join(", ") + rest;
+  const rest = value.length > most.settingsItems ? ` … and ${value.length - most.settingsItems} more` : "";
+  return value.slice(0, most.settingsItems).join(", ") + rest;
 }
 
 function signed(value: number): string {

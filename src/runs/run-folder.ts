@@ -16,6 +16,7 @@ import type { StepMetrics, TrainEvent } from "../train/events.js";
 import { loadSettings, type Override } from "../train/load-settings.js";
 import type { Settings } from "../train/settings.js";
 import { writeFileAtomic } from "../weights/atomic.js";
+import { removeUnfinished } from "./atomic-folder.js";
 import { dropOldCheckpoints, savedSteps, writeCheckpoint } from "./checkpoints.js";
 import { configText } from "./config.js";
 import { checkpointFolder, runFiles, samplesFolder, stepsIn } from "./layout.js";
@@ -26,6 +27,7 @@ import { writeSamples } from "./samples.js";
 
 export class RunFolder {
   #path: string | undefined;
+  #started = false;
   #rows: StepMetrics[] = [];
 
   private constructor(
@@ -71,8 +73,13 @@ export class RunFolder {
     return this.#path;
   }
 
+  /** Whether there is anything of this run in its folder. */
   get started(): boolean {
-    return this.#path !== undefined;
+    return this.#started;
+  }
+
+  get metrics(): readonly StepMetrics[] {
+    return this.#rows;
   }
 
   get report(): string {
@@ -100,14 +107,15 @@ export class RunFolder {
   };
 
   async #start(step: number): Promise<void> {
-    const resumed = this.#path !== undefined;
     const path = this.#path ?? (await makeRunFolder(this.settings));
     this.#path = path;
     await writeFileAtomic(join(path, runFiles.config), configText({ ...this.settings, out: path }));
-    if (!resumed) await writeFileAtomic(join(path, runFiles.metrics), "");
+    if (step === 0) await writeFileAtomic(join(path, runFiles.metrics), "");
     this.#rows = await truncateMetrics(path, step);
+    for (const parent of [runFiles.samples, runFiles.checkpoints]) await removeUnfinished(join(path, parent));
     for (const later of (await stepsIn(join(path, runFiles.samples))).filter((sampled) => sampled > step)) {
       await rm(samplesFolder(path, later), { recursive: true });
     }
+    this.#started = true;
   }
 }

@@ -1,11 +1,12 @@
 /** `samples/step-000010/`: the evaluation's pictures as `000.png` …, and `index.json` that says what each one is. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { meanAndStd } from "../train/evaluate.js";
 import type { EvaluationResult, RgbImage } from "../train/events.js";
 import { readText } from "../weights/files.js";
 import { writeFolderAtomic } from "./atomic-folder.js";
 import { encodePng } from "./contact-sheet.js";
-import { runFiles, samplesFolder } from "./layout.js";
+import { runFiles, samplesFolder, stepsIn } from "./layout.js";
 
 export interface SampleEntry {
   readonly file: string;
@@ -15,15 +16,21 @@ export interface SampleEntry {
 }
 
 export async function writeSamples(run: string, step: number, result: EvaluationResult): Promise<void> {
+  await writeEvaluation(samplesFolder(run, step), result);
+}
+
+export async function writeEvaluation(path: string, result: EvaluationResult): Promise<void> {
   const { images, prompts, seeds, rewards } = result;
-  await writeFolderAtomic(samplesFolder(run, step), async (folder) => {
-    const entries: SampleEntry[] = images.map((_, i) => ({
-      file: pictureName(i),
-      prompt: prompts[i] as string,
-      seed: seeds[i] as number,
-      reward: rewards[i] as number,
-    }));
-    await writePictures(folder, images);
+  await writeFolderAtomic(path, async (folder) => {
+    const files = await writePictures(folder, images);
+    const entries = files.map(
+      (file, i): SampleEntry => ({
+        file,
+        prompt: prompts[i] as string,
+        seed: seeds[i] as number,
+        reward: rewards[i] as number,
+      }),
+    );
     await writeFile(join(folder, runFiles.sampleIndex), `${JSON.stringify(entries, null, 2)}\n`);
   });
 }
@@ -38,6 +45,23 @@ export async function writePictures(folder: string, images: readonly RgbImage[])
 export async function readSamples(run: string, step: number): Promise<SampleEntry[]> {
   const index = await readText(join(samplesFolder(run, step), runFiles.sampleIndex), 1 << 26);
   return JSON.parse(index) as SampleEntry[];
+}
+
+/** The reward of an evaluation, over its pictures. */
+export interface EvaluationSummary {
+  readonly step: number;
+  readonly mean: number;
+  readonly std: number;
+}
+
+/** Of every evaluation in a run's folder, in the order of its steps. */
+export async function readEvaluations(run: string): Promise<EvaluationSummary[]> {
+  const summaries: EvaluationSummary[] = [];
+  for (const step of await stepsIn(join(run, runFiles.samples))) {
+    const rewards = (await readSamples(run, step)).map(({ reward }) => reward);
+    summaries.push({ step, ...meanAndStd(rewards) });
+  }
+  return summaries;
 }
 
 function pictureName(index: number): string {

@@ -116,7 +116,8 @@ export class Runtime {
 
 function toWire(graph: Graph, feeds: Readonly<Record<string, HostTensor>>): Record<string, WireTensor> {
   const unknown = Object.keys(feeds).find((name) => !(name in graph.inputs));
-  if (unknown) throw new TypeError(`${graph.name}: has no input ${unknown}; it has ${Object.keys(graph.inputs).join(", ")}`);
+  if (unknown)
+    throw new TypeError(`${graph.name}: has no input ${unknown}; it has ${Object.keys(graph.inputs).join(", ")}`);
   return Object.fromEntries(
     Object.entries(graph.inputs).map(([name, expected]: [string, TensorType]) => {
       const fed = feeds[name];

@@ -2,10 +2,11 @@
  * From a recipe to settings: find the YAML file, read it, lay the command line's overrides over it, validate. All
  * problems are collected and shown together, each with the place it was written at.
  */
-import { readdir, readFile, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { basename, join, relative } from "node:path";
 import * as yaml from "yaml";
 import { InputError, nearest } from "../tensor/errors.js";
+import { readText } from "../weights/files.js";
 import { locate, packageFolder } from "./locate.js";
 import { resolvePrompts } from "./prompts.js";
 import {
@@ -13,6 +14,7 @@ import {
   defaultEpochs,
   type ParsedSettings,
   type Settings,
+  type SettingsInput,
   settingsSchema,
   updatesPerEpoch,
 } from "./settings.js";
@@ -40,6 +42,12 @@ export async function loadSettings({
   const file = await findRecipe(recipe);
   const source = await readYaml(file);
   return await resolveSettings(source, basename(file).replace(/\.ya?ml$/, ""), overrides, devices);
+}
+
+/** Settings written in code, judged and completed as a recipe is. */
+export async function settingsFrom(input: SettingsInput, name = "custom"): Promise<Settings> {
+  const document = new yaml.Document(input, { aliasDuplicateObjects: false });
+  return await resolveSettings({ file: "settings", document, lines: new yaml.LineCounter() }, name, [], 1);
 }
 
 /** `--set optimizer.learning_rate=3e-4`; the value is YAML, so lists, `null` and mappings work. */
@@ -81,20 +89,20 @@ interface RecipeSource {
   readonly lines: yaml.LineCounter;
 }
 
-/** Recipes are short; the bound keeps a wrong file (a checkpoint, say) from being parsed for minutes. */
-const maxRecipeBytes = 256 << 10;
+/** Recipes are short, but a run's `config.yaml` holds all its prompts. */
+const maxRecipeBytes = 8 << 20;
+
+/** Far deeper than any setting; the parser recurses, and a file of a million brackets would exhaust the memory. */
+const maxNesting = 64;
 
 async function readYaml(path: string): Promise<RecipeSource> {
   const file = shownPath(path);
-  const { size } = await stat(path);
-  if (size > maxRecipeBytes) {
-    throw new InputError(`${file}: ${size} bytes; a recipe may have ${maxRecipeBytes}. Is this a recipe?`);
-  }
   const lines = new yaml.LineCounter();
-  return { file, document: parseYaml(await readFile(path, "utf8"), file, lines), lines };
+  return { file, document: parseYaml(await readText(path, maxRecipeBytes), file, lines), lines };
 }
 
 function parseYaml(text: string, where: string, lineCounter?: yaml.LineCounter): yaml.Document {
+  requireShallow(text, where);
   let document: yaml.Document;
   try {
     document = yaml.parseDocument(text, { lineCounter, prettyErrors: true });
@@ -112,6 +120,20 @@ function parseYaml(text: string, where: string, lineCounter?: yaml.LineCounter):
   const problem = document.errors[0];
   if (problem !== undefined) throw new InputError(`${where}: not valid YAML: ${problem.message.trim()}`);
   return document;
+}
+
+/** Looks at the tokens alone: open brackets, and compact collections (`- - -`) on one line. */
+function requireShallow(text: string, where: string): void {
+  let [brackets, compact] = [0, 0];
+  for (const token of new yaml.Lexer().lex(text)) {
+    if (token === "[" || token === "{") brackets++;
+    else if (token === "]" || token === "}") brackets--;
+    else if (token === "-" || token === "?") compact++;
+    else if (token.endsWith("\n")) compact = 0;
+    if (brackets > maxNesting || compact > maxNesting) {
+      throw new InputError(`${where}: lists within lists, more than ${maxNesting} deep. Is this a recipe?`);
+    }
+  }
 }
 
 async function resolveSettings(

@@ -1,6 +1,7 @@
 /** Where a run's prompts come from: a list by name, a list in the recipe, or a text file with one prompt a line. */
-import { readFile } from "node:fs/promises";
 import { InputError, nearest } from "../tensor/errors.js";
+import { readText } from "../weights/files.js";
+import { locate } from "./locate.js";
 
 /** The 45 animals that the paper fine-tunes on (DDPO's "simple animals", Black et al. 2023). */
 export const ANIMALS: readonly string[] = (
@@ -18,8 +19,6 @@ export const PROMPT_LISTS: Readonly<Record<string, readonly string[]>> = {
 };
 
 export interface PromptOptions {
-  /** What each entry is put into, at `{}`: "a photo of a {}". */
-  readonly template?: string;
   /** The setting that the source came from, for messages. */
   readonly setting?: string;
 }
@@ -27,24 +26,17 @@ export interface PromptOptions {
 /** `source`: the name of a list, the path of a `.txt` file, or the prompts themselves. */
 export async function resolvePrompts(
   source: string | readonly string[],
-  { template = "{}", setting = "prompts" }: PromptOptions = {},
+  { setting = "prompts" }: PromptOptions = {},
 ): Promise<string[]> {
-  if (!template.includes("{}")) {
-    throw new InputError(
-      `prompts.template: "${template}" has no {} where the prompt should go; write for example "a photo of a {}"`,
-    );
-  }
-  const entries = typeof source === "string" ? await namedPrompts(source, setting) : listedPrompts(source, setting);
-  // A replacer function, because a replacement string would give "$&" in a prompt a meaning.
-  return entries.map((entry) => template.replaceAll("{}", () => entry));
+  return typeof source === "string" ? namedPrompts(source, setting) : listedPrompts(source, setting);
 }
 
 function listedPrompts(prompts: readonly string[], setting: string): string[] {
-  if (prompts.length === 0) throw new InputError(`${setting}: the list is empty; give at least one prompt`);
+  if (prompts.length === 0) throw new InputError(`${setting}: the list is empty; give at least one prompt.`);
   return prompts.map((prompt, index) => {
     const trimmed = prompt.trim();
     if (trimmed === "")
-      throw new InputError(`${setting}: prompt ${index + 1} of ${prompts.length} is empty; remove it`);
+      throw new InputError(`${setting}: prompt ${index + 1} of ${prompts.length} is empty; remove it.`);
     return trimmed;
   });
 }
@@ -55,43 +47,28 @@ async function namedPrompts(source: string, setting: string): Promise<string[]> 
   const names = Object.keys(PROMPT_LISTS);
   const near = nearest(source, names);
   throw new InputError(
-    `${setting}: "${source}" is not a list of prompts${near ? `; did you mean "${near}"?` : ""} ` +
-      `Known lists are ${names.join(" and ")}; a file of prompts, one a line, ends in .txt`,
+    `${setting}: "${source}" is not a list of prompts${near ? `; did you mean "${near}"?` : "."} ` +
+      `Known lists are ${names.join(" and ")}; a file of prompts, one a line, ends in .txt.`,
   );
 }
 
+/** Bytes; more than any list of prompts needs. */
+const LARGEST_PROMPT_FILE = 2 ** 26;
+
 /** One prompt a line; blank lines are skipped. */
 async function readPromptFile(path: string, setting: string): Promise<string[]> {
-  let bytes: Buffer;
-  try {
-    bytes = await readFile(path);
-  } catch (error) {
-    throw new InputError(`${setting}: cannot read the prompt file ${path} (${reasonOf(error)}); check the path`);
-  }
+  const file = locate(path);
   let text: string;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    throw new InputError(`${setting}: ${path} is not UTF-8 text; save it as UTF-8 with one prompt a line`);
+    text = await readText(file, LARGEST_PROMPT_FILE);
+  } catch (error) {
+    if (error instanceof InputError) throw new InputError(`${setting}: ${error.message}`);
+    throw error;
   }
   const prompts = text
     .split(/\r\n|\r|\n/)
     .map((line) => line.trim())
     .filter((line) => line !== "");
-  if (prompts.length === 0) throw new InputError(`${setting}: ${path} holds no prompts; write one a line`);
+  if (prompts.length === 0) throw new InputError(`${setting}: ${file} holds no prompts; write one a line.`);
   return prompts;
-}
-
-function reasonOf(error: unknown): string {
-  const code = (error as NodeJS.ErrnoException).code;
-  switch (code) {
-    case "ENOENT":
-      return "no such file";
-    case "EISDIR":
-      return "it is a folder";
-    case "EACCES":
-      return "permission denied";
-    default:
-      return code ?? String(error);
-  }
 }

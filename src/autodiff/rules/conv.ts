@@ -1,3 +1,4 @@
+import type { Value } from "../../graph/value.js";
 import type { ConvAttrs } from "../../ops/conv.js";
 import { averagePool, conv2d, convTranspose2d, upsampleNearest } from "../../ops/conv.js";
 import { mul } from "../../ops/elementwise.js";
@@ -5,7 +6,6 @@ import { matmul } from "../../ops/matmul.js";
 import { concat, flip, pad, reshape, slice, transpose } from "../../ops/movement.js";
 import { sum } from "../../ops/reduce.js";
 import type { OPS } from "../../ops/table.js";
-import type { Value } from "../../graph/value.js";
 import type { Rules } from "../rule.js";
 
 /**
@@ -28,11 +28,21 @@ function inputGradient(dy: Value, weight: Value, size: readonly [number, number]
  * Gradient in the weight: for each tap of the kernel, one product of dy [o, b·h'·w'] with the input shifted by that tap
  * [c, b·h'·w']. Twice as fast here as the convolution of the transposes (docs/architecture.md).
  */
-function weightGradient(x: Value, dy: Value, [, , kh, kw]: readonly number[], { stride, padding, groups }: ConvAttrs): Value {
+function weightGradient(
+  x: Value,
+  dy: Value,
+  [, , kh, kw]: readonly number[],
+  { stride, padding, groups }: ConvAttrs,
+): Value {
   const [, c] = x.shape as [number, number];
   const [, o, height, width] = dy.shape as [number, number, number, number];
   const [top, left, bottom, right] = padding;
-  const channelsFirst = pad(transpose(x, [1, 0, 2, 3]), [[0, 0], [0, 0], [top, bottom], [left, right]]);
+  const channelsFirst = pad(transpose(x, [1, 0, 2, 3]), [
+    [0, 0],
+    [0, 0],
+    [top, bottom],
+    [left, right],
+  ]);
   const upstream = reshape(transpose(dy, [1, 0, 2, 3]), [groups, o / groups, -1]);
   const taps: Value[] = [];
   for (let i = 0; i < (kh as number); i++) {
@@ -47,7 +57,10 @@ function weightGradient(x: Value, dy: Value, [, , kh, kw]: readonly number[], { 
       );
     }
   }
-  const stacked = concat(taps.map((tap) => reshape(tap, [1, o, c / groups])), 0);
+  const stacked = concat(
+    taps.map((tap) => reshape(tap, [1, o, c / groups])),
+    0,
+  );
   return reshape(transpose(stacked, [1, 2, 0]), [o, c / groups, kh as number, kw as number]);
 }
 

@@ -1,4 +1,3 @@
-import { isFloating } from "../../tensor/dtype.js";
 import {
   add,
   cast,
@@ -17,12 +16,36 @@ import {
   where,
 } from "../../ops/elementwise.js";
 import type { OPS } from "../../ops/table.js";
+import { isFloating } from "../../tensor/dtype.js";
 import type { Rules } from "../rule.js";
 
 type Elementwise = Pick<
   typeof OPS,
-  | "add" | "sub" | "mul" | "div" | "maximum" | "minimum" | "greater" | "less" | "equal" | "neg" | "exp" | "log" | "sqrt" | "abs"
-  | "sign" | "tanh" | "sigmoid" | "erf" | "sin" | "cos" | "gelu" | "silu" | "pow" | "where" | "cast"
+  | "add"
+  | "sub"
+  | "mul"
+  | "div"
+  | "maximum"
+  | "minimum"
+  | "greater"
+  | "less"
+  | "equal"
+  | "neg"
+  | "exp"
+  | "log"
+  | "sqrt"
+  | "abs"
+  | "sign"
+  | "tanh"
+  | "sigmoid"
+  | "erf"
+  | "sin"
+  | "cos"
+  | "gelu"
+  | "silu"
+  | "pow"
+  | "where"
+  | "cast"
 >;
 
 export const elementwiseRules: Rules<Elementwise> = {

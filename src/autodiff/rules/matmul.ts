@@ -1,7 +1,7 @@
+import type { Value } from "../../graph/value.js";
 import { matmul } from "../../ops/matmul.js";
 import { sum } from "../../ops/reduce.js";
 import type { OPS } from "../../ops/table.js";
-import type { Value } from "../../graph/value.js";
 import type { Rules } from "../rule.js";
 
 interface Transposes {

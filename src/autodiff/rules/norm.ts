@@ -1,7 +1,7 @@
+import type { Value } from "../../graph/value.js";
 import { mul, sub } from "../../ops/elementwise.js";
 import { mean, sum } from "../../ops/reduce.js";
 import type { OPS } from "../../ops/table.js";
-import type { Value } from "../../graph/value.js";
 import type { Rules } from "../rule.js";
 
 export const normRules: Rules<Pick<typeof OPS, "layerNorm" | "softmax">> = {

@@ -1,14 +1,17 @@
+import type { Value } from "../../graph/value.js";
 import { cast, div, equal, mul } from "../../ops/elementwise.js";
 import { broadcastTo, reshape } from "../../ops/movement.js";
 import { sum } from "../../ops/reduce.js";
 import type { OPS } from "../../ops/table.js";
 import { sizeOf } from "../../tensor/shape.js";
-import type { Value } from "../../graph/value.js";
 import type { Rules } from "../rule.js";
 
 /** A reduced value with its reduced axes back, as extent 1. */
 function unreduce(value: Value, x: Value, axes: readonly number[]): Value {
-  return reshape(value, x.shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent)));
+  return reshape(
+    value,
+    x.shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent)),
+  );
 }
 
 export const reduceRules: Rules<Pick<typeof OPS, "sum" | "mean" | "max">> = {

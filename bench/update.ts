@@ -1,0 +1,104 @@
+/**
+ * Times whole AlignProp updates of this trainer in a process of their own and prints one line of JSON. Compiling comes
+ * before the clock starts, as loading does in the peer.
+ */
+import { parseArgs } from "node:util";
+import { initialLora } from "../src/nn/lora.js";
+import { input, matmul } from "../src/ops/index.js";
+import { openReward } from "../src/rewards/index.js";
+import { Runtime } from "../src/runtime/runtime.js";
+import { float32 } from "../src/tensor/host.js";
+import { Rng } from "../src/tensor/rng.js";
+import { adapterLayout } from "../src/train/adapter.js";
+import { alignprop } from "../src/train/estimators/alignprop.js";
+import { Learner } from "../src/train/learner.js";
+import { loadSettings, parseSet } from "../src/train/load-settings.js";
+import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
+import { openPipeline } from "../src/train/pipeline.js";
+import { plan } from "../src/train/plan.js";
+import { samplesOf } from "../src/train/samples.js";
+
+const { values } = parseArgs({
+  options: {
+    model: { type: "string", default: "models/emoji-64" },
+    batch: { type: "string", default: "8" },
+    steps: { type: "string", default: "10" },
+    k: { type: "string", default: "1" },
+    threads: { type: "string", default: "2" },
+    warmup: { type: "string", default: "1" },
+    repeat: { type: "string", default: "5" },
+  },
+});
+const [batch, steps, k, threads] = [
+  Number(values.batch),
+  Number(values.steps),
+  Number(values.k),
+  Number(values.threads),
+];
+const settings = await loadSettings({
+  overrides: [
+    `model=${values.model}`,
+    `threads=${threads}`,
+    `sampling={ steps: ${steps} }`,
+    `estimator={ truncation: { mode: fixed, k: ${k} } }`,
+    `batch={ samples_per_epoch: ${batch}, total: ${batch}, per_device: ${batch} }`,
+    "train={ updates: 1 }",
+  ].map(parseSet),
+});
+
+const runtime = await Runtime.start({ threads });
+const matmulGflops = await matmulPeak(runtime);
+const pipeline = await openPipeline(settings.model);
+const reward = await openReward("aesthetic", "models/rewards");
+const estimator = alignprop(settings.estimator.truncation);
+const layout = adapterLayout(pipeline, settings.lora);
+const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
+const loadedRssBytes = process.memoryUsage.rss();
+
+const weights = initialLora(layout, new Rng(0));
+const state = adamwState(layout.size);
+const seconds: number[] = [];
+for (let update = 0; update < Number(values.warmup) + Number(values.repeat); update++) {
+  const began = performance.now();
+  const samples = samplesOf(update + 1, settings, estimator, learner.sampler.latentElements);
+  const { gradient } = await learner.learn(samples, weights);
+  clipGradNorm(gradient, settings.optimizer.max_grad_norm);
+  adamw(weights, gradient, state, { learningRate: settings.optimizer.learning_rate });
+  if (update >= Number(values.warmup)) seconds.push((performance.now() - began) / 1000);
+}
+await runtime.close();
+const { flopsPerUpdate } = await plan(settings, { calibrate: false });
+console.log(
+  JSON.stringify({
+    seconds_median: median(seconds),
+    seconds,
+    peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    loaded_rss_bytes: loadedRssBytes,
+    matmul_gflops: matmulGflops,
+    flops: flopsPerUpdate,
+  }),
+);
+
+/** The fastest of a few products of 2048 x 2048 matrices, in GFLOP/s. */
+async function matmulPeak(on: Runtime): Promise<number> {
+  const n = 2048;
+  const [a, b] = [input([n, n]), input([n, n])];
+  const program = await on.compile({ name: "matmul", inputs: { a, b }, outputs: { y: matmul(a, b) } });
+  const feeds = { a: float32(new Rng(0).normals(n * n), [n, n]), b: float32(new Rng(1).normals(n * n), [n, n]) };
+  let best = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < 6; i++) {
+    const began = performance.now();
+    await program.run(feeds);
+    best = Math.min(best, performance.now() - began);
+  }
+  await program.release();
+  return (2 * n ** 3) / best / 1e6;
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((x, y) => x - y);
+  return (
+    ((sorted[Math.floor((sorted.length - 1) / 2)] as number) + (sorted[Math.ceil((sorted.length - 1) / 2)] as number)) /
+    2
+  );
+}

@@ -1,0 +1,97 @@
+import type { Command } from "commander";
+import { openAdapter, recipeOfAdapter } from "../runs/checkpoints.js";
+import { format } from "../runs/format.js";
+import { requireEmpty, requireWritable } from "../runs/output-folder.js";
+import { writeEvaluation } from "../runs/samples.js";
+import { InputError } from "../tensor/errors.js";
+import { evaluate } from "../train/evaluate.js";
+import type { EvaluationResult } from "../train/events.js";
+import { loadSettings } from "../train/load-settings.js";
+import { mixAdapters } from "../train/mix.js";
+import type { LoraAdapter } from "../weights/lora-files.js";
+import { interruptible } from "./interrupt.js";
+import { formOption, type MixOptions } from "./mix.js";
+import { commonOptions, number, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
+import type { Terminal } from "./terminal.js";
+
+interface EvaluateCommandOptions extends SettingsOptions, Partial<MixOptions> {
+  adapter?: string;
+  mix?: string;
+}
+
+export function evaluateCommand(root: Command, terminal: Terminal): void {
+  const command = root
+    .command("evaluate")
+    .summary("reward pictures of the held-out prompts")
+    .description(
+      "Draw the recipe's held-out prompts on fixed noise, with an adapter or without, and reward them. " +
+        "Without a recipe, an adapter is evaluated as in its own run.",
+    )
+    .argument("[recipe]", "a recipe's name, or a YAML file such as a run's config.yaml", undefined)
+    .option("--adapter <path>", "a run, one of its checkpoints, or a LoRA file")
+    .option("--mix <path>", "mix the adapter with another one, or with the base model: base")
+    .option("--coefficient <x>", "the share of --adapter in the mix: 1 is all of it", number({ min: -100, max: 100 }))
+    .addOption(formOption())
+    .option("--out <folder>", "keep the pictures and their rewards here");
+  commonOptions(settingsOptions(command))
+    .addHelpText(
+      "after",
+      `
+Examples:
+  alignprop evaluate                                  the embedded model as it is
+  alignprop evaluate --adapter runs/default-1
+  alignprop evaluate runs/default-1/config.yaml       the base model, as that run evaluated it
+  alignprop evaluate --adapter runs/default-1 --set evaluation.seeds_per_prompt=8
+  alignprop evaluate --adapter runs/default-1 --mix base --coefficient 0.5`,
+    )
+    .action((recipe: string | undefined, options: EvaluateCommandOptions) => evaluateInto(recipe, options, terminal));
+}
+
+async function evaluateInto(recipe: string | undefined, options: EvaluateCommandOptions, terminal: Terminal) {
+  const { out } = options;
+  if (out !== undefined) {
+    await requireEmpty(out);
+    await requireWritable(out);
+  }
+  const { out: _, ...settable } = options;
+  const trainedWith = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
+  const settings = await loadSettings({ recipe: recipe ?? trainedWith, overrides: overridesOf(settable) });
+  const adapter = await adapterOf(options);
+  const warn = (message: string) => terminal.say(`warning: ${message}`);
+  const result = await interruptible(terminal, "Stopping after this batch", (signal) =>
+    evaluate(settings, { adapter, signal, warn }),
+  );
+  if (out !== undefined) await writeEvaluation(out, result);
+  if (options.json) terminal.print(JSON.stringify(summary(result, settings.reward.name)));
+  else printEvaluation(result, settings.reward.name, terminal);
+}
+
+async function adapterOf({
+  adapter,
+  mix,
+  coefficient,
+  form,
+}: EvaluateCommandOptions): Promise<LoraAdapter | undefined> {
+  if (mix === undefined) {
+    if (coefficient !== undefined)
+      throw new InputError("--coefficient: belongs to --mix; add --mix base or --mix <path>");
+    return adapter === undefined ? undefined : await openAdapter(adapter);
+  }
+  if (adapter === undefined) throw new InputError("--mix: needs the adapter that is mixed; add --adapter <path>");
+  if (coefficient === undefined)
+    throw new InputError("--mix: needs the adapter's share; add --coefficient <x>, such as 0.5");
+  return mixAdapters(await openAdapter(adapter), mix === "base" ? mix : await openAdapter(mix), coefficient, { form });
+}
+
+function summary({ prompts, seeds, rewards, mean, std }: EvaluationResult, reward: string) {
+  const samples = prompts.map((prompt, i) => ({ prompt, seed: seeds[i], reward: rewards[i] }));
+  return { reward, mean, std, samples };
+}
+
+function printEvaluation({ prompts, seeds, rewards, mean, std }: EvaluationResult, reward: string, terminal: Terminal) {
+  const width = Math.max(...prompts.map((prompt) => prompt.length));
+  for (const [i, prompt] of prompts.entries()) {
+    terminal.print(`${prompt.padEnd(width)}  seed ${seeds[i]}  ${format(rewards[i] as number)}`);
+  }
+  terminal.print(`${reward} reward ${format(mean)} ± ${format(std)} over ${rewards.length} pictures`);
+}

@@ -1,0 +1,122 @@
+import { mkdir, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import type { Command } from "commander";
+import { openAdapter, recipeOfAdapter } from "../runs/checkpoints.js";
+import { contactSheet, encodePng } from "../runs/contact-sheet.js";
+import { requireEmpty, requireWritable } from "../runs/output-folder.js";
+import { writePictures } from "../runs/samples.js";
+import type { RgbImage } from "../train/events.js";
+import { generate } from "../train/generate.js";
+import { loadSettings } from "../train/load-settings.js";
+import type { Picture } from "../train/pictures.js";
+import { writeFileAtomic } from "../weights/atomic.js";
+import { interruptible } from "./interrupt.js";
+import { commonOptions, number, overridesOf, type SettingsOptions } from "./options.js";
+import type { Terminal } from "./terminal.js";
+
+interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" | "out"> {
+  prompt: string[];
+  negative: string;
+  adapter?: string;
+  seed: number;
+  count: number;
+  steps?: number;
+  guidance?: number;
+  out: string;
+}
+
+export function generateCommand(root: Command, terminal: Terminal): void {
+  const command = root
+    .command("generate")
+    .summary("draw pictures, with an adapter or without")
+    .description("Draw pictures. The same prompt and seed give the same picture.")
+    .requiredOption("--prompt <text>", "what to draw; may be repeated", (text, before: string[] = []) => [
+      ...before,
+      text,
+    ])
+    .option("--negative <text>", "what to stay away from", "")
+    .option("--adapter <path>", "a run, one of its checkpoints, or a LoRA file")
+    .option("--model <folder>", "a model in the diffusers layout (default: the adapter's, or the embedded one)")
+    .option(
+      "--seed <n>",
+      "the first picture's noise; the next ones count on",
+      number({ min: 0, max: 2 ** 32 - 1, whole: true }),
+      0,
+    )
+    .option("--count <n>", "pictures of each prompt", number({ min: 1, max: 10_000, whole: true }), 1)
+    .option("--steps <n>", "denoising steps", number({ min: 1, max: 1000, whole: true }))
+    .option("--guidance <x>", "how strictly the prompt is followed", number({ min: 0 }))
+    .option("--out <path>", "a .png file (several pictures become one sheet), or a folder", "generated.png")
+    .option("--device <name>", "cpu, cuda or webgpu")
+    .option("--threads <n>", "processor threads (default: one per core)");
+  commonOptions(command)
+    .addHelpText(
+      "after",
+      `
+Examples:
+  alignprop generate --prompt octopus
+  alignprop generate --prompt octopus --adapter runs/default-1 --seed 7 --out after.png
+  alignprop generate --prompt fox --prompt wolf --count 4 --out pictures/`,
+    )
+    .action((options: GenerateCommandOptions) => generateInto(options, terminal));
+}
+
+async function generateInto(options: GenerateCommandOptions, terminal: Terminal): Promise<void> {
+  const { prompt: prompts, negative, seed, count, steps, guidance, out } = options;
+  const asFile = /\.png$/i.test(out);
+  await requireWritable(asFile ? dirname(out) : out);
+  if (!asFile) await requireEmpty(out);
+  // A run's adapter is drawn as it was trained; anything else as the default recipe does.
+  const recipe = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
+  const { model, device, threads, sampling } = await loadSettings({
+    recipe,
+    overrides: [
+      ...overridesOf({ model: options.model, device: options.device, threads: options.threads }),
+      ...(steps === undefined ? [] : [{ path: ["sampling", "steps"], value: steps, origin: "--steps" }]),
+      ...(guidance === undefined
+        ? []
+        : [{ path: ["sampling", "guidance_scale"], value: guidance, origin: "--guidance" }]),
+    ],
+  });
+  const adapter = options.adapter === undefined ? undefined : await openAdapter(options.adapter);
+  const pictures = prompts.flatMap((prompt) =>
+    Array.from({ length: count }, (_, i): Picture => ({ prompt, seed: (seed + i) % 2 ** 32 })),
+  );
+  const images = await interruptible(terminal, "Stopping after this batch", (signal) =>
+    generate({
+      model,
+      device,
+      threads,
+      sampling,
+      pictures,
+      negative,
+      adapter,
+      signal,
+      warn: (message) => terminal.say(`warning: ${message}`),
+    }),
+  );
+  const files = asFile ? [await writePng(out, images, pictures)] : await writeFolder(out, images, pictures);
+  if (options.json) {
+    const shown = pictures.map((picture, i) => ({ ...picture, file: files[i] ?? files[0] }));
+    terminal.print(JSON.stringify({ pictures: shown }));
+  } else terminal.print(`wrote ${asFile ? out : `${files.length} pictures to ${out}`}`);
+}
+
+async function writePng(path: string, images: readonly RgbImage[], pictures: readonly Picture[]): Promise<string> {
+  await mkdir(dirname(path), { recursive: true });
+  const [only, ...others] = images;
+  const png =
+    only !== undefined && others.length === 0
+      ? await encodePng(only)
+      : await contactSheet(images.map((image, i) => ({ ...image, label: pictures[i]?.prompt ?? "" })));
+  await writeFileAtomic(path, png);
+  return path;
+}
+
+async function writeFolder(path: string, images: readonly RgbImage[], pictures: readonly Picture[]): Promise<string[]> {
+  await mkdir(path, { recursive: true });
+  const names = await writePictures(path, images);
+  const index = pictures.map((picture, i) => ({ file: names[i], ...picture }));
+  await writeFile(join(path, "index.json"), `${JSON.stringify(index, null, 2)}\n`);
+  return names.map((name) => join(path, name));
+}

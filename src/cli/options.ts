@@ -1,0 +1,73 @@
+/** Options that several commands share, and how they become settings. */
+import { type Command, InvalidArgumentError } from "commander";
+import { type Override, parseSet } from "../train/load-settings.js";
+
+export interface CommonOptions {
+  json?: boolean;
+  verbose?: boolean;
+}
+
+export interface SettingsOptions extends CommonOptions {
+  model?: string;
+  reward?: string;
+  steps?: string;
+  out?: string;
+  seed?: string;
+  device?: string;
+  threads?: string;
+  set?: Override[];
+}
+
+export function commonOptions(command: Command): Command {
+  return command
+    .option("--json", "print the result as JSON on stdout (progress stays on stderr)")
+    .option("--verbose", "show where an unexpected failure happened");
+}
+
+/** What most often differs from the recipe; `--set` reaches everything else. */
+export function settingsOptions(command: Command): Command {
+  return command
+    .option("--model <folder>", "a model in the diffusers layout")
+    .option("--reward <name>", "aesthetic, clip, compressibility or incompressibility")
+    .option("--seed <n>", "the seed of everything random")
+    .option("--device <name>", "cpu, cuda or webgpu")
+    .option("--threads <n>", "processor threads (default: one per core)")
+    .option("--set <path=value>", "any setting, such as lora.rank=8; may be repeated", collectSet);
+}
+
+function collectSet(argument: string, before: readonly Override[] = []): Override[] {
+  return [...before, parseSet(argument)];
+}
+
+/** Each option's setting. The settings' own rules judge the values, so that a message reads alike wherever it comes from. */
+const settingOfOption = {
+  model: "model",
+  reward: "reward.name",
+  steps: "train.updates",
+  out: "out",
+  seed: "seed",
+  device: "device",
+  threads: "threads",
+} as const;
+
+const numeric: readonly string[] = ["steps", "seed", "threads"];
+
+export function overridesOf(options: SettingsOptions): Override[] {
+  const short = Object.entries(settingOfOption).flatMap(([option, path]): Override[] => {
+    const text = options[option as keyof typeof settingOfOption];
+    if (text === undefined) return [];
+    const value = numeric.includes(option) && text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
+    return [{ path: path.split("."), value, origin: `--${option} ${text}` }];
+  });
+  return [...short, ...(options.set ?? [])];
+}
+
+/** A parser for options that are no settings. */
+export function number({ min, max = Infinity, whole = false }: { min: number; max?: number; whole?: boolean }) {
+  return (text: string): number => {
+    const value = text.trim() === "" ? Number.NaN : Number(text);
+    if (Number.isFinite(value) && value >= min && value <= max && (!whole || Number.isInteger(value))) return value;
+    const range = max === Infinity ? `of at least ${min}` : `from ${min} to ${max}`;
+    throw new InvalidArgumentError(`Give a ${whole ? "whole " : ""}number ${range}.`);
+  };
+}

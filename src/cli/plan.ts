@@ -1,0 +1,83 @@
+import type { Command } from "commander";
+import { duration } from "../runs/format.js";
+import type { Plan } from "../train/events.js";
+import { loadSettings } from "../train/load-settings.js";
+import { plan } from "../train/plan.js";
+import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
+import type { Terminal } from "./terminal.js";
+
+interface PlanCommandOptions extends SettingsOptions {
+  calibrate: boolean;
+}
+
+export function planCommand(root: Command, terminal: Terminal): void {
+  const command = root
+    .command("plan")
+    .summary("what a run will cost, without running it")
+    .description("Count a run's parameters, U-Net calls and operations, and estimate its time from a few timed calls.")
+    .argument("[recipe]", "a recipe's name, or a YAML file", undefined)
+    .option("--steps <n>", "how many updates to train for")
+    .option("--no-calibrate", "count only; time nothing");
+  commonOptions(settingsOptions(command))
+    .addHelpText(
+      "after",
+      `
+Examples:
+  alignprop plan
+  alignprop plan my-recipe.yaml --model ./stable-diffusion-v1-5 --set batch.per_device=1
+  alignprop plan --json --no-calibrate`,
+    )
+    .action(async (recipe: string | undefined, options: PlanCommandOptions) => {
+      const settings = await loadSettings({ recipe, overrides: overridesOf(options) });
+      const planned = await plan(settings, { calibrate: options.calibrate });
+      if (options.json) terminal.print(JSON.stringify(snakeCase(planned)));
+      else for (const [name, value] of planLines(planned)) terminal.print(`${name.padEnd(12)}${value}`);
+    });
+}
+
+function planLines(plan: Plan): [string, string][] {
+  const { estimate } = plan;
+  const backward = round(plan.unetBackwardCallsPerUpdate);
+  const lines: [string, string][] = [
+    ["model", `${plan.model}, a U-Net of ${amount(plan.backboneParameters)} parameters`],
+    ["learns", `${amount(plan.trainableParameters)} parameters from the ${plan.reward} reward`],
+    ["updates", `${plan.updates} of ${plan.samplesPerUpdate} pictures, in ${plan.accumulation} micro-batches each`],
+    ["U-Net calls", `${plan.unetForwardCallsPerUpdate} forward and ${backward} backward an update`],
+    [
+      "operations",
+      `${amount(plan.flopsPerUpdate)}FLOP an update, ${amount(plan.flopsPerUpdate * plan.updates)}FLOP in all`,
+    ],
+    ["evaluations", `${plan.evaluations} of ${plan.imagesPerEvaluation} pictures`],
+  ];
+  if (estimate !== undefined) {
+    lines.push(
+      [
+        "time",
+        `${duration(estimate.secondsPerUpdate)} an update, ${duration(estimate.secondsPerEvaluation)} an evaluation`,
+      ],
+      ["in all", `about ${duration(estimate.seconds)}`],
+      ["memory", `at least ${(estimate.peakRssBytes / 2 ** 30).toFixed(2)} GiB`],
+    );
+  }
+  return lines;
+}
+
+/** As every other file and result spells its keys. */
+function snakeCase(record: object): object {
+  const spelt = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  const inside = (value: unknown) => (typeof value === "object" && value !== null ? snakeCase(value) : value);
+  return Object.fromEntries(Object.entries(record).map(([key, value]) => [spelt(key), inside(value)]));
+}
+
+/** 797184 → "797 K". */
+function amount(value: number): string {
+  const units = ["", "K", "M", "G", "T", "P", "E"];
+  let unit = 0;
+  let scaled = value;
+  while (scaled >= 1000 && unit < units.length - 1) [scaled, unit] = [scaled / 1000, unit + 1];
+  return `${unit === 0 ? round(scaled) : scaled.toPrecision(3)} ${units[unit]}`.trimEnd();
+}
+
+function round(value: number): string {
+  return Number.isInteger(value) ? String(value) : value.toFixed(1);
+}

@@ -1,0 +1,42 @@
+/** The command line as a whole: its commands, and how each way of ending is told. */
+import { Command } from "commander";
+import { evaluateCommand } from "./evaluate.js";
+import { failureOf } from "./failure.js";
+import { generateCommand } from "./generate.js";
+import { mixCommand } from "./mix.js";
+import { planCommand } from "./plan.js";
+import { processTerminal, type Terminal } from "./terminal.js";
+import { trainCommand } from "./train.js";
+import { packageVersion } from "./version.js";
+
+/** Runs the command that `args` name and gives the exit code: 0 done, 1 failed while running, 2 bad input. */
+export async function runCommandLine(args: readonly string[], terminal: Terminal = processTerminal()): Promise<number> {
+  const verbose = args.includes("--verbose") || (process.env.DEBUG ?? "") !== "";
+  try {
+    await program(terminal).parseAsync(args, { from: "user" });
+    return 0;
+  } catch (error) {
+    const { exitCode, message } = failureOf(error, verbose);
+    if (message !== undefined) terminal.say(message);
+    return exitCode;
+  }
+}
+
+function program(terminal: Terminal): Command {
+  const root = new Command("alignprop")
+    .description(
+      "Fine-tune a text-to-image diffusion model by back-propagating a reward through its denoising chain (AlignProp). " +
+        "`alignprop train` alone teaches the embedded model the embedded aesthetic reward, in a few minutes.",
+    )
+    .version(packageVersion(), "-V, --version", "print the version")
+    .helpOption("-h, --help", "explain a command, with examples")
+    .configureHelp({ helpWidth: 100 })
+    .configureOutput({
+      writeOut: (text) => terminal.print(text.trimEnd()),
+      writeErr: (text) => terminal.say(text.trimEnd()),
+    })
+    .exitOverride()
+    .addHelpText("after", "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or bad input.");
+  for (const add of [trainCommand, generateCommand, evaluateCommand, mixCommand, planCommand]) add(root, terminal);
+  return root;
+}

@@ -1,0 +1,121 @@
+import type { Command } from "commander";
+import { bestStep, savedSteps } from "../runs/checkpoints.js";
+import { format } from "../runs/format.js";
+import { checkpointFolder, samplesFolder } from "../runs/layout.js";
+import { writeReport } from "../runs/report.js";
+import { RunFolder } from "../runs/run-folder.js";
+import { readEvaluations } from "../runs/samples.js";
+import { InputError } from "../tensor/errors.js";
+import { observers, type TrainResult } from "../train/events.js";
+import { loadSettings } from "../train/load-settings.js";
+import { train } from "../train/recipe.js";
+import { interruptible } from "./interrupt.js";
+import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
+import { progress } from "./progress.js";
+import type { Terminal } from "./terminal.js";
+
+interface TrainCommandOptions extends SettingsOptions {
+  resume?: string;
+}
+
+export function trainCommand(root: Command, terminal: Terminal): void {
+  const command = root
+    .command("train")
+    .summary("fine-tune a model on a reward")
+    .description(
+      "Fine-tune a model on a reward, and write a run's folder: metrics, pictures, checkpoints and report.html.\n" +
+        "Ctrl+C finishes the step and saves; --resume goes on from there.",
+    )
+    .argument("[recipe]", "a recipe's name, or a YAML file", undefined)
+    .option("--steps <n>", "how many updates to train for")
+    .option("--out <folder>", "the run's folder (default: runs/<recipe>-<n>)")
+    .option("--resume <folder>", "go on with the run in this folder");
+  commonOptions(settingsOptions(command))
+    .addHelpText(
+      "after",
+      `
+Examples:
+  alignprop train                                     the embedded model, the aesthetic reward
+  alignprop train --reward compressibility --steps 40
+  alignprop train my-recipe.yaml --model ./stable-diffusion-v1-5 --out runs/mine
+  alignprop train --set lora.rank=8 --set estimator.truncation.mode=per-step
+  alignprop train --resume runs/default-1 --steps 80  go on, and further`,
+    )
+    .action(async (recipe: string | undefined, options: TrainCommandOptions) => {
+      const run = await openRun(recipe, options);
+      await trainInto(run, terminal, options.json === true);
+    });
+}
+
+async function openRun(recipe: string | undefined, options: TrainCommandOptions): Promise<RunFolder> {
+  const overrides = overridesOf(options);
+  if (options.resume === undefined) return RunFolder.plan(await loadSettings({ recipe, overrides }));
+  const conflicting = recipe !== undefined ? `the recipe ${recipe}` : options.out !== undefined ? "--out" : undefined;
+  if (conflicting !== undefined) {
+    throw new InputError(
+      `--resume ${options.resume}: a run goes on in its own folder with its own recipe; leave out ${conflicting}`,
+    );
+  }
+  return RunFolder.resume(options.resume, overrides);
+}
+
+async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Promise<void> {
+  const listener = observers(run.observe, progress(terminal, run.settings.reward.name));
+  let result: TrainResult;
+  try {
+    result = await interruptible(terminal, "Finishing this step and saving", (signal) =>
+      train(run.settings, listener, { resume: run.resumeFrom, signal }),
+    );
+  } catch (error) {
+    // Whatever ended it, what was done so far is worth a look.
+    if (run.started) await reportSoFar(run, terminal);
+    throw error;
+  }
+  const outcome = await outcomeOf(run, result);
+  if (json) terminal.print(JSON.stringify(outcome));
+  else printOutcome(outcome, terminal);
+}
+
+async function reportSoFar(run: RunFolder, terminal: Terminal): Promise<void> {
+  try {
+    await writeReport(run.path);
+    terminal.say(`report so far: ${run.report}`);
+  } catch {
+    // The failure that is on its way up matters more.
+  }
+}
+
+/** What `--json` prints. */
+async function outcomeOf(run: RunFolder, result: TrainResult) {
+  const { path, report, metrics } = run;
+  const evaluations = await readEvaluations(path);
+  const saved = await savedSteps(path);
+  const [last, best] = [saved.at(-1), bestStep(saved, metrics)];
+  return {
+    run: path,
+    ...result,
+    before: evaluations[0] ?? null,
+    after: evaluations.at(-1) ?? null,
+    last_step: metrics.at(-1) ?? null,
+    checkpoint: last === undefined ? null : checkpointFolder(path, last),
+    best_checkpoint: best === undefined ? null : checkpointFolder(path, best),
+    report,
+  };
+}
+
+function printOutcome(outcome: Awaited<ReturnType<typeof outcomeOf>>, terminal: Terminal): void {
+  const { run, interrupted, step, updates, before, after, checkpoint, best_checkpoint: best, report } = outcome;
+  if (interrupted) {
+    terminal.print(`Stopped after step ${step} of ${updates}.`);
+    if (checkpoint !== null) terminal.print(`go on     alignprop train --resume ${run}`);
+  }
+  if (before !== null && after !== null && after.step > before.step) {
+    const gain = (after.mean - before.mean) / before.std;
+    const inDeviations = before.std > 0 ? ` (${format(gain)} standard deviations of the base model)` : "";
+    terminal.print(`reward    ${format(before.mean)} → ${format(after.mean)} on held-out prompts${inDeviations}`);
+  }
+  terminal.print(`report    ${report}`);
+  if (after !== null) terminal.print(`pictures  ${samplesFolder(run, after.step)}`);
+  if (checkpoint !== null) terminal.print(`adapter   ${checkpoint}`);
+  if (best !== null && best !== checkpoint) terminal.print(`best      ${best}`);
+}
