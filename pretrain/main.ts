@@ -24,7 +24,7 @@ import { encodeLatents, SCHEDULER_CONFIG, scalingFactor, trainUnet, UNET_CONFIG 
 import { trainVae, VAE_CONFIG } from "./vae.js";
 
 /** Steps of each stage. */
-const STEPS = { vae: 2000, clip: 1200, aesthetic: 2000, unet: 9000 };
+const STEPS = { vae: 900, clip: 1200, aesthetic: 2000, unet: 9000 };
 const SEED = 1;
 
 const { values: options } = parseArgs({

@@ -46,7 +46,7 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
 }
 
 function evaluationLine(mean: number, std: number, when: string): string {
-  return `  held-out reward ${format(mean)} ± ${format(std)}, ${when}`;
+  return `  evaluation reward ${format(mean)} ± ${format(std)}, ${when}`;
 }
 
 export function stepLine(metrics: StepMetrics, updates: number, remaining: number): string {

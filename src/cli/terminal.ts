@@ -38,7 +38,7 @@ export function processTerminal(
       err.write(`${line}\n`);
     },
     update(line) {
-      const shown = line.slice(0, Math.max(20, (err.columns ?? 80) - 1));
+      const shown = line.slice(0, Math.max(20, (err.columns || 80) - 1));
       // Back to the line's start, and erase what the longer line before left.
       err.write(`\r${shown}\x1b[K`);
       unfinished = true;

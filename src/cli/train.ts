@@ -111,8 +111,11 @@ function printOutcome(outcome: Awaited<ReturnType<typeof outcomeOf>>, terminal: 
   }
   if (before !== null && after !== null && after.step > before.step) {
     const gain = (after.mean - before.mean) / before.std;
-    const inDeviations = before.std > 0 ? ` (${format(gain)} standard deviations of the base model)` : "";
-    terminal.print(`reward    ${format(before.mean)} → ${format(after.mean)} on held-out prompts${inDeviations}`);
+    const inDeviations =
+      before.std > 0 ? ` (${gain < 0 ? "" : "+"}${gain.toFixed(1)} standard deviations of the base model)` : "";
+    terminal.print(
+      `reward    ${format(before.mean)} → ${format(after.mean)} on the evaluation's prompts${inDeviations}`,
+    );
   }
   terminal.print(`report    ${report}`);
   if (after !== null) terminal.print(`pictures  ${samplesFolder(run, after.step)}`);

@@ -37,15 +37,17 @@ export function topologicalOrder(values: Iterable<Value>): Node[] {
 }
 
 /**
- * Checks what construction cannot: that every input the outputs reach is declared, under one name, and that each node's
- * types still are what its shape rule says. Throws with the first fault.
+ * Checks what construction cannot: that every input the outputs reach is declared, under a name that is no output's, and
+ * that each node's types still are what its shape rule says. Throws with the first fault.
  */
 export function verify(graph: Graph): void {
-  const declared = new Map<Node, string>();
+  const declared = new Set<Node>();
   for (const [name, value] of Object.entries(graph.inputs)) {
     if (value.node.op.name !== "input")
       throw new TypeError(`graph ${graph.name}: input ${name} is computed by ${value.node.op.name}`);
-    declared.set(value.node, name);
+    if (Object.hasOwn(graph.outputs, name))
+      throw new TypeError(`graph ${graph.name}: ${name} names both an input and an output`);
+    declared.add(value.node);
   }
   const parameters = new Map<string, Value>();
   for (const node of topologicalOrder(Object.values(graph.outputs))) {

@@ -46,7 +46,7 @@ export interface OnnxModel {
  */
 export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
   verify(graph);
-  const writer = new Writer();
+  const writer = new Writer(new Set([...Object.keys(graph.inputs), ...Object.keys(graph.outputs)]));
   const names = new Map<Value, string>();
   for (const [name, value] of Object.entries(graph.inputs)) names.set(value, name);
 
@@ -95,8 +95,10 @@ class Writer implements OnnxWriter {
   private readonly shared = new Map<string, string>();
   private count = 0;
 
+  constructor(private readonly publicNames: ReadonlySet<string>) {}
+
   node(opType: string, inputs: readonly string[], attributes: OnnxAttributes = {}, outputs = 1, domain = ""): string[] {
-    const output = Array.from({ length: outputs }, () => `v${this.count++}`);
+    const output = Array.from({ length: outputs }, () => this.fresh("v"));
     this.nodes.push(
       create(NodeProtoSchema, {
         opType,
@@ -120,14 +122,14 @@ class Writer implements OnnxWriter {
     const key = `${dtype}${shape}:${Buffer.from(bytes).toString("base64")}`;
     const known = this.shared.get(key);
     if (known) return known;
-    const name = `c${this.initializers.length}`;
+    const name = this.fresh("c");
     this.initializers.push(create(TensorProtoSchema, { name, ...tensorType({ shape, dtype }), rawData: bytes }));
     this.shared.set(key, name);
     return name;
   }
 
   parameter(name: string, stored: StoredTensor, folder: string | undefined): string {
-    // The weights' own names may collide with ours.
+    // The weights' own names may collide with those of values.
     const unique = `weight:${name}`;
     if (this.shared.has(unique)) return unique;
     this.shared.set(unique, unique);
@@ -147,6 +149,14 @@ class Writer implements OnnxWriter {
     }
     this.initializers.push(proto);
     return unique;
+  }
+
+  /** A name that neither the graph's inputs and outputs nor its weights have. */
+  private fresh(prefix: "v" | "c"): string {
+    for (;;) {
+      const name = `${prefix}${this.count++}`;
+      if (!this.publicNames.has(name)) return name;
+    }
   }
 
   /** A graph output under its public name; one value may have several. */

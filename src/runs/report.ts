@@ -1,74 +1,25 @@
 /** `report.html`: what a run did, in one file with its pictures and charts inside, made from the run's folder alone. */
-import { readFile } from "node:fs/promises";
-import { basename, join } from "node:path";
-import type { StepMetrics } from "../train/events.js";
-import { loadSettings } from "../train/load-settings.js";
+import { join } from "node:path";
 import type { Settings } from "../train/settings.js";
 import { writeFileAtomic } from "../weights/atomic.js";
 import { lineChart } from "./chart.js";
-import { savedSteps } from "./checkpoints.js";
 import { leaves } from "./config.js";
 import { duration, format } from "./format.js";
 import { type Html, html } from "./html.js";
-import { checkpointFolder, runFiles, samplesFolder, stepFolder } from "./layout.js";
-import { readMetrics } from "./metrics.js";
+import { checkpointFolder, runFiles, stepFolder } from "./layout.js";
 import { reportPage } from "./report-page.js";
-import { type EvaluationSummary, readEvaluations, readSamples } from "./samples.js";
+import { evenly, type RunRecord, readRun, type ShownEvaluation } from "./run-record.js";
 
-interface Run {
-  readonly path: string;
-  readonly settings: Settings;
-  readonly metrics: readonly StepMetrics[];
-  /** In order of steps; the first is the model as it was. */
-  readonly evaluations: readonly EvaluationSummary[];
-  /** Some of the evaluations with their pictures: the first, the last, and a few between. */
-  readonly shown: readonly ShownEvaluation[];
-  readonly checkpoints: readonly number[];
-}
-
-interface ShownEvaluation {
-  readonly step: number;
-  readonly samples: readonly { prompt: string; seed: number; reward: number; png: string }[];
-}
-
-/** A report stays a file that opens at once and can be sent, however long the run and however many its prompts. */
-const most = { pictures: 24, evaluations: 8, points: 600, settingsItems: 12 };
+/** More than a screen's width of steps would only make the file larger. */
+const mostPoints = 600;
 
 export async function writeReport(path: string): Promise<void> {
-  const run = await readRun(path);
-  await writeFileAtomic(join(path, runFiles.report), renderReport(run));
+  await writeFileAtomic(join(path, runFiles.report), renderReport(await readRun(path)));
 }
 
-async function readRun(path: string): Promise<Run> {
-  const evaluations = await readEvaluations(path);
-  const shown: ShownEvaluation[] = [];
-  for (const { step } of evenly(evaluations, most.evaluations)) {
-    const samples = [];
-    for (const { file, ...entry } of (await readSamples(path, step)).slice(0, most.pictures)) {
-      const png = await readFile(join(samplesFolder(path, step), basename(file)), "base64");
-      samples.push({ ...entry, png });
-    }
-    shown.push({ step, samples });
-  }
-  return {
-    path,
-    settings: await loadSettings({ recipe: join(path, runFiles.config) }),
-    metrics: await readMetrics(path),
-    evaluations,
-    shown,
-    checkpoints: await savedSteps(path),
-  };
-}
-
-/** At most `count` of the items, the first and the last among them. */
-function evenly<T>(items: readonly T[], count: number): T[] {
-  if (items.length <= count) return [...items];
-  return Array.from({ length: count }, (_, i) => items[Math.round((i * (items.length - 1)) / (count - 1))] as T);
-}
-
-function renderReport(run: Run): string {
+function renderReport(run: RunRecord): string {
   const { settings } = run;
-  const metrics = evenly(run.metrics, most.points);
+  const metrics = evenly(run.metrics, mostPoints);
   const title = `${settings.name}: ${settings.reward.name} reward`;
   return reportPage(
     title,
@@ -91,14 +42,14 @@ ${lineChart({
       points: metrics.map((row) => ({ x: row.step, y: row.reward_mean, spread: row.reward_std })),
     },
     {
-      label: "held-out",
+      label: "evaluation",
       className: "eval",
       dots: true,
       points: run.evaluations.map(({ step, mean, std }) => ({ x: step, y: mean, spread: std })),
     },
   ],
 })}
-<p class="legend"><span class="key train"></span>training prompts <span class="key eval"></span>held-out prompts, on the
+<p class="legend"><span class="key train"></span>training prompts <span class="key eval"></span>${evaluationKind(settings)} prompts, on the
 same noise each time. Bands: one standard deviation. Across: steps.</p>
 </section>
 <section class="pair">
@@ -113,7 +64,7 @@ ${usage(run)}
   );
 }
 
-function headline({ settings, metrics, evaluations }: Run): string {
+function headline({ settings, metrics, evaluations }: RunRecord): string {
   const [before, after] = [evaluations[0], evaluations.at(-1)];
   const steps = metrics.at(-1)?.step ?? 0;
   if (before === undefined || after === undefined || after.step === before.step) {
@@ -121,16 +72,20 @@ function headline({ settings, metrics, evaluations }: Run): string {
   }
   const gain = after.mean - before.mean;
   return (
-    `In ${after.step - before.step} steps the ${settings.reward.name} reward on held-out prompts ` +
+    `In ${after.step - before.step} steps the ${settings.reward.name} reward on ${evaluationKind(settings)} prompts ` +
     `${gain > 0 ? "rose" : gain < 0 ? "fell" : "stayed"} from ${format(before.mean)} to ${format(after.mean)}` +
     `${before.std > 0 ? `, ${signed(gain / before.std)} standard deviations of the base model` : ""}.`
   );
 }
 
-function tiles({ metrics, evaluations }: Run): Html[] {
+function evaluationKind({ prompts }: Settings): "held-out" | "evaluation" {
+  return prompts.eval.some((prompt) => prompts.train.includes(prompt)) ? "evaluation" : "held-out";
+}
+
+function tiles({ metrics, evaluations }: RunRecord): Html[] {
   const [before, after] = [evaluations[0], evaluations.at(-1)];
   const seconds = metrics.reduce((sum, row) => sum + row.seconds, 0);
-  const peak = Math.max(0, ...metrics.map((row) => row.peak_rss_bytes));
+  const peak = metrics.reduce((most, row) => Math.max(most, row.peak_rss_bytes), 0);
   const found: [string, string][] = [];
   if (before !== undefined) found.push(["reward before", `${format(before.mean)} ± ${format(before.std)}`]);
   if (after !== undefined && after !== before)
@@ -143,7 +98,7 @@ function tiles({ metrics, evaluations }: Run): Html[] {
 }
 
 /** A card for each held-out prompt: for every seed the first and the last evaluation side by side, all of them below. */
-function pictures({ shown, path }: Run): Html {
+function pictures({ shown, path, settings }: RunRecord): Html {
   const [before, after] = [shown[0], shown.at(-1)];
   if (before === undefined || after === undefined) return html``;
   const prompts = [...new Set(before.samples.map(({ prompt }) => prompt))];
@@ -167,7 +122,8 @@ function pictures({ shown, path }: Run): Html {
     return html`<article><h3>${prompt}</h3>${rows.map(({ ends }) => html`<div class="ends">${ends}</div>`)}${all}</article>`;
   });
   return html`<section><h2>Before and after</h2>
-<p>Prompts that training never sees, drawn from the same noise each time; the number is the reward.</p>
+<p>${evaluationKind(settings) === "held-out" ? "Prompts that training never saw" : "The evaluation's prompts"}, drawn from the same
+noise each time; the number is the reward.</p>
 <div class="cards">${cards}</div>
 <p class="legend">All pictures: <code>${join(path, runFiles.samples)}</code></p></section>`;
 }
@@ -177,7 +133,7 @@ function figure(sample: ShownEvaluation["samples"][number] | undefined, caption:
   return html`<figure><img src="data:image/png;base64,${sample.png}" alt="${sample.prompt}, seed ${sample.seed}, ${caption}" title="seed ${sample.seed}"><figcaption>${caption} <b>${format(sample.reward)}</b></figcaption></figure>`;
 }
 
-function usage({ path, settings, checkpoints }: Run): Html {
+function usage({ path, settings, checkpoints }: RunRecord): Html {
   const last = checkpoints.at(-1);
   if (last === undefined) return html``;
   const adapter = checkpointFolder(path, last);
@@ -185,7 +141,7 @@ function usage({ path, settings, checkpoints }: Run): Html {
   return html`<section>
 <h2>Use the adapter</h2>
 <p>From the command line:</p>
-<pre>alignprop generate --prompt ${JSON.stringify(prompt)} --adapter ${adapter}</pre>
+<pre>alignprop generate --prompt ${shellQuoted(prompt)} --adapter ${shellQuoted(adapter)}</pre>
 <p>In diffusers:</p>
 <pre>from diffusers import StableDiffusionPipeline
 
@@ -197,13 +153,19 @@ image = pipe(${JSON.stringify(prompt)}, num_inference_steps=${settings.sampling.
 </section>`;
 }
 
+const mostItems = 12;
+
 /** Long lists (prompts) are shortened; `config.yaml` has them in full. */
 function settingText(json: string): string {
   const value: unknown = JSON.parse(json);
   if (value === null) return "automatic";
   if (!Array.isArray(value)) return String(value) || "(empty)";
-  const rest = value.length > most.settingsItems ? ` … and ${value.length - most.settingsItems} more` : "";
-  return value.slice(0, most.settingsItems).join(", ") + rest;
+  const rest = value.length > mostItems ? ` … and ${value.length - mostItems} more` : "";
+  return value.slice(0, mostItems).join(", ") + rest;
+}
+
+function shellQuoted(text: string): string {
+  return /^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 function signed(value: number): string {

@@ -54,7 +54,9 @@ export class Runtime {
 
   /** Starts the worker, and shows with a one-node session that the device is there. */
   static async start({ device = "cpu", threads = availableParallelism() }: RuntimeOptions = {}): Promise<Runtime> {
-    const runtime = new Runtime(new Worker(new URL("./worker.js", import.meta.url)), device, threads);
+    // Without the process's own options: not all of them are a worker's (`node --input-type=module -e …`).
+    const worker = new Worker(new URL("./worker.js", import.meta.url), { execArgv: [] });
+    const runtime = new Runtime(worker, device, threads);
     if (device !== "cpu") await probe(runtime);
     return runtime;
   }
@@ -67,13 +69,15 @@ export class Runtime {
       graphOptimizationLevel: "all",
       // Patterned arenas keep the peak of every buffer; without them a backward pass peaks at little over half.
       enableMemPattern: false,
-      logSeverityLevel: 3,
+      // Errors come as exceptions; they need not be on stderr too.
+      logSeverityLevel: 4,
       ...(weightFolder && { extra: { session: { model_external_initializers_file_folder_path: weightFolder } } }),
     };
     let session: number;
     try {
       session = (await this.call({ kind: "create", model: bytes, options })) as number;
     } catch (error) {
+      if (this.closed) throw error;
       throw new Error(`${graph.name}: ONNX Runtime does not take this graph: ${(error as Error).message}`);
     }
     return {

@@ -13,6 +13,9 @@ import ort from "onnxruntime-node";
 if (!parentPort) throw new Error("runtime worker: start me as a worker thread");
 const port = parentPort;
 
+// What goes wrong comes back as an exception; ONNX Runtime need not write it to stderr as well.
+ort.env.logLevel = "fatal";
+
 /** @type {Map<number, ort.InferenceSession>} */
 const sessions = new Map();
 let nextSession = 0;

@@ -1,0 +1,178 @@
+import { describe, expect, test } from "vitest";
+import { type Graph, topologicalOrder } from "../graph/graph.js";
+import { interpret } from "../graph/interpret.js";
+import type { Value } from "../graph/value.js";
+import {
+  add,
+  cast,
+  constant,
+  conv2d,
+  gather,
+  greater,
+  input,
+  layerNorm,
+  linear,
+  mul,
+  parameter,
+  pow,
+  sum,
+  where,
+} from "../ops/index.js";
+import type { OPS } from "../ops/table.js";
+import type { Shape } from "../tensor/shape.js";
+import { gradients } from "./gradients.js";
+import type { Rules } from "./rule.js";
+
+/** Names of the ops that computing these values takes. */
+const opsOf = (...values: (Value | undefined)[]) =>
+  topologicalOrder(values.filter((value) => value !== undefined)).map(({ op }) => op.name);
+
+const count = (ops: readonly string[], name: string) => ops.filter((op) => op === name).length;
+
+const ones = (shape: Shape) => constant(new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape);
+
+function evaluate(value: Value | undefined, feeds: Record<string, [Value, number[]]>): number[] {
+  if (!value) throw new Error("no gradient");
+  const graph: Graph = {
+    name: "gradient",
+    inputs: Object.fromEntries(Object.entries(feeds).map(([name, [at]]) => [name, at])),
+    outputs: { value },
+  };
+  const given = Object.entries(feeds).map(
+    ([name, [{ shape }, data]]) => [name, { shape, data: Float64Array.from(data) }] as const,
+  );
+  return [...(interpret(graph, Object.fromEntries(given)).value?.data ?? [])];
+}
+
+describe("what a gradient costs", () => {
+  test("a frozen Linear takes one product on the way back, a learned one two", () => {
+    const [x, weight, bias] = [
+      input([8, 4]),
+      parameter("weight", [3, 4], "float32"),
+      parameter("bias", [3], "float32"),
+    ];
+    const y = linear(x, weight, bias);
+    const upstream = [{ value: y, gradient: input([8, 3]) }];
+    const [dx] = gradients(upstream, [x]);
+    // dx = dy W reads the weight and nothing of the forward pass.
+    expect(opsOf(dx)).toEqual(["input", "parameter", "gemm"]);
+    const learned = gradients(upstream, [x, weight, bias]);
+    expect(count(opsOf(...learned), "gemm")).toBe(2);
+    expect(learned.map((gradient) => gradient?.shape)).toEqual([[8, 4], [3, 4], [3]]);
+  });
+
+  test("a frozen convolution takes no weight gradient", () => {
+    const [x, weight] = [input([1, 2, 5, 5]), parameter("weight", [3, 2, 3, 3], "float32")];
+    const y = conv2d(x, weight, undefined, { padding: 1 });
+    const [dx] = gradients([{ value: y, gradient: input(y.shape) }], [x]);
+    const forward = count(opsOf(dx), "conv2d") + count(opsOf(dx), "convTranspose2d");
+    const [dWeight] = gradients([{ value: y, gradient: input(y.shape) }], [weight]);
+    expect(forward).toBe(1);
+    expect(opsOf(dWeight)).not.toContain("parameter");
+  });
+
+  test("what lies before the first learned value costs nothing", () => {
+    const image = input([1, 4]);
+    const frozen = linear(linear(image, parameter("a", [4, 4], "float32")), parameter("b", [4, 4], "float32"));
+    const scale = input([4]);
+    const y = mul(frozen, scale);
+    const [dScale] = gradients([{ value: y, gradient: input(y.shape) }], [scale]);
+    // The two products are the forward pass, which d(frozen · scale) reads.
+    expect(count(opsOf(dScale), "gemm")).toBe(2);
+  });
+});
+
+describe("accumulation", () => {
+  test("adds up several uses of one value", () => {
+    const x = input([2]);
+    // y = x² + 5 x → dy/dx = 2 x + 5
+    const y = add(mul(x, x), mul(x, 5));
+    const [dx] = gradients([{ value: y, gradient: ones([2]) }], [x]);
+    expect(evaluate(dx, { x: [x, [3, -1]] })).toEqual([11, 3]);
+  });
+
+  test("adds up several outputs, one of them used by another", () => {
+    const x = input([1]);
+    const square = pow(x, 2);
+    const cube = mul(square, x);
+    // 2 d(x²) + 3 d(x³) = 4 x + 9 x²
+    const [dx] = gradients(
+      [
+        { value: square, gradient: constant([2], [1]) },
+        { value: cube, gradient: constant([3], [1]) },
+      ],
+      [x],
+    );
+    expect(evaluate(dx, { x: [x, [2]] })).toEqual([44]);
+  });
+
+  test("sums back over every axis that broadcasting made or stretched", () => {
+    const [x, row, column, scalar] = [input([2, 3]), input([3]), input([2, 1]), input([])];
+    const y = mul(add(add(x, row), column), scalar);
+    const upstream = constant([1, 2, 3, 4, 5, 6], [2, 3]);
+    const found = gradients([{ value: y, gradient: upstream }], [x, row, column, scalar]);
+    expect(found.map((gradient) => gradient?.shape)).toEqual([[2, 3], [3], [2, 1], []]);
+    const feeds: Record<string, [Value, number[]]> = {
+      x: [x, [1, 0, 0, 0, 0, 1]],
+      row: [row, [0, 0, 0]],
+      column: [column, [0, 0]],
+      scalar: [scalar, [10]],
+    };
+    expect(evaluate(found[1], feeds)).toEqual([50, 70, 90]);
+    expect(evaluate(found[2], feeds)).toEqual([60, 150]);
+    // Σ upstream · x
+    expect(evaluate(found[3], feeds)).toEqual([7]);
+  });
+
+  test("of a value with respect to itself gives the upstream, and of what it was made from the rest of the way", () => {
+    const x = input([1]);
+    const middle = mul(x, 3);
+    const y = mul(middle, 2);
+    const upstream = ones([1]);
+    const [dy, dMiddle, dx] = gradients([{ value: y, gradient: upstream }], [y, middle, x]);
+    expect(dy).toBe(upstream);
+    expect(evaluate(dMiddle, {})).toEqual([2]);
+    expect(evaluate(dx, {})).toEqual([6]);
+  });
+});
+
+describe("where no path leads", () => {
+  test("the gradient is undefined", () => {
+    const [x, other] = [input([2]), input([2])];
+    const y = mul(x, 2);
+    expect(gradients([{ value: y, gradient: ones([2]) }], [other])).toEqual([undefined]);
+    expect(gradients([], [x])).toEqual([undefined]);
+  });
+
+  test("comparisons, indices and integers end the path", () => {
+    const [x, indices] = [input([2]), input([2], "int64")];
+    const outputs = [
+      where(greater(x, 0), ones([2]), 0),
+      gather(ones([3]), indices),
+      cast(cast(x, "int32"), "float32"),
+    ].map((value) => ({ value, gradient: ones([2]) }));
+    expect(gradients(outputs, [x, indices])).toEqual([undefined, undefined]);
+  });
+});
+
+test("an upstream of another shape is refused", () => {
+  const x = input([2]);
+  expect(() => gradients([{ value: mul(x, 2), gradient: ones([3]) }], [x])).toThrow(
+    /the upstream \[3\] is not of the value's shape \[2\]/,
+  );
+});
+
+test("a gradient through an op's second output is refused, as rules are for the first", () => {
+  const x = input([2, 4]);
+  const { node } = layerNorm(x, ones([4]), ones([4]));
+  const mean = node.outputs[1] as Value;
+  expect(() => gradients([{ value: sum(mean, [0, 1]), gradient: ones([]) }], [x])).toThrow(
+    "gradients: layerNorm has no gradient through its output 1",
+  );
+});
+
+test("a table of rules with an op left out does not compile", () => {
+  // @ts-expect-error exp has no rule
+  const incomplete: Rules<Pick<typeof OPS, "neg" | "exp">> = { neg: (dy) => [() => dy] };
+  expect(Object.keys(incomplete)).toEqual(["neg"]);
+});

@@ -1,0 +1,156 @@
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { TINY_SD } from "../../test/tiny.js";
+import { runCommandLine } from "./program.js";
+
+const scratch = await mkdtemp(join(tmpdir(), "alignprop-cli-"));
+afterAll(() => rm(scratch, { recursive: true }));
+
+/** Runs a command and keeps what it says. */
+async function alignprop(...args: string[]) {
+  const [printed, said]: [string[], string[]] = [[], []];
+  const code = await runCommandLine(args, {
+    isTTY: false,
+    print: (line) => printed.push(line),
+    say: (line) => said.push(line),
+    update: (line) => said.push(line),
+  });
+  return { code, printed: printed.join("\n"), said: said.join("\n") };
+}
+
+const tinyRecipe = join(scratch, "tiny.yaml");
+await writeFile(
+  tinyRecipe,
+  `model: ${JSON.stringify(TINY_SD)}
+reward: compressibility
+loss: { form: maximize }
+threads: 1
+sampling: { steps: 3 }
+estimator: { truncation: { mode: fixed, k: 1 } }
+batch: { samples_per_epoch: 2, total: 2, per_device: 2 }
+prompts: { train: [cat, dog], eval: [fox, wolf] }
+train: { updates: 2 }
+evaluation: { every: 2, batch: 2 }
+`,
+);
+
+describe("wrong usage ends with 2 and a message that helps", () => {
+  test.each([
+    [["trian"], "unknown command 'trian'\n(Did you mean train?)"],
+    [["train", "--stpes", "3"], "unknown option '--stpes'\n(Did you mean --steps?)"],
+    [["train", "defalt"], 'unknown recipe "defalt"; did you mean default?'],
+    [["train", "--steps", "many"], '--steps many: train.updates must be a number, found "many"'],
+    [["train", "--reward", "aestetic"], "did you mean aesthetic?"],
+    [["train", "--set", "lora.rnk=2"], "--set lora.rnk=2: lora.rnk is no setting; did you mean lora.rank?"],
+    [["train", "--set", "lora"], "expected path.to.key=value"],
+    [["train", "--model", "/no/such/model"], "model folder /no/such/model: not found"],
+    [["train", "--out", scratch], "the folder is not empty"],
+    [["train", "--resume", scratch], "this is not a run's folder"],
+    [["train", "default", "--resume", scratch], "leave out the recipe default"],
+    [["generate"], "required option '--prompt <text>' not specified"],
+    [["generate", "--prompt", "x", "--count", "0"], "Give a whole number from 1 to 10000."],
+    [["generate", "--prompt", "x", "--adapter", "/none"], "/none"],
+    [["generate", "--prompt", "x", "--out", `${scratch}`], "the folder is not empty"],
+    [["evaluate", "--mix", "base"], "--mix: needs the adapter that is mixed"],
+    [["evaluate", "--adapter", "a", "--mix", "base"], "--mix: needs the adapter's share"],
+    [["evaluate", "--coefficient", "1"], "--coefficient: belongs to --mix"],
+    [["mix", "a"], "required option '--coefficient <x>' not specified"],
+    [["mix", "a", "base", "--coefficient", "half", "--out", "o"], "Give a number from -100 to 100."],
+    [["mix", "/none", "base", "--coefficient", "1", "--out", join(scratch, "o")], "/none"],
+    [["plan", "a", "b"], "too many arguments"],
+  ])("%j", async (args, message) => {
+    const { code, printed, said } = await alignprop(...args);
+    expect(said).toContain(message);
+    expect(said).not.toMatch(/^\s+at /m);
+    expect([code, printed]).toEqual([2, ""]);
+  });
+
+  test("and leaves no folder behind", async () => {
+    expect((await readdir(scratch)).sort()).toEqual(["tiny.yaml"]);
+  });
+});
+
+describe("help", () => {
+  test.each(["train", "generate", "evaluate", "mix", "plan"])(
+    "for %s has examples and ends with 0",
+    async (command) => {
+      const { code, printed } = await alignprop(command, "--help");
+      expect(code).toBe(0);
+      expect(printed).toContain(`Examples:\n  alignprop ${command}`);
+      expect(printed).toContain("--json");
+    },
+  );
+
+  test("as a whole names the exit codes", async () => {
+    expect((await alignprop("--help")).printed).toContain("Exit codes: 0 done, 1 failed while running, 2 wrong usage");
+  });
+});
+
+describe("a run from the command line", () => {
+  const out = join(scratch, "run");
+
+  test("trains, says how it goes on stderr and what came of it on stdout", async () => {
+    const { code, printed, said } = await alignprop("train", tinyRecipe, "--out", out, "--json");
+    expect(said).toMatch(/^step 1\/2 {2}reward .* loss .* grad .* GiB .*\/step .* left$/m);
+    expect(said).toMatch(/^ {2}evaluation reward .*, after step 2$/m);
+    expect(code).toBe(0);
+    const result = JSON.parse(printed);
+    expect(result).toMatchObject({
+      run: out,
+      step: 2,
+      updates: 2,
+      interrupted: false,
+      report: join(out, "report.html"),
+    });
+    expect(result.checkpoint).toBe(join(out, "checkpoints/step-000002"));
+    expect(result.after.step).toBe(2);
+    const rows = (await readFile(join(out, "metrics.jsonl"), "utf8")).trimEnd().split("\n");
+    expect(JSON.parse(rows[1] as string)).toEqual(result.last_step);
+  });
+
+  test("goes on with --resume as if it had never stopped", async () => {
+    const whole = join(scratch, "whole");
+    expect((await alignprop("train", tinyRecipe, "--out", whole, "--steps", "3")).code).toBe(0);
+    expect((await alignprop("train", "--resume", out, "--steps", "3")).code).toBe(0);
+    const losses = async (run: string) =>
+      (await readFile(join(run, "metrics.jsonl"), "utf8"))
+        .trimEnd()
+        .split("\n")
+        .map((row) => JSON.parse(row).loss);
+    expect(await losses(out)).toEqual(await losses(whole));
+  });
+
+  test("refuses to go on with other settings", async () => {
+    const { code, said } = await alignprop("train", "--resume", out, "--steps", "4", "--set", "lora.rank=2");
+    expect(said).toContain("lora.rank is 2 now and was 4");
+    expect(code).toBe(2);
+  });
+
+  test("makes an adapter that generate, evaluate and mix take, in the run's own settings", async () => {
+    const picture = join(scratch, "fox.png");
+    const generated = await alignprop("generate", "--prompt", "fox", "--adapter", out, "--out", picture, "--json");
+    expect(generated.code).toBe(0);
+    expect(JSON.parse(generated.printed)).toEqual({ pictures: [{ prompt: "fox", seed: 0, file: picture }] });
+    expect((await readFile(picture)).subarray(1, 4).toString()).toBe("PNG");
+
+    const evaluated = await alignprop("evaluate", "--adapter", out, "--json");
+    const { reward, samples, mean } = JSON.parse(evaluated.printed);
+    expect([reward, samples.length]).toEqual(["compressibility", 2]);
+
+    const half = join(scratch, "half");
+    expect((await alignprop("mix", out, "base", "--coefficient", "0", "--out", half)).code).toBe(0);
+    expect((await readdir(half)).sort()).toEqual(["half.kohya.safetensors", "pytorch_lora_weights.safetensors"]);
+    const without = await alignprop("evaluate", tinyRecipe, "--json");
+    const nothing = await alignprop("evaluate", tinyRecipe, "--adapter", half, "--json");
+    expect(JSON.parse(nothing.printed).mean).toBeCloseTo(JSON.parse(without.printed).mean, 5);
+    expect(mean).not.toBe(JSON.parse(without.printed).mean);
+  });
+
+  test("is planned without being run", async () => {
+    const { code, printed } = await alignprop("plan", tinyRecipe, "--no-calibrate", "--json");
+    expect(code).toBe(0);
+    expect(JSON.parse(printed)).toMatchObject({ updates: 2, samples_per_update: 2, unet_forward_calls_per_update: 3 });
+  });
+});

@@ -1,0 +1,201 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { parse } from "yaml";
+import type { EvaluationResult, Plan, StepMetrics } from "../train/events.js";
+import { settingsFrom } from "../train/load-settings.js";
+import type { SettingsInput } from "../train/settings.js";
+import { writeFolderAtomic } from "./atomic-folder.js";
+import { savedSteps } from "./checkpoints.js";
+import { readMetrics } from "./metrics.js";
+import { RunFolder } from "./run-folder.js";
+import { readSamples } from "./samples.js";
+
+const scratch = await mkdtemp(join(tmpdir(), "alignprop-runs-"));
+afterAll(() => rm(scratch, { recursive: true }));
+
+const plan: Plan = {
+  model: "m",
+  reward: "clip",
+  backboneParameters: 1,
+  trainableParameters: 1,
+  updates: 4,
+  samplesPerUpdate: 4,
+  accumulation: 1,
+  unetForwardCallsPerUpdate: 1,
+  unetBackwardCallsPerUpdate: 1,
+  flopsPerUpdate: 1,
+  evaluations: 1,
+  imagesPerEvaluation: 1,
+};
+
+function metrics(step: number, evaluated?: number): StepMetrics {
+  const row = { step, epoch: 0, samples: step * 4, loss: 1, reward_mean: 1, reward_std: 0, grad_norm: 1, seconds: 1 };
+  const evaluation = evaluated === undefined ? {} : { eval_reward_mean: evaluated, eval_reward_std: 0 };
+  return { ...row, peak_rss_bytes: 1, ...evaluation };
+}
+
+function evaluation(reward: number): EvaluationResult {
+  const images = [{ width: 2, height: 1, pixels: new Uint8Array([255, 0, 0, 0, 0, 255]) }];
+  return { prompts: ["a fox"], seeds: [7], rewards: [reward], images, mean: reward, std: 0 };
+}
+
+const state = new Map([["training_state.safetensors", new Uint8Array([1, 2, 3])]]);
+
+async function start(name: string, changes: SettingsInput = {}): Promise<RunFolder> {
+  const run = await RunFolder.plan(await settingsFrom({ out: join(scratch, name), ...changes }));
+  await run.observe({ kind: "started", plan, step: 0 });
+  return run;
+}
+
+/** A step with the mean reward of its evaluation, and a checkpoint. */
+async function step(run: RunFolder, number: number, reward: number): Promise<void> {
+  await run.observe({ kind: "evaluated", step: number, result: evaluation(reward) });
+  await run.observe({ kind: "stepped", metrics: metrics(number, reward) });
+  await run.observe({ kind: "checkpointed", step: number, files: state });
+}
+
+describe("a run's folder", () => {
+  test("is not made before training starts", async () => {
+    const out = join(scratch, "late");
+    await RunFolder.plan(await settingsFrom({ out }));
+    await expect(readdir(out)).rejects.toThrow("ENOENT");
+  });
+
+  test("holds settings, a row a step, pictures with their rewards, checkpoints and a report", async () => {
+    const run = await start("whole");
+    await run.observe({ kind: "evaluated", step: 0, result: evaluation(1) });
+    await step(run, 1, 2);
+    await run.observe({ kind: "finished", result: { step: 1, updates: 1, interrupted: false, seconds: 1 } });
+
+    expect((await readdir(run.path)).sort()).toEqual([
+      "checkpoints",
+      "config.yaml",
+      "metrics.jsonl",
+      "report.html",
+      "samples",
+    ]);
+    expect(await readMetrics(run.path)).toEqual([metrics(1, 2)]);
+    expect((await readdir(join(run.path, "samples/step-000001"))).sort()).toEqual(["000.png", "index.json"]);
+    expect(await readSamples(run.path, 1)).toEqual([{ file: "000.png", prompt: "a fox", seed: 7, reward: 2 }]);
+    expect([...(await readFile(join(run.path, "checkpoints/step-000001/training_state.safetensors")))]).toEqual([
+      1, 2, 3,
+    ]);
+  });
+
+  test("has settings that are a recipe of the same run", async () => {
+    const run = await start("config");
+    const text = await readFile(join(run.path, "config.yaml"), "utf8");
+    expect(await settingsFrom(parse(text) as SettingsInput)).toEqual(run.settings);
+  });
+
+  test("keeps the last checkpoints and the best", async () => {
+    const run = await start("keep", { checkpoint: { every: 1, keep_last: 2, keep_best: true } });
+    for (const [number, reward] of [5, 9, 6, 7, 8].entries()) await step(run, number + 1, reward);
+    expect(await savedSteps(run.path)).toEqual([2, 4, 5]);
+  });
+
+  test("keeps the last checkpoints alone where the best is not asked for", async () => {
+    const run = await start("keep-last", { checkpoint: { every: 1, keep_last: 1, keep_best: false } });
+    for (const [number, reward] of [9, 6, 7].entries()) await step(run, number + 1, reward);
+    expect(await savedSteps(run.path)).toEqual([3]);
+  });
+
+  test("gets the first free number where it has no name", async () => {
+    const before = process.cwd();
+    process.chdir(scratch);
+    try {
+      const runs = await Promise.all(
+        [1, 2].map(async () => {
+          const run = await RunFolder.plan(await settingsFrom({}, "twice"));
+          await run.observe({ kind: "started", plan, step: 0 });
+          return run.path;
+        }),
+      );
+      expect(runs.sort()).toEqual([join("runs", "twice-1"), join("runs", "twice-2")]);
+    } finally {
+      process.chdir(before);
+    }
+  });
+});
+
+describe("an output folder is refused", () => {
+  test("where it holds something, with what to do", async () => {
+    await mkdir(join(scratch, "full"));
+    await writeFile(join(scratch, "full/note.txt"), "");
+    const settings = await settingsFrom({ out: join(scratch, "full") });
+    await expect(RunFolder.plan(settings)).rejects.toThrow(
+      /the folder is not empty \(1 entries, such as note.txt\); name another$/,
+    );
+  });
+
+  test("where it holds a run, with how to go on", async () => {
+    const run = await start("taken");
+    await expect(RunFolder.plan(run.settings)).rejects.toThrow(`or go on with this run: --resume ${run.path}`);
+  });
+
+  test("where it or a part of its path is a file", async () => {
+    await writeFile(join(scratch, "file"), "");
+    await expect(RunFolder.plan(await settingsFrom({ out: join(scratch, "file") }))).rejects.toThrow(/is a file/);
+    await expect(RunFolder.plan(await settingsFrom({ out: join(scratch, "file/run") }))).rejects.toThrow(/is a file/);
+  });
+});
+
+describe("resuming", () => {
+  test("goes on from the last checkpoint and forgets the steps after it", async () => {
+    const run = await start("resumed");
+    await step(run, 1, 5);
+    await run.observe({ kind: "evaluated", step: 2, result: evaluation(6) });
+    await run.observe({ kind: "stepped", metrics: metrics(2, 6) });
+    // The process was killed while it wrote.
+    await writeFile(join(run.path, "metrics.jsonl"), '{"step": 3, "lo', { flag: "a" });
+    await mkdir(join(run.path, "checkpoints/.step-000002.x.tmp"));
+
+    const again = await RunFolder.resume(run.path);
+    expect(again.resumeFrom).toBe(join(run.path, "checkpoints/step-000001"));
+    expect((await readMetrics(run.path)).length).toBe(2);
+    await again.observe({ kind: "started", plan, step: 1 });
+    expect(await readFile(join(run.path, "metrics.jsonl"), "utf8")).toBe(`${JSON.stringify(metrics(1, 5))}\n`);
+    expect(await readdir(join(run.path, "samples"))).toEqual(["step-000001"]);
+    expect(await readdir(join(run.path, "checkpoints"))).toEqual(["step-000001"]);
+    await step(again, 2, 4);
+    expect((await readMetrics(run.path)).map((row) => row.eval_reward_mean)).toEqual([5, 4]);
+  });
+
+  test("takes settings over the run's own", async () => {
+    const run = await start("longer");
+    await step(run, 1, 5);
+    const overrides = [{ path: ["train", "updates"], value: 99, origin: "--steps 99" }];
+    expect((await RunFolder.resume(run.path, overrides)).settings).toEqual({ ...run.settings, train: { updates: 99 } });
+  });
+
+  test("is refused where there is no run, no checkpoint, or nothing left to do", async () => {
+    await expect(RunFolder.resume(scratch)).rejects.toThrow(/not a run's folder: it has no config.yaml/);
+    const fresh = await start("fresh");
+    await expect(RunFolder.resume(fresh.path)).rejects.toThrow(/ended before its first checkpoint/);
+    const done = await start("done", { train: { updates: 1 } });
+    await step(done, 1, 5);
+    await expect(RunFolder.resume(done.path)).rejects.toThrow(/has done all of its 1 steps; for more, add --steps 2/);
+  });
+});
+
+describe("a folder written at once", () => {
+  test("leaves nothing where filling it fails, and what was there stays", async () => {
+    const path = join(scratch, "atomic/step-000001");
+    await writeFolderAtomic(path, (folder) => writeFile(join(folder, "a"), "old"));
+    const failing = writeFolderAtomic(path, async (folder) => {
+      await writeFile(join(folder, "a"), "new");
+      throw new Error("disk full");
+    });
+    await expect(failing).rejects.toThrow("disk full");
+    expect(await readdir(join(scratch, "atomic"))).toEqual(["step-000001"]);
+    expect(await readFile(join(path, "a"), "utf8")).toBe("old");
+  });
+
+  test("takes the place of the one that was there", async () => {
+    const path = join(scratch, "again/step-000001");
+    for (const name of ["a", "b"]) await writeFolderAtomic(path, (folder) => writeFile(join(folder, name), ""));
+    expect(await readdir(path)).toEqual(["b"]);
+  });
+});

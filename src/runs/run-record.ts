@@ -1,0 +1,56 @@
+/** A run's folder, read back for its report. */
+import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import type { StepMetrics } from "../train/events.js";
+import { loadSettings } from "../train/load-settings.js";
+import type { Settings } from "../train/settings.js";
+import { savedSteps } from "./checkpoints.js";
+import { runFiles, samplesFolder } from "./layout.js";
+import { readMetrics } from "./metrics.js";
+import { type EvaluationSummary, readEvaluations, readSamples } from "./samples.js";
+
+export interface RunRecord {
+  readonly path: string;
+  readonly settings: Settings;
+  readonly metrics: readonly StepMetrics[];
+  /** In order of steps; the first is the model as it was. */
+  readonly evaluations: readonly EvaluationSummary[];
+  /** Some of the evaluations with their pictures: the first, the last, and a few between. */
+  readonly shown: readonly ShownEvaluation[];
+  readonly checkpoints: readonly number[];
+}
+
+export interface ShownEvaluation {
+  readonly step: number;
+  readonly samples: readonly { prompt: string; seed: number; reward: number; png: string }[];
+}
+
+/** A report stays a file that opens at once and can be sent, however long the run and however many its prompts. */
+const most = { pictures: 24, evaluations: 8 };
+
+export async function readRun(path: string): Promise<RunRecord> {
+  const evaluations = await readEvaluations(path);
+  const shown: ShownEvaluation[] = [];
+  for (const { step } of evenly(evaluations, most.evaluations)) {
+    const samples = [];
+    for (const { file, ...entry } of (await readSamples(path, step)).slice(0, most.pictures)) {
+      const png = await readFile(join(samplesFolder(path, step), basename(file)), "base64");
+      samples.push({ ...entry, png });
+    }
+    shown.push({ step, samples });
+  }
+  return {
+    path,
+    settings: await loadSettings({ recipe: join(path, runFiles.config) }),
+    metrics: await readMetrics(path),
+    evaluations,
+    shown,
+    checkpoints: await savedSteps(path),
+  };
+}
+
+/** At most `count` of the items, the first and the last among them. */
+export function evenly<T>(items: readonly T[], count: number): T[] {
+  if (items.length <= count) return [...items];
+  return Array.from({ length: count }, (_, i) => items[Math.round((i * (items.length - 1)) / (count - 1))] as T);
+}

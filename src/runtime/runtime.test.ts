@@ -1,0 +1,159 @@
+import { execFile } from "node:child_process";
+import { pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Graph } from "../graph/graph.js";
+import { add, gather, input, matmul, mul } from "../ops/index.js";
+import { InputError } from "../tensor/errors.js";
+import { float32, fromNumbers } from "../tensor/host.js";
+import { packageFolder } from "../train/locate.js";
+import { Runtime } from "./runtime.js";
+
+let runtime: Runtime;
+beforeAll(async () => {
+  runtime = await Runtime.start({ threads: 1 });
+});
+afterAll(() => runtime.close());
+
+function doubling(name = "doubling"): Graph {
+  const x = input([2]);
+  return { name, inputs: { x }, outputs: { y: mul(x, 2) } };
+}
+const pair = (a: number, b: number) => fromNumbers([a, b], [2]);
+
+/** Some 10 GFLOP, one product after another. */
+function long(): Graph {
+  const x = input([512, 512]);
+  let y = x;
+  for (let i = 0; i < 40; i++) y = matmul(y, x);
+  return { name: "long", inputs: { x }, outputs: { y } };
+}
+const square = float32(new Float32Array(512 * 512), [512, 512]);
+
+test("the main thread is free while a program runs", async () => {
+  const program = await runtime.compile(long());
+  let running = true;
+  let ticks = 0;
+  const tick = () => {
+    if (!running) return;
+    ticks++;
+    setImmediate(tick);
+  };
+  const result = program.run({ x: square }).finally(() => {
+    running = false;
+  });
+  tick();
+  await result;
+  // A thread that waited for the products would turn round once or twice.
+  expect(ticks).toBeGreaterThan(100);
+  await program.release();
+});
+
+test("calls from several places each get their own result", async () => {
+  const program = await runtime.compile(doubling());
+  const results = await Promise.all([1, 2, 3].map((value) => program.run({ x: pair(value, -value) })));
+  expect(results.map(({ y }) => [...(y?.data ?? [])])).toEqual([
+    [2, -2],
+    [4, -4],
+    [6, -6],
+  ]);
+  await program.release();
+});
+
+test("feeds are still the caller's after a run", async () => {
+  const program = await runtime.compile(doubling());
+  const x = pair(1, 2);
+  await program.run({ x });
+  await program.run({ x });
+  expect([...x.data]).toEqual([1, 2]);
+  await program.release();
+});
+
+describe("a failure while running", () => {
+  test("names the graph, the op and its shape, and leaves the program usable", async () => {
+    const [table, indices] = [input([4, 3]), input([2], "int64")];
+    const program = await runtime.compile({
+      name: "lookup",
+      inputs: { table, indices },
+      outputs: { y: add(gather(table, indices), 1) },
+    });
+    const rows = fromNumbers(new Array(12).fill(1), [4, 3]);
+    const run = (...at: number[]) => program.run({ table: rows, indices: fromNumbers(at, [2], "int64") });
+    await expect(run(0, 9)).rejects.toThrow(/^lookup: .*gather → float32\[2, 3\]/s);
+    expect((await run(0, 3)).y?.data).toEqual(new Float32Array(6).fill(2));
+    await program.release();
+  });
+});
+
+describe("feeds that do not fit", () => {
+  test.each([
+    ["are missing", {}, "doubling: input x expects float32[2], got nothing"],
+    ["have another shape", { x: fromNumbers([1, 2, 3], [3]) }, "doubling: input x expects float32[2], got float32[3]"],
+    [
+      "have another type",
+      { x: fromNumbers([1, 2], [2], "int64") },
+      "doubling: input x expects float32[2], got int64[2]",
+    ],
+    ["have an unknown name", { x: pair(1, 2), z: pair(1, 2) }, "doubling: has no input z; it has x"],
+  ])("are refused when they %s", async (_, feeds, message) => {
+    const program = await runtime.compile(doubling());
+    await expect(program.run(feeds)).rejects.toThrow(new TypeError(message));
+    await program.release();
+  });
+});
+
+describe("the end", () => {
+  test("of a program: it runs no more, others do, and releasing it again does nothing", async () => {
+    const [first, second] = [await runtime.compile(doubling("first")), await runtime.compile(doubling("second"))];
+    await first.release();
+    await first.release();
+    await expect(first.run({ x: pair(1, 2) })).rejects.toThrow(/^first: .*was released/);
+    expect((await second.run({ x: pair(1, 2) })).y?.data).toEqual(new Float32Array([2, 4]));
+    await second.release();
+  });
+
+  test("of a runtime: nothing compiles or runs, releasing does nothing, and what was under way fails", async () => {
+    const closing = await Runtime.start({ threads: 1 });
+    const program = await closing.compile(doubling());
+    const busy = await closing.compile(long());
+    const underWay = expect(busy.run({ x: square })).rejects.toThrow("long: runtime: the worker thread ended");
+    await closing.close();
+    await underWay;
+    await expect(program.run({ x: pair(1, 2) })).rejects.toThrow("doubling: runtime: already closed");
+    await expect(closing.compile(doubling())).rejects.toThrow(/^runtime: already closed$/);
+    await program.release();
+    await closing.close();
+  });
+});
+
+describe("a device that this machine does not have", () => {
+  test("is an InputError that names the option and the remedy", async () => {
+    const start = Runtime.start({ device: "cuda" }).then(async (started) => {
+      await started.close();
+      return "has CUDA";
+    });
+    const outcome = await start.catch((error: unknown) => error);
+    if (outcome === "has CUDA") return;
+    expect(outcome).toBeInstanceOf(InputError);
+    expect((outcome as InputError).message).toMatch(
+      /^--device cuda: this machine cannot run it \([^\n]+\)\. Use --device cpu\.$/,
+    );
+  });
+});
+
+test("a process ends by itself with a runtime open and idle, and not before its work is done", async () => {
+  const url = (file: string) => pathToFileURL(`${packageFolder}/dist/src/${file}`).href;
+  const script = `
+    import { Runtime } from ${JSON.stringify(url("runtime/runtime.js"))};
+    import { input, mul } from ${JSON.stringify(url("ops/index.js"))};
+    const runtime = await Runtime.start({ threads: 1 });
+    const x = input([1]);
+    const program = await runtime.compile({ name: "left open", inputs: { x }, outputs: { y: mul(x, 2) } });
+    const { y } = await program.run({ x: { dtype: "float32", shape: [1], data: Float32Array.of(21) } });
+    console.log(y.data[0]);
+  `;
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", script], {
+    timeout: 30_000,
+  });
+  expect([stdout, stderr]).toEqual(["42\n", ""]);
+});

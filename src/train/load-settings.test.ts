@@ -1,0 +1,168 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { InputError } from "../tensor/errors.js";
+import { loadSettings, type Override, parseSet, recipeNames, settingsFrom } from "./load-settings.js";
+
+const folder = await mkdtemp(join(tmpdir(), "alignprop-settings-"));
+afterAll(() => rm(folder, { recursive: true }));
+
+const shipped = await recipeNames();
+
+/** The settings of a recipe with this text; its name is unique so that tests don't meet. */
+let written = 0;
+async function load(text: string, ...sets: string[]) {
+  const file = join(folder, `recipe-${written++}.yaml`);
+  await writeFile(file, text);
+  return loadSettings({ recipe: file, overrides: sets.map(parseSet) });
+}
+
+/** What is said of it, without the folder. */
+async function complaint(text: string, ...sets: string[]): Promise<string> {
+  const error = await load(text, ...sets).then(
+    () => new Error("accepted"),
+    (reason: unknown) => reason,
+  );
+  expect(error).toBeInstanceOf(InputError);
+  return (error as Error).message.replaceAll(`${folder}/`, "").replaceAll(/recipe-\d+/g, "recipe");
+}
+
+describe("a recipe", () => {
+  test.each(shipped)("%s that ships with the package is valid", async (name) => {
+    expect((await loadSettings({ recipe: name })).name).toBe(name);
+  });
+
+  test("whose text is a word is that choice's name", async () => {
+    expect((await load("reward: clip")).reward).toEqual({ name: "clip" });
+  });
+
+  test("may be empty", async () => {
+    expect((await load("")).batch.total).toBe(128);
+  });
+
+  test("gives epochs as updates", async () => {
+    expect((await load("train: { epochs: 3 }")).train).toEqual({ updates: 6 });
+  });
+
+  test("resolves lists of prompts by name and keeps lists as they are", async () => {
+    const { prompts } = await load('prompts: { train: held-out-animals, eval: [a fox, "two: cats"] }');
+    expect(prompts.train).toContain("octopus");
+    expect(prompts.eval).toEqual(["a fox", "two: cats"]);
+  });
+});
+
+describe("wrong settings", () => {
+  test("are all told at once, with their line and the nearest key", async () => {
+    const text = ["seed: -1", "optimizer:", "  learning_rate: fast", "  max_grad_nrm: 3", "rewrd: clip"].join("\n");
+    expect(await complaint(text)).toBe(
+      [
+        "4 settings are wrong:",
+        "  recipe.yaml:1: seed must be at least 0, found -1",
+        '  recipe.yaml:3: optimizer.learning_rate must be a number, found "fast"',
+        "  recipe.yaml:4: optimizer.max_grad_nrm is no setting; did you mean optimizer.max_grad_norm?",
+        "  recipe.yaml:5: rewrd is no setting; did you mean reward?",
+      ].join("\n"),
+    );
+  });
+
+  test.each([
+    ["reward: aestetic", "reward.name must be one of aesthetic, clip, compressibility, incompressibility"],
+    ["reward: aestetic", "did you mean aesthetic?"],
+    ["device: gpu", 'device must be one of cpu, cuda, webgpu, found "gpu"'],
+    ["learning_rate: 1", "learning_rate is no setting; did you mean optimizer.learning_rate?"],
+    ["sampling: 50", "sampling must be a mapping (key: value), found 50"],
+    ["sampling: { steps: 2.5 }", "sampling.steps must be a whole number, found 2.5"],
+    ["optimizer: { beta1: 1 }", "optimizer.beta1 must be less than 1, found 1"],
+    ["loss: { target: .inf }", "loss.target must be a number, found Infinity"],
+    ["prompts: { train: [] }", "prompts.train must be a list of at least 1, found []"],
+    ["prompts: { template: a photo }", 'prompts.template: must contain {} where the prompt goes, found "a photo"'],
+    ["prompts: { eval: held-out-animal }", 'did you mean "held-out-animals"?'],
+    ["train: { updates: 3, epochs: 2 }", "train: updates and epochs are both given; keep one"],
+    ["estimator: { truncation: { mode: fixed, mean: 3 } }", "estimator.truncation.mean does not go with mode: fixed"],
+    ["estimator: { truncation: { mode: fixed, k: 51 } }", "estimator.truncation.k is 51, but sampling.steps is 50"],
+    ["batch: { total: 30 }", "batch.total 30 is not a multiple of 4 (batch.per_device); try batch.total 32"],
+  ])("%s: the message says %s", async (text, message) => {
+    expect(await complaint(text)).toContain(message);
+  });
+
+  test.each([
+    ["seed: 1\nseed: 2", "Map keys must be unique"],
+    ["a: &x [1]\nb: *x", "aliases (*x) are not allowed"],
+    ["[1, 2]", "expected a mapping of settings (key: value)"],
+    ["[".repeat(100_000), "lists within lists, more than 64 deep"],
+    [`- ${"- ".repeat(100_000)}`, "lists within lists, more than 64 deep"],
+    ["seed: 1\n---\nseed: 2", "not valid YAML"],
+    ["seed: [1", "not valid YAML"],
+  ])("are refused in the form %.20j", async (text, message) => {
+    expect(await complaint(text)).toContain(message);
+  });
+
+  test("in a file that is no text are refused without printing it", async () => {
+    const file = join(folder, "picture.yaml");
+    await writeFile(file, new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0xff, 0xfe]));
+    await expect(loadSettings({ recipe: file })).rejects.toThrow(/is not UTF-8 text/);
+  });
+
+  test("cannot reach an object's prototype", async () => {
+    expect(await complaint("", "__proto__.polluted=1")).toContain("__proto__ is no setting");
+    expect(Object.prototype).not.toHaveProperty("polluted");
+  });
+});
+
+describe("a recipe's name", () => {
+  test("that is unknown gets the nearest one", async () => {
+    await expect(loadSettings({ recipe: "defalt" })).rejects.toThrow(
+      /unknown recipe "defalt"; did you mean default\? \(recipes: clip, /,
+    );
+  });
+
+  test("with a slash or .yaml is a file, which must be there", async () => {
+    await expect(loadSettings({ recipe: join(folder, "none.yaml") })).rejects.toThrow(/no such recipe file/);
+    await expect(loadSettings({ recipe: `${folder}/` })).rejects.toThrow(/not a file/);
+  });
+});
+
+describe("--set", () => {
+  test("goes over the recipe and reads its value as YAML", async () => {
+    const settings = await load("lora: { rank: 2 }", "lora.rank=8", "lora.targets=[to_q, to_v]", "threads=null");
+    expect(settings.lora).toMatchObject({ rank: 8, targets: ["to_q", "to_v"] });
+    expect(settings.threads).toBeNull();
+  });
+
+  test("of a choice sets aside what belonged to the recipe's", async () => {
+    const recipe = "estimator: { truncation: { mode: gaussian, mean: 30 } }";
+    const settings = await load(recipe, "estimator.truncation.k=3", "estimator.truncation.mode=fixed");
+    expect(settings.estimator.truncation).toEqual({ mode: "fixed", k: 3 });
+    expect((await load("train: { epochs: 2 }", "train.updates=5")).train).toEqual({ updates: 5 });
+  });
+
+  test("that is wrong is quoted as it was typed", async () => {
+    expect(await complaint("lora: { rank: 2 }", "lora.rnk=3")).toBe(
+      "--set lora.rnk=3: lora.rnk is no setting; did you mean lora.rank?",
+    );
+    expect(await complaint("", "batch.total=30")).toMatch(/^--set batch.total=30: batch.total 30 is not a multiple/);
+  });
+
+  test.each(["lora.rank", "=3", ".a=3", "a..b=3"])("refuses %s", (argument) => {
+    expect(() => parseSet(argument)).toThrow(/expected path.to.key=value/);
+  });
+
+  test("keeps everything behind the first equals sign", () => {
+    const { path, value }: Override = parseSet("prompts.template=x = {}");
+    expect([path, value]).toEqual([["prompts", "template"], "x = {}"]);
+  });
+});
+
+describe("settings written in code", () => {
+  test("are completed as a recipe is", async () => {
+    const settings = await settingsFrom({ reward: { name: "clip" }, train: { epochs: 1 } }, "mine");
+    expect(settings).toMatchObject({ name: "mine", reward: { name: "clip" }, train: { updates: 2 } });
+  });
+
+  test("are judged as a recipe is", async () => {
+    await expect(settingsFrom({ lora: { rank: 0 } })).rejects.toThrow(
+      "settings: lora.rank must be at least 1, found 0",
+    );
+  });
+});
