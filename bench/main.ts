@@ -57,7 +57,8 @@ const common = ({ k, batch }: Job) => [
   values.repeat,
 ];
 
-const ours = (job: Job) => measure(process.execPath, [path.join(import.meta.dirname, "update.js"), ...common(job)]);
+const ours = (job: Job) =>
+  measure(process.execPath, [path.join(import.meta.dirname, "update.js"), ...common(job), "--rewards", values.rewards]);
 
 const PEER_VARIANTS = [
   ["--checkpointing", "step", "--memory-format", "contiguous"],

@@ -15,12 +15,13 @@ import { Learner } from "../src/train/learner.js";
 import { loadSettings, parseSet } from "../src/train/load-settings.js";
 import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
 import { openPipeline } from "../src/train/pipeline.js";
-import { plan } from "../src/train/plan.js";
+import { countPlan } from "../src/train/plan.js";
 import { samplesOf } from "../src/train/samples.js";
 
 const { values } = parseArgs({
   options: {
     model: { type: "string", default: "models/emoji-64" },
+    rewards: { type: "string", default: "models/rewards" },
     batch: { type: "string", default: "8" },
     steps: { type: "string", default: "10" },
     k: { type: "string", default: "1" },
@@ -49,7 +50,7 @@ const settings = await loadSettings({
 const runtime = await Runtime.start({ threads });
 const matmulGflops = await matmulPeak(runtime);
 const pipeline = await openPipeline(settings.model);
-const reward = await openReward("aesthetic", "models/rewards");
+const reward = await openReward("aesthetic", values.rewards);
 const estimator = alignprop(settings.estimator.truncation);
 const layout = adapterLayout(pipeline, settings.lora);
 const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
@@ -67,7 +68,7 @@ for (let update = 0; update < Number(values.warmup) + Number(values.repeat); upd
   if (update >= Number(values.warmup)) seconds.push((performance.now() - began) / 1000);
 }
 await runtime.close();
-const { flopsPerUpdate } = await plan(settings, { calibrate: false });
+const { flopsPerUpdate } = countPlan(settings, pipeline, reward, layout, estimator);
 console.log(
   JSON.stringify({
     seconds_median: median(seconds),

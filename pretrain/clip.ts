@@ -99,7 +99,7 @@ export async function trainClip(
     runtime,
     training,
     steps,
-    learningRate: 1e-3,
+    learningRate: 6e-4,
     weightDecay: 0.05,
     averageDecay: 0.995,
     seed,

@@ -9,9 +9,11 @@ import { parseClipConfig } from "../src/models/clip/config.js";
 import { openClipTokenizer } from "../src/models/clip/tokenizer.js";
 import { parseVaeConfig } from "../src/models/vae/config.js";
 import { Runtime } from "../src/runtime/runtime.js";
+import type { HostTensor } from "../src/tensor/host.js";
 import { HELD_OUT_ANIMALS } from "../src/train/prompts.js";
 import { fromTensors, merge } from "../src/weights/source.js";
 import { trainAesthetic } from "./aesthetic.js";
+import { trainClassifier } from "./classifier.js";
 import { clipModelConfig, PREPROCESSOR_CONFIG, trainClip } from "./clip.js";
 import { ANIMALS } from "./data/animals.js";
 import { writeTokenizer } from "./data/bpe.js";
@@ -20,11 +22,12 @@ import { loadIcons } from "./data/icons.js";
 import { writeGrid } from "./grid.js";
 import { writeClipFolder, writeModelFolder, writeWeights } from "./model-folder.js";
 import { draw } from "./preview.js";
+import { quality } from "./quality.js";
 import { encodeLatents, SCHEDULER_CONFIG, scalingFactor, trainUnet, UNET_CONFIG } from "./unet.js";
 import { trainVae, VAE_CONFIG } from "./vae.js";
 
 /** Steps of each stage. */
-const STEPS = { vae: 900, clip: 1200, aesthetic: 2000, unet: 9000 };
+const STEPS = { vae: 900, clip: 1200, aesthetic: 2000, unet: 9000, judge: 1500 };
 const SEED = 1;
 
 const { values: options } = parseArgs({
@@ -82,21 +85,23 @@ const previews = [
   ...ANIMALS.filter((_, i) => i % 4 === 0).slice(0, 10),
   "three foxes on a blue background",
 ];
-await trainUnet(runtime, {
+const writeModel = (unet: ReadonlyMap<string, HostTensor>) =>
+  writeModelFolder(modelFolder, {
+    unet: { config: UNET_CONFIG, weights: unet },
+    vae: { config: { ...VAE_CONFIG, scaling_factor: scale }, weights: vae },
+    textEncoder: { config: textConfig, weights: textEncoder },
+    scheduler: SCHEDULER_CONFIG,
+    tokenizer: tokenizerFolder,
+  });
+const unet = await trainUnet(runtime, {
   pipeline: frozen,
   data,
   scale,
   folder: stateOf("unet"),
   steps: STEPS.unet,
   seed: SEED,
-  onSave: async (step, unet) => {
-    await writeModelFolder(modelFolder, {
-      unet: { config: UNET_CONFIG, weights: unet },
-      vae: { config: { ...VAE_CONFIG, scaling_factor: scale }, weights: vae },
-      textEncoder: { config: textConfig, weights: textEncoder },
-      scheduler: SCHEDULER_CONFIG,
-      tokenizer: tokenizerFolder,
-    });
+  onSave: async (step, weights) => {
+    await writeModel(weights);
     const pictures = [0, 1, 2, 3].flatMap((seed) => previews.map((prompt) => ({ prompt, seed })));
     const drawn = await draw(runtime, modelFolder, pictures, previews.length);
     await writeGrid(path.join(stateOf("unet"), `step-${step}.png`), [drawn], {
@@ -106,4 +111,15 @@ await trainUnet(runtime, {
     });
   },
 });
+await writeModel(unet);
+
+const judge = await trainClassifier(runtime, icons, stateOf("judge"), STEPS.judge, SEED);
+const { renderings, drawn } = await quality(runtime, icons, judge, {
+  folder: modelFolder,
+  out: options.state,
+  seed: SEED,
+});
+console.log(
+  `the judge names ${(100 * renderings).toFixed(1)} % of renderings and ${(100 * drawn).toFixed(1)} % of drawn pictures`,
+);
 await runtime.close();

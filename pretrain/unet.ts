@@ -158,7 +158,7 @@ export async function trainUnet(
     frozen: pipeline.weights,
     batch,
     steps,
-    learningRate: 1e-3,
+    learningRate: 6e-4,
     warmup: 200,
     averageDecay: 0.9985,
     seed,

@@ -1,6 +1,5 @@
 /** Whether a folder can take what a command makes: checked before the work starts, so that none of it is lost. */
-import { constants } from "node:fs";
-import { access, mkdir, readdir, stat } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rmdir, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { InputError } from "../tensor/errors.js";
 import { asInputError } from "../weights/files.js";
@@ -28,10 +27,12 @@ export async function requireWritable(path: string): Promise<void> {
     info = await stat(folder).catch(() => undefined);
   }
   if (info?.isDirectory() === false) throw new InputError(`--out ${path}: ${folder} is a file, not a folder`);
+  // Permissions alone do not tell: root has them all, also in /proc and where the disk is full.
   try {
-    await access(folder, constants.W_OK);
+    await rmdir(await mkdtemp(join(folder, ".alignprop-")));
   } catch (error) {
-    throw new InputError(`--out ${path}: no permission to write in ${folder}; name another folder`, { cause: error });
+    const { code } = error as NodeJS.ErrnoException;
+    throw new InputError(`--out ${path}: cannot write in ${folder} (${code}); name another folder`, { cause: error });
   }
 }
 

@@ -82,7 +82,7 @@ export class Learner {
     const keep = samples.map(({ mask }) => mask);
     const chain = { steps: sampler.steps, vjp: this.vjp(samples, lora), trajectory: pool.trajectory };
     await estimator.accumulate(chain, pool.dFinal, keep, gradient);
-    this.checkGradient(gradient);
+    requireFinite(gradient, this.layout, "the gradient");
     return { gradient, loss, rewards };
   }
 
@@ -142,13 +142,14 @@ export class Learner {
     }
     return judged;
   }
+}
 
-  private checkGradient(gradient: Float64Array): void {
-    const at = gradient.findIndex((value) => !Number.isFinite(value));
-    if (at < 0) return;
-    const entry = this.layout.entries.find(({ offset, shape }) => at < offset + sizeOf(shape));
-    throw new InputError(`the gradient of ${entry?.name} is ${gradient[at]}`);
-  }
+/** `what`: what the values are to the adapter's tensors, for the message. */
+export function requireFinite(values: Float32Array | Float64Array, layout: LoraLayout, what: string): void {
+  const at = values.findIndex((value) => !Number.isFinite(value));
+  if (at < 0) return;
+  const entry = layout.entries.find(({ offset, shape }) => at < offset + sizeOf(shape));
+  throw new InputError(`${what} of ${entry?.name} is ${values[at]}`);
 }
 
 /** The trajectories of an update's micro-batches as one, for the way back. */

@@ -21,7 +21,7 @@ import { alignprop } from "./estimators/alignprop.js";
 import { Evaluator, evaluationPrompts, meanAndStd, REWARDS_FOLDER, runtimeOptions } from "./evaluate.js";
 import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
-import { Learner } from "./learner.js";
+import { Learner, requireFinite } from "./learner.js";
 import { locate } from "./locate.js";
 import { adamw, adamwState, clipGradNorm } from "./optimizer.js";
 import { openPipeline, truncationWarnings } from "./pipeline.js";
@@ -74,7 +74,10 @@ export async function train(
     await observer({ kind: "started", plan: countPlan(settings, pipeline, reward, layout, estimator), step });
     for (const message of truncationWarnings(pipeline, allPrompts(settings)))
       await observer({ kind: "warned", message });
-    if (step === 0) await observer({ kind: "evaluated", step, result: await evaluator.evaluate(weights) });
+    if (step === 0) {
+      const result = await at(step, () => evaluator.evaluate(weights));
+      await observer({ kind: "evaluated", step, result });
+    }
 
     while (step < updates && !signal?.aborted) {
       const stepBegan = performance.now();
@@ -83,6 +86,7 @@ export async function train(
       const gradNorm = clipGradNorm(gradient, settings.optimizer.max_grad_norm);
       adamw(weights, gradient, optimizer, adamwOptions(settings));
       step += 1;
+      await at(step, async () => requireFinite(weights, layout, "after the update, the weight"));
       const seconds = (performance.now() - stepBegan) / 1000;
 
       let evaluated: EvaluationResult | undefined;
@@ -154,9 +158,12 @@ async function at<T>(step: number, work: () => Promise<T>): Promise<T> {
     return await work();
   } catch (error) {
     if (!(error instanceof InputError)) throw error;
+    const remedy =
+      step === 0
+        ? "Nothing was learnt yet: are the model's weights sound?"
+        : "Start again with a lower optimizer.learning_rate, or keep the gradient of fewer steps (estimator.truncation)";
     throw new InputError(
-      `step ${step}: ${error.message}. Training stopped; checkpoints saved before are good. ` +
-        "Start again with a lower optimizer.learning_rate, or keep the gradient of fewer steps (estimator.truncation)",
+      `step ${step}: ${error.message}. Training stopped; checkpoints saved before are kept. ${remedy}`,
     );
   }
 }
