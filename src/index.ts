@@ -17,7 +17,7 @@ export type {
 } from "./train/events.js";
 export { observers } from "./train/events.js";
 export { type GenerateOptions, generate } from "./train/generate.js";
-export { loadSettings } from "./train/load-settings.js";
+export { loadSettings, settingsFrom } from "./train/load-settings.js";
 export { type MixForm, mixAdapters } from "./train/mix.js";
 export type { Picture } from "./train/pictures.js";
 export { plan } from "./train/plan.js";
