@@ -26,6 +26,7 @@ const { values } = parseArgs({
     steps: { type: "string", default: "10" },
     k: { type: "string", default: "1" },
     threads: { type: "string", default: "2" },
+    memory: { type: "string", default: "null" },
     warmup: { type: "string", default: "1" },
     repeat: { type: "string", default: "5" },
   },
@@ -40,6 +41,7 @@ const settings = await loadSettings({
   overrides: [
     `model=${values.model}`,
     `threads=${threads}`,
+    `memory=${values.memory}`,
     `sampling={ steps: ${steps} }`,
     `estimator={ truncation: { mode: fixed, k: ${k} } }`,
     `batch={ samples_per_epoch: ${batch}, total: ${batch}, per_device: ${batch} }`,

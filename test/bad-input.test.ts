@@ -269,6 +269,11 @@ describe("numbers that do not fit", () => {
   test("a picture size that the model cannot halve", () =>
     expectRefused(["--set", "sampling.height=30"], "sampling.height: 30 pixels is not a multiple of 16", "try 32"));
 
+  test("a memory that is no size, and one that is too small, with what is needed", async () => {
+    await expectRefused(["--memory", "lots"], 'memory: must be a size such as 4GB or 800MiB, found "lots"');
+    await expectRefused(["--memory", "1MB"], "memory 1.00 MB is too little: this run needs about", "batch.per_device");
+  });
+
   test("all wrong settings are told together", () =>
     expectRefused(
       ["--set", "lora.rank=0", "--set", "sampling.steps=two"],

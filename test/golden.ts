@@ -1,11 +1,11 @@
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
-import { gradients } from "../src/autodiff/index.js";
+import { gradients, splitAtResiduals } from "../src/autodiff/index.js";
 import type { Graph } from "../src/graph/graph.js";
 import type { Value } from "../src/graph/value.js";
 import { input } from "../src/ops/index.js";
-import type { Runtime } from "../src/runtime/runtime.js";
+import type { Feeds, Runtime } from "../src/runtime/runtime.js";
 import { fromNumbers, type HostTensor, toNumbers } from "../src/tensor/host.js";
 import { showShape } from "../src/tensor/shape.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
@@ -73,6 +73,7 @@ export async function expectParity(
     results = at,
     given = {},
     tolerance = 1e-4,
+    split = false,
   }: {
     inputs: Record<string, Value>;
     outputs: Record<string, Value>;
@@ -86,6 +87,8 @@ export async function expectParity(
     /** Inputs that are not the golden's. */
     given?: Record<string, HostTensor>;
     tolerance?: number;
+    /** Forward and backward as two programs, the second of which begins with the first one's residuals. */
+    split?: boolean;
   },
 ): Promise<void> {
   const upstream = Object.fromEntries(Object.entries(outputs).map(([name, { shape }]) => [name, input(shape)]));
@@ -112,11 +115,29 @@ export async function expectParity(
       return [name, tensor.dtype === dtype ? tensor : fromNumbers(toNumbers(tensor), shape, dtype)];
     }),
   );
-  const program = await runtime.compile(graph, weights);
-  const computed = await program.run(feeds);
-  await program.release();
+  const computed = split
+    ? await runSplit(runtime, graph, feeds, weights)
+    : await runWhole(runtime, graph, feeds, weights);
   const errors = Object.entries(computed).map(
     ([name, tensor]) => [name, relativeError(tensor, golden.tensor(`${results}${name}`))] as const,
   );
   expect(errors.filter(([, error]) => !(error < tolerance))).toEqual([]);
+}
+
+async function runWhole(runtime: Runtime, graph: Graph, feeds: Feeds, weights?: WeightSource) {
+  const program = await runtime.compile(graph, weights);
+  const results = await program.run(feeds);
+  await program.release();
+  return results;
+}
+
+async function runSplit(runtime: Runtime, graph: Graph, feeds: Feeds, weights?: WeightSource) {
+  const outputs = Object.keys(graph.outputs).filter((name) => name.startsWith("output."));
+  const { forward, backward, residuals } = splitAtResiduals(graph, outputs);
+  const [ahead, back] = [await runtime.compile(forward, weights), await runtime.compile(backward, weights)];
+  const wanted = Object.entries(feeds).filter(([name]) => name in forward.inputs);
+  const { outputs: predicted, kept } = await ahead.runKeeping(Object.fromEntries(wanted), residuals);
+  const found = await back.run(feeds, kept);
+  for (const held of [kept, ahead, back]) await held.release();
+  return { ...predicted, ...found };
 }

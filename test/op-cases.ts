@@ -215,8 +215,9 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
   ],
   averagePool: [{ shapes: [[2, 3, 4, 6]], build: (x) => conv.averagePool(x, 2) }],
   upsampleNearest: [{ shapes: [[2, 3, 2, 3]], build: (x) => o.upsampleNearest(x, 2) }],
-  layerNorm: [
-    { shapes: [[2, 3, 5], [5], [5]], build: (x, s, b) => o.layerNorm(x, s, b) },
+  layerNorm: [{ shapes: [[2, 3, 5], [5], [5]], build: (x, s, b) => o.layerNorm(x, s, b) }],
+  standardize: [
+    { shapes: [[2, 3, 5]], build: (x) => o.standardize(x) },
     { shapes: [[2, 6, 2, 3], [6], [6]], build: (x, s, b) => o.groupNorm(x, 3, s, b) },
   ],
   softmax: [{ shapes: [[2, 3, 4]], build: o.softmax }],

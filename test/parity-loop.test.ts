@@ -74,8 +74,11 @@ function distance(actual: ArrayLike<number>, expected: ArrayLike<number>): numbe
 }
 
 describe("three updates beside PyTorch's AlignProp", () => {
-  for (const [name, run] of Object.entries(reference.runs)) {
-    test(`${name}: ${run.about}`, async () => {
+  const runs = Object.entries(reference.runs).map(([name, run]) => ({ name, run, kept: Number.POSITIVE_INFINITY }));
+  const full = runs.filter(({ name }) => name === "full");
+  const lessKept = [0, 1].flatMap((kept) => full.map((whole) => ({ ...whole, kept })));
+  for (const { name, run, kept } of [...runs, ...lessKept]) {
+    test(`${name}, residuals of ${kept} calls kept: ${run.about}`, async () => {
       const given = run.settings;
       const settings = tinySettings({
         sampling: { steps: given.steps, guidance_scale: given.guidance_scale },
@@ -85,7 +88,8 @@ describe("three updates beside PyTorch's AlignProp", () => {
       });
       const layout = adapterLayout(pipeline, settings.lora);
       const estimator = alignprop({ mode: "fixed", k: null });
-      const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
+      const memory = { keptAtOnce: kept, recomputes: false, residualBytes: 0, expectedBytes: 0 };
+      const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings, memory);
       const initial = await flat(layout, `lora.${run.lora}`);
       const weights = initial.slice();
       const state = adamwState(layout.size);

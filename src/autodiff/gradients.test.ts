@@ -15,6 +15,7 @@ import {
   mul,
   parameter,
   pow,
+  slice,
   sum,
   where,
 } from "../ops/index.js";
@@ -83,6 +84,17 @@ describe("what a gradient costs", () => {
 });
 
 describe("accumulation", () => {
+  test("joins the gradients of two slices that fill a value, and adds those of others", () => {
+    const x = input([2, 4]);
+    const halves = [slice(x, 1, 0, 2), slice(x, 1, 2, 4)].map((value) => ({ value, gradient: input([2, 2]) }));
+    for (const order of [halves, [...halves].reverse()]) expect(opsOf(...gradients(order, [x]))).not.toContain("pad");
+    // y = (x₀ x₁, x₁ x₂): dx = (x₁, x₀ + x₂, x₁)
+    const z = input([1, 3]);
+    const y = mul(slice(z, 1, 0, 2), slice(z, 1, 1, 3));
+    const [dz] = gradients([{ value: y, gradient: ones([1, 2]) }], [z]);
+    expect(evaluate(dz, { z: [z, [2, 3, 5]] })).toEqual([3, 7, 3]);
+  });
+
   test("adds up several uses of one value", () => {
     const x = input([2]);
     // y = x² + 5 x → dy/dx = 2 x + 5

@@ -1,13 +1,12 @@
 import { topologicalOrder } from "../graph/graph.js";
 import type { Node, Value } from "../graph/value.js";
-import { add } from "../ops/elementwise.js";
 import type { OPS, OpName } from "../ops/table.js";
 import { sameShape, showShape } from "../tensor/shape.js";
 import type { Rule, RuleNode, Rules } from "./rule.js";
 import { convRules } from "./rules/conv.js";
 import { elementwiseRules } from "./rules/elementwise.js";
 import { matmulRules } from "./rules/matmul.js";
-import { movementRules, sumTo } from "./rules/movement.js";
+import { movementRules, sumOfGradients, sumTo } from "./rules/movement.js";
 import { normRules } from "./rules/norm.js";
 import { reduceRules } from "./rules/reduce.js";
 
@@ -45,7 +44,7 @@ export function gradients(outputs: readonly Cotangent[], wrt: readonly Value[]):
   const accumulate = (value: Value, gradient: Value) => {
     const summed = sameShape(gradient.shape, value.shape) ? gradient : sumTo(gradient, value.shape);
     const before = total.get(value);
-    total.set(value, before ? add(before, summed) : summed);
+    total.set(value, before ? sumOfGradients(before, summed) : summed);
   };
   for (const { value, gradient } of outputs) {
     if (!sameShape(value.shape, gradient.shape)) {

@@ -1,1 +1,2 @@
 export { type Cotangent, gradients } from "./gradients.js";
+export { type Split, splitAtResiduals } from "./residuals.js";

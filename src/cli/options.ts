@@ -15,6 +15,7 @@ export interface SettingsOptions extends CommonOptions {
   seed?: string;
   device?: string;
   threads?: string;
+  memory?: string;
   set?: Override[];
 }
 
@@ -32,6 +33,7 @@ export function settingsOptions(command: Command): Command {
     .option("--seed <n>", "the seed of everything random")
     .option("--device <name>", "cpu, cuda or webgpu")
     .option("--threads <n>", "processor threads (default: one per core)")
+    .option("--memory <size>", "memory to stay within, such as 4GB (default: half of what is free)")
     .option("--set <path=value>", "any setting, such as lora.rank=8; may be repeated", collectSet);
 }
 
@@ -48,6 +50,7 @@ const settingOfOption = {
   seed: "seed",
   device: "device",
   threads: "threads",
+  memory: "memory",
 } as const;
 
 const numeric: readonly string[] = ["steps", "seed", "threads"];

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { duration } from "../runs/format.js";
+import { showBytes } from "../tensor/bytes.js";
 import type { Plan } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { plan } from "../train/plan.js";
@@ -36,7 +37,7 @@ Examples:
 }
 
 function planLines(plan: Plan): [string, string][] {
-  const { estimate } = plan;
+  const { estimate, memory } = plan;
   const backward = round(plan.unetBackwardCallsPerUpdate);
   const lines: [string, string][] = [
     ["model", `${plan.model}, a U-Net of ${amount(plan.backboneParameters)} parameters`],
@@ -47,6 +48,7 @@ function planLines(plan: Plan): [string, string][] {
       "operations",
       `${amount(plan.flopsPerUpdate)}FLOP an update, ${amount(plan.flopsPerUpdate * plan.updates)}FLOP in all`,
     ],
+    ["memory", `about ${showBytes(memory.expectedBytes)}: ${keptLine(plan)}`],
     ["evaluations", `${plan.evaluations} of ${plan.imagesPerEvaluation} pictures`],
   ];
   if (estimate !== undefined) {
@@ -56,10 +58,19 @@ function planLines(plan: Plan): [string, string][] {
         `${duration(estimate.secondsPerUpdate)} an update, ${duration(estimate.secondsPerEvaluation)} an evaluation`,
       ],
       ["in all", `about ${duration(estimate.seconds)}`],
-      ["memory", `at least ${(estimate.peakRssBytes / 2 ** 30).toFixed(2)} GiB`],
     );
   }
   return lines;
+}
+
+function keptLine({
+  memory,
+  unetBackwardCallsPerUpdate: backward,
+  unetRecomputedCallsPerUpdate: recomputed,
+}: Plan): string {
+  if (memory.keptAtOnce === 0) return "every backward call computes its forward pass again";
+  const held = showBytes(memory.keptAtOnce * memory.residualBytes);
+  return `${round(backward - recomputed)} of ${round(backward)} backward calls start from what the forward call kept, ${held} at once`;
 }
 
 /** As every other file and result spells its keys. */

@@ -1,5 +1,5 @@
-import type { DType } from "../tensor/dtype.js";
-import { type Shape, showShape } from "../tensor/shape.js";
+import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.js";
+import { type Shape, showShape, sizeOf } from "../tensor/shape.js";
 
 export interface TensorType {
   readonly shape: Shape;
@@ -77,4 +77,8 @@ export function apply1<A>(op: OpDef<A>, inputs: readonly Value[], attrs: A): Val
 
 export function showType({ dtype, shape }: TensorType): string {
   return `${dtype}${showShape(shape)}`;
+}
+
+export function bytesOf({ dtype, shape }: TensorType): number {
+  return sizeOf(shape) * BYTES_PER_ELEMENT[dtype];
 }

@@ -5,7 +5,7 @@ import { fromBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema, type TensorProto, TensorProto_DataLocation } from "onnx-buf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Graph } from "../graph/graph.js";
-import { add, cast, constant, input, linear, mul, parameter, relu } from "../ops/index.js";
+import { add, cast, constant, input, linear, mul, parameter, relu, reshape } from "../ops/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
 import { float32, fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
@@ -189,7 +189,17 @@ describe("names", () => {
     expect(names).toEqual([
       expect.stringMatching(/^cast → float32\[200\] #/),
       expect.stringMatching(/^gemm → float32\[2, 200\] #/),
-      "output y",
+    ]);
+  });
+
+  test("of outputs are those of the nodes that compute them: nothing is copied for a name", () => {
+    const x = input([2]);
+    const y = mul(x, 3);
+    const { bytes } = emit({ name: "published", inputs: { x }, outputs: { y, z: mul(y, y) } });
+    const nodes = fromBinary(ModelProtoSchema, bytes).graph?.node.map((node) => [...node.input, "→", ...node.output]);
+    expect(nodes).toEqual([
+      ["x", expect.any(String), "→", "y"],
+      ["y", "y", "→", "z"],
     ]);
   });
 });
@@ -200,4 +210,18 @@ test("equal constants are written once", () => {
   const { bytes } = emit({ name: "constants", inputs: { x }, outputs: { y } });
   const shapes = fromBinary(ModelProtoSchema, bytes).graph?.initializer.map(({ dims }) => dims.map(Number));
   expect(shapes).toEqual([[], [2]]);
+});
+
+test("a reshape of a reshape is one node, or none where it leads back", async () => {
+  const x = input([2, 6]);
+  const y = mul(reshape(reshape(x, [3, 4]), [4, 3]), 2);
+  const z = mul(reshape(reshape(x, [12]), [2, 6]), 3);
+  const graph = { name: "views", inputs: { x }, outputs: { y, z } };
+  const ops = fromBinary(ModelProtoSchema, emit(graph).bytes).graph?.node.map(({ opType }) => opType);
+  expect(ops).toEqual(["Reshape", "Mul", "Mul"]);
+  const values = Array.from({ length: 12 }, (_, i) => i);
+  expect(await run(graph, { x: fromNumbers(values, [2, 6]) })).toEqual({
+    y: values.map((value) => 2 * value),
+    z: values.map((value) => 3 * value),
+  });
 });

@@ -21,9 +21,11 @@ import {
   ValueInfoProtoSchema,
 } from "onnx-buf";
 import { type Graph, topologicalOrder, verify } from "../graph/graph.js";
+import { rewrite, same } from "../graph/rewrite.js";
 import type { Node, OnnxAttributes, OnnxWriter, TensorType, Value } from "../graph/value.js";
-import { showType } from "../graph/value.js";
+import { apply, showType } from "../graph/value.js";
 import { ONNX_TYPE } from "../ops/elementwise.js";
+import { reshapeOp } from "../ops/movement.js";
 import type { DType } from "../tensor/dtype.js";
 import { InputError } from "../tensor/errors.js";
 import { fromNumbers } from "../tensor/host.js";
@@ -50,7 +52,8 @@ export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
   const names = new Map<Value, string>();
   for (const [name, value] of Object.entries(graph.inputs)) names.set(value, name);
 
-  const order = topologicalOrder(Object.values(graph.outputs));
+  const outputs = rewrite(graph.outputs, { remake: withoutRepeatedReshapes });
+  const order = topologicalOrder(Object.values(outputs));
   const stored = storedParameters(order, weights, graph.name);
   const weightFolder = commonFolder(stored.values());
   for (const node of order) {
@@ -69,10 +72,7 @@ export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
     );
     for (const [i, name] of results.entries()) names.set(node.outputs[i] as Value, name);
   }
-  writer.label = "output";
-  for (const [name, value] of Object.entries(graph.outputs)) {
-    writer.rename(names.get(value) as string, name);
-  }
+  writer.publish(Object.entries(outputs).map(([name, value]) => [names.get(value) as string, name]));
   const model = create(ModelProtoSchema, {
     irVersion: BigInt(IR_VERSION),
     producerName: "alignprop",
@@ -86,6 +86,15 @@ export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
     }),
   });
   return { bytes: toBinary(ModelProtoSchema, model), weightFolder };
+}
+
+/** A reshape of a reshape is one reshape, or none: layers that flatten their input meet others that do, and a node costs time. */
+function withoutRepeatedReshapes(node: Node, inputs: readonly Value[]): readonly Value[] {
+  const [x] = inputs;
+  const [y] = node.outputs as [Value];
+  if (node.op !== reshapeOp || x?.node.op !== reshapeOp) return same(node, inputs);
+  const [viewed] = x.node.inputs as [Value];
+  return sameShape(viewed.shape, y.shape) ? [viewed] : apply(reshapeOp, [viewed], { shape: y.shape });
 }
 
 class Writer implements OnnxWriter {
@@ -159,8 +168,25 @@ class Writer implements OnnxWriter {
     }
   }
 
-  /** A graph output under its public name; one value may have several. */
-  rename(from: string, to: string): void {
+  /**
+   * Gives values their public names as graph outputs. A computed value is renamed in place, because an Identity would copy
+   * it; a second name of the same value, and what no node computes, need one.
+   */
+  publish(outputs: readonly (readonly [value: string, publicName: string])[]): void {
+    const computed = new Set(this.nodes.flatMap(({ output }) => output));
+    const renamed = new Map<string, string>();
+    for (const [value, name] of outputs) {
+      if (computed.has(value) && !renamed.has(value)) renamed.set(value, name);
+      else this.copy(value, name);
+    }
+    const now = (name: string) => renamed.get(name) ?? name;
+    for (const node of this.nodes) {
+      node.input = node.input.map(now);
+      node.output = node.output.map(now);
+    }
+  }
+
+  private copy(from: string, to: string): void {
     this.nodes.push(create(NodeProtoSchema, { opType: "Identity", name: `output ${to}`, input: [from], output: [to] }));
   }
 }

@@ -32,7 +32,7 @@ export {
 } from "./elementwise.js";
 export { linear, matmul, matrixTranspose } from "./matmul.js";
 export { broadcastTo, concat, flip, gather, pad, reshape, scatterRows, slice, transpose } from "./movement.js";
-export { groupNorm, layerNorm, softmax } from "./norm.js";
+export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
 export { allAxes, max, mean, sum } from "./reduce.js";
 export { resizeBilinear } from "./resize.js";
 export { constant, filled, input, parameter, zeros } from "./source.js";

@@ -139,8 +139,13 @@ export const flipOp: OpDef<{ readonly axes: readonly number[] }> = {
   },
 };
 
+export interface PadAttrs {
+  readonly before: readonly number[];
+  readonly after: readonly number[];
+}
+
 /** Zeros before and after each axis. */
-export const padOp: OpDef<{ readonly before: readonly number[]; readonly after: readonly number[] }> = {
+export const padOp: OpDef<PadAttrs> = {
   name: "pad",
   infer: ([x], { before, after }) => {
     const { shape, dtype } = x as TensorType;

@@ -1,7 +1,32 @@
 import { apply, apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
+import type { Shape } from "../tensor/shape.js";
 import { add, mul } from "./elementwise.js";
 import { reshape } from "./movement.js";
-import { filled } from "./source.js";
+
+/** The rows of the last axis: (x - mean) / √(variance + ε), the mean and the inverse deviation. */
+function standardized({ shape, data }: F64Array, epsilon: number): [F64Array, F64Array, F64Array] {
+  const features = shape.at(-1) as number;
+  const rows = data.length / features;
+  const [normal, means, inverse] = [new Float64Array(data.length), new Float64Array(rows), new Float64Array(rows)];
+  for (let row = 0; row < rows; row++) {
+    const values = data.subarray(row * features, (row + 1) * features);
+    const average = values.reduce((total, value) => total + value, 0) / features;
+    const variance = values.reduce((total, value) => total + (value - average) ** 2, 0) / features;
+    means[row] = average;
+    inverse[row] = 1 / Math.sqrt(variance + epsilon);
+    values.forEach((value, i) => {
+      normal[row * features + i] = (value - average) * (inverse[row] as number);
+    });
+  }
+  const statistics = statisticsOf(shape);
+  return [
+    { shape, data: normal },
+    { shape: statistics, data: means },
+    { shape: statistics, data: inverse },
+  ];
+}
+
+const statisticsOf = (shape: Shape) => [...shape.slice(0, -1), 1];
 
 /**
  * (x - mean) / √(variance + ε) · scale + bias over the last axis (Ba et al. 2016).
@@ -19,34 +44,46 @@ export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
         );
       }
     }
-    const statistics = { shape: [...shape.slice(0, -1), 1], dtype };
+    const statistics = { shape: statisticsOf(shape), dtype };
     return [{ shape, dtype }, statistics, statistics];
   },
   emit: (w, inputs, { attrs }) =>
     w.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: attrs.epsilon } }, 3),
-  evaluate: ([x, scale, bias], { attrs, outputs }) => {
-    const { shape, data } = x as F64Array;
-    const features = shape.at(-1) as number;
-    const rows = data.length / features;
-    const [y, means, inverse] = [new Float64Array(data.length), new Float64Array(rows), new Float64Array(rows)];
-    for (let row = 0; row < rows; row++) {
-      const values = data.subarray(row * features, (row + 1) * features);
-      const average = values.reduce((total, value) => total + value, 0) / features;
-      const variance = values.reduce((total, value) => total + (value - average) ** 2, 0) / features;
-      means[row] = average;
-      inverse[row] = 1 / Math.sqrt(variance + attrs.epsilon);
-      values.forEach((value, i) => {
-        const normal = (value - average) * (inverse[row] as number);
-        y[row * features + i] =
-          normal * ((scale as F64Array).data[i] as number) + ((bias as F64Array).data[i] as number);
-      });
-    }
-    const statistics = (outputs[1] as Value).shape;
+  evaluate: ([x, scale, bias], { attrs }) => {
+    const [normal, ...statistics] = standardized(x as F64Array, attrs.epsilon);
+    const features = normal.shape.at(-1) as number;
+    const data = normal.data.map(
+      (value, i) =>
+        value * ((scale as F64Array).data[i % features] as number) + ((bias as F64Array).data[i % features] as number),
+    );
+    return [{ shape: normal.shape, data }, ...statistics];
+  },
+};
+
+/**
+ * (x - mean) / √(variance + ε) over the last axis. Outputs y, and the inverse deviation [..., 1]: with y at hand, the
+ * gradient needs neither x nor the mean.
+ */
+export const standardizeOp: OpDef<{ readonly epsilon: number }> = {
+  name: "standardize",
+  infer: ([x]) => {
+    const { shape, dtype } = x as TensorType;
     return [
-      { shape, data: y },
-      { shape: statistics, data: means },
-      { shape: statistics, data: inverse },
+      { shape, dtype },
+      { shape: statisticsOf(shape), dtype },
     ];
+  },
+  emit: (w, [x], { attrs, outputs }) => {
+    const { shape, dtype } = outputs[0] as Value;
+    const features = shape.at(-1) as number;
+    const ones = w.tensor(new Float64Array(features).fill(1), [features], dtype);
+    const epsilon = { float: attrs.epsilon };
+    const [y, , inverse] = w.node("LayerNormalization", [x as string, ones], { axis: -1, epsilon }, 3);
+    return [y as string, inverse as string];
+  },
+  evaluate: ([x], { attrs }) => {
+    const [y, , inverse] = standardized(x as F64Array, attrs.epsilon);
+    return [y, inverse];
   },
 };
 
@@ -75,14 +112,17 @@ export function layerNorm(x: Value, scale: Value, bias: Value, epsilon = 1e-5): 
   return apply(layerNormOp, [x, scale, bias], { epsilon })[0] as Value;
 }
 
+/** Over the last axis, with neither scale nor bias. */
+export function standardize(x: Value, epsilon = 1e-5): Value {
+  return apply(standardizeOp, [x], { epsilon })[0] as Value;
+}
+
 /** Over each group of channels and its pixels (Wu & He 2018): x [b, c, ...], scale and bias [c]. */
 export function groupNorm(x: Value, groups: number, scale: Value, bias: Value, epsilon = 1e-5): Value {
   const [batch, channels, ...pixels] = x.shape as [number, number, ...number[]];
   if (channels % groups !== 0)
     throw new TypeError(`groupNorm: ${channels} channels do not split into ${groups} groups`);
-  const grouped = reshape(x, [batch, groups, -1]);
-  const size = grouped.shape[2] as number;
-  const normal = reshape(layerNorm(grouped, filled([size], 1, x.dtype), filled([size], 0, x.dtype), epsilon), x.shape);
+  const normal = reshape(standardize(reshape(x, [batch, groups, -1]), epsilon), x.shape);
   const perChannel = [channels, ...pixels.map(() => 1)];
   return add(mul(normal, reshape(scale, perChannel)), reshape(bias, perChannel));
 }

@@ -55,6 +55,7 @@ export const OPS = {
   averagePool: conv.averagePoolOp,
   upsampleNearest: conv.upsampleNearestOp,
   layerNorm: norm.layerNormOp,
+  standardize: norm.standardizeOp,
   softmax: norm.softmaxOp,
 } as const;
 

@@ -24,6 +24,8 @@ const plan: Plan = {
   samplesPerUpdate: 4,
   accumulation: 1,
   unetForwardCallsPerUpdate: 1,
+  unetRecomputedCallsPerUpdate: 0,
+  memory: { keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
   unetBackwardCallsPerUpdate: 1,
   flopsPerUpdate: 1,
   evaluations: 1,

@@ -7,7 +7,7 @@ import { add, gather, input, matmul, mul } from "../ops/index.js";
 import { InputError } from "../tensor/errors.js";
 import { float32, fromNumbers } from "../tensor/host.js";
 import { packageFolder } from "../train/locate.js";
-import { Runtime } from "./runtime.js";
+import { type Kept, Runtime } from "./runtime.js";
 
 let runtime: Runtime;
 beforeAll(async () => {
@@ -156,4 +156,55 @@ test("a process ends by itself with a runtime open and idle, and not before its 
     timeout: 30_000,
   });
   expect([stdout, stderr]).toEqual(["42\n", ""]);
+});
+
+describe("outputs that stay in the worker", () => {
+  /** y = 3 x and square = x², and a program that takes `square`. */
+  async function maker() {
+    const [x, square, shift] = [input([2]), input([2]), input([2])];
+    return {
+      making: await runtime.compile({ name: "making", inputs: { x }, outputs: { y: mul(x, 3), square: mul(x, x) } }),
+      using: await runtime.compile({ name: "using", inputs: { square, shift }, outputs: { z: add(square, shift) } }),
+    };
+  }
+
+  test("are inputs of another program under their names", async () => {
+    const { making, using } = await maker();
+    const first = await making.runKeeping({ x: pair(3, 5) }, ["square"]);
+    const second = await making.runKeeping({ x: pair(1, 2) }, ["square"]);
+    expect(Object.keys(first.outputs)).toEqual(["y"]);
+    expect([...(first.outputs.y?.data ?? [])]).toEqual([9, 15]);
+    expect(first.kept.bytes).toBe(8);
+    const shifted = async (kept: Kept) => [...((await using.run({ shift: pair(1, 0) }, kept)).z?.data ?? [])];
+    expect(await shifted(first.kept)).toEqual([10, 25]);
+    expect(await shifted(second.kept)).toEqual([2, 4]);
+    // What one run kept is its own, whatever was released before.
+    await first.kept.release();
+    const third = await making.runKeeping({ x: pair(7, 1) }, ["square"]);
+    expect(await shifted(second.kept)).toEqual([2, 4]);
+    expect(await shifted(third.kept)).toEqual([50, 1]);
+  });
+
+  test("are refused after their release, by another runtime, and where they do not fit", async () => {
+    const { making, using } = await maker();
+    const { kept } = await making.runKeeping({ x: pair(3, 5) }, ["square"]);
+    await expect(using.run({}, kept)).rejects.toThrow("using: input shift expects float32[2], got nothing");
+    await expect(making.run({ x: pair(1, 2) }, kept)).rejects.toThrow("making: has no input square; it has x");
+    await expect(making.runKeeping({ x: pair(1, 2) }, ["cube"])).rejects.toThrow("making: has no output cube to keep");
+    const other = await Runtime.start({ threads: 1 });
+    const shift = pair(0, 0);
+    const [square, s] = [input([2]), input([2])];
+    const elsewhere = await other.compile({
+      name: "other",
+      inputs: { square, shift: s },
+      outputs: { z: add(square, s) },
+    });
+    await expect(elsewhere.run({ shift }, kept)).rejects.toThrow(/released, or belong to another runtime/);
+    const theirs = await (await other.compile(doubling())).runKeeping({ x: pair(1, 2) }, ["y"]);
+    await other.close();
+    await theirs.kept.release(); // nothing left to do, and no error
+    await kept.release();
+    await kept.release();
+    await expect(using.run({ shift }, kept)).rejects.toThrow(/released, or belong to another runtime/);
+  });
 });

@@ -1,14 +1,14 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import type { Graph } from "../graph/graph.js";
-import { showType, type TensorType } from "../graph/value.js";
+import { bytesOf, showType, type TensorType } from "../graph/value.js";
 import { emit } from "../onnx/emit.js";
 import { add, input } from "../ops/index.js";
 import { InputError } from "../tensor/errors.js";
 import type { HostTensor } from "../tensor/host.js";
 import { sameShape } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";
-import type { Reply, Request, WireTensor } from "./protocol.js";
+import type { KeepingResult, Reply, Request, WireTensor } from "./protocol.js";
 
 export type Device = "cpu" | "cuda" | "webgpu";
 
@@ -20,14 +20,31 @@ export interface RuntimeOptions {
 
 /** A compiled graph. Owns memory in the worker until released. */
 export interface Program {
-  /** Feeds every input of the graph; gives every output. Calls from several places queue up. */
-  run(feeds: Readonly<Record<string, HostTensor>>): Promise<Record<string, HostTensor>>;
+  /** Feeds every input of the graph, some of them perhaps from `kept`; gives every output. Calls from several places queue up. */
+  run(feeds: Feeds, kept?: Kept): Promise<Record<string, HostTensor>>;
+  /** The same, but the outputs that `keep` names stay in the worker. */
+  runKeeping(feeds: Feeds, keep: readonly string[]): Promise<{ outputs: Record<string, HostTensor>; kept: Kept }>;
+  release(): Promise<void>;
+}
+
+export type Feeds = Readonly<Record<string, HostTensor>>;
+
+/**
+ * Outputs of a run that stayed in the worker, so that they cross no thread: inputs of the same names for another program
+ * of the same runtime. They hold their memory until released.
+ */
+export interface Kept {
+  readonly outputs: Readonly<Record<string, TensorType>>;
+  readonly bytes: number;
+  /** A second time does nothing. */
   release(): Promise<void>;
 }
 
 /** ONNX Runtime in a worker thread. `close` ends the thread and frees everything it holds. */
 export class Runtime {
   private readonly pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+  /** What is kept, and its number in the worker. */
+  private readonly kept = new Map<Kept, number>();
   private nextId = 0;
   private closed = false;
 
@@ -80,20 +97,31 @@ export class Runtime {
       if (this.closed) throw error;
       throw new Error(`${graph.name}: ONNX Runtime does not take this graph: ${(error as Error).message}`);
     }
+    const attempt = async (request: Request) => {
+      try {
+        return await this.call(request);
+      } catch (error) {
+        throw new Error(`${graph.name}: ${(error as Error).message}`);
+      }
+    };
     return {
-      run: async (feeds) => {
-        const wire = toWire(graph, feeds);
-        try {
-          const results = (await this.call({ kind: "run", session, feeds: wire })) as Record<string, WireTensor>;
-          return Object.fromEntries(
-            Object.entries(graph.outputs).map(([name, { shape, dtype }]) => [
-              name,
-              { shape, dtype, data: (results[name] as WireTensor).data },
-            ]),
-          );
-        } catch (error) {
-          throw new Error(`${graph.name}: ${(error as Error).message}`);
-        }
+      run: async (feeds, kept) => {
+        const wire = toWire(graph, feeds, kept);
+        const request = { kind: "run", session, feeds: wire, kept: kept && this.numberOf(kept) } as const;
+        return fromWire((await attempt(request)) as Record<string, WireTensor>, graph.outputs);
+      },
+      runKeeping: async (feeds, keep) => {
+        const stays = (name: string) => keep.includes(name);
+        const missing = keep.find((name) => !(name in graph.outputs));
+        if (missing) throw new TypeError(`${graph.name}: has no output ${missing} to keep`);
+        const request = { kind: "runKeeping", session, feeds: toWire(graph, feeds), keep } as const;
+        const result = (await attempt(request)) as KeepingResult;
+        const named = Object.entries(graph.outputs);
+        const returned = Object.fromEntries(named.filter(([name]) => !stays(name)));
+        return {
+          outputs: fromWire(result.outputs, returned),
+          kept: this.keep(result.kept, Object.fromEntries(named.filter(([name]) => stays(name)))),
+        };
       },
       release: async () => {
         if (!this.closed) await this.call({ kind: "release", session });
@@ -104,6 +132,24 @@ export class Runtime {
   async close(): Promise<void> {
     this.closed = true;
     await this.worker.terminate();
+  }
+
+  private keep(id: number, outputs: Readonly<Record<string, TensorType>>): Kept {
+    const kept: Kept = {
+      outputs,
+      bytes: Object.values(outputs).reduce((total, type) => total + bytesOf(type), 0),
+      release: async () => {
+        if (this.kept.delete(kept) && !this.closed) await this.call({ kind: "releaseKept", kept: id });
+      },
+    };
+    this.kept.set(kept, id);
+    return kept;
+  }
+
+  private numberOf(kept: Kept): number {
+    const id = this.kept.get(kept);
+    if (id === undefined) throw new Error("runtime: these kept outputs were released, or belong to another runtime");
+    return id;
   }
 
   private call(request: Request): Promise<unknown> {
@@ -118,19 +164,32 @@ export class Runtime {
   }
 }
 
-function toWire(graph: Graph, feeds: Readonly<Record<string, HostTensor>>): Record<string, WireTensor> {
-  const unknown = Object.keys(feeds).find((name) => !(name in graph.inputs));
+function toWire(graph: Graph, feeds: Feeds, kept?: Kept): Record<string, WireTensor> {
+  const given: Readonly<Record<string, TensorType>> = { ...kept?.outputs, ...feeds };
+  const unknown = Object.keys(given).find((name) => !(name in graph.inputs));
   if (unknown)
     throw new TypeError(`${graph.name}: has no input ${unknown}; it has ${Object.keys(graph.inputs).join(", ")}`);
+  for (const [name, expected] of Object.entries(graph.inputs)) {
+    const found = given[name];
+    if (!found || found.dtype !== expected.dtype || !sameShape(found.shape, expected.shape)) {
+      const got = found ? showType(found) : "nothing";
+      throw new TypeError(`${graph.name}: input ${name} expects ${showType(expected)}, got ${got}`);
+    }
+  }
   return Object.fromEntries(
-    Object.entries(graph.inputs).map(([name, expected]: [string, TensorType]) => {
-      const fed = feeds[name];
-      if (!fed || fed.dtype !== expected.dtype || !sameShape(fed.shape, expected.shape)) {
-        const got = fed ? showType(fed) : "nothing";
-        throw new TypeError(`${graph.name}: input ${name} expects ${showType(expected)}, got ${got}`);
-      }
-      return [name, { type: fed.dtype, data: fed.data, dims: fed.shape }];
-    }),
+    Object.entries(feeds).map(([name, { dtype, shape, data }]) => [name, { type: dtype, data, dims: shape }]),
+  );
+}
+
+function fromWire(
+  wire: Readonly<Record<string, WireTensor>>,
+  types: Readonly<Record<string, TensorType>>,
+): Record<string, HostTensor> {
+  return Object.fromEntries(
+    Object.entries(types).map(([name, { shape, dtype }]) => [
+      name,
+      { shape, dtype, data: (wire[name] as WireTensor).data },
+    ]),
   );
 }
 

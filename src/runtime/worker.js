@@ -18,32 +18,26 @@ ort.env.logLevel = "fatal";
 
 /** @type {Map<number, ort.InferenceSession>} */
 const sessions = new Map();
-let nextSession = 0;
+/** @type {Map<number, Record<string, ort.Tensor>>} */
+const kept = new Map();
+let nextId = 0;
 
 /** @param {Request} request */
 async function handle(request) {
   switch (request.kind) {
     case "create": {
       const session = await ort.InferenceSession.create(request.model, request.options);
-      sessions.set(nextSession, session);
-      return nextSession++;
+      sessions.set(nextId, session);
+      return nextId++;
     }
     case "run": {
-      const session = sessions.get(request.session);
-      if (!session) throw new Error(`runtime worker: session ${request.session} was released`);
-      /** @type {Record<string, ort.Tensor>} */
-      const feeds = {};
-      for (const [name, { type, data, dims }] of Object.entries(request.feeds)) {
-        feeds[name] = new ort.Tensor(/** @type {ort.Tensor.Type} */ (type), /** @type {any} */ (data), dims);
-      }
-      const results = await session.run(feeds);
-      /** @type {Record<string, WireTensor>} */
-      const outputs = {};
-      for (const [name, tensor] of Object.entries(results)) {
-        const data = /** @type {WireTensor["data"]} */ (tensor.data);
-        outputs[name] = { type: tensor.type, data, dims: [...tensor.dims] };
-      }
-      return outputs;
+      return toWire(Object.entries(await run(request)));
+    }
+    case "runKeeping": {
+      const results = Object.entries(await run(request));
+      const stays = (/** @type {[string, ort.Tensor]} */ [name]) => request.keep.includes(name);
+      kept.set(nextId, Object.fromEntries(results.filter(stays)));
+      return { outputs: toWire(results.filter((result) => !stays(result))), kept: nextId++ };
     }
     case "release": {
       const session = sessions.get(request.session);
@@ -51,7 +45,34 @@ async function handle(request) {
       await session?.release();
       return undefined;
     }
+    case "releaseKept": {
+      kept.delete(request.kept);
+      return undefined;
+    }
   }
+}
+
+/** @param {Pick<Extract<Request, { kind: "run" }>, "session" | "feeds" | "kept">} request */
+async function run({ session: id, feeds, kept: keptId }) {
+  const session = sessions.get(id);
+  if (!session) throw new Error(`runtime worker: session ${id} was released`);
+  /** @type {Record<string, ort.Tensor>} */
+  const all = { ...(keptId !== undefined && kept.get(keptId)) };
+  for (const [name, { type, data, dims }] of Object.entries(feeds)) {
+    all[name] = new ort.Tensor(/** @type {ort.Tensor.Type} */ (type), /** @type {any} */ (data), dims);
+  }
+  return await session.run(all);
+}
+
+/** @param {[string, ort.Tensor][]} tensors */
+function toWire(tensors) {
+  /** @type {Record<string, WireTensor>} */
+  const outputs = {};
+  for (const [name, tensor] of tensors) {
+    const data = /** @type {WireTensor["data"]} */ (tensor.data);
+    outputs[name] = { type: tensor.type, data, dims: [...tensor.dims] };
+  }
+  return outputs;
 }
 
 port.on("message", async (/** @type {{ id: number, request: Request }} */ { id, request }) => {

@@ -6,6 +6,8 @@
  * `evaluated` where one is due, `stepped`, and `checkpointed` where one is due; last `finished`.
  */
 
+import type { MemoryPlan } from "./memory.js";
+
 /** A picture as people see it: 8-bit RGB, row by row, `pixels.length` = 3 · width · height. */
 export interface RgbImage {
   readonly width: number;
@@ -58,8 +60,11 @@ export interface Plan {
   readonly unetForwardCallsPerUpdate: number;
   /** An expectation where the truncation is random. */
   readonly unetBackwardCallsPerUpdate: number;
+  /** Of these, the ones that compute the forward pass a second time. */
+  readonly unetRecomputedCallsPerUpdate: number;
   /** Floating-point operations of one update (a multiply-add counts as two). */
   readonly flopsPerUpdate: number;
+  readonly memory: MemoryPlan;
   readonly evaluations: number;
   readonly imagesPerEvaluation: number;
   /** Present when a short calibration ran on this machine. */

@@ -1,8 +1,8 @@
 /**
- * The five programs that training runs, as graphs. Shapes are static: a micro-batch has b pictures, a latent is
+ * The programs that training runs, as graphs. Shapes are static: a micro-batch has b pictures, a latent is
  * [c, h, w], a prompt [n, d] after the text encoder, and the adapter is one vector `lora` [N].
  */
-import { gradients } from "../autodiff/index.js";
+import { gradients, type Split, splitAtResiduals } from "../autodiff/index.js";
 import { guided, isGuided } from "../diffusion/guidance.js";
 import type { Graph } from "../graph/graph.js";
 import type { Value } from "../graph/value.js";
@@ -14,8 +14,45 @@ import { type LoraLayout, loraAdapter } from "../nn/lora.js";
 import { frozenScope } from "../nn/scope.js";
 import { abs, add, clip, div, filled, input, mul, neg, sub } from "../ops/index.js";
 import type { Reward } from "../rewards/reward.js";
-import type { LatentSize, Pipeline } from "./pipeline.js";
+import type { Estimator } from "./estimators/estimator.js";
+import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
 import type { Settings } from "./settings.js";
+
+/** All but the text encoder, which runs once a prompt. */
+export interface TrainingGraphs {
+  readonly forward: Graph;
+  /** Where residuals are kept, forward and backward; where not, the product that computes forward again. */
+  readonly split: Split;
+  readonly vjp: Graph;
+  readonly reward: Graph;
+  readonly evaluation: { readonly forward: Graph; readonly decode: Graph; readonly judge: Graph };
+}
+
+export function trainingGraphs(
+  { sampling, batch: { per_device: batch, total: samples }, loss, evaluation }: Settings,
+  pipeline: Pipeline,
+  reward: Reward,
+  layout: LoraLayout,
+  estimator: Estimator,
+): TrainingGraphs {
+  const size = latentSize(pipeline, sampling.height, sampling.width);
+  const shape = { batch, size, guidanceScale: sampling.guidance_scale };
+  const wantsDx = estimator.needsDx(sampling.steps);
+  const forward = denoiseGraph(pipeline, layout, shape);
+  const decode = decodeGraph(pipeline, evaluation.batch, size);
+  return {
+    forward,
+    split: denoiseSplit(pipeline, layout, shape, wantsDx),
+    vjp: denoiseVjpGraph(pipeline, layout, shape, wantsDx),
+    reward: rewardGraph(pipeline, reward, loss, { batch, size, samples }),
+    evaluation: {
+      forward:
+        evaluation.batch === batch ? forward : denoiseGraph(pipeline, layout, { ...shape, batch: evaluation.batch }),
+      decode,
+      judge: judgeGraph(reward, (decode.outputs.images as Value).shape as [number, number, number, number]),
+    },
+  };
+}
 
 /** ids [b, n] → text [b, n, d] */
 export function textGraph({ textEncoder, tokenizer, weights }: Pipeline, batch: number): Graph {
@@ -37,19 +74,31 @@ export function denoiseGraph(pipeline: Pipeline, layout: LoraLayout | undefined,
 }
 
 /**
- * Its vector-Jacobian product: upstream like the output → dLora [N], and dLatents where asked for. The guidance lies inside,
- * so the upstream is that of the guided output and both branches are differentiated.
+ * Its vector-Jacobian product: upstream like the output → dLora [N], and dLatents where asked for. Computes the forward
+ * pass again on the way. The guidance lies inside, so the upstream is that of the guided output and both branches are
+ * differentiated.
  */
-export function denoiseVjpGraph(pipeline: Pipeline, layout: LoraLayout, shape: DenoiseShape, wantsDx: boolean): Graph {
+function denoiseVjpGraph(pipeline: Pipeline, layout: LoraLayout, shape: DenoiseShape, wantsDx: boolean): Graph {
+  const { inputs, outputs } = denoiseJoint(pipeline, layout, shape, wantsDx);
+  const { output: _, ...products } = outputs;
+  return { name: "U-Net backward", inputs, outputs: products };
+}
+
+/** The call and its vector-Jacobian product as two graphs, the second of which begins with what the first one kept. */
+function denoiseSplit(pipeline: Pipeline, layout: LoraLayout, shape: DenoiseShape, wantsDx: boolean): Split {
+  return splitAtResiduals(denoiseJoint(pipeline, layout, shape, wantsDx), ["output"]);
+}
+
+function denoiseJoint(pipeline: Pipeline, layout: LoraLayout, shape: DenoiseShape, wantsDx: boolean): Graph {
   const { inputs, output, latents, factors } = denoise(pipeline, layout, shape);
   const upstream = input(output.shape);
   const wrt = wantsDx ? [...factors, latents] : factors;
   const found = gradients([{ value: output, gradient: upstream }], wrt);
   const dLatents = wantsDx ? found.pop() : undefined;
   return {
-    name: "U-Net backward",
+    name: "U-Net",
     inputs: { ...inputs, upstream },
-    outputs: { dLora: joinFlat(layout, found), ...(dLatents && { dLatents }) },
+    outputs: { output, dLora: joinFlat(layout, found), ...(dLatents && { dLatents }) },
   };
 }
 
@@ -85,7 +134,7 @@ export function decodeGraph(pipeline: Pipeline, batch: number, size: LatentSize)
 }
 
 /** latents, and what the reward asks for → rewards [b], losses [b] and dLatents, the gradient of the losses' sum over `samples` */
-export function rewardGraph(
+function rewardGraph(
   pipeline: Pipeline,
   reward: Reward,
   loss: Settings["loss"],

@@ -1,18 +1,21 @@
 /** The compiled side of training: from pictures to sample to the adapter's gradient. */
-import type { Denoiser, Trajectory } from "../diffusion/trajectory.js";
+import { forward, type Trajectory } from "../diffusion/trajectory.js";
 import type { LoraLayout } from "../nn/lora.js";
 import type { Reward } from "../rewards/index.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
-import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
+import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import { sizeOf } from "../tensor/shape.js";
 import { merge } from "../weights/source.js";
 import type { Estimator } from "./estimators/estimator.js";
-import { denoiseVjpGraph, rewardGraph } from "./graphs.js";
+import { trainingGraphs } from "./graphs.js";
+import { type MemoryPlan, memoryOf } from "./memory.js";
 import type { Pipeline } from "./pipeline.js";
 import { Sampler, stack } from "./sampler.js";
-import { inBatches, type TrainingSample } from "./samples.js";
+import type { TrainingSample } from "./samples.js";
 import type { Settings } from "./settings.js";
+import { UnetBackward } from "./unet-backward.js";
+import { type Walk, walksOf } from "./walks.js";
 
 /** What one update saw. */
 export interface Experience {
@@ -29,61 +32,44 @@ export class Learner {
     readonly layout: LoraLayout,
     private readonly estimator: Estimator,
     private readonly reward: Reward,
-    private readonly backward: Program,
+    private readonly backward: UnetBackward,
     private readonly judge: Program,
   ) {}
 
+  /** `memory` says which U-Net calls keep their residuals (`memory.ts`). */
   static async compile(
     runtime: Runtime,
     pipeline: Pipeline,
     reward: Reward,
     estimator: Estimator,
     layout: LoraLayout,
-    { sampling, batch: { per_device: batch, total: samples }, prompts, loss }: Settings,
+    settings: Settings,
+    memory: MemoryPlan = memoryOf(settings, pipeline, reward, layout, estimator),
   ): Promise<Learner> {
+    const { sampling, batch, prompts } = settings;
+    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator);
     const sampler = await Sampler.compile(runtime, pipeline, sampling, {
-      batch,
+      batch: batch.per_device,
       layout,
       negativePrompt: prompts.negative,
     });
-    const shape = { batch, size: sampler.size, guidanceScale: sampling.guidance_scale };
-    const wantsDx = estimator.needsDx(sampling.steps);
-    const backward = await runtime.compile(denoiseVjpGraph(pipeline, layout, shape, wantsDx), pipeline.weights);
-    const judged = rewardGraph(pipeline, reward, loss, { batch, size: sampler.size, samples });
-    const judge = await runtime.compile(judged, merge(pipeline.weights, reward.weights));
+    const backward = await UnetBackward.compile(runtime, sampler, layout, graphs, memory);
+    const judge = await runtime.compile(graphs.reward, merge(pipeline.weights, reward.weights));
     return new Learner(sampler, layout, estimator, reward, backward, judge);
   }
 
   /** Samples pictures with the adapter, rewards them and walks back to the adapter. */
   async learn(samples: readonly TrainingSample[], lora: Float32Array): Promise<Experience> {
-    const { sampler, estimator } = this;
-    const pool = new Pool(samples.length, sampler);
-    const rewards: number[] = [];
-    let loss = 0;
-    for (const batch of inBatches(samples, sampler.batch)) {
-      const noises = batch.map((sample) => sample.noise());
-      const prompts = batch.map(({ prompt }) => prompt);
-
-      // x_T … x_0, keeping x_t of each step
-      const trajectory = await sampler.sample(
-        await sampler.condition(prompts, lora),
-        stack(noises.map(({ initial }) => initial)),
-        (step) => stack(noises.map((noise) => noise.step(step))),
-      );
-      // r(decode(x_0)), the losses and dL/dx_0
-      const judged = await this.judgeLatents(trajectory.final, batch);
-      pool.add(trajectory, judged.dLatents);
-      rewards.push(...judged.rewards);
-      for (const value of judged.losses) loss += value / samples.length;
-    }
-
-    // dL/d adapter
     const gradient = new Float64Array(this.layout.size);
-    const keep = samples.map(({ mask }) => mask);
-    const chain = { steps: sampler.steps, vjp: this.vjp(samples, lora), trajectory: pool.trajectory };
-    await estimator.accumulate(chain, pool.dFinal, keep, gradient);
+    const rewards: number[] = [];
+    const losses: number[] = [];
+    for (const walk of walksOf(samples, this.sampler.batch)) {
+      const seen = await this.thereAndBack(walk, lora, gradient);
+      rewards.push(...seen.rewards);
+      losses.push(...seen.losses);
+    }
     requireFinite(gradient, this.layout, "the gradient");
-    return { gradient, loss, rewards };
+    return { gradient, rewards, loss: losses.reduce((sum, value) => sum + value / samples.length, 0) };
   }
 
   async release(): Promise<void> {
@@ -92,31 +78,39 @@ export class Learner {
     await this.judge.release();
   }
 
-  /** The U-Net's vector-Jacobian product for any of the pictures, in as many calls as the batch size makes of them. */
-  private vjp(samples: readonly TrainingSample[], lora: Float32Array): Denoiser["vjp"] {
-    const { sampler } = this;
-    const { batch, latentElements: size } = sampler;
-    return async ({ step, pictures, x, upstream }) => {
-      const dParameters = new Float64Array(this.layout.size);
-      const dx = new Float32Array(x.length);
-      for (const [n, some] of inBatches(pictures, batch).entries()) {
-        const start = n * batch * size;
-        // Where the last batch is not full, its first picture stands in, with no gradient to bring back.
-        const full = Array.from({ length: batch }, (_, i) => some[i] ?? (some[0] as number));
-        const prompts = full.map((picture) => (samples[picture] as TrainingSample).prompt);
-        const place = sampler.place(filled(x.subarray(start), batch * size), step);
-        const results = await this.backward.run({
-          ...(await sampler.condition(prompts, lora)),
-          ...place,
-          upstream: float32(filled(upstream.subarray(start), batch * size), place.latents.shape),
-        });
-        for (const [j, value] of toFloat32(results.dLora as HostTensor).entries()) {
-          dParameters[j] = (dParameters[j] as number) + value;
-        }
-        if (results.dLatents) dx.set(toFloat32(results.dLatents).subarray(0, some.length * size), start);
+  private async thereAndBack(walk: Walk, lora: Float32Array, gradient: Float64Array) {
+    const { sampler, estimator } = this;
+    const { steps } = sampler;
+    const pictures = walk.flat();
+    const pool = new Pool(pictures.length, sampler);
+    const rewards: number[] = [];
+    const losses: number[] = [];
+    const back = this.backward.begin(walk, lora);
+    try {
+      for (const [n, batch] of walk.entries()) {
+        const noises = batch.map((sample) => sample.noise());
+        const prompts = batch.map(({ prompt }) => prompt);
+
+        // x_T … x_0, keeping x_t of each step
+        const predict = back.predict(n, await sampler.condition(prompts, lora));
+        const initial = stack(noises.map(({ initial }) => initial));
+        const trajectory = await forward(steps, { predict }, initial, (step) =>
+          stack(noises.map((noise) => noise.step(step))),
+        );
+        // r(decode(x_0)), the losses and dL/dx_0
+        const judged = await this.judgeLatents(trajectory.final, batch);
+        pool.add(trajectory, judged.dLatents);
+        rewards.push(...judged.rewards);
+        losses.push(...judged.losses);
       }
-      return { dParameters, dx };
-    };
+      // dL/d adapter
+      const chain = { steps, vjp: back.vjp, trajectory: pool.trajectory };
+      const keep = pictures.map(({ mask }) => mask);
+      await estimator.accumulate(chain, pool.dFinal, keep, gradient);
+    } finally {
+      await back.release();
+    }
+    return { rewards, losses };
   }
 
   private async judgeLatents(latents: Float32Array, batch: readonly TrainingSample[]) {
@@ -152,7 +146,7 @@ export function requireFinite(values: Float32Array | Float64Array, layout: LoraL
   throw new InputError(`${what} of ${entry?.name} is ${values[at]}`);
 }
 
-/** The trajectories of an update's micro-batches as one, for the way back. */
+/** The trajectories of a walk's micro-batches as one, for the way back. */
 class Pool {
   readonly trajectory: Trajectory;
   readonly dFinal: Float32Array;
@@ -170,12 +164,4 @@ class Pool {
     this.dFinal.set(dFinal, this.filled);
     this.filled += final.length;
   }
-}
-
-/** The first `length` values, with zeros after them where there are fewer. */
-function filled(values: Float32Array, length: number): Float32Array {
-  if (values.length >= length) return values.slice(0, length);
-  const out = new Float32Array(length);
-  out.set(values);
-  return out;
 }

@@ -12,11 +12,12 @@ import type { Estimator } from "./estimators/estimator.js";
 import { REWARDS_FOLDER, runtimeOptions } from "./evaluate.js";
 import type { Plan, PlanEstimate } from "./events.js";
 import { flops } from "./flops.js";
-import { decodeGraph, denoiseGraph, denoiseVjpGraph, rewardGraph } from "./graphs.js";
+import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
 import { locate } from "./locate.js";
-import { latentSize, openPipeline, type Pipeline } from "./pipeline.js";
-import { samplesOf } from "./samples.js";
+import { memoryOf } from "./memory.js";
+import { openPipeline, type Pipeline } from "./pipeline.js";
 import { accumulationSteps, type Settings } from "./settings.js";
+import { type BackwardCalls, backwardCalls, drawnWalks } from "./walks.js";
 
 /** `calibrate` compiles the run's programs and times a call of each. */
 export async function plan(settings: Settings, { calibrate = true }: { calibrate?: boolean } = {}): Promise<Plan> {
@@ -29,7 +30,7 @@ export async function plan(settings: Settings, { calibrate = true }: { calibrate
 
   const runtime = await Runtime.start(runtimeOptions(settings));
   try {
-    const graphs = programs(settings, pipeline, reward, layout, estimator);
+    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator);
     return {
       ...counted,
       estimate: await timed(runtime, counted, graphs, settings, merge(pipeline.weights, reward.weights)),
@@ -37,30 +38,6 @@ export async function plan(settings: Settings, { calibrate = true }: { calibrate
   } finally {
     await runtime.close();
   }
-}
-
-interface Programs {
-  readonly forward: Graph;
-  readonly backward: Graph;
-  readonly reward: Graph;
-  readonly decode: Graph;
-}
-
-function programs(
-  { sampling, batch: { per_device: batch, total }, loss }: Settings,
-  pipeline: Pipeline,
-  reward: Reward,
-  layout: LoraLayout,
-  estimator: Estimator,
-): Programs {
-  const size = latentSize(pipeline, sampling.height, sampling.width);
-  const shape = { batch, size, guidanceScale: sampling.guidance_scale };
-  return {
-    forward: denoiseGraph(pipeline, layout, shape),
-    backward: denoiseVjpGraph(pipeline, layout, shape, estimator.needsDx(sampling.steps)),
-    reward: rewardGraph(pipeline, reward, loss, { batch, size, samples: total }),
-    decode: decodeGraph(pipeline, batch, size),
-  };
 }
 
 export function countPlan(
@@ -73,8 +50,9 @@ export function countPlan(
   const { sampling, batch, prompts, evaluation, train } = settings;
   const accumulation = accumulationSteps(batch);
   const forwardCalls = accumulation * sampling.steps;
-  const backwardCalls = backwardCallsPerUpdate(settings, estimator);
-  const graphs = programs(settings, pipeline, reward, layout, estimator);
+  const memory = memoryOf(settings, pipeline, reward, layout, estimator);
+  const { kept, recomputed } = callsPerUpdate(settings, estimator, memory.keptAtOnce);
+  const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator);
   return {
     model: settings.model,
     reward: reward.name,
@@ -84,28 +62,27 @@ export function countPlan(
     samplesPerUpdate: batch.total,
     accumulation,
     unetForwardCallsPerUpdate: forwardCalls,
-    unetBackwardCallsPerUpdate: backwardCalls,
+    unetBackwardCallsPerUpdate: kept + recomputed,
+    unetRecomputedCallsPerUpdate: recomputed,
     flopsPerUpdate:
       forwardCalls * flops(graphs.forward) +
-      backwardCalls * flops(graphs.backward) +
+      kept * flops(graphs.split.backward) +
+      recomputed * flops(graphs.vjp) +
       accumulation * flops(graphs.reward),
+    memory,
     // Before the first update, after every so many and after the last.
     evaluations: 1 + Math.ceil(train.updates / evaluation.every),
     imagesPerEvaluation: prompts.eval.length * evaluation.seeds_per_prompt,
   };
 }
 
-/** Counted on the run's own draws; on its first updates where they are many. */
-function backwardCallsPerUpdate(settings: Settings, estimator: Estimator): number {
-  const updates = Math.min(settings.train.updates, 20);
-  let calls = 0;
-  for (let update = 1; update <= updates; update++) {
-    const samples = samplesOf(update, settings, estimator, 0);
-    for (let i = 0; i < settings.sampling.steps; i++) {
-      calls += Math.ceil(samples.filter(({ mask }) => mask[i]).length / settings.batch.per_device);
-    }
-  }
-  return calls / updates;
+/** The mean over the run's own draws. */
+function callsPerUpdate(settings: Settings, estimator: Estimator, limit: number): BackwardCalls {
+  const drawn = drawnWalks(settings, estimator);
+  const calls = drawn.flat().map((walk) => backwardCalls(walk, settings.batch.per_device, limit));
+  const mean = (count: (calls: BackwardCalls) => number) =>
+    calls.reduce((sum, each) => sum + count(each), 0) / drawn.length;
+  return { kept: mean(({ kept }) => kept), recomputed: mean(({ recomputed }) => recomputed) };
 }
 
 function elementsUnder(source: WeightSource, prefix: string): number {
@@ -117,21 +94,21 @@ function elementsUnder(source: WeightSource, prefix: string): number {
 async function timed(
   runtime: Runtime,
   plan: Plan,
-  graphs: Programs,
-  { sampling, batch }: Settings,
+  { forward, split, vjp, reward, evaluation }: TrainingGraphs,
+  { sampling, batch, evaluation: { batch: atOnce } }: Settings,
   weights: WeightSource,
 ): Promise<PlanEstimate> {
-  const seconds = {
-    forward: await secondsPerCall(runtime, graphs.forward, weights),
-    backward: await secondsPerCall(runtime, graphs.backward, weights),
-    reward: await secondsPerCall(runtime, graphs.reward, weights),
-    decode: await secondsPerCall(runtime, graphs.decode, weights),
-  };
+  const seconds = (graph: Graph, keep?: readonly string[]) => secondsPerCall(runtime, graph, weights, keep);
+  const recomputed = plan.unetRecomputedCallsPerUpdate;
+  const kept = plan.unetBackwardCallsPerUpdate - recomputed;
+  const secondsForward = await seconds(forward);
   const secondsPerUpdate =
-    plan.unetForwardCallsPerUpdate * seconds.forward +
-    plan.unetBackwardCallsPerUpdate * seconds.backward +
-    plan.accumulation * seconds.reward;
-  const secondsPerPicture = (sampling.steps * seconds.forward + seconds.decode) / batch.per_device;
+    (plan.unetForwardCallsPerUpdate - kept) * secondsForward +
+    (kept && kept * ((await seconds(split.forward, split.residuals)) + (await seconds(split.backward)))) +
+    (recomputed && recomputed * (await seconds(vjp))) +
+    plan.accumulation * (await seconds(reward));
+  const secondsPerPicture =
+    (sampling.steps * secondsForward) / batch.per_device + (await seconds(evaluation.decode)) / atOnce;
   const secondsPerEvaluation = plan.imagesPerEvaluation * secondsPerPicture;
   return {
     secondsPerUpdate,
@@ -141,8 +118,13 @@ async function timed(
   };
 }
 
-/** The second call's time; the first one still allocates. */
-async function secondsPerCall(runtime: Runtime, graph: Graph, weights: WeightSource): Promise<number> {
+/** The second call's time; the first one still allocates. `keep`: outputs that stay in the worker. */
+async function secondsPerCall(
+  runtime: Runtime,
+  graph: Graph,
+  weights: WeightSource,
+  keep: readonly string[] = [],
+): Promise<number> {
   const program = await runtime.compile(graph, weights);
   const feeds = Object.fromEntries(
     Object.entries(graph.inputs).map(([name, { shape, dtype }]) => [
@@ -150,9 +132,10 @@ async function secondsPerCall(runtime: Runtime, graph: Graph, weights: WeightSou
       fromNumbers(new Float64Array(sizeOf(shape)), shape, dtype),
     ]),
   );
-  await program.run(feeds);
+  const call = async () => (await program.runKeeping(feeds, keep)).kept.release();
+  await call();
   const began = performance.now();
-  await program.run(feeds);
+  await call();
   const seconds = (performance.now() - began) / 1000;
   await program.release();
   return seconds;

@@ -66,12 +66,13 @@ export async function train(
   const { weights, optimizer } = start;
   let { step, bestEvaluation } = start;
 
+  const plan = countPlan(settings, pipeline, reward, layout, estimator);
   const runtime = await Runtime.start(runtimeOptions(settings));
   try {
-    const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
+    const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings, plan.memory);
     const evaluator = await openEvaluator(runtime, learner, reward, settings);
     const { updates } = settings.train;
-    await observer({ kind: "started", plan: countPlan(settings, pipeline, reward, layout, estimator), step });
+    await observer({ kind: "started", plan, step });
     for (const message of truncationWarnings(pipeline, allPrompts(settings)))
       await observer({ kind: "warned", message });
     if (step === 0) {

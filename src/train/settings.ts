@@ -4,6 +4,7 @@
  * the paper's aesthetic run.
  */
 import { z } from "zod";
+import { parseBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 
 const count = z.int().min(1).max(1_000_000_000);
@@ -50,6 +51,18 @@ export const settingsSchema = z.strictObject({
   device: z.enum(["cpu", "cuda", "webgpu"]).default("cpu"),
   /** `null`: as many as the machine has cores. */
   threads: count.max(1024).nullable().default(null),
+  /**
+   * The peak of the process's memory to stay within, such as `4GB`; what it leaves is used to spare time. `null`: half of
+   * what is free when the run starts.
+   */
+  memory: z
+    .preprocess(
+      (value) => (typeof value === "string" ? (parseBytes(value) ?? value) : value),
+      z.custom<number | null>((value) => value === null || (Number.isSafeInteger(value) && Number(value) > 0), {
+        error: "must be a size such as 4GB or 800MiB",
+      }),
+    )
+    .default(null),
   /** The run's folder. `null`: `runs/<name>-<n>`, the first that is free. */
   out: path.nullable().default(null),
 

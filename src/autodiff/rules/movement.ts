@@ -1,5 +1,17 @@
 import type { Value } from "../../graph/value.js";
-import { flip, gather, pad, reshape, scatterRows, slice, transpose } from "../../ops/movement.js";
+import { add } from "../../ops/elementwise.js";
+import {
+  concat,
+  flip,
+  gather,
+  type PadAttrs,
+  pad,
+  padOp,
+  reshape,
+  scatterRows,
+  slice,
+  transpose,
+} from "../../ops/movement.js";
 import { sum } from "../../ops/reduce.js";
 import type { OPS } from "../../ops/table.js";
 import type { Rules } from "../rule.js";
@@ -51,6 +63,25 @@ export const movementRules: Rules<Movement> = {
   ],
   scatterRows: (dy, { inputs: [indices] }) => [undefined, () => gather(dy, indices)],
 };
+
+/** a + b, for two gradients of one value. Those of slices that fill it are zeros around each; joining them does for adding. */
+export function sumOfGradients(a: Value, b: Value): Value {
+  return joined(a, b) ?? joined(b, a) ?? add(a, b);
+}
+
+/** Where a is padded after itself and b before itself along one axis, each by the other's extent. */
+function joined(a: Value, b: Value): Value | undefined {
+  const [front, back] = [padded(a), padded(b)];
+  if (!front || !back) return undefined;
+  const axis = front.after.findIndex((zeros) => zeros > 0);
+  const others = (amounts: readonly number[]) => amounts.filter((_, i) => i !== axis);
+  const noOther = [front.before, others(front.after), others(back.before), back.after].flat().every((n) => n === 0);
+  return noOther && back.before[axis] === front.x.shape[axis] ? concat([front.x, back.x], axis) : undefined;
+}
+
+function padded({ node }: Value) {
+  return node.op === padOp ? { x: node.inputs[0] as Value, ...(node.attrs as PadAttrs) } : undefined;
+}
 
 /** step - 1 zeros between neighbours along an axis. */
 function dilate(x: Value, axis: number, step: number): Value {

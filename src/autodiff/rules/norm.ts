@@ -4,22 +4,19 @@ import { mean, sum } from "../../ops/reduce.js";
 import type { OPS } from "../../ops/table.js";
 import type { Rules } from "../rule.js";
 
-export const normRules: Rules<Pick<typeof OPS, "layerNorm" | "softmax">> = {
-  // With n = (x - mean) r and g = dy · scale:  dx = r (g - mean(g) - n mean(g n))   (Ba et al. 2016, differentiated)
+/** With n = (x - mean) r and g the gradient of n:  dx = r (g - mean(g) - n mean(g n))   (Ba et al. 2016, differentiated) */
+function throughStandardization(g: Value, n: Value, inverse: Value): Value {
+  const along = mean(mul(g, n), -1, { keepDims: true });
+  return mul(inverse, sub(sub(g, mean(g, -1, { keepDims: true })), mul(n, along)));
+}
+
+export const normRules: Rules<Pick<typeof OPS, "layerNorm" | "standardize" | "softmax">> = {
   layerNorm: (dy, { inputs: [x, scale], outputs }) => {
     const [, average, inverse] = outputs as [Value, Value, Value];
     const normal = () => mul(sub(x, average), inverse);
-    return [
-      () => {
-        const g = mul(dy, scale);
-        const n = normal();
-        const along = mean(mul(g, n), -1, { keepDims: true });
-        return mul(inverse, sub(sub(g, mean(g, -1, { keepDims: true })), mul(n, along)));
-      },
-      () => mul(dy, normal()),
-      () => dy,
-    ];
+    return [() => throughStandardization(mul(dy, scale), normal(), inverse), () => mul(dy, normal()), () => dy];
   },
+  standardize: (dy, { y, outputs: [, inverse] }) => [() => throughStandardization(dy, y, inverse as Value)],
   // dx = y (dy - Σ dy y)
   softmax: (dy, { y }) => [() => mul(y, sub(dy, sum(mul(dy, y), -1, { keepDims: true })))],
 };

@@ -96,43 +96,48 @@ describe("against diffusers", () => {
       });
     });
 
-    test(`${name}: output and gradients with an adapter agree to 1e-4`, async () => {
-      const golden = await openGolden(name);
-      const config = parseUnetConfig(golden.config);
-      const weights = withPrefix(await openWeights(golden.folder), "unet.");
-      const [batch, , height, width] = golden.tensor("input.sample").shape as [number, number, number, number];
-      const inputs = unetInputs(config, { batch, height, width, tokens: 5 });
-      const settings = { rank: 2, alpha: 2, targets: ATTENTION_TARGETS };
-      const layout = loraLayout(settings, "unet", (scope) => unet(scope, config, inputs));
-      const flat = input([layout.size]);
-      const { adapter, parts } = loraAdapter(layout, flat);
-      const sample = unet(frozenScope(weights, "unet", { adapter }), config, inputs);
+    const both = name === "unet-embedded" ? [false, true] : [false];
+    test.each(both)(
+      `${name}: output and gradients with an adapter agree to 1e-4 (from residuals: %s)`,
+      async (split) => {
+        const golden = await openGolden(name);
+        const config = parseUnetConfig(golden.config);
+        const weights = withPrefix(await openWeights(golden.folder), "unet.");
+        const [batch, , height, width] = golden.tensor("input.sample").shape as [number, number, number, number];
+        const inputs = unetInputs(config, { batch, height, width, tokens: 5 });
+        const settings = { rank: 2, alpha: 2, targets: ATTENTION_TARGETS };
+        const layout = loraLayout(settings, "unet", (scope) => unet(scope, config, inputs));
+        const flat = input([layout.size]);
+        const { adapter, parts } = loraAdapter(layout, flat);
+        const sample = unet(frozenScope(weights, "unet", { adapter }), config, inputs);
 
-      const file = await openSafetensors(`${golden.folder}/lora/pytorch_lora_weights.safetensors`);
-      const factors = new Float32Array(layout.size);
-      for (const { name: key, shape, offset } of layout.entries) {
-        const stored = file.get(key);
-        expect(stored?.shape).toEqual(shape);
-        if (stored) factors.set(toFloat32(await readTensor(stored)), offset);
-      }
-      await expectParity(runtime, golden, {
-        inputs: {
-          sample: inputs.sample,
-          timestep: inputs.timestep,
-          encoder_hidden_states: inputs.encoderHiddenStates,
-          lora: flat,
-        },
-        outputs: { sample },
-        wrt: {
-          sample: inputs.sample,
-          encoder_hidden_states: inputs.encoderHiddenStates,
-          ...Object.fromEntries(layout.entries.map((entry, i) => [entry.name, parts[i] as Value])),
-        },
-        weights,
-        results: "lora.",
-        given: { lora: float32(factors, [layout.size]) },
-      });
-    });
+        const file = await openSafetensors(`${golden.folder}/lora/pytorch_lora_weights.safetensors`);
+        const factors = new Float32Array(layout.size);
+        for (const { name: key, shape, offset } of layout.entries) {
+          const stored = file.get(key);
+          expect(stored?.shape).toEqual(shape);
+          if (stored) factors.set(toFloat32(await readTensor(stored)), offset);
+        }
+        await expectParity(runtime, golden, {
+          split,
+          inputs: {
+            sample: inputs.sample,
+            timestep: inputs.timestep,
+            encoder_hidden_states: inputs.encoderHiddenStates,
+            lora: flat,
+          },
+          outputs: { sample },
+          wrt: {
+            sample: inputs.sample,
+            encoder_hidden_states: inputs.encoderHiddenStates,
+            ...Object.fromEntries(layout.entries.map((entry, i) => [entry.name, parts[i] as Value])),
+          },
+          weights,
+          results: "lora.",
+          given: { lora: float32(factors, [layout.size]) },
+        });
+      },
+    );
   }
 
   const resnet = { groups: 4, epsilon: 1e-5, activation: "silu" } as const;

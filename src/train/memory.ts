@@ -1,0 +1,136 @@
+/**
+ * Memory against time. Keeping a U-Net call's residuals spares computing its forward pass again on the way back; how many
+ * calls are kept follows from a budget for the whole process.
+ */
+import { type Graph, topologicalOrder } from "../graph/graph.js";
+import { bytesOf, type Value } from "../graph/value.js";
+import type { LoraLayout } from "../nn/lora.js";
+import type { Reward } from "../rewards/index.js";
+import { showBytes } from "../tensor/bytes.js";
+import { InputError } from "../tensor/errors.js";
+import { sizeOf } from "../tensor/shape.js";
+import type { Estimator } from "./estimators/estimator.js";
+import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
+import type { Pipeline } from "./pipeline.js";
+import type { Settings } from "./settings.js";
+import { backwardCalls, drawnWalks } from "./walks.js";
+
+export interface MemoryPlan {
+  /** Calls whose residuals are held at once, at most. */
+  readonly keptAtOnce: number;
+  /** Whether other calls remain, whose forward pass is computed twice. */
+  readonly recomputes: boolean;
+  /** Residuals of one call. */
+  readonly residualBytes: number;
+  /** The process's peak, estimated. */
+  readonly expectedBytes: number;
+}
+
+export interface MemoryOptions {
+  /** The peak to stay within; null: half of the memory that is free now, and where that is too little nothing is kept. */
+  readonly budget: number | null;
+  /** Calls that could be kept at once; `all`: there are no others. */
+  readonly keepable: number;
+  readonly all: boolean;
+  /** x_t of all pictures that walk back together. */
+  readonly trajectoryBytes: number;
+}
+
+/** For a run with these settings: what its draws ask for, within `settings.memory`. */
+export function memoryOf(
+  settings: Settings,
+  pipeline: Pipeline,
+  reward: Reward,
+  layout: LoraLayout,
+  estimator: Estimator,
+): MemoryPlan {
+  const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator);
+  const walks = drawnWalks(settings, estimator).flat();
+  const { per_device: batch } = settings.batch;
+  const calls = walks.map((walk) => backwardCalls(walk, batch, Number.POSITIVE_INFINITY));
+  const pictures = Math.max(...walks.map((walk) => walk.flat().length));
+  return planMemory(graphs, {
+    budget: settings.memory,
+    // Elsewhere residuals would cross between host and device and back.
+    keepable: settings.device === "cpu" ? Math.max(...calls.map(({ kept }) => kept)) : 0,
+    all: settings.device === "cpu" && calls.every(({ recomputed }) => recomputed === 0),
+    trajectoryBytes: (settings.sampling.steps * pictures * bytesOf(graphs.forward.inputs.latents as Value)) / batch,
+  });
+}
+
+/** Node with ONNX Runtime loaded, and what it takes to pass tensors around. */
+const PROCESS_BYTES = 200e6;
+
+/** Kernels like their weights in an order of their own and hold them a second time. */
+const COPIES_OF_WEIGHTS = 2;
+
+/** What an arena holds above what a graph's values need at one time: scratch space of kernels, and gaps. */
+const ARENA_SURPLUS = 1.5;
+
+export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): MemoryPlan {
+  const { keepable, all, trajectoryBytes } = options;
+  const { forward, vjp, split, reward, evaluation } = graphs;
+  const { residualBytes } = split;
+  // The evaluation samples with the training's own program where its batch is as large.
+  const always = new Set([forward, reward, ...Object.values(evaluation)]);
+  const base = PROCESS_BYTES + trajectoryBytes + sum([...always].map(programBytes));
+  const recomputing = base + programBytes(vjp);
+  // The forward graph's residuals are counted by themselves.
+  const keepingPrograms =
+    weightBytes(split.forward) * COPIES_OF_WEIGHTS + arenaBytes(forward) + programBytes(split.backward);
+  const expected = (kept: number, recomputes: boolean) =>
+    (recomputes ? recomputing : base) + (kept > 0 ? keepingPrograms + kept * residualBytes : 0);
+
+  const { budget } = options;
+  const least = all ? Math.min(recomputing, expected(keepable, false)) : recomputing;
+  if (budget !== null && budget < least) {
+    throw new InputError(
+      `memory ${showBytes(budget)} is too little: this run needs about ${showBytes(least)} even where it keeps the least. ` +
+        "Allow that much, or lower batch.per_device or the size of the pictures",
+    );
+  }
+  const limit = budget ?? process.availableMemory() / 2;
+  if (all && keepable > 0 && expected(keepable, false) <= limit) {
+    return { keptAtOnce: keepable, recomputes: false, residualBytes, expectedBytes: expected(keepable, false) };
+  }
+  const affordable = Math.floor((limit - expected(0, true) - keepingPrograms) / residualBytes);
+  const keptAtOnce = Math.max(0, Math.min(keepable, affordable));
+  return { keptAtOnce, recomputes: true, residualBytes, expectedBytes: expected(keptAtOnce, true) };
+}
+
+const programBytes = (graph: Graph) => weightBytes(graph) * COPIES_OF_WEIGHTS + arenaBytes(graph);
+
+function weightBytes(graph: Graph): number {
+  const weights = new Map<string, number>();
+  for (const { op, attrs, outputs } of topologicalOrder(Object.values(graph.outputs))) {
+    // Whatever the file holds, the runtime computes with float32.
+    if (op.name === "parameter") weights.set((attrs as { name: string }).name, 4 * sizeOf((outputs[0] as Value).shape));
+  }
+  return sum([...weights.values()]);
+}
+
+/** The most that is alive at one time when the nodes run in order. A reshape is the value that it views. */
+function arenaBytes(graph: Graph): number {
+  const order = topologicalOrder(Object.values(graph.outputs)).filter(({ inputs }) => inputs.length > 0);
+  const views = new Map<Value, Value>();
+  const held = (value: Value) => views.get(value) ?? value;
+  const lastUse = new Map<Value, number>();
+  for (const [i, { op, inputs, outputs }] of order.entries()) {
+    if (op.name === "reshape") views.set(outputs[0] as Value, held(inputs[0] as Value));
+    for (const value of [...inputs, ...outputs]) lastUse.set(held(value), i);
+  }
+  const ending = order.map((): Value[] => []);
+  for (const [value, i] of lastUse) if (value.node.inputs.length > 0) ending[i]?.push(value);
+  let alive = 0;
+  let most = 0;
+  for (const [i, { outputs }] of order.entries()) {
+    for (const value of outputs) if (!views.has(value)) alive += bytesOf(value);
+    most = Math.max(most, alive);
+    for (const value of ending[i] as Value[]) alive -= bytesOf(value);
+  }
+  return most * ARENA_SURPLUS;
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}
