@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, readFile } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { initialParameters } from "../src/nn/scope.js";
 import type { Program, Runtime } from "../src/runtime/runtime.js";
@@ -128,9 +128,4 @@ export async function fitModel(options: FitOptions): Promise<Float32Array> {
   }
   await program.release();
   return averageDecay > 0 ? average : weights;
-}
-
-/** Steps and seconds that a stage's folder records. */
-export async function recorded(folder: string): Promise<Progress> {
-  return JSON.parse(await readFile(path.join(folder, "progress.json"), "utf8")) as Progress;
 }

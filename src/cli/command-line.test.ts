@@ -1,6 +1,6 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { TINY_SD } from "../../test/tiny.js";
 import { runCommandLine } from "./program.js";
@@ -36,6 +36,10 @@ evaluation: { every: 2, batch: 2 }
 `,
 );
 
+const pictures = await mkdtemp(join(tmpdir(), "alignprop-cli-")).then((folder) => join(folder, "sheet.png"));
+await mkdir(pictures);
+afterAll(() => rm(dirname(pictures), { recursive: true }));
+
 describe("wrong usage ends with 2 and a message that helps", () => {
   test.each([
     [["trian"], "unknown command 'trian'\n(Did you mean train?)"],
@@ -53,9 +57,11 @@ describe("wrong usage ends with 2 and a message that helps", () => {
     [["generate", "--prompt", "x", "--count", "0"], "Give a whole number from 1 to 10000."],
     [["generate", "--prompt", "x", "--adapter", "/none"], "/none"],
     [["generate", "--prompt", "x", "--out", `${scratch}`], "the folder is not empty"],
+    [["generate", "--prompt", "x", "--out", pictures], "this is a folder, although its name is a picture's"],
     [["evaluate", "--mix", "base"], "--mix: needs the adapter that is mixed"],
     [["evaluate", "--adapter", "a", "--mix", "base"], "--mix: needs the adapter's share"],
     [["evaluate", "--coefficient", "1"], "--coefficient: belongs to --mix"],
+    [["mix", "base", "a", "--coefficient", "0.3", "--out", "o"], "try alignprop mix a base --coefficient 0.7"],
     [["mix", "a"], "required option '--coefficient <x>' not specified"],
     [["mix", "a", "base", "--coefficient", "half", "--out", "o"], "Give a number from -100 to 100."],
     [["mix", "/none", "base", "--coefficient", "1", "--out", join(scratch, "o")], "/none"],

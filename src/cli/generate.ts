@@ -1,10 +1,13 @@
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Command } from "commander";
+import { fillFolder } from "../runs/atomic-folder.js";
 import { openAdapter, recipeOfAdapter } from "../runs/checkpoints.js";
 import { contactSheet, encodePng } from "../runs/contact-sheet.js";
+import { runFiles } from "../runs/layout.js";
 import { requireEmpty, requireWritable } from "../runs/output-folder.js";
 import { writePictures } from "../runs/samples.js";
+import { InputError } from "../tensor/errors.js";
 import type { RgbImage } from "../train/events.js";
 import { generate } from "../train/generate.js";
 import { loadSettings } from "../train/load-settings.js";
@@ -16,7 +19,7 @@ import type { Terminal } from "./terminal.js";
 
 interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" | "out"> {
   prompt: string[];
-  negative: string;
+  negative?: string;
   adapter?: string;
   seed: number;
   count: number;
@@ -34,7 +37,7 @@ export function generateCommand(root: Command, terminal: Terminal): void {
       ...before,
       text,
     ])
-    .option("--negative <text>", "what to stay away from", "")
+    .option("--negative <text>", "what to stay away from (default: as the adapter was trained, or nothing)")
     .option("--adapter <path>", "a run, one of its checkpoints, or a LoRA file")
     .option("--model <folder>", "a model in the diffusers layout (default: the adapter's, or the embedded one)")
     .option(
@@ -62,13 +65,18 @@ Examples:
 }
 
 async function generateInto(options: GenerateCommandOptions, terminal: Terminal): Promise<void> {
-  const { prompt: prompts, negative, seed, count, steps, guidance, out } = options;
+  const { prompt: prompts, seed, count, steps, guidance, out } = options;
   const asFile = /\.png$/i.test(out);
   await requireWritable(asFile ? dirname(out) : out);
   if (!asFile) await requireEmpty(out);
+  else if ((await stat(out).catch(() => undefined))?.isDirectory()) {
+    throw new InputError(
+      `--out ${out}: this is a folder, although its name is a picture's; name a file, or another folder`,
+    );
+  }
   // A run's adapter is drawn as it was trained; anything else as the default recipe does.
   const recipe = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
-  const { model, device, threads, sampling } = await loadSettings({
+  const settings = await loadSettings({
     recipe,
     overrides: [
       ...overridesOf({ model: options.model, device: options.device, threads: options.threads }),
@@ -78,6 +86,8 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
         : [{ path: ["sampling", "guidance_scale"], value: guidance, origin: "--guidance" }]),
     ],
   });
+  const { model, device, threads, sampling } = settings;
+  const negative = options.negative ?? settings.prompts.negative;
   const adapter = options.adapter === undefined ? undefined : await openAdapter(options.adapter);
   const pictures = prompts.flatMap((prompt) =>
     Array.from({ length: count }, (_, i): Picture => ({ prompt, seed: (seed + i) % 2 ** 32 })),
@@ -114,9 +124,11 @@ async function writePng(path: string, images: readonly RgbImage[], pictures: rea
 }
 
 async function writeFolder(path: string, images: readonly RgbImage[], pictures: readonly Picture[]): Promise<string[]> {
-  await mkdir(path, { recursive: true });
-  const names = await writePictures(path, images);
-  const index = pictures.map((picture, i) => ({ file: names[i], ...picture }));
-  await writeFile(join(path, "index.json"), `${JSON.stringify(index, null, 2)}\n`);
+  let names: string[] = [];
+  await fillFolder(path, async (folder) => {
+    names = await writePictures(folder, images);
+    const index = pictures.map((picture, i) => ({ file: names[i], ...picture }));
+    await writeFile(join(folder, runFiles.sampleIndex), `${JSON.stringify(index, null, 2)}\n`);
+  });
   return names.map((name) => join(path, name));
 }

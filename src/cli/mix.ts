@@ -1,8 +1,9 @@
-import { mkdir } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { type Command, Option } from "commander";
+import { fillFolder } from "../runs/atomic-folder.js";
 import { openAdapter } from "../runs/checkpoints.js";
 import { requireEmpty, requireWritable } from "../runs/output-folder.js";
+import { InputError } from "../tensor/errors.js";
 import { type MixForm, mixAdapters } from "../train/mix.js";
 import { PEFT_FILE, writeKohyaLora, writePeftLora } from "../weights/lora-files.js";
 import { type CommonOptions, commonOptions, number } from "./options.js";
@@ -45,14 +46,20 @@ export function formOption(): Option {
 
 async function mixInto(a: string, b: string, options: MixOptions & { out: string }, terminal: Terminal): Promise<void> {
   const { coefficient, form, out, json } = options;
+  if (a === "base") {
+    const instead = `alignprop mix ${b} base --coefficient ${Number((1 - coefficient).toPrecision(6))}`;
+    throw new InputError(`mix base ${b}: the base model has no adapter and comes second; try ${instead}`);
+  }
   await requireEmpty(out);
   await requireWritable(out);
   const first = await openAdapter(a);
   const mixed = mixAdapters(first, b === "base" ? b : await openAdapter(b), coefficient, { form });
-  await mkdir(out, { recursive: true });
-  const files = [join(out, PEFT_FILE), join(out, `${basename(out)}.kohya.safetensors`)] as const;
-  await writePeftLora(files[0], mixed);
-  await writeKohyaLora(files[1], mixed);
+  const names = [PEFT_FILE, `${basename(resolve(out))}.kohya.safetensors`] as const;
+  await fillFolder(out, async (folder) => {
+    await writePeftLora(join(folder, names[0]), mixed);
+    await writeKohyaLora(join(folder, names[1]), mixed);
+  });
+  const files = names.map((name) => join(out, name));
   if (json) terminal.print(JSON.stringify({ out, files, modules: mixed.size }));
   else terminal.print(`wrote the mix of ${mixed.size} layers to ${out}`);
 }

@@ -21,7 +21,7 @@ const schedulerConfig = z.object({
   beta_start: z.number().positive().lt(1).default(0.0001),
   beta_end: z.number().positive().lt(1).default(0.02),
   beta_schedule: z.enum(["linear", "scaled_linear", "squaredcos_cap_v2"]).default("linear"),
-  trained_betas: z.array(z.number()).nullish(),
+  trained_betas: z.array(z.number().positive().lt(1)).nullish(),
   timestep_spacing: z.enum(["leading", "trailing", "linspace"]).default("leading"),
   steps_offset: z.int().nonnegative().default(0),
   set_alpha_to_one: z.boolean().default(true),

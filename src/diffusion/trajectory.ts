@@ -1,7 +1,7 @@
 /**
  * The denoising chain and the way back through it.
  *
- * Forward keeps x_t of each step and nothing else. Backward recomputes the U-Net where a step keeps its gradient and
+ * Forward keeps x_t of each step. Backward asks for the U-Net's vector-Jacobian product where a step keeps its gradient and
  * crosses the other steps through DDIM's linear term alone: a dropped step treats the U-Net's output as a constant, not
  * the latent. This is the gradient checkpointing of AlignProp (Prabhudesai et al. 2023, arXiv 2310.03739), with
  * the truncation as a mask over steps.

@@ -33,7 +33,11 @@ function show(value: unknown): string {
   return value === undefined ? "missing" : JSON.stringify(value);
 }
 
-export const count = z.int().positive();
+export const upTo = (most: number) => z.int().positive().max(most);
+/** Extents and amounts. The bound is far above any real one; it keeps a hostile file from filling the memory. */
+export const count = upTo(2 ** 20);
+/** How often a part is repeated; each repetition is more graph. */
+export const depth = upTo(1000);
 
 /** A key that other models of the class use, and this one only at its neutral value (null is Python's None). */
 export function only<T extends string | number | boolean | null>(value: T) {

@@ -16,7 +16,13 @@ export async function aestheticReward(clipFolder: string, headFolder: string): P
   const config = aestheticConfigOf(head, "reward.head");
   if (config.inFeatures !== clip.config.projectionDim) {
     throw new InputError(
-      `reward aesthetic: the head in ${headFolder} takes ${config.inFeatures} features, but the CLIP in ${clipFolder} gives ${clip.config.projectionDim}`,
+      `reward aesthetic: the head in ${headFolder} takes ${config.inFeatures} features, but the CLIP in ${clipFolder} gives ${clip.config.projectionDim}. Use the CLIP that the head was trained on`,
+    );
+  }
+  const scores = config.layers.at(-1)?.outFeatures;
+  if (scores !== 1) {
+    throw new InputError(
+      `reward aesthetic: the head in ${headFolder} gives ${scores} numbers for a picture; a reward is one. Is it the whole head?`,
     );
   }
   return {

@@ -13,6 +13,7 @@ import { endOfText } from "../models/clip/text.js";
 import { openClipTokenizer } from "../models/clip/tokenizer.js";
 import { frozenScope, type Scope } from "../nn/scope.js";
 import { input, mul, sum } from "../ops/index.js";
+import { InputError } from "../tensor/errors.js";
 import { fromNumbers } from "../tensor/host.js";
 import { openWeights, readConfig } from "../weights/folder.js";
 import { type WeightSource, withPrefix } from "../weights/source.js";
@@ -47,7 +48,12 @@ export function embedImages({ config, normalization, scope }: ClipFolder, images
 export async function clipReward(folder: string): Promise<Reward> {
   const clip = await openClip(folder);
   const { text } = clip.config;
-  const tokenizer = await openClipTokenizer(folder);
+  const tokenizer = await openClipTokenizer(folder, text.maxPositions);
+  if (tokenizer.vocabularySize > text.vocabSize) {
+    throw new InputError(
+      `reward clip: the tokenizer in ${folder} gives ids below ${tokenizer.vocabularySize}, but the text model takes ids below ${text.vocabSize}. Do both belong to one CLIP?`,
+    );
+  }
   return {
     name: "clip",
     weights: clip.weights,

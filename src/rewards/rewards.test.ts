@@ -1,4 +1,4 @@
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -6,8 +6,9 @@ import { afterAll, describe, expect, test } from "vitest";
 import { gradients } from "../autodiff/index.js";
 import { interpret } from "../graph/interpret.js";
 import { filled, input } from "../ops/index.js";
-import type { HostTensor } from "../tensor/host.js";
+import { fromNumbers, type HostTensor } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
+import { writeSafetensors } from "../weights/safetensors.js";
 import { readTensor } from "../weights/source.js";
 import { openReward, type Reward } from "./index.js";
 
@@ -85,5 +86,28 @@ describe("a reward", () => {
     await writeFile(config, text.replaceAll('"projection_dim": 8', '"projection_dim": 16'));
     await cp(join(folder, "aesthetic"), join(scratch, "aesthetic"), { recursive: true });
     await expect(openReward("aesthetic", scratch)).rejects.toThrow(/takes 8 features, but the CLIP in .* gives 16/);
+  });
+
+  test("aesthetic refuses a head whose last layer gives more than a score", async () => {
+    const weights = join(scratch, "cut", "aesthetic");
+    await cp(join(folder, "clip"), join(scratch, "cut", "clip"), { recursive: true });
+    await mkdir(weights);
+    const layer = new Map([["layers.0.weight", fromNumbers(new Array(4 * 8).fill(1), [4, 8])]]);
+    await writeSafetensors(join(weights, "model.safetensors"), layer);
+    await expect(openReward("aesthetic", join(scratch, "cut"))).rejects.toThrow(/gives 4 numbers .*; a reward is one/);
+  });
+
+  test("clip refuses a tokenizer with more words than its text model, and takes one with longer texts", async () => {
+    const clip = join(scratch, "words", "clip");
+    const config = join(clip, "config.json");
+    await cp(join(folder, "clip"), clip, { recursive: true });
+    const read = JSON.parse(await readFile(config, "utf8"));
+    const change = (text: object) =>
+      writeFile(config, JSON.stringify({ ...read, text_config: { ...read.text_config, ...text } }));
+    await change({ vocab_size: 10 });
+    await expect(openReward("clip", join(scratch, "words"))).rejects.toThrow(/but the text model takes ids below 10\./);
+    await change({ max_position_embeddings: 5 });
+    const { reward_ids: ids } = (await openReward("clip", join(scratch, "words"))).feeds(prompts);
+    expect(ids?.shape).toEqual([2, 5]);
   });
 });

@@ -1,6 +1,6 @@
 /** `checkpoints/step-000010/`: which are written, kept and used. */
 import { rm, stat, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { InputError } from "../tensor/errors.js";
 import type { StepMetrics } from "../train/events.js";
 import type { Settings } from "../train/settings.js";
@@ -57,7 +57,10 @@ export async function openAdapter(path: string): Promise<LoraAdapter> {
 
 /** The settings that an adapter was trained with, where it lies in a run's folder. */
 export async function recipeOfAdapter(path: string): Promise<string | undefined> {
-  for (const run of [path, join(path, "..", "..")]) if (await isRun(run)) return join(run, runFiles.config);
+  // A run's folder, a checkpoint in it, or a file of that.
+  const parent = dirname(resolve(path));
+  const above = [parent, dirname(parent)].filter((folder) => basename(folder) === runFiles.checkpoints);
+  for (const run of [path, ...above.map(dirname)]) if (await isRun(run)) return join(run, runFiles.config);
   return undefined;
 }
 

@@ -6,8 +6,8 @@ import { parse } from "yaml";
 import type { EvaluationResult, Plan, StepMetrics } from "../train/events.js";
 import { settingsFrom } from "../train/load-settings.js";
 import type { SettingsInput } from "../train/settings.js";
-import { writeFolderAtomic } from "./atomic-folder.js";
-import { savedSteps } from "./checkpoints.js";
+import { fillFolder, writeFolderAtomic } from "./atomic-folder.js";
+import { recipeOfAdapter, savedSteps } from "./checkpoints.js";
 import { readMetrics } from "./metrics.js";
 import { RunFolder } from "./run-folder.js";
 import { readSamples } from "./samples.js";
@@ -122,6 +122,18 @@ describe("a run's folder", () => {
   });
 });
 
+describe("an adapter in a run's folder", () => {
+  test("knows its run's recipe, named by run, by checkpoint or by file", async () => {
+    const run = await start("adapters");
+    await step(run, 1, 5);
+    const checkpoint = join(run.path, "checkpoints/step-000001");
+    for (const path of [run.path, checkpoint, join(checkpoint, "training_state.safetensors")]) {
+      expect(await recipeOfAdapter(path)).toBe(join(run.path, "config.yaml"));
+    }
+    expect(await recipeOfAdapter(join(run.path, "samples/step-000001"))).toBeUndefined();
+  });
+});
+
 describe("an output folder is refused", () => {
   test("where it holds something, with what to do", async () => {
     await mkdir(join(scratch, "full"));
@@ -153,6 +165,7 @@ describe("resuming", () => {
     // The process was killed while it wrote.
     await writeFile(join(run.path, "metrics.jsonl"), '{"step": 3, "lo', { flag: "a" });
     await mkdir(join(run.path, "checkpoints/.step-000002.x.tmp"));
+    await writeFile(join(run.path, ".report.html.x.tmp"), "");
 
     const again = await RunFolder.resume(run.path);
     expect(again.resumeFrom).toBe(join(run.path, "checkpoints/step-000001"));
@@ -161,6 +174,7 @@ describe("resuming", () => {
     expect(await readFile(join(run.path, "metrics.jsonl"), "utf8")).toBe(`${JSON.stringify(metrics(1, 5))}\n`);
     expect(await readdir(join(run.path, "samples"))).toEqual(["step-000001"]);
     expect(await readdir(join(run.path, "checkpoints"))).toEqual(["step-000001"]);
+    expect(await readdir(run.path)).not.toContain(".report.html.x.tmp");
     await step(again, 2, 4);
     expect((await readMetrics(run.path)).map((row) => row.eval_reward_mean)).toEqual([5, 4]);
   });
@@ -199,5 +213,32 @@ describe("a folder written at once", () => {
     const path = join(scratch, "again/step-000001");
     for (const name of ["a", "b"]) await writeFolderAtomic(path, (folder) => writeFile(join(folder, name), ""));
     expect(await readdir(path)).toEqual(["b"]);
+  });
+});
+
+describe("a folder that a person named", () => {
+  test("may be the working folder", async () => {
+    const before = process.cwd();
+    const path = await mkdtemp(join(scratch, "here-"));
+    process.chdir(path);
+    try {
+      await fillFolder(".", (folder) => writeFile(join(folder, "a"), "new"));
+    } finally {
+      process.chdir(before);
+    }
+    expect(await readdir(path)).toEqual(["a"]);
+  });
+
+  test("is as it was where filling it fails", async () => {
+    const failing = (path: string) =>
+      fillFolder(path, async (folder) => {
+        await writeFile(join(folder, "a"), "half");
+        throw new Error("disk full");
+      });
+    const empty = await mkdtemp(join(scratch, "empty-"));
+    await expect(failing(empty)).rejects.toThrow("disk full");
+    expect(await readdir(empty)).toEqual([]);
+    await expect(failing(join(empty, "new/er"))).rejects.toThrow("disk full");
+    expect(await readdir(empty)).toEqual([]);
   });
 });

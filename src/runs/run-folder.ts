@@ -112,7 +112,7 @@ export class RunFolder {
     await writeFileAtomic(join(path, runFiles.config), configText({ ...this.settings, out: path }));
     if (step === 0) await writeFileAtomic(join(path, runFiles.metrics), "");
     this.#rows = await truncateMetrics(path, step);
-    for (const parent of [runFiles.samples, runFiles.checkpoints]) await removeUnfinished(join(path, parent));
+    for (const parent of ["", runFiles.samples, runFiles.checkpoints]) await removeUnfinished(join(path, parent));
     for (const later of (await stepsIn(join(path, runFiles.samples))).filter((sampled) => sampled > step)) {
       await rm(samplesFolder(path, later), { recursive: true });
     }

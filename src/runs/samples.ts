@@ -1,38 +1,37 @@
 /** `samples/step-000010/`: the evaluation's pictures as `000.png` …, and `index.json` that says what each one is. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { z } from "zod";
 import { meanAndStd } from "../train/evaluate.js";
 import type { EvaluationResult, RgbImage } from "../train/events.js";
-import { readText } from "../weights/files.js";
-import { writeFolderAtomic } from "./atomic-folder.js";
+import { readJson } from "../weights/json.js";
+import { fillFolder, writeFolderAtomic } from "./atomic-folder.js";
 import { encodePng } from "./contact-sheet.js";
 import { runFiles, samplesFolder, stepsIn } from "./layout.js";
 
-export interface SampleEntry {
-  readonly file: string;
-  readonly prompt: string;
-  readonly seed: number;
-  readonly reward: number;
-}
+const sampleEntry = z.object({ file: z.string(), prompt: z.string(), seed: z.number(), reward: z.number() });
+export type SampleEntry = z.output<typeof sampleEntry>;
 
 export async function writeSamples(run: string, step: number, result: EvaluationResult): Promise<void> {
-  await writeEvaluation(samplesFolder(run, step), result);
+  await writeFolderAtomic(samplesFolder(run, step), (folder) => writeInto(folder, result));
 }
 
+/** The same, in a folder that a person named. */
 export async function writeEvaluation(path: string, result: EvaluationResult): Promise<void> {
-  const { images, prompts, seeds, rewards } = result;
-  await writeFolderAtomic(path, async (folder) => {
-    const files = await writePictures(folder, images);
-    const entries = files.map(
-      (file, i): SampleEntry => ({
-        file,
-        prompt: prompts[i] as string,
-        seed: seeds[i] as number,
-        reward: rewards[i] as number,
-      }),
-    );
-    await writeFile(join(folder, runFiles.sampleIndex), `${JSON.stringify(entries, null, 2)}\n`);
-  });
+  await fillFolder(path, (folder) => writeInto(folder, result));
+}
+
+async function writeInto(folder: string, { images, prompts, seeds, rewards }: EvaluationResult): Promise<void> {
+  const files = await writePictures(folder, images);
+  const entries = files.map(
+    (file, i): SampleEntry => ({
+      file,
+      prompt: prompts[i] as string,
+      seed: seeds[i] as number,
+      reward: rewards[i] as number,
+    }),
+  );
+  await writeFile(join(folder, runFiles.sampleIndex), `${JSON.stringify(entries, null, 2)}\n`);
 }
 
 /** Writes `000.png`, `001.png` … and gives their names. */
@@ -43,8 +42,7 @@ export async function writePictures(folder: string, images: readonly RgbImage[])
 }
 
 export async function readSamples(run: string, step: number): Promise<SampleEntry[]> {
-  const index = await readText(join(samplesFolder(run, step), runFiles.sampleIndex), 1 << 26);
-  return JSON.parse(index) as SampleEntry[];
+  return readJson(join(samplesFolder(run, step), runFiles.sampleIndex), z.array(sampleEntry), 1 << 26);
 }
 
 /** The reward of an evaluation, over its pictures. */

@@ -41,6 +41,21 @@ describe("a recipe", () => {
     expect((await load("")).batch.total).toBe(128);
   });
 
+  test("names the run after its file, but for what a run's name cannot hold", async () => {
+    for (const [file, name] of [
+      ["my recipe (2).yaml", "my-recipe-2-"],
+      [".hidden.yml", "hidden"],
+      ["größe.yaml", "gr-e"],
+      [`${"long".repeat(50)}.yaml`, "long".repeat(25)],
+    ] as const) {
+      await writeFile(join(folder, file), "");
+      const settings = await loadSettings({ recipe: join(folder, file) });
+      expect(settings.name).toBe(name);
+      // What the run's own config.yaml will say.
+      expect((await settingsFrom({ name: settings.name })).name).toBe(name);
+    }
+  });
+
   test("gives epochs as updates", async () => {
     expect((await load("train: { epochs: 3 }")).train).toEqual({ updates: 6 });
   });
@@ -80,7 +95,10 @@ describe("wrong settings", () => {
     ["prompts: { eval: held-out-animal }", 'did you mean "held-out-animals"?'],
     ["train: { updates: 3, epochs: 2 }", "train: updates and epochs are both given; keep one"],
     ["estimator: { truncation: { mode: fixed, mean: 3 } }", "estimator.truncation.mean does not go with mode: fixed"],
-    ["estimator: { truncation: { mode: fixed, k: 51 } }", "estimator.truncation.k is 51, but sampling.steps is 50"],
+    [
+      "estimator: { truncation: { mode: fixed, k: 51 } }",
+      "estimator.truncation.k is 51, but sampling.steps is 50; give at most 50",
+    ],
     ["batch: { total: 30 }", "batch.total 30 is not a multiple of 4 (batch.per_device); try batch.total 32"],
   ])("%s: the message says %s", async (text, message) => {
     expect(await complaint(text)).toContain(message);

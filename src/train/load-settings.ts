@@ -41,7 +41,17 @@ export async function loadSettings({
 }: LoadOptions = {}): Promise<Settings> {
   const file = await findRecipe(recipe);
   const source = await readYaml(file);
-  return await resolveSettings(source, basename(file).replace(/\.ya?ml$/, ""), overrides, devices);
+  return await resolveSettings(source, runName(basename(file).replace(/\.ya?ml$/, "")), overrides, devices);
+}
+
+/** A recipe's file may have any name; the run's is also that of files, and one that `name` in a recipe could have. */
+function runName(file: string): string {
+  return (
+    file
+      .replaceAll(/[^\w.-]+/g, "-")
+      .replace(/^[.-]+/, "")
+      .slice(0, 100) || "custom"
+  );
 }
 
 /** Settings written in code, judged and completed as a recipe is. */
@@ -89,8 +99,8 @@ interface RecipeSource {
   readonly lines: yaml.LineCounter;
 }
 
-/** Recipes are short, but a run's `config.yaml` holds all its prompts. */
-const maxRecipeBytes = 8 << 20;
+/** Recipes are short, but a run's `config.yaml` holds all its prompts, which may be two files of them (`prompts.ts`). */
+const maxRecipeBytes = 16 << 20;
 
 /** Far deeper than any setting; the parser recurses, and a file of a million brackets would exhaust the memory. */
 const maxNesting = 64;
@@ -210,18 +220,19 @@ function relations({ batch, estimator, sampling }: ParsedSettings, devices: numb
   const at = (key: string, message: string) =>
     problems.push({ path: ["estimator", "truncation", key], message: `estimator.truncation.${key} ${message}` });
   const { steps } = sampling;
+  const most = `sampling.steps is ${steps}; give at most ${steps}, or sample more steps`;
   switch (truncation.mode) {
     case "fixed":
-      if ((truncation.k ?? 1) > steps) at("k", `is ${truncation.k}, but sampling.steps is ${steps}`);
+      if ((truncation.k ?? 1) > steps) at("k", `is ${truncation.k}, but ${most}`);
       break;
     case "gaussian":
-      if (truncation.mean > steps) at("mean", `is ${truncation.mean}, but sampling.steps is ${steps}`);
+      if (truncation.mean > steps) at("mean", `is ${truncation.mean}, but ${most}`);
       break;
     case "per-step":
     case "uniform": {
       const high = truncation.high ?? steps;
-      if (high > steps) at("high", `is ${high}, but sampling.steps is ${steps}`);
-      if (truncation.low > high) at("low", `is ${truncation.low}, above high (${high})`);
+      if (high > steps) at("high", `is ${high}, but ${most}`);
+      if (truncation.low > high) at("low", `is ${truncation.low}, above high; give at most ${high}`);
     }
   }
   return problems;

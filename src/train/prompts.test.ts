@@ -72,4 +72,11 @@ describe("a prompt file", () => {
     expect(await refusal(await file("\n \n"))).toContain("holds no prompts");
     expect(await refusal(await file(Uint8Array.of(0xff, 0xfe, 0x61, 0)))).toContain("not UTF-8");
   });
+
+  test("with more than a run's config.yaml can hold is refused with what is too much", async () => {
+    expect(await refusal(await file(`cat\n${"dog ".repeat(1025)}\n`))).toMatch(
+      /prompts\.txt:2: has 4099 characters, and a prompt at most 4096/,
+    );
+    expect(await refusal(await file("cat\n".repeat(100_001)))).toContain("holds 100001 prompts; keep at most 100000");
+  });
 });

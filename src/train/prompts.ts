@@ -52,8 +52,10 @@ async function namedPrompts(source: string, setting: string): Promise<string[]> 
   );
 }
 
-/** Bytes; more than any list of prompts needs. */
-const LARGEST_PROMPT_FILE = 2 ** 26;
+/** A run's `config.yaml` holds its prompts; these bounds are what can be read back from there (`settings.ts`). */
+const LARGEST_PROMPT_FILE = 2 ** 22;
+const MOST_PROMPTS = 100_000;
+const LONGEST_PROMPT = 4096;
 
 /** One prompt a line; blank lines are skipped. */
 async function readPromptFile(path: string, setting: string): Promise<string[]> {
@@ -65,10 +67,17 @@ async function readPromptFile(path: string, setting: string): Promise<string[]> 
     if (error instanceof InputError) throw new InputError(`${setting}: ${error.message}`);
     throw error;
   }
-  const prompts = text
-    .split(/\r\n|\r|\n/)
-    .map((line) => line.trim())
-    .filter((line) => line !== "");
+  const lines = text.split(/\r\n|\r|\n/).map((line) => line.trim());
+  const long = lines.findIndex((line) => line.length > LONGEST_PROMPT);
+  if (long >= 0) {
+    throw new InputError(
+      `${setting}: ${file}:${long + 1}: has ${lines[long]?.length} characters, and a prompt at most ${LONGEST_PROMPT}. Is it one prompt a line?`,
+    );
+  }
+  const prompts = lines.filter((line) => line !== "");
   if (prompts.length === 0) throw new InputError(`${setting}: ${file} holds no prompts; write one a line.`);
+  if (prompts.length > MOST_PROMPTS) {
+    throw new InputError(`${setting}: ${file} holds ${prompts.length} prompts; keep at most ${MOST_PROMPTS}.`);
+  }
   return prompts;
 }

@@ -138,4 +138,10 @@ describe("a part's weights", () => {
   ])("missing where there is only %s are explained", async (name, message) => {
     await expect(openWeights(await model(undefined, { [name]: "" }))).rejects.toThrow(message);
   });
+
+  test("whose folder is missing are explained without a whole model's layout", async () => {
+    const path = join(folder, "rewards/clip");
+    await expect(openWeights(path)).rejects.toThrow(`weights folder ${path}: not found. Its weights belong there`);
+    await expect(readConfig(path, config)).rejects.toThrow(`folder ${path}: not found. Its config.json belongs there`);
+  });
 });

@@ -36,7 +36,7 @@ const componentEntry = z.tuple([z.string().nullable(), z.string().nullable()]);
 const COMPONENT_NAME = /^[A-Za-z0-9][A-Za-z0-9_-]*$/;
 
 export async function openModelFolder(path: string): Promise<ModelFolder> {
-  const real = await requireFolder(path, `model folder ${path}`);
+  const real = await requireFolder(path, `model folder ${path}`, LAYOUT);
   if (!(await exists(join(real, INDEX)))) {
     throw new InputError(`model folder ${path}: has no ${INDEX}. ${LAYOUT}`);
   }
@@ -80,7 +80,7 @@ export async function requireComponent(
       `${indexPath}: ${name} is of class ${component.className}; supported here: ${supported.join(", ")}.`,
     );
   }
-  await requireFolder(component.path, `model folder ${folder.path}: part ${name}`);
+  await requireFolder(component.path, `model folder ${folder.path}: part ${name}`, LAYOUT);
   return component;
 }
 
@@ -94,7 +94,11 @@ const WEIGHTS = [
 
 /** The weights beside a `config.json`. */
 export async function openWeights(componentPath: string): Promise<SafetensorsFile> {
-  await requireFolder(componentPath, `weights folder ${componentPath}`);
+  await requireFolder(
+    componentPath,
+    `weights folder ${componentPath}`,
+    "Its weights belong there, as one safetensors file.",
+  );
   const present = new Set(await readdir(componentPath));
   const name = WEIGHTS.find((candidate) => present.has(candidate));
   if (name) return openSafetensors(join(componentPath, name));
@@ -115,7 +119,7 @@ export async function readConfig<S extends z.ZodType>(
   schema: S,
   file = "config.json",
 ): Promise<z.output<S>> {
-  await requireFolder(componentPath, `folder ${componentPath}`);
+  await requireFolder(componentPath, `folder ${componentPath}`, `Its ${file} belongs there.`);
   const path = join(componentPath, file);
   if (!(await exists(path))) {
     throw new InputError(`${componentPath}: has no ${file}; a ${basename(componentPath)} folder needs one.`);
@@ -123,13 +127,13 @@ export async function readConfig<S extends z.ZodType>(
   return readJson(path, schema);
 }
 
-async function requireFolder(path: string, what: string): Promise<string> {
+async function requireFolder(path: string, what: string, remedy: string): Promise<string> {
   try {
     const real = await realpath(path);
     if ((await stat(real)).isDirectory()) return real;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") throw new InputError(`${what}: not found. ${LAYOUT}`);
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") throw new InputError(`${what}: not found. ${remedy}`);
     throw asInputError(error, path, "read");
   }
-  throw new InputError(`${what}: is a file, not a folder. ${LAYOUT}`);
+  throw new InputError(`${what}: is a file, not a folder. ${remedy}`);
 }

@@ -260,7 +260,7 @@ function alphasOfMetadata(file: SafetensorsFile): (modulePath: string) => number
   return (modulePath) => {
     const alpha = settings.get(`${modulePath.slice(0, modulePath.indexOf("."))}.lora_alpha`);
     if (alpha === undefined) return undefined;
-    if (typeof alpha !== "number")
+    if (typeof alpha !== "number" || !Number.isFinite(alpha))
       throw new InputError(`${where}: lora_alpha is ${JSON.stringify(alpha)}, not a number.`);
     return alpha;
   };

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { type Activation, activations } from "../../nn/layers.js";
-import { count, parseConfig } from "../config.js";
+import { count, depth, parseConfig, upTo } from "../config.js";
 
 /** What both towers of CLIP share. */
 export interface ClipTowerConfig {
@@ -32,7 +32,7 @@ export interface ClipConfig {
 
 // transformers leaves out of a file what equals its defaults, so the defaults here are its own.
 const tower = {
-  num_hidden_layers: count.default(12),
+  num_hidden_layers: depth.default(12),
   hidden_act: z.enum(Object.keys(activations) as Activation[]).default("quick_gelu"),
   layer_norm_eps: z.number().positive().default(1e-5),
 };
@@ -55,9 +55,9 @@ const visionSchema = z
     hidden_size: count.default(768),
     intermediate_size: count.default(3072),
     num_attention_heads: count.default(12),
-    image_size: count.default(224),
+    image_size: upTo(4096).default(224),
     patch_size: count.default(32),
-    num_channels: count.default(3),
+    num_channels: z.literal(3).default(3),
   })
   .superRefine(dividesEvenly("num_attention_heads", "hidden_size"))
   .superRefine(dividesEvenly("patch_size", "image_size"));

@@ -15,10 +15,10 @@ export const CLIP_NORMALIZATION: Normalization = {
   deviation: [0.26862954, 0.26130258, 0.27577711],
 };
 
-const triple = z.array(z.number()).length(3);
+const triple = (number: z.ZodNumber) => z.array(number).length(3);
 const schema = z.object({
-  image_mean: triple.default([...CLIP_NORMALIZATION.mean]),
-  image_std: triple.default([...CLIP_NORMALIZATION.deviation]),
+  image_mean: triple(z.number()).default([...CLIP_NORMALIZATION.mean]),
+  image_std: triple(z.number().positive()).default([...CLIP_NORMALIZATION.deviation]),
 });
 
 export function parseNormalization(json: unknown, file = "preprocessor_config.json"): Normalization {

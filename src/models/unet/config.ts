@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { type Activation, activations } from "../../nn/layers.js";
-import { count, only, parseConfig } from "../config.js";
+import { count, depth, only, parseConfig, upTo } from "../config.js";
 
 /**
  * UNet2DConditionModel's config.json. Per-level lists run from the highest resolution to the lowest, as in the file.
@@ -40,11 +40,18 @@ const UP_BLOCKS = ["UpBlock2D", "CrossAttnUpBlock2D"] as const;
 export type DownBlockType = (typeof DOWN_BLOCKS)[number];
 export type UpBlockType = (typeof UP_BLOCKS)[number];
 
-const perLevel = z.union([count, z.array(count)]);
+/** Of latents. */
+const side = upTo(8192);
+
+/** One number, or one for each level. */
+const perLevel = (number: typeof count) =>
+  z.union([number, z.array(number)], {
+    error: `must be a whole number from 1 to ${number.maxValue}, or a list of one for each level`,
+  });
 
 const schema = z
   .object({
-    sample_size: z.union([count, z.tuple([count, count])]).nullish(),
+    sample_size: z.union([side, z.tuple([side, side])]).nullish(),
     in_channels: count.default(4),
     out_channels: count.default(4),
     center_input_sample: z.boolean().default(false),
@@ -57,16 +64,16 @@ const schema = z
     up_block_types: z
       .array(z.enum(UP_BLOCKS))
       .default(["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]),
-    block_out_channels: z.array(count).min(1).default([320, 640, 1280, 1280]),
-    layers_per_block: perLevel.default(2),
+    block_out_channels: z.array(count).min(1).max(16).default([320, 640, 1280, 1280]),
+    layers_per_block: perLevel(depth).default(2),
     downsample_padding: z.int().min(0).default(1),
     act_fn: z.enum(Object.keys(activations) as Activation[]).default("silu"),
     norm_num_groups: count.default(32),
     norm_eps: z.number().positive().default(1e-5),
     cross_attention_dim: count.default(1280),
-    transformer_layers_per_block: perLevel.default(1),
-    attention_head_dim: perLevel.default(8),
-    num_attention_heads: perLevel.nullish(),
+    transformer_layers_per_block: perLevel(depth).default(1),
+    attention_head_dim: perLevel(count).default(8),
+    num_attention_heads: perLevel(count).nullish(),
     use_linear_projection: z.boolean().default(false),
     conv_in_kernel: count.default(3),
     conv_out_kernel: count.default(3),

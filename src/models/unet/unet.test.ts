@@ -249,6 +249,18 @@ describe("a U-Net config", () => {
     expect(() => parseUnetConfig({ ...SD15, attention_head_dim: 7 })).toThrow("7 heads do not divide 320 channels");
   });
 
+  test("with sizes beyond reason is refused before anything is built", () => {
+    expect(() => parseUnetConfig({ ...SD15, layers_per_block: 1e9 })).toThrow(
+      "layers_per_block is 1000000000: Too big: expected number to be <=1000",
+    );
+    expect(() => parseUnetConfig({ ...SD15, layers_per_block: "two" })).toThrow(
+      'layers_per_block is "two": must be a whole number from 1 to 1000, or a list of one for each level',
+    );
+    expect(() => parseUnetConfig({ ...SD15, block_out_channels: [320, 640, 1280, 2 ** 30] })).toThrow(
+      "block_out_channels[3] is 1073741824",
+    );
+  });
+
   test("may have a number of heads that does not divide a level without attention", () => {
     const config = { ...SD15, block_out_channels: [320, 640, 1280, 1280], attention_head_dim: [7, 8, 8, 8] };
     const down = ["DownBlock2D", ...SD15.down_block_types.slice(1)];

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { type Activation, activations } from "../../nn/layers.js";
-import { count, only, parseConfig } from "../config.js";
+import { count, depth, only, parseConfig } from "../config.js";
 
 /** AutoencoderKL's config.json. Lists run from the highest resolution to the lowest. */
 export interface VaeConfig {
@@ -21,13 +21,14 @@ export interface VaeConfig {
 
 const schema = z
   .object({
-    in_channels: count.default(3),
-    out_channels: count.default(3),
+    // Pictures are RGB here.
+    in_channels: z.literal(3).default(3),
+    out_channels: z.literal(3).default(3),
     latent_channels: count.default(4),
     down_block_types: z.array(z.literal("DownEncoderBlock2D")).min(1).default(["DownEncoderBlock2D"]),
     up_block_types: z.array(z.literal("UpDecoderBlock2D")).min(1).default(["UpDecoderBlock2D"]),
     block_out_channels: z.array(count).min(1).default([64]),
-    layers_per_block: count.default(1),
+    layers_per_block: depth.default(1),
     act_fn: z.enum(Object.keys(activations) as Activation[]).default("silu"),
     norm_num_groups: count.default(32),
     scaling_factor: z.number().positive().default(0.18215),

@@ -119,5 +119,6 @@ describe("an autoencoder's config", () => {
 
   test("that shifts its latents is refused", () => {
     expect(() => parseVaeConfig({ ...SD15, shift_factor: 0.1159 })).toThrow("shift_factor is 0.1159; supported: null");
+    expect(() => parseVaeConfig({ ...SD15, out_channels: 4 })).toThrow("out_channels is 4; supported: 3");
   });
 });
