@@ -383,7 +383,7 @@ describe("numbers that are no longer finite", () => {
     const { code, stderr } = await alignprop("train", recipe, "--out", fresh("nan"), "--model", model);
     expect(code, stderr).toBe(2);
     expectAll(until(stderr), [
-      /^error: step 0: the reward compressibility is NaN for the evaluation's "a two cats" \(seed 0\)/,
+      /^error: step 0: the denoised latents are not finite for "a two cats" \(seed 0\)/,
       "are the model's weights sound?",
     ]);
   });

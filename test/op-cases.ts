@@ -170,6 +170,13 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
     { shapes: [[2, 3, 5, 6], [4, 3, 3, 3], [4]], build: (x, w, b) => o.conv2d(x, w, b, { padding: 1 }) },
     {
       shapes: [
+        [1, 2, 3, 3],
+        [2, 2, 1, 1],
+      ],
+      build: (x, w) => o.conv2d(x, w, undefined, { padding: 1 }),
+    },
+    {
+      shapes: [
         [1, 3, 4, 4],
         [2, 3, 1, 1],
       ],

@@ -65,7 +65,10 @@ export class Runtime {
       this.pending.clear();
     };
     worker.on("error", fail);
-    worker.on("exit", () => fail(new Error("runtime: the worker thread ended")));
+    worker.on("exit", () => {
+      this.closed = true;
+      fail(new Error("runtime: the worker thread ended"));
+    });
     worker.unref();
   }
 

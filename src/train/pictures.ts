@@ -1,4 +1,5 @@
 /** Pictures by prompt and seed, as evaluation and generation make them. */
+import { InputError } from "../tensor/errors.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { RgbImage } from "./events.js";
 import { pictureNoise, type Sampler, stack } from "./sampler.js";
@@ -29,6 +30,13 @@ export async function* samplePictures(
       stack(noises.map(({ initial }) => initial)),
       (step) => stack(noises.map((noise) => noise.step(step))),
     );
+    for (const [i, { prompt, seed }] of batch.entries()) {
+      const own = final.subarray(i * sampler.latentElements, (i + 1) * sampler.latentElements);
+      if (own.every(Number.isFinite)) continue;
+      throw new InputError(
+        `the denoised latents are not finite for "${prompt}" (seed ${seed}); the weights of the model or of the adapter are broken`,
+      );
+    }
     yield { pictures: batch, prompts, images: await sampler.decode(final) };
   }
 }

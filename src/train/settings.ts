@@ -38,6 +38,7 @@ const reward = z.discriminatedUnion("name", [
 export const settingsSchema = z.strictObject({
   /** The name of the run's folder and of its exported adapter; the recipe's own name when left out. */
   name: text
+    .max(100)
     .regex(/^[\w][\w.-]*$/, "letters, digits, dots, dashes and underscores only")
     .nullable()
     .default(null),

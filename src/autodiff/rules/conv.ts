@@ -14,8 +14,10 @@ import type { Rules } from "../rule.js";
  */
 function inputGradient(dy: Value, weight: Value, size: readonly [number, number], attrs: ConvAttrs): Value {
   const { stride, padding, groups } = attrs;
-  if (stride !== 1) return convTranspose2d(dy, weight, size, attrs);
   const [o, perGroup, kh, kw] = weight.shape as [number, number, number, number];
+  // Padding wider than the kernel reaches would become a negative one.
+  const reaches = Math.max(padding[0], padding[2]) < kh && Math.max(padding[1], padding[3]) < kw;
+  if (stride !== 1 || !reaches) return convTranspose2d(dy, weight, size, attrs);
   const grouped = transpose(reshape(weight, [groups, o / groups, perGroup, kh, kw]), [0, 2, 1, 3, 4]);
   const turned = kh === 1 && kw === 1 ? grouped : flip(grouped, [3, 4]);
   return conv2d(dy, reshape(turned, [groups * perGroup, o / groups, kh, kw]), undefined, {
