@@ -1,0 +1,45 @@
+import { readdirSync, statSync } from "node:fs";
+import path from "node:path";
+import { describe, expect, test } from "vitest";
+import { openReward } from "../src/rewards/index.js";
+import { evaluate } from "../src/train/evaluate.js";
+import { loadSettings, parseSet } from "../src/train/load-settings.js";
+import { openPipeline } from "../src/train/pipeline.js";
+
+const MODELS = path.join(import.meta.dirname, "../models");
+
+function sizeOfFolder(folder: string): number {
+  const entries = readdirSync(folder, { recursive: true, encoding: "utf8" }).map((entry) =>
+    statSync(path.join(folder, entry)),
+  );
+  return entries.reduce((total, entry) => total + (entry.isFile() ? entry.size : 0), 0);
+}
+
+describe("the embedded model", () => {
+  test("is at most 12 MB of float16", async () => {
+    expect(sizeOfFolder(path.join(MODELS, "emoji-64"))).toBeLessThanOrEqual(12e6);
+    const { weights } = await openPipeline(path.join(MODELS, "emoji-64"));
+    for (const name of weights.names()) expect(weights.get(name)?.dtype, name).toBe("float16");
+  });
+
+  test("has every prompt word of the paper's lists as one token", async () => {
+    const { tokenizer } = await openPipeline(path.join(MODELS, "emoji-64"));
+    const { prompts } = await loadSettings();
+    for (const prompt of [...prompts.train, ...prompts.eval]) {
+      expect(tokenizer.encode(prompt).ids[2], prompt).toBe(tokenizer.endId);
+    }
+  });
+});
+
+test.each(["aesthetic", "clip", "compressibility", "incompressibility"] as const)(
+  "the embedded reward %s tells the model's pictures apart",
+  async (name) => {
+    const reward = await openReward(name, path.join(MODELS, "rewards"));
+    const settings = await loadSettings({
+      overrides: [`reward=${reward.name}`, "sampling.steps=4", "evaluation.batch=6"].map(parseSet),
+    });
+    const { rewards, std } = await evaluate(settings);
+    expect(rewards.every(Number.isFinite)).toBe(true);
+    expect(std).toBeGreaterThan(0);
+  },
+);
