@@ -39,7 +39,7 @@ const run = promisify(execFile);
 
 async function measure(command: string, args: readonly string[]): Promise<Measurement> {
   const { stdout } = await run(command, args, { maxBuffer: 1 << 24 });
-  return JSON.parse(stdout.trim().split("\n").at(-1) as string) as Measurement;
+  return JSON.parse(stdout.slice(stdout.indexOf("{"))) as Measurement;
 }
 
 const common = ({ k, batch }: Job) => [
