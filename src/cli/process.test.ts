@@ -49,7 +49,7 @@ describe.skipIf(!existsSync(program))("the compiled program (skipped where `npm 
   test("finishes its step, saves and says how to go on when it is interrupted", async () => {
     const tiny = [
       "sampling.steps=3",
-      "estimator.truncation.k=1",
+      "estimator.truncation={ mode: fixed, k: 1 }",
       "batch={samples_per_epoch: 2, total: 2, per_device: 2}",
     ];
     const sets = [...tiny, "evaluation.every=100000", "checkpoint.every=100000"].flatMap((set) => ["--set", set]);
