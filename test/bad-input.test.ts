@@ -11,7 +11,7 @@ import * as yaml from "yaml";
 import { fromNumbers, type HostTensor } from "../src/tensor/host.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
-import { TINY_SD } from "./tiny.js";
+import { TINY_RECIPE, TINY_SD } from "./tiny.js";
 
 const MAIN = join(import.meta.dirname, "../dist/src/cli/main.js");
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-bad-"));
@@ -38,17 +38,10 @@ function alignprop(...args: string[]): Promise<Outcome> {
   });
 }
 
-/** A recipe for a run of seconds. */
 const recipe = join(scratch, "tiny.yaml");
 const settings = {
-  model: TINY_SD,
-  reward: "compressibility",
-  threads: 1,
-  lora: { rank: 2 },
-  sampling: { steps: 3 },
-  loss: { form: "maximize", scale: 1 },
+  ...TINY_RECIPE,
   prompts: { train: ["cat", "dog"], eval: ["two cats"], template: "a {}" },
-  batch: { samples_per_epoch: 8, total: 4, per_device: 2 },
   evaluation: { every: 100, batch: 2 },
   checkpoint: { every: 1 },
   train: { updates: 1 },

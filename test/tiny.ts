@@ -4,6 +4,17 @@ import { type Settings, type SettingsInput, settingsSchema } from "../src/train/
 /** The Stable Diffusion folder with random weights: 8x8 latents, 32x32 pixels. */
 export const TINY_SD = fileURLToPath(new URL("./goldens/tiny-sd", import.meta.url));
 
+/** A recipe for a run of seconds. */
+export const TINY_RECIPE = {
+  model: TINY_SD,
+  reward: "compressibility",
+  threads: 1,
+  lora: { rank: 2 },
+  sampling: { steps: 3 },
+  loss: { form: "maximize", scale: 1 },
+  batch: { samples_per_epoch: 8, total: 4, per_device: 2 },
+} as const;
+
 /** Resolved settings of a run that takes seconds; `changes` are written as in a recipe. */
 export function tinySettings(changes: SettingsInput & { updates?: number } = {}): Settings {
   const { updates = 4, ...recipe } = changes;
@@ -12,13 +23,7 @@ export function tinySettings(changes: SettingsInput & { updates?: number } = {})
     train: _,
     ...parsed
   } = settingsSchema.parse({
-    model: TINY_SD,
-    reward: "compressibility",
-    threads: 1,
-    lora: { rank: 2 },
-    sampling: { steps: 3 },
-    loss: { form: "maximize", scale: 1 },
-    batch: { samples_per_epoch: 8, total: 4, per_device: 2 },
+    ...TINY_RECIPE,
     evaluation: { every: 2, batch: 2 },
     checkpoint: { every: 2 },
     ...recipe,

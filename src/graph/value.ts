@@ -9,13 +9,7 @@ export interface TensorType {
 /** What an op writes into an ONNX graph; names are those of ONNX values. */
 export interface OnnxWriter {
   /** One ONNX node; returns the names of its outputs. "" leaves out an optional input. */
-  node(
-    opType: string,
-    inputs: readonly string[],
-    attributes?: OnnxAttributes,
-    outputs?: number,
-    domain?: string,
-  ): string[];
+  node(opType: string, inputs: readonly string[], attributes?: OnnxAttributes, outputs?: number): string[];
   /** An int64 vector as an initializer. */
   ints(values: readonly number[]): string;
   /** A tensor as an initializer; shape [] is a scalar. */

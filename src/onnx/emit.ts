@@ -106,12 +106,11 @@ class Writer implements OnnxWriter {
 
   constructor(private readonly publicNames: ReadonlySet<string>) {}
 
-  node(opType: string, inputs: readonly string[], attributes: OnnxAttributes = {}, outputs = 1, domain = ""): string[] {
+  node(opType: string, inputs: readonly string[], attributes: OnnxAttributes = {}, outputs = 1): string[] {
     const output = Array.from({ length: outputs }, () => this.fresh("v"));
     this.nodes.push(
       create(NodeProtoSchema, {
         opType,
-        domain,
         name: `${this.label} #${this.nodes.length}`,
         input: [...inputs],
         output,

@@ -3,10 +3,12 @@
  * goes on as if it had never stopped. Every random number belongs to a picture's number (`samples.ts`), so the step is all
  * there is to remember of them.
  */
+
 import { join } from "node:path";
 import { z } from "zod";
 import { InputError } from "../tensor/errors.js";
 import { float32, toFloat32 } from "../tensor/host.js";
+import { isRecord } from "../tensor/record.js";
 import { showShape } from "../tensor/shape.js";
 import { parseJson } from "../weights/json.js";
 import { kohyaLora, PEFT_FILE, peftLora } from "../weights/lora-files.js";
@@ -132,10 +134,6 @@ function settingsThatDiffer(saved: Readonly<Record<string, unknown>>, wanted: Se
     ...current.flatMap(([key, value]) => compare(saved[key], value, key)),
     ...compare(savedPrompts, prompts, "prompts"),
   ];
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function short(json: string | undefined): string {

@@ -2,10 +2,12 @@
  * From a recipe to settings: find the YAML file, read it, lay the command line's overrides over it, validate. All
  * problems are collected and shown together, each with the place it was written at.
  */
+
 import { readdir, stat } from "node:fs/promises";
 import { basename, join, relative } from "node:path";
 import * as yaml from "yaml";
 import { InputError, nearest } from "../tensor/errors.js";
+import { isRecord } from "../tensor/record.js";
 import { readText } from "../weights/files.js";
 import { locate, packageFolder } from "./locate.js";
 import { resolvePrompts } from "./prompts.js";
@@ -153,7 +155,7 @@ async function resolveSettings(
   devices: number,
 ): Promise<Settings> {
   const written: unknown = source.document.toJS({ maxAliasCount: 0 }) ?? {};
-  if (!isMapping(written)) throw new InputError(`${source.file}: expected a mapping of settings (key: value)`);
+  if (!isRecord(written)) throw new InputError(`${source.file}: expected a mapping of settings (key: value)`);
   const parsed = settingsSchema.safeParse(applyOverrides(written, overrides), { reportInput: true });
   const problems: Problem[] = parsed.success
     ? relations(parsed.data, devices)
@@ -203,7 +205,7 @@ function withValue(
   if (key === undefined) return mapping;
   if (rest.length === 0) return alone && mapping[key] !== value ? { [key]: value } : { ...mapping, [key]: value };
   const child = Object.hasOwn(mapping, key) ? mapping[key] : undefined;
-  const inner = isMapping(child) ? child : typeof child === "string" ? { name: child } : {};
+  const inner = isRecord(child) ? child : typeof child === "string" ? { name: child } : {};
   return { ...mapping, [key]: withValue(inner, rest, value, alone) };
 }
 
@@ -260,8 +262,4 @@ function placeOf({ path }: Problem, { file, document, lines }: RecipeSource, ove
 function shownPath(path: string): string {
   const fromHere = relative(process.cwd(), path);
   return fromHere.startsWith("..") ? path : fromHere;
-}
-
-function isMapping(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -191,7 +191,6 @@ export type ParsedSettings = Parsed;
 export type RewardSettings = Settings["reward"];
 export type RewardName = RewardSettings["name"];
 export type TruncationSettings = Settings["estimator"]["truncation"];
-export type Device = Settings["device"];
 
 /** The epochs of the paper's aesthetic run: 7 x 256 / 128 = 14 updates. */
 export const defaultEpochs = 7;

@@ -2,6 +2,7 @@ import { realpath } from "node:fs/promises";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.js";
 import { InputError } from "../tensor/errors.js";
 import type { HostTensor } from "../tensor/host.js";
+import { isRecord } from "../tensor/record.js";
 import { showShape, sizeOf } from "../tensor/shape.js";
 import { writeFileAtomic } from "./atomic.js";
 import { asInputError, decodeUtf8, readFully, withFile } from "./files.js";
@@ -179,10 +180,6 @@ function repeatedName(json: string): string | undefined {
     }
   }
   return undefined;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function isListOfCounts(value: unknown): value is number[] {
