@@ -27,7 +27,7 @@ import { encodeLatents, SCHEDULER_CONFIG, scalingFactor, trainUnet, UNET_CONFIG 
 import { trainVae, VAE_CONFIG } from "./vae.js";
 
 /** Steps of each stage. */
-const STEPS = { vae: 1600, clip: 800, aesthetic: 2000, unet: 9000, judge: 700 };
+const STEPS = { vae: 1600, clip: 800, aesthetic: 2000, unet: 8000, judge: 3000 };
 const SEED = 1;
 
 const { values: options } = parseArgs({
