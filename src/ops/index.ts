@@ -31,7 +31,18 @@ export {
   where,
 } from "./elementwise.js";
 export { linear, matmul, matrixTranspose } from "./matmul.js";
-export { broadcastTo, concat, flip, gather, pad, reshape, scatterRows, slice, transpose } from "./movement.js";
+export {
+  broadcastTo,
+  concat,
+  flip,
+  gather,
+  pad,
+  repeatBatch,
+  reshape,
+  scatterRows,
+  slice,
+  transpose,
+} from "./movement.js";
 export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
 export { allAxes, max, mean, sum } from "./reduce.js";
 export { resizeBilinear } from "./resize.js";

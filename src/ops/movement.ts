@@ -298,6 +298,13 @@ export function concat(values: readonly Value[], axis: number): Value {
   return apply1(concatOp, values, { axis: normalizeAxis(axis, first.shape.length, "concat") });
 }
 
+/** x [b, ...], one after the other as often as it takes to make a batch like that of `other`, a multiple of b. */
+export function repeatBatch(x: Value, other: Value): Value {
+  const [part, whole] = [x.shape[0] as number, other.shape[0] as number];
+  if (whole % part !== 0) throw new TypeError(`repeatBatch: a batch of ${part} does not repeat to ${whole}`);
+  return concat(new Array<Value>(whole / part).fill(x), 0);
+}
+
 export function gather(table: Value, indices: Value): Value {
   return apply1(gatherOp, [table, indices], {});
 }

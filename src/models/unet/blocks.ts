@@ -1,6 +1,6 @@
 import type { Value } from "../../graph/value.js";
 import type { Scope } from "../../nn/scope.js";
-import { concat } from "../../ops/index.js";
+import { concat, repeatBatch } from "../../ops/index.js";
 import { downsample, type ResnetOptions, resnetBlock, upsample } from "../resnet.js";
 import { type TransformerOptions, transformer2d } from "./transformer.js";
 
@@ -52,7 +52,10 @@ export function midBlock(
   return resnetBlock(scope.at("resnets").at(1), h, channels, time, resnet);
 }
 
-/** UpBlock2D and CrossAttnUpBlock2D: each ResNet block takes the latest of `skips` (one a layer) beside x [b, c, h, w]. */
+/**
+ * UpBlock2D and CrossAttnUpBlock2D: each ResNet block takes the latest of `skips` (one a layer) beside x [b, c, h, w].
+ * Skips from before the prompt came in may have a part of the batch.
+ */
 export function upBlock(
   scope: Scope,
   x: Value,
@@ -62,7 +65,7 @@ export function upBlock(
 ): Value {
   let h = x;
   for (let layer = 0; layer < layers; layer++) {
-    h = concat([h, skips[layers - 1 - layer] as Value], 1);
+    h = concat([h, repeatBatch(skips[layers - 1 - layer] as Value, h)], 1);
     h = resnetBlock(scope.at("resnets").at(layer), h, channels, time, resnet);
     if (transformer) h = transformer2d(scope.at("attentions").at(layer), h, context, transformer);
   }

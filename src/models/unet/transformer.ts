@@ -2,7 +2,7 @@ import type { Value } from "../../graph/value.js";
 import { attention } from "../../nn/attention.js";
 import { conv2d, groupNorm, layerNorm, linear } from "../../nn/layers.js";
 import type { Scope } from "../../nn/scope.js";
-import { add, gelu, mul, reshape, slice, transpose } from "../../ops/index.js";
+import { add, gelu, mul, repeatBatch, reshape, slice, transpose } from "../../ops/index.js";
 
 export interface TransformerOptions {
   readonly heads: number;
@@ -12,16 +12,16 @@ export interface TransformerOptions {
   readonly useLinearProjection: boolean;
 }
 
-/** Transformer2DModel: x [b, c, h, w], context [b, n, d] → [b, c, h, w] */
+/** Transformer2DModel: x [b or a part of it, c, h, w], context [b, n, d] → [b, c, h, w] */
 export function transformer2d(
   scope: Scope,
   x: Value,
   context: Value,
   { heads, layers, groups, useLinearProjection }: TransformerOptions,
 ): Value {
-  const [batch, channels, height, width] = x.shape as [number, number, number, number];
-  const toTokens = (picture: Value) => transpose(reshape(picture, [batch, channels, height * width]), [0, 2, 1]);
-  const toPicture = (tokens: Value) => reshape(transpose(tokens, [0, 2, 1]), [batch, channels, height, width]);
+  const [, channels, height, width] = x.shape as [number, number, number, number];
+  const toTokens = (picture: Value) => transpose(reshape(picture, [-1, channels, height * width]), [0, 2, 1]);
+  const toPicture = (tokens: Value) => reshape(transpose(tokens, [0, 2, 1]), [-1, channels, height, width]);
 
   let h = groupNorm(scope.at("norm"), x, groups, 1e-6);
   h = useLinearProjection
@@ -33,14 +33,20 @@ export function transformer2d(
   h = useLinearProjection
     ? toPicture(linear(scope.at("proj_out"), h, channels, { zeroInit: true }))
     : conv2d(scope.at("proj_out"), toPicture(h), channels, 1, { zeroInit: true });
-  return add(h, x);
+  return add(h, repeatBatch(x, context));
 }
 
-/** BasicTransformerBlock: self-attention, cross-attention, feed-forward. x [b, n, c], context [b, m, d] → [b, n, c] */
+/**
+ * BasicTransformerBlock: self-attention, cross-attention, feed-forward. x [b, n, c], context [b, m, d] → [b, n, c].
+ * Up to its first cross-attention, a U-Net may have a batch that the context's is a multiple of.
+ */
 export function basicTransformerBlock(scope: Scope, x: Value, context: Value, heads: number): Value {
   const normalized = layerNorm(scope.at("norm1"), x);
   let h = add(projectedAttention(scope.at("attn1"), normalized, normalized, heads), x);
-  h = add(projectedAttention(scope.at("attn2"), layerNorm(scope.at("norm2"), h), context, heads), h);
+  h = add(
+    projectedAttention(scope.at("attn2"), layerNorm(scope.at("norm2"), h), context, heads),
+    repeatBatch(h, context),
+  );
   return add(feedForward(scope.at("ff"), layerNorm(scope.at("norm3"), h)), h);
 }
 
@@ -50,7 +56,7 @@ function projectedAttention(scope: Scope, x: Value, context: Value, heads: numbe
   const query = linear(scope.at("to_q"), x, features, { bias: false });
   const key = linear(scope.at("to_k"), context, features, { bias: false });
   const value = linear(scope.at("to_v"), context, features, { bias: false });
-  return linear(scope.at("to_out").at(0), attention(query, key, value, heads), features);
+  return linear(scope.at("to_out").at(0), attention(repeatBatch(query, context), key, value, heads), features);
 }
 
 /** FeedForward with GEGLU (Shazeer 2020): x [b, n, c] → [b, n, c] */

@@ -1,9 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expectParity, openGolden, relativeError } from "../../../test/golden.js";
+import { gradients } from "../../autodiff/index.js";
 import type { Value } from "../../graph/value.js";
 import { ATTENTION_TARGETS, loraAdapter, loraLayout } from "../../nn/lora.js";
 import { frozenScope, type Scope, survey } from "../../nn/scope.js";
-import { input, silu } from "../../ops/index.js";
+import { concat, input, silu, slice } from "../../ops/index.js";
 import { Runtime } from "../../runtime/runtime.js";
 import { InputError } from "../../tensor/errors.js";
 import { float32, fromNumbers, type HostTensor, toFloat32, toNumbers } from "../../tensor/host.js";
@@ -221,6 +222,37 @@ describe("against diffusers", () => {
       given: { timestep: fromNumbers([981], [1]) },
     });
   });
+
+  test.each(["unet-embedded", "unet-sd15"])(
+    "%s: latents shared by two prompts give what latents given twice give, and gradients are the sums",
+    async (name) => {
+      const golden = await openGolden(name);
+      const config = parseUnetConfig(golden.config);
+      const weights = withPrefix(await openWeights(golden.folder), "unet.");
+      const [batch, , height, width] = golden.tensor("input.sample").shape as [number, number, number, number];
+      const inputs = unetInputs(config, { batch, height, width, tokens: 5, timesteps: 1 });
+      const { sample, timestep, encoderHiddenStates } = inputs;
+      const shared = slice(sample, 0, 0, 1);
+      const predict = (latents: Value) =>
+        unet(frozenScope(weights, "unet"), config, { sample: latents, timestep, encoderHiddenStates });
+      const outputs = Object.fromEntries(
+        [predict(shared), predict(concat([shared, shared], 0))].flatMap((output, i) => {
+          const [gradient] = gradients([{ value: output, gradient: output }], [sample]);
+          return [[`output${i}`, output] as const, [`gradient${i}`, gradient as Value] as const];
+        }),
+      );
+      const program = await runtime.compile({ name, inputs: { ...inputs }, outputs }, weights);
+      const found = await program.run({
+        sample: golden.tensor("input.sample"),
+        timestep: fromNumbers([981], [1]),
+        encoderHiddenStates: golden.tensor("input.encoder_hidden_states"),
+      });
+      for (const kind of ["output", "gradient"]) {
+        const [once, twice] = [0, 1].map((i) => found[`${kind}${i}`] as HostTensor) as [HostTensor, HostTensor];
+        expect(relativeError(once, twice)).toBeLessThan(1e-5);
+      }
+    },
+  );
 });
 
 describe("a U-Net config", () => {

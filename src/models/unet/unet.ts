@@ -8,9 +8,13 @@ import type { UnetConfig, UnetLevel } from "./config.js";
 import { sinusoidalEmbedding, timeEmbedding } from "./time-embedding.js";
 
 export interface UnetInputs {
-  /** Noisy latents [b, inChannels, h, w]; h and w divide by 2 at each level but the last. */
+  /**
+   * Noisy latents [b, inChannels, h, w]; h and w divide by 2 at each level but the last. Where the prompts' b is a multiple
+   * of this one, the latents are those of each part in turn, and what comes before the first cross-attention runs once
+   * for all parts: the two branches of guidance begin alike.
+   */
   readonly sample: Value;
-  /** float32 [b], or [1] where the batch shares it. */
+  /** float32 [b] of the latents, or [1] where the batch shares it. */
   readonly timestep: Value;
   /** The prompt's last hidden state [b, n, crossAttentionDim]. */
   readonly encoderHiddenStates: Value;
