@@ -16,6 +16,25 @@ const mask = o.constant([1, 0, 1, 0, 0, 1], [2, 3], "bool");
 
 /** At least one case for every op; broadcasting, odd sizes, strides and groups where the op has them. */
 export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
+  attention: [
+    {
+      shapes: [
+        [2, 3, 4],
+        [2, 5, 4],
+        [2, 5, 4],
+      ],
+      build: (q, k, v) => o.attention(q, k, v, 2),
+    },
+    {
+      shapes: [
+        [1, 4, 6],
+        [1, 3, 6],
+        [1, 3, 6],
+      ],
+      build: (q, k, v) => o.attention(q, k, v, 1),
+    },
+    { shapes: [[2, 6, 8]], build: (x) => o.attention(x, x, x, 4) },
+  ],
   input: [{ shapes: [[2, 3]], build: (x) => o.mul(x, 1) }],
   parameter: [],
   constant: [{ shapes: [[2, 3]], build: (x) => o.mul(x, o.constant([1, 2, 3], [3])) }],

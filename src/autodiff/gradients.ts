@@ -3,6 +3,7 @@ import type { Node, Value } from "../graph/value.js";
 import type { OPS, OpName } from "../ops/table.js";
 import { sameShape, showShape } from "../tensor/shape.js";
 import type { Rule, RuleNode, Rules } from "./rule.js";
+import { attentionRules } from "./rules/attention.js";
 import { convRules } from "./rules/conv.js";
 import { elementwiseRules } from "./rules/elementwise.js";
 import { matmulRules } from "./rules/matmul.js";
@@ -21,6 +22,7 @@ const RULES: Rules<typeof OPS> = {
   ...matmulRules,
   ...convRules,
   ...normRules,
+  ...attentionRules,
 };
 
 export interface Cotangent {

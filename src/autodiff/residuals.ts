@@ -41,7 +41,7 @@ function isExpensive({ op, inputs, attrs }: Node): boolean {
     case "conv2d":
     case "convTranspose2d":
       return sizeOf((weight as Value).shape.slice(1)) > CHEAP_INNER_EXTENT;
-    case "softmax":
+    case "attention":
       return true;
     default:
       return false;

@@ -8,7 +8,10 @@ export interface TensorType {
 
 /** What an op writes into an ONNX graph; names are those of ONNX values. */
 export interface OnnxWriter {
-  /** One ONNX node; returns the names of its outputs. "" leaves out an optional input. */
+  /**
+   * One ONNX node; returns the names of its outputs. "" leaves out an optional input. `opType` begins with its domain where
+   * that is not ONNX's own.
+   */
   node(opType: string, inputs: readonly string[], attributes?: OnnxAttributes, outputs?: number): string[];
   /** An int64 vector as an initializer. */
   ints(values: readonly number[]): string;
@@ -20,6 +23,9 @@ export type OnnxAttributes = Record<
   string,
   number | string | readonly number[] | { float: number } | { floats: readonly number[] }
 >;
+
+/** The domain of the operators that ONNX Runtime adds to the standard. */
+export const CONTRIB = "com.microsoft";
 
 /** An array of the float64 interpreter. */
 export interface F64Array {

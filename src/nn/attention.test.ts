@@ -1,9 +1,9 @@
 import { expect, test } from "vitest";
 import { interpret } from "../graph/interpret.js";
-import { input } from "../ops/index.js";
+import { input, zeros } from "../ops/index.js";
 import { fromNumbers } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
-import { attention } from "./attention.js";
+import { maskedAttention } from "./attention.js";
 
 // softmax(q kᵀ / √d) v, written out for each head.
 function byHand(q: Float32Array, k: Float32Array, v: Float32Array, n: number, m: number, c: number, heads: number) {
@@ -32,7 +32,7 @@ for (const heads of [1, 2, 6]) {
     const rng = new Rng(3);
     const [q, k, v] = [rng.normals(n * c), rng.normals(m * c), rng.normals(m * c)];
     const inputs = { q: input([1, n, c]), k: input([1, m, c]), v: input([1, m, c]) };
-    const out = attention(inputs.q, inputs.k, inputs.v, heads);
+    const out = maskedAttention(inputs.q, inputs.k, inputs.v, heads, zeros([n, m]));
     const result = interpret(
       { name: "attention", inputs, outputs: { out } },
       { q: fromNumbers(q, [1, n, c]), k: fromNumbers(k, [1, m, c]), v: fromNumbers(v, [1, m, c]) },
@@ -45,5 +45,5 @@ for (const heads of [1, 2, 6]) {
 
 test("heads that do not divide the features are refused", () => {
   const x = input([1, 3, 6]);
-  expect(() => attention(x, x, x, 4)).toThrow("4 heads do not divide 6 features");
+  expect(() => maskedAttention(x, x, x, 4, zeros([3, 3]))).toThrow("4 heads do not divide 6 features");
 });

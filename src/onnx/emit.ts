@@ -23,7 +23,7 @@ import {
 import { type Graph, topologicalOrder, verify } from "../graph/graph.js";
 import { rewrite, same } from "../graph/rewrite.js";
 import type { Node, OnnxAttributes, OnnxWriter, TensorType, Value } from "../graph/value.js";
-import { apply, showType } from "../graph/value.js";
+import { apply, CONTRIB, showType } from "../graph/value.js";
 import { ONNX_TYPE } from "../ops/elementwise.js";
 import { reshapeOp } from "../ops/movement.js";
 import type { DType } from "../tensor/dtype.js";
@@ -76,7 +76,10 @@ export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
   const model = create(ModelProtoSchema, {
     irVersion: BigInt(IR_VERSION),
     producerName: "alignprop",
-    opsetImport: [create(OperatorSetIdProtoSchema, { domain: "", version: BigInt(OPSET) })],
+    opsetImport: [
+      create(OperatorSetIdProtoSchema, { domain: "", version: BigInt(OPSET) }),
+      create(OperatorSetIdProtoSchema, { domain: CONTRIB, version: 1n }),
+    ],
     graph: create(GraphProtoSchema, {
       name: graph.name,
       node: writer.nodes,
@@ -110,7 +113,8 @@ class Writer implements OnnxWriter {
     const output = Array.from({ length: outputs }, () => this.fresh("v"));
     this.nodes.push(
       create(NodeProtoSchema, {
-        opType,
+        domain: opType.slice(0, Math.max(0, opType.lastIndexOf("."))),
+        opType: opType.slice(opType.lastIndexOf(".") + 1),
         name: `${this.label} #${this.nodes.length}`,
         input: [...inputs],
         output,

@@ -1,3 +1,4 @@
+export { attention } from "./attention.js";
 export { averagePool, conv2d, convTranspose2d, upsampleNearest } from "./conv.js";
 export {
   abs,

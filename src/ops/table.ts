@@ -1,3 +1,4 @@
+import * as attention from "./attention.js";
 import * as conv from "./conv.js";
 import * as elementwise from "./elementwise.js";
 import * as matmul from "./matmul.js";
@@ -57,6 +58,7 @@ export const OPS = {
   layerNorm: norm.layerNormOp,
   standardize: norm.standardizeOp,
   softmax: norm.softmaxOp,
+  attention: attention.attentionOp,
 } as const;
 
 export type OpName = keyof typeof OPS;

@@ -1,8 +1,8 @@
 import type { Value } from "../../graph/value.js";
-import { attention } from "../../nn/attention.js";
+import { maskedAttention } from "../../nn/attention.js";
 import { activations, layerNorm, linear } from "../../nn/layers.js";
 import type { Scope } from "../../nn/scope.js";
-import { add } from "../../ops/index.js";
+import { add, attention } from "../../ops/index.js";
 import type { ClipTowerConfig } from "./config.js";
 
 /** The pre-norm transformer of both towers: x [b, n, c] → [b, n, c]. `mask` is added to the attention scores. */
@@ -23,7 +23,8 @@ function selfAttention(scope: Scope, { hiddenSize, heads }: ClipTowerConfig, x: 
   const query = linear(scope.at("q_proj"), x, hiddenSize);
   const key = linear(scope.at("k_proj"), x, hiddenSize);
   const value = linear(scope.at("v_proj"), x, hiddenSize);
-  return linear(scope.at("out_proj"), attention(query, key, value, heads, mask), hiddenSize);
+  const mixed = mask ? maskedAttention(query, key, value, heads, mask) : attention(query, key, value, heads);
+  return linear(scope.at("out_proj"), mixed, hiddenSize);
 }
 
 function mlp(scope: Scope, { intermediateSize, hiddenSize, activation }: ClipTowerConfig, x: Value): Value {

@@ -1,8 +1,7 @@
 import type { Value } from "../../graph/value.js";
-import { attention } from "../../nn/attention.js";
 import { conv2d, groupNorm, layerNorm, linear } from "../../nn/layers.js";
 import type { Scope } from "../../nn/scope.js";
-import { add, gelu, mul, repeatBatch, reshape, slice, transpose } from "../../ops/index.js";
+import { add, attention, gelu, mul, repeatBatch, reshape, slice, transpose } from "../../ops/index.js";
 
 export interface TransformerOptions {
   readonly heads: number;

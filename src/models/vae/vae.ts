@@ -1,8 +1,7 @@
 import type { Value } from "../../graph/value.js";
-import { attention } from "../../nn/attention.js";
 import { activations, conv2d, groupNorm, linear } from "../../nn/layers.js";
 import type { Scope } from "../../nn/scope.js";
-import { add, clip, reshape, slice, transpose } from "../../ops/index.js";
+import { add, attention, clip, reshape, slice, transpose } from "../../ops/index.js";
 import { showShape } from "../../tensor/shape.js";
 import { downsample, type ResnetOptions, resnetBlock, upsample } from "../resnet.js";
 import { type VaeConfig, vaeFactor } from "./config.js";

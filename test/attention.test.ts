@@ -1,0 +1,42 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { gradients } from "../src/autodiff/index.js";
+import type { Value } from "../src/graph/value.js";
+import { maskedAttention } from "../src/nn/attention.js";
+import { attention, input, zeros } from "../src/ops/index.js";
+import { Runtime } from "../src/runtime/runtime.js";
+import { float32, type HostTensor } from "../src/tensor/host.js";
+import { Rng } from "../src/tensor/rng.js";
+import { relativeError } from "./golden.js";
+
+let runtime: Runtime;
+beforeAll(async () => {
+  runtime = await Runtime.start({ threads: 1 });
+});
+afterAll(() => runtime.close());
+
+test("more scores than are computed at once give the gradients that all at once give", async () => {
+  // 4 heads of 2100 x 2000 scores are 67 MB.
+  const [n, m, c, heads] = [2100, 2000, 8, 4];
+  const inputs = { q: input([1, n, c]), k: input([1, m, c]), v: input([1, m, c]), upstream: input([1, n, c]) };
+  const { q, k, v, upstream } = inputs;
+  const of = (y: Value, name: string) => {
+    const found = gradients([{ value: y, gradient: upstream }], [q, k, v]) as Value[];
+    return Object.fromEntries([y, ...found].map((value, i) => [`${name}${i}`, value]));
+  };
+  const outputs = {
+    ...of(attention(q, k, v, heads), "parts"),
+    ...of(maskedAttention(q, k, v, heads, zeros([n, m])), "whole"),
+  };
+  const program = await runtime.compile({ name: "attention", inputs, outputs });
+  const rng = new Rng(1);
+  const feeds = Object.fromEntries(
+    Object.entries(inputs).map(([name, { shape }]) => [
+      name,
+      float32(rng.normals((shape[1] as number) * c), [...shape]),
+    ]),
+  );
+  const found = await program.run(feeds);
+  for (let i = 0; i < 4; i++) {
+    expect(relativeError(found[`parts${i}`] as HostTensor, found[`whole${i}`] as HostTensor)).toBeLessThan(1e-5);
+  }
+});
