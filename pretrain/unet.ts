@@ -1,7 +1,10 @@
 import { alphaBars, readSchedulerConfig } from "../src/diffusion/ddim.js";
+import type { ClipTextConfig } from "../src/models/clip/config.js";
 import { clipText } from "../src/models/clip/text.js";
+import type { ClipTokenizer } from "../src/models/clip/tokenizer.js";
 import { parseUnetConfig } from "../src/models/unet/config.js";
 import { unet, unetInputs } from "../src/models/unet/unet.js";
+import type { VaeConfig } from "../src/models/vae/config.js";
 import { encode } from "../src/models/vae/vae.js";
 import { flatTensors } from "../src/nn/flat.js";
 import { frozenScope } from "../src/nn/scope.js";
@@ -9,7 +12,7 @@ import { allAxes, input, mean, mul, sub } from "../src/ops/index.js";
 import type { Runtime } from "../src/runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import type { Pipeline } from "../src/train/pipeline.js";
+import type { WeightSource } from "../src/weights/source.js";
 import { batchAt } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
 import { fitModel } from "./fit.js";
@@ -57,7 +60,7 @@ const MIN_SNR_GAMMA = 5;
 export async function encodeLatents(
   runtime: Runtime,
   icons: Icons,
-  { vae, weights }: Pick<Pipeline, "vae" | "weights">,
+  { vae, weights }: { readonly vae: VaeConfig; readonly weights: WeightSource },
   seed: number,
 ) {
   const size = 64;
@@ -85,7 +88,11 @@ export function scalingFactor(latents: Float32Array): number {
 }
 
 interface UnetTraining {
-  readonly pipeline: Pick<Pipeline, "textEncoder" | "tokenizer" | "weights">;
+  readonly pipeline: {
+    readonly textEncoder: ClipTextConfig;
+    readonly tokenizer: ClipTokenizer;
+    readonly weights: WeightSource;
+  };
   readonly data: { readonly latents: Float32Array; readonly each: number; readonly captions: readonly string[] };
   readonly scale: number;
   readonly folder: string;

@@ -23,7 +23,8 @@ describe("the embedded model", () => {
   });
 
   test("has every prompt word of the paper's lists as one token", async () => {
-    const { tokenizer } = await openPipeline(path.join(MODELS, "emoji-64"));
+    const { textEncoders } = await openPipeline(path.join(MODELS, "emoji-64"));
+    const [{ tokenizer }] = textEncoders;
     const { prompts } = await loadSettings();
     for (const prompt of [...prompts.train, ...prompts.eval]) {
       expect(tokenizer.encode(prompt).ids[2], prompt).toBe(tokenizer.endId);

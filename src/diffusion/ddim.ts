@@ -12,6 +12,7 @@
 import { z } from "zod";
 import { count, only, parseConfig } from "../models/config.js";
 import { InputError } from "../tensor/errors.js";
+import { isRecord } from "../tensor/record.js";
 
 export type Prediction = "epsilon" | "v_prediction" | "sample";
 
@@ -27,16 +28,22 @@ const schedulerConfig = z.object({
   set_alpha_to_one: z.boolean().default(true),
   prediction_type: z.enum(["epsilon", "v_prediction", "sample"]).default("epsilon"),
   rescale_betas_zero_snr: z.boolean().default(false),
-  // A clipped or thresholded prediction is no longer linear in the latent. diffusers clips where the file does not say.
+  // A clipped or thresholded prediction is no longer linear in the latent.
   clip_sample: z.literal(false),
   thresholding: only(false),
+  // Rectified flow under a diffusion scheduler's name.
+  use_flow_sigmas: only(false),
 });
+
+/** Schedulers with an option `clip_sample`, which is on where their file does not name it. The others never clip. */
+const CLIPPING = ["DDIMScheduler", "DDPMScheduler"];
 
 export type SchedulerConfig = z.infer<typeof schedulerConfig>;
 
 /** Reads a parsed `scheduler_config.json`; `file` names it in messages. Any scheduler's file of this family fits. */
 export function readSchedulerConfig(json: unknown, file: string): SchedulerConfig {
-  const config = parseConfig(schedulerConfig, json, file);
+  const neverClips = isRecord(json) && typeof json._class_name === "string" && !CLIPPING.includes(json._class_name);
+  const config = parseConfig(schedulerConfig, neverClips ? { clip_sample: false, ...json } : json, file);
   if (config.rescale_betas_zero_snr && config.prediction_type === "epsilon") {
     throw new InputError(
       `${file}: rescale_betas_zero_snr with prediction_type epsilon: pure noise says nothing about the picture; use v_prediction`,

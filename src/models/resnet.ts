@@ -1,7 +1,7 @@
 import type { Value } from "../graph/value.js";
 import { type Activation, activations, conv2d, groupNorm, linear } from "../nn/layers.js";
 import type { Scope } from "../nn/scope.js";
-import { add, reshape, upsampleNearest } from "../ops/index.js";
+import { add, mul, reshape, slice, upsampleNearest } from "../ops/index.js";
 
 /** The convolutional parts that U-Net and VAE share, under diffusers' names. */
 
@@ -9,6 +9,8 @@ export interface ResnetOptions {
   readonly groups: number;
   readonly epsilon: number;
   readonly activation: Activation;
+  /** The timestep scales and shifts what is normalised (Dhariwal & Nichol 2021), instead of being added before. */
+  readonly timeScaleShift?: boolean;
   /** Start as the identity where the block is trained from nothing. */
   readonly zeroInit?: boolean;
 }
@@ -19,13 +21,19 @@ export function resnetBlock(
   x: Value,
   outChannels: number,
   time: Value | undefined,
-  { groups, epsilon, activation, zeroInit = false }: ResnetOptions,
+  { groups, epsilon, activation, timeScaleShift = false, zeroInit = false }: ResnetOptions,
 ): Value {
   const act = activations[activation];
   let h = act(groupNorm(scope.at("norm1"), x, groups, epsilon));
   h = conv2d(scope.at("conv1"), h, outChannels, 3, { padding: 1 });
-  if (time) h = add(h, reshape(linear(scope.at("time_emb_proj"), time, outChannels), [-1, outChannels, 1, 1]));
-  h = act(groupNorm(scope.at("norm2"), h, groups, epsilon));
+  const timeFeatures = timeScaleShift ? 2 * outChannels : outChannels;
+  const t = time && reshape(linear(scope.at("time_emb_proj"), time, timeFeatures), [-1, timeFeatures, 1, 1]);
+  if (t && !timeScaleShift) h = add(h, t);
+  h = groupNorm(scope.at("norm2"), h, groups, epsilon);
+  if (t && timeScaleShift) {
+    h = add(mul(h, add(slice(t, 1, 0, outChannels), 1)), slice(t, 1, outChannels, timeFeatures));
+  }
+  h = act(h);
   h = conv2d(scope.at("conv2"), h, outChannels, 3, { padding: 1, zeroInit });
   const shortcut = x.shape[1] === outChannels ? x : conv2d(scope.at("conv_shortcut"), x, outChannels, 1);
   return add(shortcut, h);

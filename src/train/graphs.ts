@@ -3,16 +3,18 @@
  * [c, h, w], a prompt [n, d] after the text encoder, and the adapter is one vector `lora` [N].
  */
 import { gradients, type Split, splitAtResiduals } from "../autodiff/index.js";
-import { guided, isGuided } from "../diffusion/guidance.js";
+import { type Conditioning, guided, isGuided } from "../diffusion/guidance.js";
 import type { Graph } from "../graph/graph.js";
 import type { Value } from "../graph/value.js";
-import { clipText } from "../models/clip/text.js";
+import { clipTextStates, projectedText } from "../models/clip/text.js";
+import { TIME_IDS } from "../models/unet/config.js";
 import { unet } from "../models/unet/unet.js";
+import { vaeFactor } from "../models/vae/config.js";
 import { decode } from "../models/vae/vae.js";
 import { joinFlat } from "../nn/flat.js";
 import { type LoraLayout, loraAdapter } from "../nn/lora.js";
 import { frozenScope } from "../nn/scope.js";
-import { abs, add, clip, div, filled, input, mul, neg, sub } from "../ops/index.js";
+import { abs, add, clip, concat, constant, div, filled, input, mul, neg, sub } from "../ops/index.js";
 import type { Reward } from "../rewards/reward.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
@@ -54,11 +56,29 @@ export function trainingGraphs(
   };
 }
 
-/** ids [b, n] → text [b, n, d] */
-export function textGraph({ textEncoder, tokenizer, weights }: Pipeline, batch: number): Graph {
-  const ids = input([batch, tokenizer.maxLength], "int64");
-  const text = clipText(frozenScope(weights, "text_encoder"), textEncoder, ids);
-  return { name: "text encoder", inputs: { ids }, outputs: { text } };
+/**
+ * A prompt's ids from each encoder's tokenizer [1, n], under the encoder's name → text [1, n, d]. Stable Diffusion XL joins
+ * what its two encoders give, and also has `pooled` [1, p], the second one's state at the text's end (`endOfText`).
+ */
+export function textGraph({ textEncoders, weights }: Pipeline): Graph {
+  const name = "text encoder";
+  const read = textEncoders.map((encoder) => {
+    const scope = frozenScope(weights, encoder.name);
+    const ids = input([1, encoder.tokenizer.maxLength], "int64");
+    return { encoder, scope, ids, states: clipTextStates(scope, encoder.config, ids) };
+  });
+  const inputs = Object.fromEntries(read.map(({ encoder, ids }) => [encoder.name, ids]));
+  const [first, second] = read as [(typeof read)[0], (typeof read)[0] | undefined];
+  if (!second) return { name, inputs, outputs: { text: first.states.last } };
+  const endOfText = input([1, second.encoder.tokenizer.maxLength]);
+  return {
+    name,
+    inputs: { ...inputs, endOfText },
+    outputs: {
+      text: concat([first.states.penultimate, second.states.penultimate], 2),
+      pooled: projectedText(second.scope, second.encoder.config, second.states.last, endOfText),
+    },
+  };
 }
 
 export interface DenoiseShape {
@@ -67,7 +87,7 @@ export interface DenoiseShape {
   readonly guidanceScale: number;
 }
 
-/** One call of the U-Net with guidance and the adapter: latents [b, c, h, w], timestep [1], text and unconditional → output like the latents */
+/** One call of the U-Net with guidance and the adapter: latents [b, c, h, w], timestep [1], the prompt and the unconditional one → output like the latents */
 export function denoiseGraph(pipeline: Pipeline, layout: LoraLayout | undefined, shape: DenoiseShape): Graph {
   const { inputs, output } = denoise(pipeline, layout, shape);
   return { name: "U-Net forward", inputs, outputs: { output } };
@@ -105,26 +125,57 @@ function denoiseJoint(pipeline: Pipeline, layout: LoraLayout, shape: DenoiseShap
 function denoise(pipeline: Pipeline, layout: LoraLayout | undefined, { batch, size, guidanceScale }: DenoiseShape) {
   const latents = input([batch, pipeline.unet.inChannels, size.height, size.width]);
   const timestep = input([1]);
-  const textShape = [batch, pipeline.tokenizer.maxLength, pipeline.textEncoder.hiddenSize];
-  const text = input(textShape);
-  const unconditional = input(textShape);
+  const conditional = conditioningInputs(pipeline, batch);
+  const unconditional = conditioningInputs(pipeline, batch);
   const lora = layout && input([layout.size]);
   const { adapter, parts } = layout && lora ? loraAdapter(layout, lora) : { adapter: undefined, parts: [] };
   const scope = frozenScope(pipeline.weights, "unet", { adapter });
   const output = guided(
-    (sample, timestep, encoderHiddenStates) => unet(scope, pipeline.unet, { sample, timestep, encoderHiddenStates }),
+    (sample, timestep, { text, pooled }) =>
+      unet(scope, pipeline.unet, {
+        sample,
+        timestep,
+        encoderHiddenStates: text,
+        added: pooled && { textEmbeds: pooled, timeIds: timeIds(pipeline, text.shape[0] as number, size) },
+      }),
     latents,
     timestep,
-    text,
+    conditional,
     unconditional,
     guidanceScale,
   );
   return {
-    inputs: { latents, timestep, text, ...(isGuided(guidanceScale) && { unconditional }), ...(lora && { lora }) },
+    inputs: {
+      latents,
+      timestep,
+      ...named(conditional, ""),
+      ...(isGuided(guidanceScale) && named(unconditional, UNCONDITIONAL)),
+      ...(lora && { lora }),
+    },
     output,
     latents,
     factors: parts,
   };
+}
+
+/** Stands before the names of the unconditional branch's inputs. */
+export const UNCONDITIONAL = "unconditional.";
+
+/** A conditioning's parts as a program names them. */
+export function named<T>(conditioning: Conditioning<T>, prefix: "" | typeof UNCONDITIONAL): Record<string, T> {
+  return Object.fromEntries(Object.entries(conditioning).map(([name, part]) => [prefix + name, part as T]));
+}
+
+function conditioningInputs({ unet, textEncoders: [{ tokenizer }] }: Pipeline, batch: number): Conditioning {
+  const text = input([batch, tokenizer.maxLength, unet.crossAttentionDim]);
+  return { text, ...(unet.addition && { pooled: input([batch, unet.addition.pooledFeatures]) }) };
+}
+
+/** As diffusers fills them in: a picture that was never larger and never cropped (`original_size`, `crops_coords_top_left`, `target_size`). */
+function timeIds({ vae }: Pipeline, batch: number, { height, width }: LatentSize): Value {
+  const pixels = [height * vaeFactor(vae), width * vaeFactor(vae)];
+  const ids = [...pixels, 0, 0, ...pixels];
+  return constant(new Array(batch).fill(ids).flat(), [batch, TIME_IDS]);
 }
 
 /** latents [b, c, h, w] → images [b, 3, H, W] in 0 … 1 */

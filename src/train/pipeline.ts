@@ -4,10 +4,10 @@ import { z } from "zod";
 import { readSchedulerConfig, type SchedulerConfig } from "../diffusion/ddim.js";
 import { type ClipTextConfig, parseClipTextConfig } from "../models/clip/config.js";
 import { type ClipTokenizer, openClipTokenizer } from "../models/clip/tokenizer.js";
-import { parseUnetConfig, type UnetConfig } from "../models/unet/config.js";
+import { parseUnetConfig, TIME_IDS, type UnetConfig } from "../models/unet/config.js";
 import { parseVaeConfig, type VaeConfig, vaeFactor } from "../models/vae/config.js";
 import { InputError } from "../tensor/errors.js";
-import { openModelFolder, openWeights, readConfig, requireComponent } from "../weights/folder.js";
+import { type ModelFolder, openModelFolder, openWeights, readConfig, requireComponent } from "../weights/folder.js";
 import { merge, type WeightSource, withPrefix } from "../weights/source.js";
 
 export interface Pipeline {
@@ -15,11 +15,20 @@ export interface Pipeline {
   readonly path: string;
   readonly unet: UnetConfig;
   readonly vae: VaeConfig;
-  readonly textEncoder: ClipTextConfig;
-  readonly tokenizer: ClipTokenizer;
+  /** One in Stable Diffusion 1 and 2; two in XL, the second of which gives the pooled prompt as well. */
+  readonly textEncoders: readonly [TextEncoder] | readonly [TextEncoder, TextEncoder];
+  /** Without a negative prompt the unconditional branch is given zeros, not the empty prompt as the encoders read it. */
+  readonly forceZerosForEmptyPrompt: boolean;
   readonly scheduler: SchedulerConfig;
-  /** All tensors: `unet.…`, `vae.…`, `text_encoder.…`. */
+  /** All tensors: `unet.…`, `vae.…`, `text_encoder.…`, `text_encoder_2.…`. */
   readonly weights: WeightSource;
+}
+
+export interface TextEncoder {
+  /** Where its tensors lie in the pipeline's weights. */
+  readonly name: "text_encoder" | "text_encoder_2";
+  readonly config: ClipTextConfig;
+  readonly tokenizer: ClipTokenizer;
 }
 
 /** Height and width of a latent. */
@@ -35,6 +44,14 @@ const SCHEDULERS = [
   "PNDMScheduler",
   "LMSDiscreteScheduler",
   "EulerDiscreteScheduler",
+  "EulerAncestralDiscreteScheduler",
+  "HeunDiscreteScheduler",
+  "KDPM2DiscreteScheduler",
+  "KDPM2AncestralDiscreteScheduler",
+  "DEISMultistepScheduler",
+  "DPMSolverSinglestepScheduler",
+  "DPMSolverMultistepScheduler",
+  "UniPCMultistepScheduler",
 ];
 
 export async function openPipeline(path: string): Promise<Pipeline> {
@@ -42,34 +59,50 @@ export async function openPipeline(path: string): Promise<Pipeline> {
   const part = async (name: string, ...classes: string[]) => (await requireComponent(folder, name, classes)).path;
   const unet = await part("unet", "UNet2DConditionModel");
   const vae = await part("vae", "AutoencoderKL");
-  const textEncoder = await part("text_encoder", "CLIPTextModel");
-  const tokenizer = await part("tokenizer", "CLIPTokenizer", "CLIPTokenizerFast");
   const scheduler = await part("scheduler", ...SCHEDULERS);
+  const first = await part("text_encoder", "CLIPTextModel");
+  const second =
+    folder.components.has("text_encoder_2") && (await part("text_encoder_2", "CLIPTextModelWithProjection"));
 
   const json = (at: string, file?: string) => readConfig(at, z.unknown(), file);
-  const unetConfig = parseUnetConfig(await json(unet), join(unet, "config.json"));
-  const vaeConfig = parseVaeConfig(await json(vae), join(vae, "config.json"));
-  const textConfig = parseClipTextConfig(await json(textEncoder), join(textEncoder, "config.json"));
+  const textEncoder = async (name: TextEncoder["name"], at: string): Promise<TextEncoder> => ({
+    name,
+    config: parseClipTextConfig(await json(at), join(at, "config.json")),
+    tokenizer: await openClipTokenizer(
+      await part(name.replace("text_encoder", "tokenizer"), "CLIPTokenizer", "CLIPTokenizerFast"),
+    ),
+  });
   const schedulerFile = "scheduler_config.json";
+  const encoder = await textEncoder("text_encoder", first);
   const pipeline: Pipeline = {
     path: folder.path,
-    unet: unetConfig,
-    vae: vaeConfig,
-    textEncoder: textConfig,
-    tokenizer: await openClipTokenizer(tokenizer),
+    unet: parseUnetConfig(await json(unet), join(unet, "config.json")),
+    vae: parseVaeConfig(await json(vae), join(vae, "config.json")),
+    textEncoders: second ? [encoder, await textEncoder("text_encoder_2", second)] : [encoder],
+    forceZerosForEmptyPrompt: second !== false && forcesZeros(folder),
     scheduler: readSchedulerConfig(await json(scheduler, schedulerFile), join(scheduler, schedulerFile)),
     weights: merge(
       withPrefix(await openWeights(unet), "unet."),
       withPrefix(await openWeights(vae), "vae."),
-      withPrefix(await openWeights(textEncoder), "text_encoder."),
+      withPrefix(await openWeights(first), "text_encoder."),
+      ...(second ? [withPrefix(await openWeights(second), "text_encoder_2.")] : []),
     ),
   };
   checkParts(pipeline);
   return pipeline;
 }
 
+/** Stable Diffusion XL's option of model_index.json; true where the file does not say, as in diffusers. */
+function forcesZeros({ path, options }: ModelFolder): boolean {
+  const { force_zeros_for_empty_prompt: found = true } = options;
+  if (typeof found === "boolean") return found;
+  throw new InputError(
+    `${join(path, "model_index.json")}: force_zeros_for_empty_prompt is ${JSON.stringify(found)}; supported: true, false`,
+  );
+}
+
 /** Parts that are sound each for itself may still not belong together. */
-function checkParts({ path, unet, vae, textEncoder, tokenizer }: Pipeline): void {
+function checkParts({ path, unet, vae, textEncoders }: Pipeline): void {
   const misfit = (message: string) => {
     throw new InputError(`model folder ${path}: ${message}. Do these parts belong to one model?`);
   };
@@ -78,15 +111,35 @@ function checkParts({ path, unet, vae, textEncoder, tokenizer }: Pipeline): void
       `the U-Net goes from ${unet.inChannels} to ${unet.outChannels} channels, but the VAE's latents have ${vae.latentChannels}`,
     );
   }
-  if (unet.crossAttentionDim !== textEncoder.hiddenSize) {
+  for (const { name, config, tokenizer } of textEncoders) {
+    if (tokenizer.vocabularySize > config.vocabSize || tokenizer.maxLength > config.maxPositions) {
+      misfit(
+        `the tokenizer gives ${tokenizer.maxLength} ids below ${tokenizer.vocabularySize}, but the ${name} takes at most ${config.maxPositions} below ${config.vocabSize}`,
+      );
+    }
+  }
+  const [first, second] = textEncoders;
+  const features = textEncoders.reduce((sum, { config }) => sum + config.hiddenSize, 0);
+  if (unet.crossAttentionDim !== features) {
+    const give = second ? "text encoders together give" : "text encoder gives";
+    misfit(`the U-Net attends to ${unet.crossAttentionDim} features, but the ${give} ${features}`);
+  }
+  if (unet.addition && !second) {
     misfit(
-      `the U-Net attends to ${unet.crossAttentionDim} features, but the text encoder gives ${textEncoder.hiddenSize}`,
+      "the U-Net wants a pooled prompt (addition_embed_type text_time), but there is no text_encoder_2 to give one",
     );
   }
-  if (tokenizer.vocabularySize > textEncoder.vocabSize || tokenizer.maxLength > textEncoder.maxPositions) {
+  if (!second) return;
+  if (!unet.addition) {
+    misfit("there is a text_encoder_2, but the U-Net takes no pooled prompt (it has no addition_embed_type)");
+  }
+  if (unet.addition?.pooledFeatures !== second.config.projectionDim) {
     misfit(
-      `the tokenizer gives ${tokenizer.maxLength} ids below ${tokenizer.vocabularySize}, but the text encoder takes at most ${textEncoder.maxPositions} below ${textEncoder.vocabSize}`,
+      `beside ${TIME_IDS} sizes the U-Net takes ${unet.addition?.pooledFeatures} features of the pooled prompt (projection_class_embeddings_input_dim), but text_encoder_2 gives ${second.config.projectionDim}`,
     );
+  }
+  if (first.tokenizer.maxLength !== second.tokenizer.maxLength) {
+    misfit(`tokenizer gives ${first.tokenizer.maxLength} ids, but tokenizer_2 ${second.tokenizer.maxLength}`);
   }
 }
 
@@ -114,7 +167,8 @@ export function latentSize(pipeline: Pipeline, height: number | null, width: num
 }
 
 /** A warning for each prompt that is longer than the text encoder reads. */
-export function truncationWarnings({ tokenizer }: Pipeline, prompts: Iterable<string>): string[] {
+export function truncationWarnings({ textEncoders }: Pipeline, prompts: Iterable<string>): string[] {
+  const [{ tokenizer }] = textEncoders;
   return [...new Set(prompts)].flatMap((prompt) => {
     const { truncated } = tokenizer.encode(prompt);
     const start = prompt.length > 60 ? `${prompt.slice(0, 57)}…` : prompt;

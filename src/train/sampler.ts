@@ -6,7 +6,7 @@ import type { LoraLayout } from "../nn/lora.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
-import { decodeGraph, denoiseGraph } from "./graphs.js";
+import { decodeGraph, denoiseGraph, named, UNCONDITIONAL } from "./graphs.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 
@@ -19,8 +19,8 @@ export interface SamplingOptions {
   readonly width: number | null;
 }
 
-/** What the U-Net is told besides latents and timestep; the same at every step. */
-export type Conditioning = Readonly<Record<string, HostTensor>>;
+/** What the U-Net is told besides latents and timestep, the same at every step: prompts and the adapter. */
+export type Told = Readonly<Record<string, HostTensor>>;
 
 export interface SamplerOptions {
   /** Pictures sampled at once. */
@@ -66,26 +66,27 @@ export class Sampler {
   }
 
   /** One prompt for each picture of the batch. */
-  async condition(prompts: readonly string[], lora?: Float32Array): Promise<Conditioning> {
+  async condition(prompts: readonly string[], lora?: Float32Array): Promise<Told> {
     const { negativePrompt } = this;
+    const conditional = await this.prompts.encode(prompts);
+    const unconditional =
+      negativePrompt !== undefined && (await this.prompts.encodeNegative(negativePrompt, prompts.length));
     return {
-      text: await this.prompts.encode(prompts),
-      ...(negativePrompt !== undefined && {
-        unconditional: await this.prompts.encode(prompts.map(() => negativePrompt)),
-      }),
+      ...named(conditional, ""),
+      ...(unconditional && named(unconditional, UNCONDITIONAL)),
       ...(lora && { lora: float32(lora, [lora.length]) }),
     };
   }
 
   /** One call of the U-Net with guidance: latents of the batch at a step of the chain → its output. */
-  async predict(conditioning: Conditioning, x: Float32Array, step: number): Promise<Float32Array> {
-    const { output } = await this.denoiser.run({ ...conditioning, ...this.place(x, step) });
+  async predict(told: Told, x: Float32Array, step: number): Promise<Float32Array> {
+    const { output } = await this.denoiser.run({ ...told, ...this.place(x, step) });
     return toFloat32(output as HostTensor);
   }
 
   /** Denoises the batch's `initial` noise. */
-  sample(conditioning: Conditioning, initial: Float32Array, stepNoise: StepNoise): Promise<Trajectory> {
-    const predict = (x: Float32Array, step: number) => this.predict(conditioning, x, step);
+  sample(told: Told, initial: Float32Array, stepNoise: StepNoise): Promise<Trajectory> {
+    const predict = (x: Float32Array, step: number) => this.predict(told, x, step);
     return forward(this.steps, { predict }, initial, stepNoise);
   }
 

@@ -8,7 +8,7 @@ import type { Feeds, Kept, Program, Runtime } from "../runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { TrainingGraphs } from "./graphs.js";
 import type { MemoryPlan } from "./memory.js";
-import { type Conditioning, type Sampler, stack } from "./sampler.js";
+import { type Sampler, stack, type Told } from "./sampler.js";
 import { inBatches, type TrainingSample } from "./samples.js";
 import { type Call, callsToKeep, type Walk } from "./walks.js";
 
@@ -82,12 +82,12 @@ class WalkBack {
   }
 
   /** The U-Net for one micro-batch on its way to the pictures. */
-  predict(batch: number, conditioning: Conditioning): Denoiser["predict"] {
+  predict(batch: number, told: Told): Denoiser["predict"] {
     const { sampler, keeping } = this.unet;
     return async (x, step) => {
       const call = this.toKeep.find((call) => call.batch === batch && call.step === step);
-      if (!call || !keeping) return sampler.predict(conditioning, x, step);
-      const feeds = { ...conditioning, ...sampler.place(x, step) };
+      if (!call || !keeping) return sampler.predict(told, x, step);
+      const feeds = { ...told, ...sampler.place(x, step) };
       const { outputs, kept } = await keeping.forward.runKeeping(feeds, keeping.residuals);
       this.kept.set(call, kept);
       return toFloat32(outputs.output as HostTensor);

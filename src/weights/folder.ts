@@ -16,6 +16,8 @@ export interface ModelFolder {
   /** Such as StableDiffusionPipeline. */
   readonly pipeline: string;
   readonly components: ReadonlyMap<string, Component>;
+  /** Other entries of the index, such as `force_zeros_for_empty_prompt`. */
+  readonly options: Readonly<Record<string, unknown>>;
 }
 
 export interface Component {
@@ -43,9 +45,14 @@ export async function openModelFolder(path: string): Promise<ModelFolder> {
   const indexPath = join(path, INDEX);
   const index = await readJson(join(real, INDEX), modelIndex);
   const components = new Map<string, Component>();
+  const options: Record<string, unknown> = {};
   for (const [name, entry] of Object.entries(index)) {
-    // Names with an underscore describe the file; entries that are no lists are options of the pipeline.
-    if (name.startsWith("_") || !Array.isArray(entry)) continue;
+    // Names with an underscore describe the file.
+    if (name.startsWith("_")) continue;
+    if (!Array.isArray(entry)) {
+      options[name] = entry;
+      continue;
+    }
     if (!COMPONENT_NAME.test(name)) {
       throw new InputError(`${indexPath}: ${JSON.stringify(name)} cannot be the name of a component's folder.`);
     }
@@ -57,7 +64,7 @@ export async function openModelFolder(path: string): Promise<ModelFolder> {
     // [null, null] is a part that this pipeline could have and does not, such as the safety checker.
     if (className !== null) components.set(name, { path: join(real, name), className });
   }
-  return { path: real, pipeline: index._class_name, components };
+  return { path: real, pipeline: index._class_name, components, options };
 }
 
 /** The part called `name`, which must be of one of the classes that the caller can build. */

@@ -16,6 +16,8 @@ export interface ClipTextConfig extends ClipTowerConfig {
   readonly vocabSize: number;
   readonly maxPositions: number;
   readonly eosTokenId: number;
+  /** Of the pooled text, where the model has a projection. */
+  readonly projectionDim: number;
 }
 
 export interface ClipVisionConfig extends ClipTowerConfig {
@@ -46,6 +48,7 @@ const textSchema = z
     vocab_size: count.default(49408),
     max_position_embeddings: count.default(77),
     eos_token_id: z.int().min(0).default(49407),
+    projection_dim: count.default(512),
   })
   .superRefine(dividesEvenly("num_attention_heads", "hidden_size"));
 
@@ -68,7 +71,7 @@ const clipSchema = z.object({
   projection_dim: count.default(512),
 });
 
-/** A text encoder's own config.json (CLIPTextModel). */
+/** A text encoder's own config.json (CLIPTextModel, CLIPTextModelWithProjection). */
 export function parseClipTextConfig(json: unknown, file = "text_encoder/config.json"): ClipTextConfig {
   return textConfig(parseConfig(textSchema, json, file));
 }
@@ -95,6 +98,7 @@ function textConfig(config: z.output<typeof textSchema>): ClipTextConfig {
     vocabSize: config.vocab_size,
     maxPositions: config.max_position_embeddings,
     eosTokenId: config.eos_token_id,
+    projectionDim: config.projection_dim,
   };
 }
 

@@ -5,8 +5,12 @@ import type { Scope } from "../../nn/scope.js";
 import { add, attention } from "../../ops/index.js";
 import type { ClipTowerConfig } from "./config.js";
 
-/** The pre-norm transformer of both towers: x [b, n, c] → [b, n, c]. `mask` is added to the attention scores. */
-export function clipEncoder(scope: Scope, config: ClipTowerConfig, x: Value, mask?: Value): Value {
+/**
+ * The pre-norm transformer of both towers: x [b, n, c] → the state after each layer and, at the front, x itself; all of
+ * one shape. `mask` is added to the attention scores.
+ */
+export function clipEncoder(scope: Scope, config: ClipTowerConfig, x: Value, mask?: Value): Value[] {
+  const states = [x];
   let h = x;
   for (let i = 0; i < config.layers; i++) {
     const layer = scope.at("layers").at(i);
@@ -15,8 +19,9 @@ export function clipEncoder(scope: Scope, config: ClipTowerConfig, x: Value, mas
       selfAttention(layer.at("self_attn"), config, layerNorm(layer.at("layer_norm1"), h, config.layerNormEps), mask),
     );
     h = add(h, mlp(layer.at("mlp"), config, layerNorm(layer.at("layer_norm2"), h, config.layerNormEps)));
+    states.push(h);
   }
-  return h;
+  return states;
 }
 
 function selfAttention(scope: Scope, { hiddenSize, heads }: ClipTowerConfig, x: Value, mask?: Value): Value {

@@ -1,13 +1,24 @@
 import type { Value } from "../../graph/value.js";
-import { embedding, layerNorm } from "../../nn/layers.js";
+import { embedding, layerNorm, linear } from "../../nn/layers.js";
 import { NORMAL, type Scope } from "../../nn/scope.js";
 import { add, constant, matmul, reshape, slice } from "../../ops/index.js";
 import { fromNumbers, type HostTensor } from "../../tensor/host.js";
 import type { ClipTextConfig } from "./config.js";
 import { clipEncoder } from "./encoder.js";
 
-/** CLIPTextModel: ids [b, n] int64 → last hidden state [b, n, c], which is what the U-Net attends to */
+/** CLIPTextModel: ids [b, n] int64 → last hidden state [b, n, c], which is what Stable Diffusion 1 and 2 attend to */
 export function clipText(scope: Scope, config: ClipTextConfig, ids: Value): Value {
+  return clipTextStates(scope, config, ids).last;
+}
+
+export interface ClipTextStates {
+  /** After the last layer and the final norm [b, n, c]. */
+  readonly last: Value;
+  /** Before the last layer, not normalised [b, n, c]: transformers' `hidden_states[-2]`, what Stable Diffusion XL attends to. */
+  readonly penultimate: Value;
+}
+
+export function clipTextStates(scope: Scope, config: ClipTextConfig, ids: Value): ClipTextStates {
   const tokens = ids.shape[1] as number;
   if (tokens > config.maxPositions) {
     throw new TypeError(`clip: ${tokens} tokens, but the text model has ${config.maxPositions} positions`);
@@ -19,8 +30,15 @@ export function clipText(scope: Scope, config: ClipTextConfig, ids: Value): Valu
   const positions = embeddings
     .at("position_embedding")
     .parameter("weight", [config.maxPositions, config.hiddenSize], NORMAL);
-  const h = clipEncoder(model.at("encoder"), config, add(words, slice(positions, 0, 0, tokens)), causalMask(tokens));
-  return layerNorm(model.at("final_layer_norm"), h, config.layerNormEps);
+  const embedded = add(words, slice(positions, 0, 0, tokens));
+  const states = clipEncoder(model.at("encoder"), config, embedded, causalMask(tokens));
+  const [penultimate, final] = states.slice(-2) as [Value, Value];
+  return { last: layerNorm(model.at("final_layer_norm"), final, config.layerNormEps), penultimate };
+}
+
+/** CLIPTextModelWithProjection's `text_embeds`: last [b, n, c], endOfText [b, n] of one 1 a row → [b, projectionDim] */
+export function projectedText(scope: Scope, config: ClipTextConfig, last: Value, endOfText: Value): Value {
+  return linear(scope.at("text_projection"), pooledText(last, endOfText), config.projectionDim, { bias: false });
 }
 
 /** The state at each text's end: hidden [b, n, c], endOfText [b, n] of one 1 a row → [b, c] */

@@ -5,7 +5,7 @@ import { downsample, type ResnetOptions, resnetBlock, upsample } from "../resnet
 import { type TransformerOptions, transformer2d } from "./transformer.js";
 
 /** What every block of one U-Net is given: time [b or 1, t], activated already, and the prompt's context [b, n, d]. */
-export interface Conditioning {
+export interface BlockInputs {
   readonly time: Value;
   readonly context: Value;
 }
@@ -15,8 +15,8 @@ export interface BlockOptions {
   /** ResNet blocks. */
   readonly layers: number;
   readonly resnet: ResnetOptions;
-  /** Cross-attention after each ResNet block; undefined in DownBlock2D and UpBlock2D. */
-  readonly transformer: TransformerOptions | undefined;
+  /** Cross-attention after the ResNet block of a layer; undefined in DownBlock2D and UpBlock2D. */
+  readonly transformer: ((layer: number) => TransformerOptions) | undefined;
 }
 
 /**
@@ -26,30 +26,35 @@ export interface BlockOptions {
 export function downBlock(
   scope: Scope,
   x: Value,
-  { time, context }: Conditioning,
+  { time, context }: BlockInputs,
   { channels, layers, resnet, transformer, padding }: BlockOptions & { readonly padding: number | undefined },
 ): Value[] {
   const results: Value[] = [];
   let h = x;
   for (let layer = 0; layer < layers; layer++) {
     h = resnetBlock(scope.at("resnets").at(layer), h, channels, time, resnet);
-    if (transformer) h = transformer2d(scope.at("attentions").at(layer), h, context, transformer);
+    if (transformer) h = transformer2d(scope.at("attentions").at(layer), h, context, transformer(layer));
     results.push(h);
   }
   if (padding !== undefined) results.push(downsample(scope.at("downsamplers").at(0), h, padding));
   return results;
 }
 
-/** UNetMidBlock2DCrossAttn: x [b, c, h, w] → same shape */
+/** UNetMidBlock2DCrossAttn; without a transformer, UNetMidBlock2D: one ResNet block alone. x [b, c, h, w] → same shape */
 export function midBlock(
   scope: Scope,
   x: Value,
-  { time, context }: Conditioning,
-  { channels, resnet, transformer }: Omit<BlockOptions, "layers"> & { readonly transformer: TransformerOptions },
+  { time, context }: BlockInputs,
+  {
+    channels,
+    resnet,
+    transformer,
+  }: Pick<BlockOptions, "channels" | "resnet"> & { readonly transformer: TransformerOptions | undefined },
 ): Value {
-  let h = resnetBlock(scope.at("resnets").at(0), x, channels, time, resnet);
-  h = transformer2d(scope.at("attentions").at(0), h, context, transformer);
-  return resnetBlock(scope.at("resnets").at(1), h, channels, time, resnet);
+  const h = resnetBlock(scope.at("resnets").at(0), x, channels, time, resnet);
+  if (!transformer) return h;
+  const attended = transformer2d(scope.at("attentions").at(0), h, context, transformer);
+  return resnetBlock(scope.at("resnets").at(1), attended, channels, time, resnet);
 }
 
 /**
@@ -60,14 +65,14 @@ export function upBlock(
   scope: Scope,
   x: Value,
   skips: readonly Value[],
-  { time, context }: Conditioning,
+  { time, context }: BlockInputs,
   { channels, layers, resnet, transformer, final }: BlockOptions & { readonly final: boolean },
 ): Value {
   let h = x;
   for (let layer = 0; layer < layers; layer++) {
     h = concat([h, repeatBatch(skips[layers - 1 - layer] as Value, h)], 1);
     h = resnetBlock(scope.at("resnets").at(layer), h, channels, time, resnet);
-    if (transformer) h = transformer2d(scope.at("attentions").at(layer), h, context, transformer);
+    if (transformer) h = transformer2d(scope.at("attentions").at(layer), h, context, transformer(layer));
   }
   return final ? h : upsample(scope.at("upsamplers").at(0), h);
 }

@@ -13,8 +13,15 @@ export interface UnetConfig {
   readonly inChannels: number;
   readonly outChannels: number;
   readonly levels: readonly UnetLevel[];
+  /** Null where the lowest resolution has no block of its own, as in distilled models. */
+  readonly midBlockType: MidBlockType | null;
   readonly upBlockTypes: readonly UpBlockType[];
   readonly crossAttentionDim: number;
+  readonly timeEmbeddingDim: number;
+  /** What is added to the embedded timestep: Stable Diffusion XL's pooled prompt and sizes. */
+  readonly addition: UnetAddition | undefined;
+  /** ResNet blocks scale and shift by the timestep (`scale_shift`) instead of adding to it. */
+  readonly timeScaleShift: boolean;
   readonly normNumGroups: number;
   readonly normEps: number;
   readonly activation: Activation;
@@ -32,12 +39,28 @@ export interface UnetLevel {
   readonly channels: number;
   readonly layers: number;
   readonly heads: number;
-  readonly transformerLayers: number;
+  /** Transformer blocks after each ResNet block: `layers` numbers on the way down, one more on the way up. */
+  readonly transformerLayers: { readonly down: readonly number[]; readonly up: readonly number[] };
+  /** The first attention of each transformer block looks at the prompt, as the second does, and not at the picture. */
+  readonly onlyCrossAttention: boolean;
 }
+
+/** `addition_embed_type: text_time` (Podell et al. 2024, arXiv 2307.01952, section 2.2). */
+export interface UnetAddition {
+  /** Features of the pooled prompt. */
+  readonly pooledFeatures: number;
+  /** Sines and cosines of each of the numbers in `time_ids`. */
+  readonly timeFeatures: number;
+}
+
+/** `time_ids`: height and width of the original picture, top and left of its crop, height and width of the target. */
+export const TIME_IDS = 6;
 
 const DOWN_BLOCKS = ["DownBlock2D", "CrossAttnDownBlock2D"] as const;
 const UP_BLOCKS = ["UpBlock2D", "CrossAttnUpBlock2D"] as const;
+const MID_BLOCKS = ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"] as const;
 export type DownBlockType = (typeof DOWN_BLOCKS)[number];
+export type MidBlockType = (typeof MID_BLOCKS)[number];
 export type UpBlockType = (typeof UP_BLOCKS)[number];
 
 /** Of latents. */
@@ -48,6 +71,13 @@ const perLevel = (number: typeof count) =>
   z.union([number, z.array(number)], {
     error: `must be a whole number from 1 to ${number.maxValue}, or a list of one for each level`,
   });
+
+/** How many transformer blocks follow a ResNet block. Files give a level without attention any number, 0 too. */
+const transformerLayers = z.int().min(0).max(1000);
+const transformerLayersPerLevel = z.array(z.union([transformerLayers, z.array(transformerLayers)]));
+
+/** An odd kernel keeps the picture's size. */
+const kernel = upTo(63).refine((size) => size % 2 === 1, { error: "must be odd" });
 
 const schema = z
   .object({
@@ -60,7 +90,7 @@ const schema = z
     down_block_types: z
       .array(z.enum(DOWN_BLOCKS))
       .default(["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"]),
-    mid_block_type: z.literal("UNetMidBlock2DCrossAttn").default("UNetMidBlock2DCrossAttn"),
+    mid_block_type: z.enum(MID_BLOCKS).nullable().default("UNetMidBlock2DCrossAttn"),
     up_block_types: z
       .array(z.enum(UP_BLOCKS))
       .default(["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]),
@@ -70,31 +100,38 @@ const schema = z
     act_fn: z.enum(Object.keys(activations) as Activation[]).default("silu"),
     norm_num_groups: count.default(32),
     norm_eps: z.number().positive().default(1e-5),
-    cross_attention_dim: count.default(1280),
-    transformer_layers_per_block: perLevel(depth).default(1),
+    cross_attention_dim: perLevel(count).default(1280),
+    transformer_layers_per_block: z
+      .union([transformerLayers, transformerLayersPerLevel], {
+        error:
+          "must be a whole number from 0 to 1000, or a list with one, or a list of one for each layer, for each level",
+      })
+      .default(1),
+    reverse_transformer_layers_per_block: transformerLayersPerLevel.nullish(),
     attention_head_dim: perLevel(count).default(8),
     num_attention_heads: perLevel(count).nullish(),
     use_linear_projection: z.boolean().default(false),
-    conv_in_kernel: count.default(3),
-    conv_out_kernel: count.default(3),
-    addition_embed_type: only(null),
+    only_cross_attention: z.union([z.boolean(), z.array(z.boolean())]).default(false),
+    resnet_time_scale_shift: z.enum(["default", "scale_shift"]).default("default"),
+    time_embedding_dim: count.nullish(),
+    conv_in_kernel: kernel.default(3),
+    conv_out_kernel: kernel.default(3),
+    addition_embed_type: z.literal([null, "text_time"]).default(null),
+    addition_time_embed_dim: count.nullish(),
+    projection_class_embeddings_input_dim: count.nullish(),
     attention_type: only("default"),
     class_embed_type: only(null),
+    class_embeddings_concat: only(false),
     cross_attention_norm: only(null),
     dual_cross_attention: only(false),
     encoder_hid_dim: only(null),
     encoder_hid_dim_type: only(null),
-    mid_block_only_cross_attention: z.literal([null, false]).optional(),
     mid_block_scale_factor: only(1),
     num_class_embeds: only(null),
-    only_cross_attention: only(false),
     resnet_out_scale_factor: only(1),
     resnet_skip_time_act: only(false),
-    resnet_time_scale_shift: only("default"),
-    reverse_transformer_layers_per_block: only(null),
     time_cond_proj_dim: only(null),
     time_embedding_act_fn: only(null),
-    time_embedding_dim: only(null),
     time_embedding_type: only("positional"),
     timestep_post_act: only(null),
   })
@@ -105,9 +142,12 @@ const schema = z
       "down_block_types",
       "up_block_types",
       "layers_per_block",
+      "cross_attention_dim",
       "attention_head_dim",
       "num_attention_heads",
+      "only_cross_attention",
       "transformer_layers_per_block",
+      "reverse_transformer_layers_per_block",
     ] as const;
     for (const key of lists) {
       const list = config[key];
@@ -115,14 +155,19 @@ const schema = z
         fault(key, `${list.length} entries for the ${levels} levels of block_out_channels`);
       }
     }
+    if (Array.isArray(config.cross_attention_dim) && new Set(config.cross_attention_dim).size > 1) {
+      fault(
+        "cross_attention_dim",
+        `${config.cross_attention_dim.join(", ")}: all levels attend to the same text, so one width`,
+      );
+    }
     const heads = config.num_attention_heads ?? config.attention_head_dim;
     for (const [level, channels] of config.block_out_channels.entries()) {
       if (channels % config.norm_num_groups !== 0) {
         fault("norm_num_groups", `${config.norm_num_groups} groups do not divide ${channels} channels`);
       }
-      // The middle block, at the last level's width, attends whatever the others do.
       const attends =
-        level === levels - 1 ||
+        (level === levels - 1 && config.mid_block_type === "UNetMidBlock2DCrossAttn") ||
         config.down_block_types[level] === "CrossAttnDownBlock2D" ||
         config.up_block_types[levels - 1 - level] === "CrossAttnUpBlock2D";
       const headCount = atLevel(heads, level) ?? 1;
@@ -131,28 +176,98 @@ const schema = z
         fault(key, `${headCount} heads do not divide ${channels} channels`);
       }
     }
+    transformerLayerFaults(config, fault);
+    additionFaults(config, fault);
     if ((config.block_out_channels[0] ?? 0) % 2 !== 0) {
       fault("block_out_channels", "the first must be even: it is the sines and cosines of the timestep embedding");
     }
   });
 
+type Parsed = Pick<
+  z.output<typeof schema>,
+  | "block_out_channels"
+  | "layers_per_block"
+  | "transformer_layers_per_block"
+  | "reverse_transformer_layers_per_block"
+  | "addition_embed_type"
+  | "addition_time_embed_dim"
+  | "projection_class_embeddings_input_dim"
+>;
+type Fault = (key: string, message: string) => void;
+
+/** A level's list has a number for each ResNet block; the way up has one more, so such lists say both ways. */
+function transformerLayerFaults(config: Parsed, fault: Fault): void {
+  const levels = config.block_out_channels.length;
+  const { transformer_layers_per_block: down, reverse_transformer_layers_per_block: up } = config;
+  const check = (key: string, list: typeof up, layersOf: (i: number) => number) => {
+    for (const [i, depths] of (list ?? []).entries()) {
+      const layers = layersOf(i);
+      if (Array.isArray(depths) && depths.length !== layers) {
+        fault(key, `entry ${i} has ${depths.length} numbers for the ${layers} ResNet blocks there`);
+      }
+    }
+  };
+  const layersAt = (level: number) => atLevel(config.layers_per_block, level) ?? 0;
+  check("transformer_layers_per_block", Array.isArray(down) ? down : null, layersAt);
+  check("reverse_transformer_layers_per_block", up, (i) => layersAt(levels - 1 - i) + 1);
+  if (Array.isArray(down) && down.some(Array.isArray) && !up) {
+    fault("reverse_transformer_layers_per_block", "missing; transformer_layers_per_block with lists in it needs it");
+  }
+}
+
+function additionFaults(config: Parsed, fault: Fault): void {
+  if (config.addition_embed_type === null) return;
+  const { addition_time_embed_dim: time, projection_class_embeddings_input_dim: input } = config;
+  if (!time || !input) {
+    const missing = time ? "projection_class_embeddings_input_dim" : "addition_time_embed_dim";
+    fault(missing, "missing; addition_embed_type text_time needs it");
+    return;
+  }
+  if (time % 2 !== 0) fault("addition_time_embed_dim", `${time} is odd: it is as many sines as cosines`);
+  if (input <= TIME_IDS * time) {
+    const message = `${input} leaves nothing for the pooled prompt beside ${TIME_IDS} sizes of ${time} features`;
+    fault("projection_class_embeddings_input_dim", message);
+  }
+}
+
 export function parseUnetConfig(json: unknown, file = "unet/config.json"): UnetConfig {
   const config = parseConfig(schema, json, file);
   const heads = config.num_attention_heads ?? config.attention_head_dim;
   const size = config.sample_size;
+  const channels = config.block_out_channels;
+  const { transformer_layers_per_block: depths, reverse_transformer_layers_per_block: reverseDepths } = config;
+  const timeFeatures = config.addition_time_embed_dim ?? 0;
   return {
     sampleSize: typeof size === "number" ? [size, size] : (size ?? undefined),
     inChannels: config.in_channels,
     outChannels: config.out_channels,
-    levels: config.block_out_channels.map((channels, level) => ({
-      downBlockType: config.down_block_types[level] as DownBlockType,
-      channels,
-      layers: atLevel(config.layers_per_block, level) as number,
-      heads: atLevel(heads, level) as number,
-      transformerLayers: atLevel(config.transformer_layers_per_block, level) as number,
-    })),
+    levels: channels.map((width, level) => {
+      const layers = atLevel(config.layers_per_block, level) as number;
+      const down = atLevel(depths, level) as number | number[];
+      return {
+        downBlockType: config.down_block_types[level] as DownBlockType,
+        channels: width,
+        layers,
+        heads: atLevel(heads, level) as number,
+        transformerLayers: {
+          down: eachLayer(down, layers),
+          up: eachLayer(reverseDepths?.[channels.length - 1 - level] ?? down, layers + 1),
+        },
+        onlyCrossAttention: atLevel(config.only_cross_attention, level) as boolean,
+      };
+    }),
+    midBlockType: config.mid_block_type,
     upBlockTypes: config.up_block_types,
-    crossAttentionDim: config.cross_attention_dim,
+    crossAttentionDim: atLevel(config.cross_attention_dim, 0) as number,
+    timeEmbeddingDim: config.time_embedding_dim ?? 4 * (channels[0] as number),
+    addition:
+      config.addition_embed_type === null
+        ? undefined
+        : {
+            pooledFeatures: (config.projection_class_embeddings_input_dim ?? 0) - TIME_IDS * timeFeatures,
+            timeFeatures,
+          },
+    timeScaleShift: config.resnet_time_scale_shift === "scale_shift",
     normNumGroups: config.norm_num_groups,
     normEps: config.norm_eps,
     activation: config.act_fn,
@@ -166,6 +281,10 @@ export function parseUnetConfig(json: unknown, file = "unet/config.json"): UnetC
   };
 }
 
-function atLevel(value: number | readonly number[], level: number): number | undefined {
-  return typeof value === "number" ? value : value[level];
+function atLevel<T>(value: T | readonly T[], level: number): T | undefined {
+  return Array.isArray(value) ? (value as readonly T[])[level] : (value as T);
+}
+
+function eachLayer(value: number | readonly number[], layers: number): readonly number[] {
+  return typeof value === "number" ? new Array<number>(layers).fill(value) : value;
 }

@@ -1,7 +1,7 @@
 import type { Value } from "../../graph/value.js";
-import { linear } from "../../nn/layers.js";
+import { type Activation, activations, linear } from "../../nn/layers.js";
 import type { Scope } from "../../nn/scope.js";
-import { concat, constant, cos, mul, reshape, silu, sin } from "../../ops/index.js";
+import { concat, constant, cos, mul, reshape, sin } from "../../ops/index.js";
 
 /**
  * Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, section 3.5):
@@ -19,7 +19,7 @@ export function sinusoidalEmbedding(
 }
 
 /** TimestepEmbedding: [b, c] → [b, features] */
-export function timeEmbedding(scope: Scope, x: Value, features: number): Value {
-  const h = silu(linear(scope.at("linear_1"), x, features));
+export function timeEmbedding(scope: Scope, x: Value, features: number, activation: Activation = "silu"): Value {
+  const h = activations[activation](linear(scope.at("linear_1"), x, features));
   return linear(scope.at("linear_2"), h, features);
 }

@@ -9,6 +9,8 @@ export interface TransformerOptions {
   readonly groups: number;
   /** Project in and out with a Linear on tokens (Stable Diffusion 2) or a 1x1 convolution on the picture (1.x). */
   readonly useLinearProjection: boolean;
+  /** attn1 looks at the context too, and nothing at the picture itself. */
+  readonly onlyCrossAttention?: boolean;
 }
 
 /** Transformer2DModel: x [b or a part of it, c, h, w], context [b, n, d] → [b, c, h, w] */
@@ -16,7 +18,7 @@ export function transformer2d(
   scope: Scope,
   x: Value,
   context: Value,
-  { heads, layers, groups, useLinearProjection }: TransformerOptions,
+  { heads, layers, groups, useLinearProjection, onlyCrossAttention = false }: TransformerOptions,
 ): Value {
   const [, channels, height, width] = x.shape as [number, number, number, number];
   const toTokens = (picture: Value) => transpose(reshape(picture, [-1, channels, height * width]), [0, 2, 1]);
@@ -27,21 +29,28 @@ export function transformer2d(
     ? linear(scope.at("proj_in"), toTokens(h), channels)
     : toTokens(conv2d(scope.at("proj_in"), h, channels, 1));
   for (let layer = 0; layer < layers; layer++) {
-    h = basicTransformerBlock(scope.at("transformer_blocks").at(layer), h, context, heads);
+    h = basicTransformerBlock(scope.at("transformer_blocks").at(layer), h, context, heads, onlyCrossAttention);
   }
   h = useLinearProjection
     ? toPicture(linear(scope.at("proj_out"), h, channels, { zeroInit: true }))
     : conv2d(scope.at("proj_out"), toPicture(h), channels, 1, { zeroInit: true });
-  return add(h, repeatBatch(x, context));
+  return add(h, repeatBatch(x, h));
 }
 
 /**
  * BasicTransformerBlock: self-attention, cross-attention, feed-forward. x [b, n, c], context [b, m, d] → [b, n, c].
  * Up to its first cross-attention, a U-Net may have a batch that the context's is a multiple of.
  */
-export function basicTransformerBlock(scope: Scope, x: Value, context: Value, heads: number): Value {
+export function basicTransformerBlock(
+  scope: Scope,
+  x: Value,
+  context: Value,
+  heads: number,
+  onlyCrossAttention: boolean,
+): Value {
   const normalized = layerNorm(scope.at("norm1"), x);
-  let h = add(projectedAttention(scope.at("attn1"), normalized, normalized, heads), x);
+  const attended = projectedAttention(scope.at("attn1"), normalized, onlyCrossAttention ? context : normalized, heads);
+  let h = add(attended, repeatBatch(x, attended));
   h = add(
     projectedAttention(scope.at("attn2"), layerNorm(scope.at("norm2"), h), context, heads),
     repeatBatch(h, context),

@@ -1,10 +1,10 @@
 import type { Value } from "../../graph/value.js";
 import { activations, conv2d, groupNorm } from "../../nn/layers.js";
 import type { Scope } from "../../nn/scope.js";
-import { input, mul, sub } from "../../ops/index.js";
-import { showShape } from "../../tensor/shape.js";
-import { type Conditioning, downBlock, midBlock, upBlock } from "./blocks.js";
-import type { UnetConfig, UnetLevel } from "./config.js";
+import { add, concat, input, mul, repeatBatch, reshape, sub } from "../../ops/index.js";
+import { sameShape, showShape } from "../../tensor/shape.js";
+import { type BlockInputs, downBlock, midBlock, upBlock } from "./blocks.js";
+import { TIME_IDS, type UnetAddition, type UnetConfig, type UnetLevel } from "./config.js";
 import { sinusoidalEmbedding, timeEmbedding } from "./time-embedding.js";
 
 export interface UnetInputs {
@@ -16,13 +16,24 @@ export interface UnetInputs {
   readonly sample: Value;
   /** float32 [b] of the latents, or [1] where the batch shares it. */
   readonly timestep: Value;
-  /** The prompt's last hidden state [b, n, crossAttentionDim]. */
+  /** The prompt's hidden states [b, n, crossAttentionDim]. */
   readonly encoderHiddenStates: Value;
+  /** Where the config has an `addition`. */
+  readonly added?: AddedConditions | undefined;
+}
+
+/** diffusers' `added_cond_kwargs` of Stable Diffusion XL. */
+export interface AddedConditions {
+  /** The pooled prompt [b, pooledFeatures]. */
+  readonly textEmbeds: Value;
+  /** [b, 6]: see `TIME_IDS`. */
+  readonly timeIds: Value;
 }
 
 /** UNet2DConditionModel (Rombach et al. 2022): → predicted noise or velocity [b, outChannels, h, w] */
-export function unet(scope: Scope, config: UnetConfig, { sample, timestep, encoderHiddenStates }: UnetInputs): Value {
-  checkInputs(config, sample, encoderHiddenStates);
+export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Value {
+  checkInputs(config, inputs);
+  const { sample, timestep, encoderHiddenStates, added } = inputs;
   const { levels } = config;
   const first = levels[0] as UnetLevel;
   const last = levels[levels.length - 1] as UnetLevel;
@@ -32,51 +43,69 @@ export function unet(scope: Scope, config: UnetConfig, { sample, timestep, encod
     groups: config.normNumGroups,
     epsilon: config.normEps,
     activation: config.activation,
+    timeScaleShift: config.timeScaleShift,
     zeroInit: true,
   };
-  const transformer = ({ heads, transformerLayers }: UnetLevel) => ({
-    heads,
-    layers: transformerLayers,
-    groups: config.normNumGroups,
-    useLinearProjection: config.useLinearProjection,
-  });
+  const transformer =
+    ({ heads, onlyCrossAttention }: UnetLevel, layers: readonly number[]) =>
+    (layer: number) => ({
+      heads,
+      layers: layers[layer] as number,
+      groups: config.normNumGroups,
+      useLinearProjection: config.useLinearProjection,
+      onlyCrossAttention,
+    });
 
   const sinusoids = sinusoidalEmbedding(timestep, first.channels, config);
-  const time = timeEmbedding(scope.at("time_embedding"), sinusoids, 4 * first.channels);
+  let time = timeEmbedding(scope.at("time_embedding"), sinusoids, config.timeEmbeddingDim, config.activation);
+  if (config.addition && added) {
+    const embedded = addedEmbedding(config, config.addition, added);
+    const addition = timeEmbedding(scope.at("add_embedding"), embedded, config.timeEmbeddingDim);
+    time = add(repeatBatch(time, addition), addition);
+  }
   // Every ResNet block activates the time embedding; it is done here once.
-  const conditioning: Conditioning = { time: act(time), context: encoderHiddenStates };
+  const blockInputs: BlockInputs = { time: act(time), context: encoderHiddenStates };
 
   const centered = config.centerInputSample ? sub(mul(sample, 2), 1) : sample;
   const padding = (config.convInKernel - 1) / 2;
   let h = conv2d(scope.at("conv_in"), centered, first.channels, config.convInKernel, { padding });
+  // The pooled prompt comes in with the timestep, at the first ResNet block.
+  if (added) h = repeatBatch(h, encoderHiddenStates);
   const skips = [h];
 
   for (const [i, level] of levels.entries()) {
-    const results = downBlock(scope.at("down_blocks").at(i), h, conditioning, {
+    const results = downBlock(scope.at("down_blocks").at(i), h, blockInputs, {
       channels: level.channels,
       layers: level.layers,
       resnet,
-      transformer: level.downBlockType === "CrossAttnDownBlock2D" ? transformer(level) : undefined,
+      transformer:
+        level.downBlockType === "CrossAttnDownBlock2D" ? transformer(level, level.transformerLayers.down) : undefined,
       padding: i < levels.length - 1 ? config.downsamplePadding : undefined,
     });
     skips.push(...results);
     h = results[results.length - 1] as Value;
   }
 
-  h = midBlock(scope.at("mid_block"), h, conditioning, {
-    channels: last.channels,
-    resnet,
-    transformer: transformer(last),
-  });
+  if (config.midBlockType !== null) {
+    h = midBlock(scope.at("mid_block"), h, blockInputs, {
+      channels: last.channels,
+      resnet,
+      // diffusers does not hand only_cross_attention on to the middle.
+      transformer:
+        config.midBlockType === "UNetMidBlock2DCrossAttn"
+          ? transformer({ ...last, onlyCrossAttention: false }, last.transformerLayers.down)(0)
+          : undefined,
+    });
+  }
 
   for (const [i, upBlockType] of config.upBlockTypes.entries()) {
     const level = levels[levels.length - 1 - i] as UnetLevel;
     const layers = level.layers + 1;
-    h = upBlock(scope.at("up_blocks").at(i), h, skips.splice(-layers), conditioning, {
+    h = upBlock(scope.at("up_blocks").at(i), h, skips.splice(-layers), blockInputs, {
       channels: level.channels,
       layers,
       resnet,
-      transformer: upBlockType === "CrossAttnUpBlock2D" ? transformer(level) : undefined,
+      transformer: upBlockType === "CrossAttnUpBlock2D" ? transformer(level, level.transformerLayers.up) : undefined,
       final: i === levels.length - 1,
     });
   }
@@ -86,6 +115,13 @@ export function unet(scope: Scope, config: UnetConfig, { sample, timestep, encod
     padding: (config.convOutKernel - 1) / 2,
     zeroInit: true,
   });
+}
+
+/** What goes through `add_embedding`: the pooled prompt beside the sines and cosines of each size → [b, features] */
+function addedEmbedding(config: UnetConfig, { timeFeatures }: UnetAddition, { textEmbeds, timeIds }: AddedConditions) {
+  const [batch, numbers] = timeIds.shape as [number, number];
+  const sinusoids = sinusoidalEmbedding(reshape(timeIds, [batch * numbers]), timeFeatures, config);
+  return concat([textEmbeds, reshape(sinusoids, [batch, numbers * timeFeatures])], 1);
 }
 
 /** Graph inputs of the right shapes. `timesteps` is 1 where the batch shares its timestep. */
@@ -99,15 +135,18 @@ export function unetInputs(
     timesteps = batch,
   }: { batch: number; height: number; width: number; tokens: number; timesteps?: number },
 ): UnetInputs {
+  const { addition } = config;
   return {
     sample: input([batch, config.inChannels, height, width]),
     timestep: input([timesteps]),
     encoderHiddenStates: input([batch, tokens, config.crossAttentionDim]),
+    added: addition && { textEmbeds: input([batch, addition.pooledFeatures]), timeIds: input([batch, TIME_IDS]) },
   };
 }
 
-function checkInputs(config: UnetConfig, sample: Value, encoderHiddenStates: Value): void {
+function checkInputs(config: UnetConfig, { sample, encoderHiddenStates, added }: UnetInputs): void {
   const [, channels, height = 0, width = 0] = sample.shape;
+  const [batch] = encoderHiddenStates.shape as [number];
   const factor = 2 ** (config.levels.length - 1);
   if (channels !== config.inChannels || height % factor !== 0 || width % factor !== 0) {
     throw new TypeError(
@@ -118,5 +157,21 @@ function checkInputs(config: UnetConfig, sample: Value, encoderHiddenStates: Val
     throw new TypeError(
       `unet: encoderHiddenStates ${showShape(encoderHiddenStates.shape)} must be [b, n, ${config.crossAttentionDim}]`,
     );
+  }
+  const { addition } = config;
+  if ((addition === undefined) !== (added === undefined)) {
+    throw new TypeError(
+      `unet: ${added ? "added conditions for a model without" : "the model needs"} addition_embed_type`,
+    );
+  }
+  if (!addition || !added) return;
+  const { textEmbeds, timeIds } = added;
+  if (!sameShape(textEmbeds.shape, [batch, addition.pooledFeatures])) {
+    throw new TypeError(
+      `unet: textEmbeds ${showShape(textEmbeds.shape)} must be [${batch}, ${addition.pooledFeatures}]`,
+    );
+  }
+  if (!sameShape(timeIds.shape, [batch, TIME_IDS])) {
+    throw new TypeError(`unet: timeIds ${showShape(timeIds.shape)} must be [${batch}, ${TIME_IDS}]`);
   }
 }
