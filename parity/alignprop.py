@@ -18,13 +18,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPModel
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+
+Conditioning = dict[str, torch.Tensor]
+"""`text` [b, tokens, d] and, in Stable Diffusion XL, `pooled` [b, p]."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Settings:
     epsilon: float = 1e-8
     weight_decay: float = 0.1
     max_grad_norm: float = 5.0
+    negative_prompt: str = ""
     checkpointing: bool = True
     """Recompute each U-Net call in the backward pass, as the reference does, instead of keeping its activations."""
 
@@ -90,10 +94,16 @@ class Aesthetic(torch.nn.Module):
 class Trainer:
     def __init__(self, model: Path, reward: Aesthetic, settings: Settings):
         self.settings = settings
-        self.pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32)
+        self.pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         self.unet, self.vae, self.reward = self.pipeline.unet, self.pipeline.vae, reward
-        for frozen in [self.unet, self.vae, self.pipeline.text_encoder, self.reward]:
+        # Whatever the folder's scheduler, which no published file means to clip
+        self.scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config, clip_sample=False)
+        self.models = [self.unet, self.vae, self.pipeline.text_encoder, self.reward]
+        self.is_xl = hasattr(self.pipeline, "text_encoder_2")
+        if self.is_xl:
+            self.models.append(self.pipeline.text_encoder_2)
+        for frozen in self.models:
             frozen.requires_grad_(False).eval()
         rank = settings.rank
         self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS))
@@ -105,7 +115,7 @@ class Trainer:
     def to(self, target) -> "Trainer":
         """A dtype or a memory format, for every model."""
         options = {"memory_format": target} if isinstance(target, torch.memory_format) else {"dtype": target}
-        for module in [self.unet, self.vae, self.pipeline.text_encoder, self.reward]:
+        for module in self.models:
             module.to(**options)
         return self
 
@@ -124,39 +134,50 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Text embeddings [b, tokens, d], padded to the tokenizer's length."""
-        tokenizer = self.pipeline.tokenizer
-        tokens = tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
+    def encode(self, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
+        """The prompts, and the negative prompt as often, as the pipeline's own `encode_prompt` gives them."""
+        given = dict(device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
+        negative = self.settings.negative_prompt
+        if not self.is_xl:
+            text, unconditional = self.pipeline.encode_prompt(
+                list(prompts), negative_prompt=[negative] * len(prompts), **given
+            )
+            return {"text": text}, {"text": unconditional}
+        # An empty negative prompt is none, so that force_zeros_for_empty_prompt applies
+        text, unconditional, pooled, unconditional_pooled = self.pipeline.encode_prompt(
+            list(prompts), negative_prompt=[negative] * len(prompts) if negative else None, **given
         )
-        return self.pipeline.text_encoder(tokens.input_ids).last_hidden_state
+        return {"text": text, "pooled": pooled}, {"text": unconditional, "pooled": unconditional_pooled}
+
+    def time_ids(self, latents: torch.Tensor) -> torch.Tensor:
+        """Stable Diffusion XL's: a picture as large as the original, not cropped [b, 6]."""
+        size = [side * self.pipeline.vae_scale_factor for side in latents.shape[2:]]
+        return torch.tensor([size + [0, 0] + size], dtype=latents.dtype).repeat(latents.shape[0], 1)
+
+    def call_unet(self, latents: torch.Tensor, timestep: torch.Tensor, given: Conditioning) -> torch.Tensor:
+        added = {"text_embeds": given["pooled"], "time_ids": self.time_ids(latents)} if self.is_xl else None
+        arguments = dict(encoder_hidden_states=given["text"], added_cond_kwargs=added)
+        if self.settings.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.unet, latents, timestep, use_reentrant=False, **arguments).sample
+        return self.unet(latents, timestep, **arguments).sample
 
     def sample(self, prompts: Sequence[str], noise: torch.Tensor, mask: Sequence[bool]) -> Sample:
         """Noise [b, c, h, w] → images, rewards and loss. `mask[i]` says whether step i keeps its gradient."""
-        scheduler = self.pipeline.scheduler
-        scheduler.set_timesteps(self.settings.steps)
-        embeddings = torch.cat([self.encode([""] * len(prompts)), self.encode(prompts)])
+        self.scheduler.set_timesteps(self.settings.steps)
+        conditional, unconditional = self.encode(prompts)
+        both = {name: torch.cat([unconditional[name], x]) for name, x in conditional.items()}
         latents, trajectory = noise, [noise]
-        for timestep, keep in zip(scheduler.timesteps, mask, strict=True):
+        for timestep, keep in zip(self.scheduler.timesteps, mask, strict=True):
             with torch.set_grad_enabled(keep):
-                predicted = self.predict(latents, timestep, embeddings)
-            latents = scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
+                predicted = self.predict(latents, timestep, both)
+            latents = self.scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
             trajectory.append(latents.detach())
         image = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         rewards = self.reward(image)
         return Sample(trajectory, image.detach(), rewards.detach(), self.loss(rewards))
 
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        both = torch.cat([latents, latents])
-        if self.settings.checkpointing and torch.is_grad_enabled():
-            noise = checkpoint(self.unet, both, timestep, embeddings, use_reentrant=False).sample
-        else:
-            noise = self.unet(both, timestep, embeddings).sample
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, both: Conditioning) -> torch.Tensor:
+        noise = self.call_unet(torch.cat([latents, latents]), timestep, both)
         unconditional, conditional = noise.chunk(2)
         return unconditional + self.settings.guidance_scale * (conditional - unconditional)
 

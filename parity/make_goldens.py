@@ -5,6 +5,7 @@ import sys
 import torch
 from clip import make_clip
 from ddim import make_ddim
+from families import make_families
 from image import make_image
 from reference_loop import make_reference_loop
 from unet import make_unets
@@ -17,6 +18,7 @@ MAKERS = {
     "ddim": make_ddim,
     "image": make_image,
     "reference-loop": make_reference_loop,
+    "families": make_families,
 }
 
 

@@ -33,7 +33,13 @@ TEXTS = [
 
 def make_tiny_sd() -> None:
     vocab = vocabulary()
-    text = dict(
+    make_model(text_config(vocab), vocab)
+    make_reward(vocab, REWARD)
+    print("tiny-reward")
+
+
+def text_config(vocab: dict[str, int]) -> dict:
+    return dict(
         vocab_size=len(vocab),
         hidden_size=12,
         intermediate_size=24,
@@ -44,8 +50,6 @@ def make_tiny_sd() -> None:
         bos_token_id=vocab[START],
         eos_token_id=vocab[END],
     )
-    make_model(text, vocab)
-    make_reward(text, vocab)
 
 
 def make_model(text: dict, vocab: dict[str, int]) -> None:
@@ -107,10 +111,12 @@ def make_model(text: dict, vocab: dict[str, int]) -> None:
     print(f"tiny-sd: {len(TEXTS)} texts")
 
 
-def make_reward(text: dict, vocab: dict[str, int]) -> None:
+def make_reward(vocab: dict[str, int], folder: Path, seed: int = 0) -> tuple[Path, Path]:
+    """An aesthetic reward's folders; returns what `alignprop.Aesthetic` takes."""
+    clip_folder, head_file = folder / "clip", folder / "aesthetic" / "model.safetensors"
     clip = CLIPModel(
         CLIPConfig(
-            text_config=text | dict(hidden_act="quick_gelu"),
+            text_config=text_config(vocab) | dict(hidden_act="quick_gelu"),
             vision_config=dict(
                 hidden_size=16,
                 intermediate_size=32,
@@ -124,12 +130,12 @@ def make_reward(text: dict, vocab: dict[str, int]) -> None:
             projection_dim=8,
         )
     )
-    randomize(clip, seed=81)
-    shutil.rmtree(REWARD, ignore_errors=True)
-    clip.save_pretrained(REWARD_CLIP)
-    save_tokenizer(REWARD_CLIP, vocab)
+    randomize(clip, seed=81 + seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    clip.save_pretrained(clip_folder)
+    save_tokenizer(clip_folder, vocab)
     write_json(
-        REWARD_CLIP / "preprocessor_config.json",
+        clip_folder / "preprocessor_config.json",
         {
             "image_processor_type": "CLIPImageProcessor",
             "crop_size": {"height": 24, "width": 24},
@@ -142,20 +148,20 @@ def make_reward(text: dict, vocab: dict[str, int]) -> None:
     widths = [8, 16, 8, 8, 4, 1]
     head = {}
     for i, (layer, inputs, outputs) in enumerate(zip([0, 2, 4, 6, 7], widths, widths[1:], strict=False)):
-        head[f"layers.{layer}.weight"] = 2 * normal(90 + i, outputs, inputs) / inputs**0.5
-        head[f"layers.{layer}.bias"] = 0.2 * normal(100 + i, outputs)
+        head[f"layers.{layer}.weight"] = 2 * normal(90 + seed + i, outputs, inputs) / inputs**0.5
+        head[f"layers.{layer}.bias"] = 0.2 * normal(100 + seed + i, outputs)
     head["layers.7.bias"] += 16  # rewards on both sides of the loss's target
-    REWARD_HEAD.parent.mkdir(parents=True)
-    save_file(head, REWARD_HEAD, metadata={"format": "pt"})
-    write_json(REWARD_HEAD.parent / "config.json", {"widths": widths})
+    head_file.parent.mkdir(parents=True)
+    save_file(head, head_file, metadata={"format": "pt"})
+    write_json(head_file.parent / "config.json", {"widths": widths})
     write_json(
-        REWARD / "golden.json",
+        folder / "golden.json",
         {
             "about": "an aesthetic reward with random weights: clip/ is a CLIPModel folder, aesthetic/ the head on its "
             "image embedding"
         },
     )
-    print("tiny-reward")
+    return clip_folder, head_file
 
 
 def vocabulary() -> dict[str, int]:
@@ -165,13 +171,13 @@ def vocabulary() -> dict[str, int]:
     return {word: i for i, word in enumerate(words)}
 
 
-def save_tokenizer(folder: Path, vocab: dict[str, int]) -> None:
-    """The files of openai/clip-vit-large-patch14."""
+def save_tokenizer(folder: Path, vocab: dict[str, int], pad: str = END) -> None:
+    """The files of openai/clip-vit-large-patch14; those that came with OpenCLIP pad with "!"."""
     for file in folder.glob("tokenizer*"):
         file.unlink()
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False) + "\n")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in MERGES))
-    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+    special = {"bos_token": START, "eos_token": END, "pad_token": pad, "unk_token": END}
     write_json(folder / "special_tokens_map.json", special)
     write_json(
         folder / "tokenizer_config.json",

@@ -11,6 +11,7 @@ export interface VaeConfig {
   /** ResNet blocks a level in the encoder; the decoder has one more. */
   readonly layersPerBlock: number;
   readonly normNumGroups: number;
+  /** Of the ResNet blocks; before its last convolution each half has SiLU, whatever the file says. */
   readonly activation: Activation;
   /** Latents are multiplied by this on their way to the U-Net, and divided on their way to the decoder. */
   readonly scalingFactor: number;

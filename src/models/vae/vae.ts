@@ -1,7 +1,7 @@
 import type { Value } from "../../graph/value.js";
-import { activations, conv2d, groupNorm, linear } from "../../nn/layers.js";
+import { conv2d, groupNorm, linear } from "../../nn/layers.js";
 import type { Scope } from "../../nn/scope.js";
-import { add, attention, clip, reshape, slice, transpose } from "../../ops/index.js";
+import { add, attention, clip, reshape, silu, slice, transpose } from "../../ops/index.js";
 import { showShape } from "../../tensor/shape.js";
 import { downsample, type ResnetOptions, resnetBlock, upsample } from "../resnet.js";
 import { type VaeConfig, vaeFactor } from "./config.js";
@@ -30,7 +30,7 @@ export function encode(scope: Scope, config: VaeConfig, pixels: Value): { mean: 
     if (level < channels.length - 1) h = downsample(block.at("downsamplers").at(0), h, 0);
   }
   h = midBlock(encoder.at("mid_block"), h, config);
-  h = activations[config.activation](groupNorm(encoder.at("conv_norm_out"), h, config.normNumGroups, EPSILON));
+  h = silu(groupNorm(encoder.at("conv_norm_out"), h, config.normNumGroups, EPSILON));
   h = conv2d(encoder.at("conv_out"), h, 2 * latentChannels, 3, { padding: 1 });
   if (config.useQuantConv) h = conv2d(scope.at("quant_conv"), h, 2 * latentChannels, 1);
 
@@ -57,7 +57,7 @@ export function decode(scope: Scope, config: VaeConfig, latents: Value): Value {
     }
     if (level < channels.length - 1) h = upsample(block.at("upsamplers").at(0), h);
   }
-  h = activations[config.activation](groupNorm(decoder.at("conv_norm_out"), h, config.normNumGroups, EPSILON));
+  h = silu(groupNorm(decoder.at("conv_norm_out"), h, config.normNumGroups, EPSILON));
   return conv2d(decoder.at("conv_out"), h, config.outChannels, 3, { padding: 1 });
 }
 
