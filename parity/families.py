@@ -29,7 +29,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from golden import GOLDENS, Tensors, generator, randomize, storable, versions, write_json
+from golden import GOLDENS, Tensors, generator, randomize, relative_error, storable, versions, write_json
 from safetensors.torch import save_file
 from tiny_sd import END, MERGES, REWARD_CLIP, REWARD_HEAD, START, make_reward, save_tokenizer, vocabulary
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -327,6 +327,7 @@ def compute(family: Family, model: Path, reward: tuple[Path, Path], seed: int) -
     noise = normal(*latents_shape)
     with torch.no_grad():
         sample = trainer.sample(PROMPTS, noise, [False] * family.steps)
+    check_against_pipeline(trainer, family, noise, sample.trajectory[-1])
     found |= {"ddim.noise": noise, "ddim.trajectory": torch.stack(sample.trajectory[1:])}
 
     vae = trainer.vae
@@ -342,6 +343,26 @@ def compute(family: Family, model: Path, reward: tuple[Path, Path], seed: int) -
     sample.loss.backward()
     gradient = flat([factor.grad for factor in lora.values()])
     return adapter, found | {"update.noise": noise, "update.loss": sample.loss, "update.gradient": gradient}
+
+
+def check_against_pipeline(trainer: Trainer, family: Family, noise: torch.Tensor, final: torch.Tensor) -> None:
+    """diffusers' own pipeline, called as its users call it, must end where the trainer's sampling ends."""
+    pipeline = trainer.pipeline
+    pipeline.scheduler = trainer.scheduler
+    with torch.no_grad():
+        latents = pipeline(
+            PROMPTS,
+            negative_prompt=[family.negative] * BATCH if family.negative else None,
+            height=family.height * pipeline.vae_scale_factor,
+            width=family.width * pipeline.vae_scale_factor,
+            num_inference_steps=family.steps,
+            guidance_scale=family.guidance_scale,
+            latents=noise.clone(),
+            output_type="latent",
+        ).images
+    difference = relative_error(latents, final)
+    if difference > 1e-6:
+        raise ValueError(f"diffusers' pipeline and the trainer's sampling differ by {difference}")
 
 
 def flat(tensors: list[torch.Tensor]) -> torch.Tensor:

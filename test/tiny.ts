@@ -4,6 +4,9 @@ import { type Settings, type SettingsInput, settingsSchema } from "../src/train/
 /** The Stable Diffusion folder with random weights: 8x8 latents, 32x32 pixels. */
 export const TINY_SD = fileURLToPath(new URL("./goldens/tiny-sd", import.meta.url));
 
+/** A pipeline of another family with random weights: sd2, sdxl, sdxl-distilled or odd (parity/families.py). */
+export const tinyFamily = (name: string) => fileURLToPath(new URL(`./goldens/families/${name}/model`, import.meta.url));
+
 /** A recipe for a run of seconds. */
 export const TINY_RECIPE = {
   model: TINY_SD,

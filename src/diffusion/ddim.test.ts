@@ -72,4 +72,20 @@ describe("DDIM", () => {
     expect(() => ddimSteps(read({})(), 0)).toThrow(/0 is not a whole number from 1 to 1000/);
     expect(() => ddimSteps(read({})(), 1000)).toThrow(/steps_offset 1 with 1000 sampling steps visits timestep 1000/);
   });
+
+  test("is refused where the file clips, or where its scheduler would because the file does not say", () => {
+    const { clip_sample: _, ...silent } = stableDiffusion;
+    const read = (over: object) => () => readSchedulerConfig({ ...silent, ...over }, "test");
+    expect(read({ clip_sample: true })).toThrow("test: clip_sample is true; supported: false");
+    expect(read({ _class_name: "DDIMScheduler" })).toThrow("clip_sample is missing");
+    expect(read({ _class_name: "DDPMScheduler" })).toThrow("clip_sample is missing");
+    expect(read({ _class_name: undefined })).toThrow("clip_sample is missing");
+    // These know no clipping.
+    expect(read({ _class_name: "PNDMScheduler" })).not.toThrow();
+    expect(read({ _class_name: "EulerDiscreteScheduler" })).not.toThrow();
+    expect(read({ _class_name: "EulerDiscreteScheduler", thresholding: true })).toThrow("thresholding is true");
+    expect(read({ _class_name: "DPMSolverMultistepScheduler", use_flow_sigmas: true })).toThrow(
+      "use_flow_sigmas is true",
+    );
+  });
 });

@@ -20,8 +20,9 @@ import type { Estimator } from "./estimators/estimator.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
 import type { Settings } from "./settings.js";
 
-/** All but the text encoder, which runs once a prompt. */
 export interface TrainingGraphs {
+  /** Runs once a prompt. */
+  readonly text: Graph;
   readonly forward: Graph;
   /** Where residuals are kept, forward and backward; where not, the product that computes forward again. */
   readonly split: Split;
@@ -43,6 +44,7 @@ export function trainingGraphs(
   const forward = denoiseGraph(pipeline, layout, shape);
   const decode = decodeGraph(pipeline, evaluation.batch, size);
   return {
+    text: textGraph(pipeline),
     forward,
     split: denoiseSplit(pipeline, layout, shape, wantsDx),
     vjp: denoiseVjpGraph(pipeline, layout, shape, wantsDx),

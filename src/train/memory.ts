@@ -69,10 +69,10 @@ const ARENA_SURPLUS = 1.5;
 
 export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): MemoryPlan {
   const { keepable, all, trajectoryBytes } = options;
-  const { forward, vjp, split, reward, evaluation } = graphs;
+  const { text, forward, vjp, split, reward, evaluation } = graphs;
   const { residualBytes } = split;
   // The evaluation samples with the training's own program where its batch is as large.
-  const always = new Set([forward, reward, ...Object.values(evaluation)]);
+  const always = new Set([text, forward, reward, ...Object.values(evaluation)]);
   const base = PROCESS_BYTES + trajectoryBytes + sum([...always].map(programBytes));
   const recomputing = base + programBytes(vjp);
   // The forward graph's residuals are counted by themselves.

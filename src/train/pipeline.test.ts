@@ -2,16 +2,24 @@ import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { TINY_SD } from "../../test/tiny.js";
+import { TINY_SD, tinyFamily } from "../../test/tiny.js";
+import { Runtime } from "../runtime/runtime.js";
+import { type HostTensor, toNumbers } from "../tensor/host.js";
 import { latentSize, openPipeline, truncationWarnings } from "./pipeline.js";
+import { PromptEncoder } from "./prompt-encoder.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-pipeline-"));
 afterAll(() => rm(scratch, { recursive: true }));
 
-/** A copy of the tiny model with one file rewritten. */
-async function altered(name: string, file: string, change: (json: Record<string, unknown>) => void): Promise<string> {
+/** A copy of a tiny model with one file rewritten. */
+async function altered(
+  name: string,
+  file: string,
+  change: (json: Record<string, unknown>) => void,
+  from = TINY_SD,
+): Promise<string> {
   const model = join(scratch, name);
-  await cp(TINY_SD, model, { recursive: true });
+  await cp(from, model, { recursive: true });
   const json = JSON.parse(await readFile(join(model, file), "utf8")) as Record<string, unknown>;
   change(json);
   await writeFile(join(model, file), JSON.stringify(json));
@@ -47,6 +55,55 @@ describe("a pipeline", () => {
     });
     await expect(openPipeline(model)).rejects.toThrow(/unet is of class SD3Transformer2DModel; supported here: UNet2D/);
   });
+});
+
+describe("a pipeline of Stable Diffusion XL", () => {
+  const XL = tinyFamily("sdxl");
+  const change = (file: string, values: Record<string, unknown>) => {
+    const name = Object.keys(values).join();
+    return altered(`xl-${name}`, file, (json) => Object.assign(json, values), XL);
+  };
+
+  test("opens with both text encoders, and asks for zeros where there is no negative prompt", async () => {
+    const { textEncoders, forceZerosForEmptyPrompt, weights } = await openPipeline(XL);
+    expect(textEncoders.map(({ name, config }) => [name, config.hiddenSize])).toEqual([
+      ["text_encoder", 8],
+      ["text_encoder_2", 12],
+    ]);
+    expect(weights.get("text_encoder_2.text_projection.weight")?.shape).toEqual([6, 12]);
+    expect(forceZerosForEmptyPrompt).toBe(true);
+    const model = await change("model_index.json", { force_zeros_for_empty_prompt: false });
+    expect((await openPipeline(model)).forceZerosForEmptyPrompt).toBe(false);
+  });
+
+  test.each([
+    ["unet/config.json", { addition_embed_type: null }, "the U-Net takes no pooled prompt"],
+    ["unet/config.json", { cross_attention_dim: 99 }, "the text encoders together give 20"],
+    [
+      "unet/config.json",
+      { projection_class_embeddings_input_dim: 26 },
+      "the U-Net takes 2 features of the pooled prompt",
+    ],
+    ["model_index.json", { text_encoder_2: [null, null] }, "the text encoder gives 8"],
+    ["model_index.json", { text_encoder: [null, null] }, "as Stable Diffusion XL's refiner"],
+    ["model_index.json", { force_zeros_for_empty_prompt: "yes" }, 'force_zeros_for_empty_prompt is "yes"'],
+    ["tokenizer_2/tokenizer_config.json", { model_max_length: 60 }, "tokenizer gives 77 ids, but tokenizer_2 60"],
+  ])("is refused where its %s says %o", async (file, values, message) => {
+    await expect(openPipeline(await change(file, values))).rejects.toThrow(message);
+  });
+});
+
+test("without a negative prompt the unconditional branch of Stable Diffusion XL gets zeros, and with one what it says", async () => {
+  const runtime = await Runtime.start({ threads: 1 });
+  const encoder = await PromptEncoder.compile(runtime, await openPipeline(tinyFamily("sdxl")));
+  const largest = (tensor: HostTensor) => Math.max(...toNumbers(tensor).map(Math.abs));
+  const none = await encoder.encodeNegative("", 2);
+  expect(none.text.shape).toEqual([2, 77, 20]);
+  expect([none.text, none.pooled as HostTensor].map(largest)).toEqual([0, 0]);
+  const given = await encoder.encodeNegative("a dog", 2);
+  expect(given.pooled).toEqual((await encoder.encode(["a dog", "a dog"])).pooled);
+  expect(largest(given.pooled as HostTensor)).toBeGreaterThan(0);
+  await runtime.close();
 });
 
 describe("the size of latents", () => {

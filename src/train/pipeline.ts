@@ -56,6 +56,11 @@ const SCHEDULERS = [
 
 export async function openPipeline(path: string): Promise<Pipeline> {
   const folder = await openModelFolder(path);
+  if (folder.components.has("text_encoder_2") && !folder.components.has("text_encoder")) {
+    throw new InputError(
+      `model folder ${folder.path}: has a text_encoder_2 and no text_encoder, as Stable Diffusion XL's refiner, which starts from another model's picture. Give the base model`,
+    );
+  }
   const part = async (name: string, ...classes: string[]) => (await requireComponent(folder, name, classes)).path;
   const unet = await part("unet", "UNet2DConditionModel");
   const vae = await part("vae", "AutoencoderKL");

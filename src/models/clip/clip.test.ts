@@ -9,7 +9,7 @@ import { type WeightSource, withPrefix } from "../../weights/source.js";
 import { imageEmbedding, logitScale, normalize, textEmbedding } from "./clip.js";
 import { parseClipConfig, parseClipTextConfig } from "./config.js";
 import { clipPixels, parseNormalization } from "./preprocess.js";
-import { clipText, endOfText, pooledText } from "./text.js";
+import { clipText, clipTextStates, endOfText, pooledText, projectedText } from "./text.js";
 
 function shapesOf(source: WeightSource) {
   return [...source.names()].map((name) => [name, source.get(name)?.shape]).sort();
@@ -19,6 +19,31 @@ test("Stable Diffusion 1.5's text encoder has the published number of parameters
   const config = parseClipTextConfig({ hidden_size: 768, intermediate_size: 3072, num_attention_heads: 12 });
   const { parameters } = survey("text_encoder", (scope) => clipText(scope, config, input([1, 77], "int64")));
   expect(parameters.size).toBe(123_060_480);
+});
+
+test("OpenCLIP's text encoders in Stable Diffusion 2 and XL have the published number of parameters", () => {
+  const ids = input([1, 77], "int64");
+  const shape = { hidden_act: "gelu", vocab_size: 49408, max_position_embeddings: 77 };
+  const second = parseClipTextConfig({
+    ...shape,
+    hidden_size: 1024,
+    intermediate_size: 4096,
+    num_attention_heads: 16,
+    num_hidden_layers: 23,
+  });
+  expect(survey("text_encoder", (scope) => clipText(scope, second, ids)).parameters.size).toBe(340_387_840);
+  const xl = parseClipTextConfig({
+    ...shape,
+    hidden_size: 1280,
+    intermediate_size: 5120,
+    num_attention_heads: 20,
+    num_hidden_layers: 32,
+    projection_dim: 1280,
+  });
+  const { parameters } = survey("text_encoder_2", (scope) =>
+    projectedText(scope, xl, clipTextStates(scope, xl, ids).last, input([1, 77])),
+  );
+  expect(parameters.size).toBe(694_659_840);
 });
 
 test("CLIP ViT-L/14 has the published number of parameters", () => {

@@ -49,6 +49,38 @@ describe("Stable Diffusion 1.5's U-Net", () => {
   });
 });
 
+/** What Stable Diffusion XL's unet/config.json says otherwise. */
+const SDXL = {
+  sample_size: 128,
+  block_out_channels: [320, 640, 1280],
+  down_block_types: ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+  up_block_types: ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+  cross_attention_dim: 2048,
+  attention_head_dim: [5, 10, 20],
+  transformer_layers_per_block: [1, 2, 10],
+  use_linear_projection: true,
+  addition_embed_type: "text_time",
+  addition_time_embed_dim: 256,
+  projection_class_embeddings_input_dim: 2816,
+};
+
+test.each([
+  [
+    "Stable Diffusion 2's",
+    { ...SD15, cross_attention_dim: 1024, attention_head_dim: [5, 10, 20, 20], use_linear_projection: true },
+    865_910_724,
+    128,
+  ],
+  ["Stable Diffusion XL's", SDXL, 2_567_463_684, 560],
+])("%s U-Net has the published number of parameters and of modules to adapt", (_, json, parameters, modules) => {
+  const config = parseUnetConfig(json);
+  const build = (scope: Scope) =>
+    unet(scope, config, unetInputs(config, { batch: 1, height: 8, width: 8, tokens: 77 }));
+  expect(survey("unet", build).parameters.size).toBe(parameters);
+  const layout = loraLayout({ rank: 4, alpha: null, targets: ATTENTION_TARGETS }, "unet", build);
+  expect(layout.entries.length).toBe(2 * modules);
+});
+
 describe("against diffusers", () => {
   let runtime: Runtime;
   beforeAll(async () => {
@@ -241,7 +273,10 @@ describe("against diffusers", () => {
           return [[`output${i}`, output] as const, [`gradient${i}`, gradient as Value] as const];
         }),
       );
-      const program = await runtime.compile({ name, inputs: { ...inputs }, outputs }, weights);
+      const program = await runtime.compile(
+        { name, inputs: { sample, timestep, encoderHiddenStates }, outputs },
+        weights,
+      );
       const found = await program.run({
         sample: golden.tensor("input.sample"),
         timestep: fromNumbers([981], [1]),
@@ -267,7 +302,54 @@ describe("a U-Net config", () => {
     expect(() => parseUnetConfig({ ...SD15, class_embed_type: "timestep" })).toThrow(
       'unet/config.json: class_embed_type is "timestep"; supported: null',
     );
-    expect(() => parseUnetConfig({ ...SD15, addition_embed_type: "text_time" })).toThrow(InputError);
+    expect(() => parseUnetConfig({ ...SD15, addition_embed_type: "text_image" })).toThrow(InputError);
+    expect(() => parseUnetConfig({ ...SD15, dual_cross_attention: true })).toThrow(
+      "dual_cross_attention is true; supported: false",
+    );
+    expect(() => parseUnetConfig({ ...SD15, time_cond_proj_dim: 256 })).toThrow(
+      "time_cond_proj_dim is 256; supported: null",
+    );
+    expect(() => parseUnetConfig({ ...SD15, mid_block_type: "UNetMidBlock2DSimpleCrossAttn" })).toThrow(
+      'mid_block_type is "UNetMidBlock2DSimpleCrossAttn"; supported: UNetMidBlock2DCrossAttn, UNetMidBlock2D',
+    );
+    expect(() => parseUnetConfig({ ...SD15, conv_in_kernel: 4 })).toThrow("conv_in_kernel: must be odd");
+  });
+
+  test("that adds the pooled prompt says how wide everything is", () => {
+    const without = (key: string) => ({ ...SDXL, [key]: null });
+    expect(() => parseUnetConfig(without("addition_time_embed_dim"))).toThrow("addition_time_embed_dim: missing");
+    expect(() => parseUnetConfig(without("projection_class_embeddings_input_dim"))).toThrow(
+      "projection_class_embeddings_input_dim: missing",
+    );
+    expect(() => parseUnetConfig({ ...SDXL, projection_class_embeddings_input_dim: 1536 })).toThrow(
+      "1536 leaves nothing for the pooled prompt beside 6 sizes of 256 features",
+    );
+    expect(parseUnetConfig(SDXL).addition).toEqual({ pooledFeatures: 1280, timeFeatures: 256 });
+  });
+
+  test("may name transformer layers by level and by ResNet block, the way up apart", () => {
+    const config = {
+      ...SDXL,
+      transformer_layers_per_block: [0, [2, 1], 4],
+      reverse_transformer_layers_per_block: [[4, 4, 10], [2, 1, 1], 0],
+    };
+    expect(parseUnetConfig(config).levels.map(({ transformerLayers }) => transformerLayers)).toEqual([
+      { down: [0, 0], up: [0, 0, 0] },
+      { down: [2, 1], up: [2, 1, 1] },
+      { down: [4, 4], up: [4, 4, 10] },
+    ]);
+    expect(() => parseUnetConfig({ ...config, reverse_transformer_layers_per_block: null })).toThrow(
+      "reverse_transformer_layers_per_block: missing",
+    );
+    expect(() => parseUnetConfig({ ...config, transformer_layers_per_block: [0, [2, 1, 1], 4] })).toThrow(
+      "transformer_layers_per_block: entry 1 has 3 numbers for the 2 ResNet blocks there",
+    );
+  });
+
+  test("whose levels attend to texts of several widths is refused", () => {
+    expect(() => parseUnetConfig({ ...SD15, cross_attention_dim: [768, 768, 1024, 1024] })).toThrow(
+      "cross_attention_dim: 768, 768, 1024, 1024: all levels attend to the same text",
+    );
   });
 
   test("whose lists do not fit its levels is refused", () => {
@@ -300,6 +382,16 @@ describe("a U-Net config", () => {
     expect(parseUnetConfig({ ...config, down_block_types: down, up_block_types: up }).levels[0]?.heads).toBe(7);
     expect(() => parseUnetConfig(config)).toThrow("attention_head_dim: 7 heads");
   });
+});
+
+test("Stable Diffusion XL's U-Net without a pooled prompt, or with one of another width, is refused", () => {
+  const config = parseUnetConfig(SDXL);
+  const { added, ...inputs } = unetInputs(config, { batch: 1, height: 4, width: 4, tokens: 77 });
+  const build = (given: Parameters<typeof unet>[2]) => () => survey("unet", (scope) => unet(scope, config, given));
+  expect(build(inputs)).toThrow("needs added conditions");
+  const narrow = { textEmbeds: input([1, 768]), timeIds: input([1, 6]) };
+  expect(build({ ...inputs, added: narrow })).toThrow("textEmbeds [1, 768] must be [1, 1280]");
+  expect(build({ ...inputs, added })).not.toThrow();
 });
 
 test("a sample whose sides do not halve at every level is refused", () => {

@@ -161,7 +161,9 @@ function checkInputs(config: UnetConfig, { sample, encoderHiddenStates, added }:
   const { addition } = config;
   if ((addition === undefined) !== (added === undefined)) {
     throw new TypeError(
-      `unet: ${added ? "added conditions for a model without" : "the model needs"} addition_embed_type`,
+      added
+        ? "unet: added conditions for a model without addition_embed_type"
+        : "unet: a model with an addition_embed_type needs added conditions",
     );
   }
   if (!addition || !added) return;
