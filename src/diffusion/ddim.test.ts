@@ -73,7 +73,7 @@ describe("DDIM", () => {
     expect(() => ddimSteps(read({})(), 1000)).toThrow(/steps_offset 1 with 1000 sampling steps visits timestep 1000/);
   });
 
-  test("is refused where the file clips, or where its scheduler would because the file does not say", () => {
+  test("refuses a file that clips, and one that does not say where its scheduler would clip then", () => {
     const { clip_sample: _, ...silent } = stableDiffusion;
     const read = (over: object) => () => readSchedulerConfig({ ...silent, ...over }, "test");
     expect(read({ clip_sample: true })).toThrow("test: clip_sample is true; supported: false");
