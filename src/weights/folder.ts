@@ -4,7 +4,8 @@ import { z } from "zod";
 import { InputError, nearest } from "../tensor/errors.js";
 import { asInputError, exists } from "./files.js";
 import { readJson } from "./json.js";
-import { openSafetensors, type SafetensorsFile } from "./safetensors.js";
+import type { WeightSource } from "./source.js";
+import { openShards, openWeightFile } from "./weight-file.js";
 
 /**
  * A model in the diffusers layout: `model_index.json` names the parts and their classes, and each part has a folder of
@@ -91,33 +92,32 @@ export async function requireComponent(
   return component;
 }
 
-/** What diffusers and transformers call a part's weights, in the order in which they are preferred. */
-const WEIGHTS = [
-  "diffusion_pytorch_model.safetensors",
-  "model.safetensors",
-  "diffusion_pytorch_model.fp16.safetensors",
-  "model.fp16.safetensors",
-];
+/**
+ * What diffusers and transformers call a part's weights, in the order in which they are preferred: full precision to half,
+ * safetensors to pickles, one file to several.
+ */
+const WEIGHTS = ["", "fp16"].flatMap((variant) =>
+  ["safetensors", "bin"].flatMap((ending) =>
+    ["diffusion_pytorch_model", ending === "bin" ? "pytorch_model" : "model"].flatMap((stem) => {
+      const dotted = variant && `.${variant}`;
+      const file = `${stem}${dotted}.${ending}`;
+      // The variant of an index stands at one of two places, by the library's version.
+      return [...new Set([file, `${file}.index.json`, `${stem}.${ending}.index${dotted}.json`])];
+    }),
+  ),
+);
 
-/** The weights beside a `config.json`. */
-export async function openWeights(componentPath: string): Promise<SafetensorsFile> {
-  await requireFolder(
-    componentPath,
-    `weights folder ${componentPath}`,
-    "Its weights belong there, as one safetensors file.",
-  );
+/** The weights beside a `config.json`, in one file or several. */
+export async function openWeights(componentPath: string): Promise<WeightSource> {
+  await requireFolder(componentPath, `weights folder ${componentPath}`, "Its weights belong there.");
   const present = new Set(await readdir(componentPath));
   const name = WEIGHTS.find((candidate) => present.has(candidate));
-  if (name) return openSafetensors(join(componentPath, name));
-
-  const expected = `${componentPath}: has no weights; expected one of ${WEIGHTS.join(", ")}.`;
-  const sharded = [...present].find((file) => file.endsWith(".safetensors.index.json"));
-  if (sharded) {
-    throw new InputError(`${expected} Weights in several files (${sharded}) are not supported; save them as one file.`);
-  }
-  const pickled = [...present].find((file) => /\.(bin|ckpt|pt|pth)$/.test(file));
-  if (pickled) throw new InputError(`${expected} Convert ${pickled} to safetensors first.`);
-  throw new InputError(`${expected} Found: ${[...present].sort().slice(0, 10).join(", ") || "nothing"}.`);
+  if (name)
+    return name.endsWith(".json") ? openShards(join(componentPath, name)) : openWeightFile(join(componentPath, name));
+  const usual = WEIGHTS.filter((candidate) => !candidate.endsWith(".json")).join(", ");
+  throw new InputError(
+    `${componentPath}: has no weights; expected one of ${usual}. Found: ${[...present].sort().slice(0, 10).join(", ") || "nothing"}.`,
+  );
 }
 
 /** A part's configuration, checked against the schema of what is to be built. */

@@ -1,13 +1,13 @@
 import { realpath } from "node:fs/promises";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.js";
-import { InputError } from "../tensor/errors.js";
+import { InputError, quote } from "../tensor/errors.js";
 import type { HostTensor } from "../tensor/host.js";
 import { isRecord } from "../tensor/record.js";
 import { showShape, sizeOf } from "../tensor/shape.js";
 import { writeFileAtomic } from "./atomic.js";
 import { asInputError, decodeUtf8, readFully, withFile } from "./files.js";
 import { parseJson } from "./json.js";
-import type { StoredTensor, WeightSource } from "./source.js";
+import { HIGHEST_RANK, type StoredTensor, type WeightFile } from "./source.js";
 
 /**
  * The safetensors format: 8 bytes with the header's length (little-endian), the header (JSON: name → dtype, shape and
@@ -15,9 +15,7 @@ import type { StoredTensor, WeightSource } from "./source.js";
  *
  * Only the header is read here, and nothing in it is trusted: every length, shape and place is checked against the file.
  */
-export interface SafetensorsFile extends WeightSource {
-  /** Absolute, links resolved. */
-  readonly path: string;
+export interface SafetensorsFile extends WeightFile {
   readonly metadata: Readonly<Record<string, string>>;
 }
 
@@ -36,8 +34,6 @@ const DTYPE_NAMES = new Map([...DTYPES].map(([name, dtype]) => [dtype, name]));
 
 /** The format's own bound. */
 const MOST_HEADER_BYTES = 100_000_000;
-/** Far above any real tensor; keeps the product of hostile extents a finite number. */
-const HIGHEST_RANK = 16;
 
 type FileTensor = StoredTensor & { readonly kind: "file" };
 
@@ -184,12 +180,6 @@ function repeatedName(json: string): string | undefined {
 
 function isListOfCounts(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((extent) => Number.isSafeInteger(extent) && extent >= 0);
-}
-
-/** For messages: names and values from a file, cut short and with control characters escaped. */
-function quote(value: unknown): string {
-  const text = JSON.stringify(value) ?? "nothing";
-  return text.length > 120 ? `${text.slice(0, 117)}…"` : text;
 }
 
 /** Writes tensors in one go, or not at all. */

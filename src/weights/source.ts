@@ -20,6 +20,15 @@ export interface WeightSource {
   readonly describe: string;
 }
 
+/** One file of tensors. */
+export interface WeightFile extends WeightSource {
+  /** Absolute, links resolved. */
+  readonly path: string;
+}
+
+/** Far above any real tensor; keeps the product of a hostile file's extents a finite number. */
+export const HIGHEST_RANK = 16;
+
 export function fromTensors(tensors: ReadonlyMap<string, HostTensor>, describe = "tensors in memory"): WeightSource {
   return {
     describe,

@@ -1,0 +1,191 @@
+/** What a pickle of PyTorch's may name, and what becomes of it here: tensors, storages, plain data, placeholders. */
+import type { DType } from "../tensor/dtype.js";
+import type { Shape } from "../tensor/shape.js";
+import { type Maker, type PickleContext, PickledName, type PickleValue, Tuple } from "./pickle.js";
+import { HIGHEST_RANK } from "./source.js";
+
+/** A flat array of elements, by the key under which the file keeps it. */
+export class PickledStorage {
+  constructor(
+    readonly type: StorageType,
+    readonly key: string,
+    readonly elements: number,
+  ) {}
+}
+
+/** A view of a storage; offset and strides are in elements. */
+export class PickledTensor {
+  constructor(
+    readonly storage: PickledStorage,
+    readonly offset: number,
+    readonly shape: Shape,
+    readonly strides: readonly number[],
+    /** PyTorch's name of an element type that has no storage class of its own. */
+    readonly elementType?: string,
+  ) {}
+}
+
+export interface StorageType {
+  /** PyTorch's name, such as `FloatStorage`. */
+  readonly name: string;
+  readonly bytesPerElement: number;
+  /** Undefined where it can be skipped but not used. */
+  readonly dtype: DType | undefined;
+}
+
+const STORAGE_TYPES = (
+  [
+    ["DoubleStorage", 8, "float64"],
+    ["FloatStorage", 4, "float32"],
+    ["HalfStorage", 2, "float16"],
+    ["BFloat16Storage", 2, "bfloat16"],
+    ["LongStorage", 8, "int64"],
+    ["IntStorage", 4, "int32"],
+    ["CharStorage", 1, "int8"],
+    ["ByteStorage", 1, "uint8"],
+    ["BoolStorage", 1, "bool"],
+    ["ShortStorage", 2],
+    ["ComplexFloatStorage", 8],
+    ["ComplexDoubleStorage", 16],
+    ["UntypedStorage", 1],
+  ] as const
+).map(([name, bytesPerElement, dtype]): StorageType => ({ name, bytesPerElement, dtype }));
+
+/** One class has several names, by PyTorch's version and by where the tensor lay. */
+const STORAGE_CLASSES: ReadonlyMap<string, StorageType> = new Map(
+  STORAGE_TYPES.flatMap((type) =>
+    ["torch", "torch.cuda", "torch.storage"].map((module): [string, StorageType] => [`${module}.${type.name}`, type]),
+  ),
+);
+
+/**
+ * What the id of a storage, ("storage", class, key, device, elements), stands for. The older layout adds which part of
+ * the storage is meant: None, for the whole of it, since PyTorch 0.4.
+ */
+export function storageOf(id: PickleValue, context: PickleContext): PickledStorage {
+  const [kind, className, key, , elements, part = null] = itemsOf(id) ?? [];
+  const type = className instanceof PickledName ? STORAGE_CLASSES.get(className.name) : undefined;
+  if (kind !== "storage" || !type || typeof key !== "string" || !isCount(elements) || part !== null) {
+    context.fail("it refers to something else than a storage");
+  }
+  return new PickledStorage(type, key, elements);
+}
+
+type Args = readonly PickleValue[];
+
+/** _rebuild_tensor_v2(storage, offset, size, stride, …): what follows is for training. */
+function makeTensor(args: Args, context: PickleContext): PickledTensor {
+  return tensorOf(args, undefined, context);
+}
+
+/** _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, …): of types without a storage class. */
+function makeTypedTensor(args: Args, context: PickleContext): PickledTensor {
+  const dtype = args[6];
+  if (!(dtype instanceof PickledName)) context.fail("a tensor has no element type");
+  return tensorOf(args, dtype.name, context);
+}
+
+function tensorOf([storage, offset, size, stride]: Args, elementType: string | undefined, context: PickleContext) {
+  if (!(storage instanceof PickledStorage)) context.fail("a tensor has no storage");
+  if (!isCount(offset)) context.fail("a tensor's offset is no whole number");
+  const shape = counts(size) ?? context.fail(`a tensor's shape is no list of at most ${HIGHEST_RANK} whole numbers`);
+  const strides =
+    counts(stride) ?? context.fail(`a tensor's strides are no list of at most ${HIGHEST_RANK} whole numbers`);
+  if (shape.length !== strides.length) {
+    context.fail(`a tensor has ${shape.length} extents but ${strides.length} strides`);
+  }
+  return new PickledTensor(storage, offset, shape, strides, elementType);
+}
+
+/** _rebuild_parameter(tensor, requires_grad, …) */
+function makeParameter([tensor]: Args, context: PickleContext): PickledTensor {
+  return tensor instanceof PickledTensor ? tensor : context.fail("a parameter holds no tensor");
+}
+
+/** OrderedDict(), or OrderedDict([(key, value), …]) as Python 2 wrote it; a pair may be a list there. */
+function makeDict([items = []]: Args, context: PickleContext): Map<PickleValue, PickleValue> {
+  if (!Array.isArray(items)) context.fail("a dict is made of what is no list");
+  context.charge(items.length);
+  const dict = new Map<PickleValue, PickleValue>();
+  for (const pair of items as PickleValue[]) {
+    const [key, value, ...more] = Array.isArray(pair) ? (pair as PickleValue[]) : (itemsOf(pair) ?? []);
+    if (key === undefined || value === undefined || more.length > 0)
+      context.fail("a dict is made of what are no pairs");
+    dict.set(key, value);
+  }
+  return dict;
+}
+
+function makeSet([items = []]: Args, context: PickleContext): Set<PickleValue> {
+  if (!Array.isArray(items)) context.fail("a set is made of what is no list");
+  context.charge(items.length);
+  return new Set(items as PickleValue[]);
+}
+
+/** How protocol 2 writes bytes: encode(text, "latin1"). */
+function makeBytes([text, encoding]: Args, context: PickleContext): Uint8Array {
+  if (typeof text !== "string" || encoding !== "latin1") context.fail("bytes are made of what is no latin1 text");
+  context.charge(text.length);
+  return Buffer.from(text, "latin1");
+}
+
+const inert = (name: string): [string, "inert"] => [name, "inert"];
+
+/**
+ * Every name that a pickle may use. What is inert turns up in training checkpoints beside the weights: settings, states
+ * of callbacks and optimizers, single numbers. Its objects are placeholders, and what they held is dropped.
+ */
+export const TORCH_NAMES: ReadonlyMap<string, "inert" | Maker> = new Map<string, "inert" | Maker>([
+  ["torch._utils._rebuild_tensor", makeTensor],
+  ["torch._utils._rebuild_tensor_v2", makeTensor],
+  ["torch._utils._rebuild_tensor_v3", makeTypedTensor],
+  ["torch._utils._rebuild_parameter", makeParameter],
+  ["torch._utils._rebuild_parameter_with_state", makeParameter],
+  ["collections.OrderedDict", makeDict],
+  ["builtins.set", makeSet],
+  ["builtins.frozenset", makeSet],
+  ["_codecs.encode", makeBytes],
+  ...[...STORAGE_CLASSES.keys()].map(inert),
+  ...["bfloat16", "float16", "float32", "float64", "complex64", "complex128", "bool"]
+    .concat("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+    .concat("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+    .concat("Size", "device")
+    .map((name) => inert(`torch.${name}`)),
+  ...["bytes", "list", "dict", "int", "long", "float", "str", "unicode", "bool"].map((name) =>
+    inert(`builtins.${name}`),
+  ),
+  inert("collections.Counter"),
+  inert("collections.defaultdict"),
+  inert("argparse.Namespace"),
+  inert("typing.Any"),
+  inert("numpy.dtype"),
+  inert("numpy.ndarray"),
+  ...["numpy.core", "numpy._core"].flatMap((core) => [
+    inert(`${core}.multiarray.scalar`),
+    inert(`${core}.multiarray._reconstruct`),
+  ]),
+  ...["dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata", "nodes.AnyNode"].map(
+    (name) => inert(`omegaconf.${name}`),
+  ),
+  ...["pytorch_lightning", "lightning.pytorch"].flatMap((lightning) =>
+    [
+      "callbacks.model_checkpoint.ModelCheckpoint",
+      "callbacks.early_stopping.EarlyStopping",
+      "callbacks.lr_monitor.LearningRateMonitor",
+      "utilities.parsing.AttributeDict",
+    ].map((name) => inert(`${lightning}.${name}`)),
+  ),
+]);
+
+function itemsOf(value: PickleValue | undefined): readonly PickleValue[] | undefined {
+  return value instanceof Tuple ? value.items : undefined;
+}
+
+function isCount(value: PickleValue | undefined): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}
+
+function counts(value: PickleValue | undefined): readonly number[] | undefined {
+  const items = itemsOf(value);
+  return items && items.length <= HIGHEST_RANK && items.every(isCount) ? items : undefined;
+}

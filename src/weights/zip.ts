@@ -1,0 +1,102 @@
+import type { FileHandle } from "node:fs/promises";
+import { inflateRawSync } from "node:zlib";
+import { type Entry, fromRandomAccessReaderPromise, RandomAccessReader, type ZipFile } from "yauzl";
+import { InputError, quote } from "../tensor/errors.js";
+import { readFully } from "./files.js";
+
+/** A file inside a zip, and where its bytes lie. */
+export interface ZipEntry {
+  readonly name: string;
+  readonly compressed: boolean;
+  /** Of its first byte, from the zip's start. */
+  readonly offset: number;
+  /** Bytes in the zip. */
+  readonly storedBytes: number;
+  /** Bytes of the file itself. */
+  readonly bytes: number;
+}
+
+/** Checkpoints with optimizer states have some 5,000; this only keeps a hostile directory from filling the memory. */
+const MOST_ENTRIES = 100_000;
+
+/**
+ * A zip's entries by name. Nothing is unpacked: PyTorch stores tensors as they are, so they can be used where they lie.
+ * That every entry lies inside the file is checked here.
+ */
+export async function readZipDirectory(
+  file: FileHandle,
+  fileBytes: number,
+  path: string,
+): Promise<ReadonlyMap<string, ZipEntry>> {
+  try {
+    const zip = await fromRandomAccessReaderPromise(new FileReader(file, fileBytes), fileBytes, { autoClose: false });
+    if (zip.entryCount > MOST_ENTRIES) throw new Error(`it lists ${zip.entryCount} files`);
+    const entries = new Map<string, ZipEntry>();
+    for await (const entry of zip.eachEntry()) {
+      if (entries.has(entry.fileName)) throw new Error(`it holds ${quote(entry.fileName)} twice`);
+      entries.set(entry.fileName, await locate(zip, entry));
+    }
+    return entries;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).syscall) throw error;
+    throw new InputError(
+      `${path}: is a broken zip: ${quote((error as Error).message).slice(1, -1)}. Is it whole? Fetch it again.`,
+    );
+  }
+}
+
+async function locate(zip: ZipFile, entry: Entry): Promise<ZipEntry> {
+  if (!entry.canDecodeFileData()) throw new Error(`${quote(entry.fileName)} is encrypted, or packed in a rare way`);
+  // The directory's own copy of the local header does not say how long that header is.
+  const { fileDataStart } = await zip.readLocalFileHeaderPromise(entry, { minimal: true });
+  return {
+    name: entry.fileName,
+    compressed: entry.isCompressed(),
+    offset: fileDataStart,
+    storedBytes: entry.compressedSize,
+    bytes: entry.uncompressedSize,
+  };
+}
+
+/** An entry's content, unpacked. The caller has seen to it that `entry.bytes` may be allocated. */
+export async function readEntry(file: FileHandle, entry: ZipEntry, path: string): Promise<Uint8Array> {
+  const stored = new Uint8Array(entry.storedBytes);
+  await readFully(file, stored, entry.offset, path);
+  if (!entry.compressed) return stored;
+  const broken = (reason: string) => new InputError(`${path}: ${quote(entry.name)} in it ${reason}. Fetch it again.`);
+  let content: Uint8Array;
+  try {
+    content = inflateRawSync(stored, { maxOutputLength: Math.max(1, entry.bytes) });
+  } catch {
+    throw broken(`does not unpack to the ${entry.bytes} bytes that are announced`);
+  }
+  if (content.length !== entry.bytes) throw broken(`unpacks to ${content.length} bytes, not ${entry.bytes}`);
+  return content;
+}
+
+/** How yauzl reads. Places outside the file end a read early, as the end of a file does, however absurd they are. */
+class FileReader extends RandomAccessReader {
+  constructor(
+    private readonly file: FileHandle,
+    private readonly fileBytes: number,
+  ) {
+    super();
+  }
+
+  override read(
+    buffer: Buffer,
+    offset: number,
+    length: number,
+    position: number,
+    callback: (error: Error | null, bytesRead?: number) => void,
+  ): void {
+    if (!(position + length <= this.fileBytes)) {
+      setImmediate(callback, null, 0);
+      return;
+    }
+    this.file.read(buffer, offset, length, position).then(
+      ({ bytesRead }) => callback(null, bytesRead),
+      (error) => callback(error),
+    );
+  }
+}
