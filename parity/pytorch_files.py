@@ -5,13 +5,15 @@
     training.ckpt                             a checkpoint of a training run: the weights under "state_dict", and around
                                               them what trainers add
     tiny.pth                                  compressed.pth is the same, its zip compressed, which torch.save never does
-    golden.json                               what was made with what
+    golden.json                               plain values in each protocol of pickles
 
 The older layout names storages after their addresses, so legacy.pt differs from run to run.
 """
 
 import argparse
+import base64
 import io
+import pickle
 import sys
 import types
 import zipfile
@@ -82,11 +84,25 @@ def training_checkpoint(weights: OrderedDict) -> dict:
         "hyper_parameters": settings(lr=1e-4, betas=(0.9, 0.999), args=argparse.Namespace(seed=23)),
         "random": {"numpy": numpy.arange(3), "state": b"\x00\xff", "seed": 2**100},
         "scale": numpy.float64(0.18215),
-        "tags": {"a", "b"},
+        "tags": {"a"},
         "dtype": torch.float16,
         "size": torch.Size([1, 2]),
         "device": torch.device("cpu"),
     }
+
+
+# In every protocol; tests hold the same value in TypeScript.
+PLAIN = {
+    "none": None,
+    "booleans": [True, False],
+    "integers": [0, 255, 65535, -1, 2**31, -(2**40), 2**70, -(2**70)],
+    "floats": [0.1, -1e300, float("inf"), float("nan")],
+    "text": "wéight 猫 🐈\nline",
+    "bytes": b"\x00\xff",
+    "tuples": ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)),
+    "set": {1, 2},
+    "dict": {"a": {}, 3: []},
+}
 
 
 def main() -> None:
@@ -103,7 +119,8 @@ def main() -> None:
     with zipfile.ZipFile(buffer) as plain, zipfile.ZipFile(FOLDER / "compressed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
         for name in plain.namelist():
             packed.writestr(zipfile.ZipInfo(name), plain.read(name), zipfile.ZIP_DEFLATED)
-    write_json(FOLDER / "golden.json", {"about": __doc__.split("\n")[0], "made_with": versions()})
+    plain = {str(protocol): base64.b64encode(pickle.dumps(PLAIN, protocol)).decode() for protocol in range(6)}
+    write_json(FOLDER / "golden.json", {"about": "What parity/pytorch_files.py says.", "plain": plain, "made_with": versions()})
 
 
 if __name__ == "__main__":

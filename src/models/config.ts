@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { InputError, nearest } from "../tensor/errors.js";
+import { InputError, nearest, quote } from "../tensor/errors.js";
 
 /**
  * Reads a config.json of the diffusers or transformers kind. Keys that a schema does not name are left alone: files hold
@@ -21,7 +21,8 @@ export function parseConfig<T extends z.ZodType>(schema: T, json: unknown, file:
     }
     return issue.code === "custom" ? `${where}: ${issue.message}` : `${where} is ${show(found)}: ${issue.message}`;
   });
-  throw new InputError(`${file}: ${faults.join("\n  ")}`);
+  const more = faults.length > 10 ? [`… and ${faults.length - 10} more`] : [];
+  throw new InputError(`${file}: ${[...faults.slice(0, 10), ...more].join("\n  ")}`);
 }
 
 /** down_block_types[1] */
@@ -30,7 +31,7 @@ function showPath(path: readonly PropertyKey[]): string {
 }
 
 function show(value: unknown): string {
-  return value === undefined ? "missing" : JSON.stringify(value);
+  return value === undefined ? "missing" : quote(value);
 }
 
 export const upTo = (most: number) => z.int().positive().max(most);

@@ -199,11 +199,13 @@ class Unpickler implements PickleContext {
   }
 
   line(): string {
+    return decodeUtf8(this.lineBytes()) ?? this.fail("it has text that is not UTF-8");
+  }
+
+  private lineBytes(): Uint8Array {
     const end = this.bytes.indexOf(0x0a, this.at);
     if (end < 0) this.fail("it is cut short inside a line");
-    const text = this.text(end - this.at);
-    this.at++;
-    return text;
+    return this.take(end + 1 - this.at).subarray(0, -1);
   }
 
   text(length: number): string {
@@ -239,16 +241,19 @@ class Unpickler implements PickleContext {
     return Number(line.replace(/inf/i, "Infinity"));
   }
 
-  /** Protocol 0 writes text with escapes; names and versions need none. */
-  escapedText(line: string): string {
-    if (line.includes("\\"))
-      this.fail("it has text with escapes, which only protocol 0 writes; save it with protocol 2");
-    return line;
+  /** Protocol 0's text: Latin-1, and what that lacks as \\u and four digits or \\U and eight. */
+  latinText(): string {
+    const line = Buffer.from(this.lineBytes()).toString("latin1");
+    return line.replace(/\\u([0-9a-fA-F]{4})|\\U00([0-9a-fA-F]{6})/g, (_, short?: string, long?: string) => {
+      const codePoint = Number.parseInt(short ?? long ?? "", 16);
+      return codePoint > 0x10ffff ? this.fail("it has text that is not Unicode") : String.fromCodePoint(codePoint);
+    });
   }
 
+  /** A byte string of Python 2 in protocol 0. Names and versions need none of its escapes. */
   quotedText(): string {
-    const [, , text] = /^(['"])(.*)\1$/.exec(this.line()) ?? this.fail("it has text without quotes");
-    return this.escapedText(text as string);
+    const [, , text = ""] = /^(['"])(.*)\1$/.exec(this.line()) ?? this.fail("it has text without quotes");
+    return text.includes("\\") ? this.fail("it has text with escapes; save it with protocol 2") : text;
   }
 
   memoIndex(): number {
@@ -344,7 +349,7 @@ const OPCODES: readonly (Opcode | undefined)[] = byCode({
   "\x8c": (p) => p.push(p.text(p.byte())), // SHORT_BINUNICODE
   X: (p) => p.push(p.text(p.uint32())), // BINUNICODE
   "\x8d": (p) => p.push(p.text(p.uint64())), // BINUNICODE8
-  V: (p) => p.push(p.escapedText(p.line())), // UNICODE
+  V: (p) => p.push(p.latinText()), // UNICODE
   U: (p) => p.push(p.oldString(p.byte())), // SHORT_BINSTRING
   T: (p) => p.push(p.oldString(p.uint32())), // BINSTRING
   S: (p) => p.push(p.quotedText()), // STRING

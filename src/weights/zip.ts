@@ -1,6 +1,6 @@
 import type { FileHandle } from "node:fs/promises";
 import { inflateRawSync } from "node:zlib";
-import { type Entry, fromRandomAccessReaderPromise, RandomAccessReader, type ZipFile } from "yauzl";
+import { fromRandomAccessReaderPromise, RandomAccessReader } from "yauzl";
 import { InputError, quote } from "../tensor/errors.js";
 import { readFully } from "./files.js";
 
@@ -28,34 +28,32 @@ export async function readZipDirectory(
   fileBytes: number,
   path: string,
 ): Promise<ReadonlyMap<string, ZipEntry>> {
+  const broken = (reason: string) =>
+    new InputError(`${path}: is a broken zip: ${reason}. Is it whole? Fetch it again.`);
   try {
     const zip = await fromRandomAccessReaderPromise(new FileReader(file, fileBytes), fileBytes, { autoClose: false });
-    if (zip.entryCount > MOST_ENTRIES) throw new Error(`it lists ${zip.entryCount} files`);
+    if (zip.entryCount > MOST_ENTRIES) throw broken(`it lists ${zip.entryCount} files`);
     const entries = new Map<string, ZipEntry>();
     for await (const entry of zip.eachEntry()) {
-      if (entries.has(entry.fileName)) throw new Error(`it holds ${quote(entry.fileName)} twice`);
-      entries.set(entry.fileName, await locate(zip, entry));
+      const name = entry.fileName;
+      if (entries.has(name)) throw broken(`it holds ${quote(name)} twice`);
+      if (!entry.canDecodeFileData()) throw broken(`${quote(name)} in it is encrypted, or packed in a rare way`);
+      // How long a file's own header is, and so where its bytes begin, only that header says.
+      const { fileDataStart } = await zip.readLocalFileHeaderPromise(entry, { minimal: true });
+      entries.set(name, {
+        name,
+        compressed: entry.isCompressed(),
+        offset: fileDataStart,
+        storedBytes: entry.compressedSize,
+        bytes: entry.uncompressedSize,
+      });
     }
     return entries;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).syscall) throw error;
-    throw new InputError(
-      `${path}: is a broken zip: ${quote((error as Error).message).slice(1, -1)}. Is it whole? Fetch it again.`,
-    );
+    // yauzl's faults are plain errors; those of the system have the call that failed.
+    if (error instanceof InputError || (error as NodeJS.ErrnoException).syscall) throw error;
+    throw broken(quote((error as Error).message).slice(1, -1));
   }
-}
-
-async function locate(zip: ZipFile, entry: Entry): Promise<ZipEntry> {
-  if (!entry.canDecodeFileData()) throw new Error(`${quote(entry.fileName)} is encrypted, or packed in a rare way`);
-  // The directory's own copy of the local header does not say how long that header is.
-  const { fileDataStart } = await zip.readLocalFileHeaderPromise(entry, { minimal: true });
-  return {
-    name: entry.fileName,
-    compressed: entry.isCompressed(),
-    offset: fileDataStart,
-    storedBytes: entry.compressedSize,
-    bytes: entry.uncompressedSize,
-  };
 }
 
 /** An entry's content, unpacked. The caller has seen to it that `entry.bytes` may be allocated. */
