@@ -69,7 +69,13 @@ export function ddimSteps(config: SchedulerConfig, steps: number, { eta = 0 }: {
     const previous = timestep - stride;
     const alphaBarHere = at(alphaBar, timestep);
     const alphaBarPrevious = previous >= 0 ? at(alphaBar, previous) : finalAlphaBar;
-    return { timestep, ...coefficients(config.prediction_type, alphaBarHere, alphaBarPrevious, eta) };
+    const step = { timestep, ...coefficients(config.prediction_type, alphaBarHere, alphaBarPrevious, eta) };
+    if (!Object.values(step).every(Number.isFinite)) {
+      throw new InputError(
+        `scheduler_config.json: its betas leave ${alphaBarHere} of the signal at timestep ${timestep}, from which no step can be computed; they are usually 0.0001 to 0.02`,
+      );
+    }
+    return step;
   });
 }
 

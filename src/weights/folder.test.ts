@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
+import { dict, pickle, tensor, torchZip } from "../../test/torch-file.js";
 import { InputError } from "../tensor/errors.js";
 import { fromNumbers } from "../tensor/host.js";
 import { openModelFolder, openWeights, readConfig, requireComponent } from "./folder.js";
@@ -116,27 +117,59 @@ describe("a part's configuration", () => {
 describe("a part's weights", () => {
   const tensors = new Map([["conv_in.bias", fromNumbers([1], [1])]]);
 
-  test.each(["diffusion_pytorch_model.safetensors", "model.safetensors", "model.fp16.safetensors"])(
-    "are found as %s",
-    async (name) => {
-      const path = await model(undefined);
-      await writeSafetensors(join(path, name), tensors);
-      expect((await openWeights(path)).describe).toBe(join(path, name));
-    },
-  );
-
-  test("in full precision are preferred to float16", async () => {
-    const path = await model(undefined, { "diffusion_pytorch_model.fp16.safetensors": "" });
-    await writeSafetensors(join(path, "diffusion_pytorch_model.safetensors"), tensors);
-    expect((await openWeights(path)).get("conv_in.bias")).toBeDefined();
+  const STORED = { kind: "file", dtype: "float32", shape: [1] };
+  const index = (file: string) => JSON.stringify({ metadata: {}, weight_map: { "conv_in.bias": file } });
+  const pickled = torchZip(pickle(dict({ "conv_in.bias": tensor({ elements: 1, shape: [1], strides: [1] }) })), {
+    0: new Uint8Array(4),
   });
 
   test.each([
-    ["model.safetensors.index.json", /Weights in several files \(model\.safetensors\.index\.json\) are not supported/],
-    ["pytorch_model.bin", /Convert pytorch_model\.bin to safetensors first/],
-    ["notes.txt", /expected one of diffusion_pytorch_model\.safetensors, .* Found: notes\.txt/],
-  ])("missing where there is only %s are explained", async (name, message) => {
-    await expect(openWeights(await model(undefined, { [name]: "" }))).rejects.toThrow(message);
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "model.fp16.safetensors",
+  ])("are found as %s", async (name) => {
+    const path = await model(undefined);
+    await writeSafetensors(join(path, name), tensors);
+    const weights = await openWeights(path);
+    expect(weights.describe).toBe(join(path, name));
+    expect(weights.get("conv_in.bias")).toMatchObject(STORED);
+  });
+
+  test.each(["diffusion_pytorch_model.bin", "pytorch_model.bin", "pytorch_model.fp16.bin"])(
+    "are found as %s, which PyTorch wrote",
+    async (name) => {
+      const path = await model(undefined);
+      await writeFile(join(path, name), pickled);
+      expect((await openWeights(path)).get("conv_in.bias")).toMatchObject(STORED);
+    },
+  );
+
+  test.each([
+    ["diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model-00001-of-00001.safetensors"],
+    ["model.safetensors.index.json", "model-00001-of-00001.safetensors"],
+    ["model.safetensors.index.fp16.json", "model.fp16-00001-of-00001.safetensors"],
+    ["diffusion_pytorch_model.fp16.safetensors.index.json", "diffusion_pytorch_model.fp16-00001-of-00001.safetensors"],
+    ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"],
+  ])("are found by the index %s", async (name, shard) => {
+    const path = await model(undefined, { [name]: index(shard) });
+    if (shard.endsWith(".bin")) await writeFile(join(path, shard), pickled);
+    else await writeSafetensors(join(path, shard), tensors);
+    expect((await openWeights(path)).get("conv_in.bias")).toMatchObject(STORED);
+  });
+
+  test("in full precision are preferred to float16, even where only PyTorch's file has it", async () => {
+    const path = await model(undefined, { "diffusion_pytorch_model.fp16.safetensors": "" });
+    await writeFile(join(path, "diffusion_pytorch_model.bin"), pickled);
+    expect((await openWeights(path)).describe).toBe(join(path, "diffusion_pytorch_model.bin"));
+    await writeSafetensors(join(path, "diffusion_pytorch_model.safetensors"), tensors);
+    expect((await openWeights(path)).describe).toBe(join(path, "diffusion_pytorch_model.safetensors"));
+  });
+
+  test("missing say what they are called and what is there instead", async () => {
+    await expect(openWeights(await model(undefined, { "notes.txt": "" }))).rejects.toThrow(
+      /expected one of diffusion_pytorch_model\.safetensors, .*pytorch_model\.fp16\.bin\. Found: notes\.txt/,
+    );
   });
 
   test("whose folder is missing are explained without a whole model's layout", async () => {

@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../tensor/errors.js";
 import { fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
-import { Rng } from "../tensor/rng.js";
 import { openSafetensors, writeSafetensors } from "./safetensors.js";
 import { readTensor } from "./source.js";
 
@@ -249,62 +248,4 @@ test("a file that shrinks after it was opened is an InputError when a tensor is 
   if (!stored) throw new Error("no tensor a");
   await truncate(path, 60);
   await expect(readTensor(stored)).rejects.toThrow(/became shorter/);
-});
-
-test("2,000 mutations of a file are each read in full or refused with an InputError", async () => {
-  const path = join(folder, "mutant.safetensors");
-  const tensors = new Map([
-    ["unet.conv_in.weight", fromNumbers(new Float32Array(24), [2, 3, 2, 2])],
-    ["unet.conv_in.bias", fromNumbers([1, 2], [2], "float16")],
-    ["position_ids", fromNumbers([0, 1, 2], [3], "int64")],
-  ]);
-  await writeSafetensors(path, tensors, { format: "pt" });
-  const original = await readFile(path);
-  const headerEnd = 8 + Number(original.readBigUInt64LE());
-  const rng = new Rng(20_240_301);
-  const fragments = [
-    "0",
-    "-1",
-    "1e309",
-    "null",
-    "[]",
-    "{}",
-    '"',
-    ",",
-    "\\",
-    '"F16"',
-    "[0,8]",
-    "9007199254740993",
-    "\u0000",
-  ];
-  let opened = 0;
-  for (let i = 0; i < 2000; i++) {
-    let bytes = Buffer.from(original);
-    for (let edits = rng.integer(1, 3); edits > 0; edits--) {
-      // Three edits in four fall into the header, where nearly everything can go wrong.
-      const at = rng.integer(0, (rng.uniform() < 0.75 ? Math.min(headerEnd, bytes.length) : bytes.length) - 1);
-      const kind = rng.integer(0, 4);
-      if (kind === 0) bytes[at] = rng.integer(0, 255);
-      else if (kind === 1) bytes[at] = (bytes[at] as number) ^ (1 << rng.integer(0, 7));
-      else if (kind === 2) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + rng.integer(1, 12))]);
-      else if (kind === 3) bytes = bytes.subarray(0, Math.max(1, at));
-      else bytes = Buffer.concat([bytes.subarray(0, at), Buffer.from(rng.choice(fragments)), bytes.subarray(at)]);
-    }
-    await writeFile(path, bytes);
-    try {
-      const file = await openSafetensors(path);
-      for (const name of file.names()) {
-        const stored = file.get(name);
-        if (stored?.kind !== "file") throw new Error(`mutation ${i}: ${name} has a name but no tensor`);
-        expect(stored.offset + stored.length).toBeLessThanOrEqual(bytes.length);
-        expect((await readTensor(stored)).data.byteLength).toBe(stored.length);
-      }
-      opened++;
-    } catch (error) {
-      if (!(error instanceof InputError)) throw new Error(`mutation ${i} is not refused kindly`, { cause: error });
-    }
-  }
-  // Both outcomes occur, or the mutations would show nothing.
-  expect(opened).toBeGreaterThan(50);
-  expect(opened).toBeLessThan(1950);
 });

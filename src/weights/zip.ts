@@ -72,8 +72,14 @@ export async function readEntry(file: FileHandle, entry: ZipEntry, path: string)
   return content;
 }
 
+/** Reads ahead by a page: a directory's entries are small and follow one another. */
+const READ_AHEAD = 4096;
+
 /** How yauzl reads. Places outside the file end a read early, as the end of a file does, however absurd they are. */
 class FileReader extends RandomAccessReader {
+  private window = Buffer.alloc(0);
+  private windowStart = 0;
+
   constructor(
     private readonly file: FileHandle,
     private readonly fileBytes: number,
@@ -92,9 +98,17 @@ class FileReader extends RandomAccessReader {
       setImmediate(callback, null, 0);
       return;
     }
-    this.file.read(buffer, offset, length, position).then(
-      ({ bytesRead }) => callback(null, bytesRead),
-      (error) => callback(error),
-    );
+    const answer = () => {
+      const start = position - this.windowStart;
+      callback(null, this.window.copy(buffer, offset, start, start + length));
+    };
+    const isAhead = position >= this.windowStart && position + length <= this.windowStart + this.window.length;
+    if (isAhead) setImmediate(answer);
+    else this.fill(position, Math.min(Math.max(length, READ_AHEAD), this.fileBytes - position)).then(answer, callback);
+  }
+
+  private async fill(position: number, length: number): Promise<void> {
+    const { buffer, bytesRead } = await this.file.read(Buffer.alloc(length), 0, length, position);
+    [this.window, this.windowStart] = [buffer.subarray(0, bytesRead), position];
   }
 }

@@ -1,0 +1,55 @@
+/** Mutated configurations: what the model's code can rely on, or a refusal. */
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { describe, test } from "vitest";
+import { ddimSteps, readSchedulerConfig } from "../../src/diffusion/ddim.js";
+import { parseClipConfig, parseClipTextConfig } from "../../src/models/clip/config.js";
+import { parseUnetConfig } from "../../src/models/unet/config.js";
+import { parseVaeConfig } from "../../src/models/vae/config.js";
+import { parseJson } from "../../src/weights/json.js";
+import { fuzz, LIMIT } from "./fuzz.js";
+import { mutateJson } from "./mutate.js";
+
+const GOLDENS = fileURLToPath(new URL("../goldens/", import.meta.url));
+
+/** Every number in a configuration that was accepted is one to compute with; lists are as long as the levels are many. */
+function checkNumbers(value: unknown): void {
+  if (typeof value === "number" && !Number.isFinite(value)) throw new Error(`${value} was accepted`);
+  if (typeof value === "object" && value !== null) for (const inner of Object.values(value)) checkNumbers(inner);
+}
+
+const PARSERS: Record<string, readonly [file: string, parse: (json: unknown) => unknown]> = {
+  "a U-Net's": [
+    "tiny-sd/unet/config.json",
+    (json) => {
+      const config = parseUnetConfig(json);
+      for (const { channels, heads, layers } of config.levels) {
+        if (channels % config.normNumGroups !== 0) throw new Error(`${config.normNumGroups} groups of ${channels}`);
+        if (!(heads >= 1 && layers >= 1)) throw new Error(`${heads} heads, ${layers} layers`);
+      }
+      if (config.upBlockTypes.length !== config.levels.length) throw new Error("levels without a way up");
+      return config;
+    },
+  ],
+  "a VAE's": ["tiny-sd/vae/config.json", (json) => parseVaeConfig(json)],
+  "a text encoder's": ["tiny-sd/text_encoder/config.json", (json) => parseClipTextConfig(json)],
+  "a CLIP's": ["tiny-reward/clip/config.json", (json) => parseClipConfig(json)],
+  "a scheduler's": [
+    "tiny-sd/scheduler/scheduler_config.json",
+    (json) => {
+      const config = readSchedulerConfig(json, "scheduler_config.json");
+      return config.num_train_timesteps <= 10_000 ? [config, ddimSteps(config, 4)] : config;
+    },
+  ],
+};
+
+describe("configurations", () => {
+  test.each(Object.entries(PARSERS))("%s", LIMIT, async (_, [file, parse]) => {
+    const sound = JSON.parse(readFileSync(`${GOLDENS}${file}`, "utf8")) as unknown;
+    await fuzz(
+      3_10,
+      (rng) => mutateJson(sound, rng),
+      (json) => checkNumbers(parse(parseJson(json, "config.json"))),
+    );
+  });
+});

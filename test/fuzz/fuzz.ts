@@ -1,0 +1,54 @@
+/** Fuzzing: many mutations of sound inputs, the same ones in every run. */
+import { accessSync, constants, mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "vitest";
+import { InputError } from "../../src/tensor/errors.js";
+import { Rng } from "../../src/tensor/rng.js";
+
+export const MUTATIONS = 10_000;
+/** For a machine that is busy with other work; a mutation that hangs is found all the same. */
+export const LIMIT = { timeout: 300_000 };
+/** What readers may take beside their small inputs; a file that asks for more must be refused before it is given. */
+const MOST_KIB = 512 * 2 ** 10;
+
+/**
+ * Gives `read` mutated inputs. Each must be read correctly (which `read` checks) or refused with an InputError; LIMIT ends what
+ * hangs. Both outcomes must occur, or the mutations would show nothing.
+ */
+export async function fuzz<T>(seed: number, mutate: (rng: Rng) => T, read: (input: T) => unknown): Promise<void> {
+  const rng = new Rng(seed);
+  let refused = 0;
+  const before = process.resourceUsage().maxRSS;
+  for (let i = 0; i < MUTATIONS; i++) {
+    const input = mutate(rng);
+    try {
+      await read(input);
+    } catch (error) {
+      const fault = faultOf(error);
+      if (fault) throw new Error(`mutation ${i} of seed ${seed}: ${fault}`, { cause: error });
+      refused++;
+    }
+  }
+  expect(refused).toBeGreaterThan(MUTATIONS / 100);
+  expect(refused).toBeLessThan(MUTATIONS * 0.99);
+  expect(process.resourceUsage().maxRSS - before).toBeLessThan(MOST_KIB);
+}
+
+/** A refusal is one message that a terminal can show. */
+function faultOf(error: unknown): string | undefined {
+  if (!(error instanceof InputError)) return "neither read nor refused with an InputError";
+  if (error.message.length > 10_000) return `refused with a message of ${error.message.length} characters`;
+  return undefined;
+}
+
+/** A new folder, in memory where the system has such a place: 10,000 files need not reach a disk. */
+export function scratchFolder(): string {
+  const inMemory = "/dev/shm";
+  try {
+    accessSync(inMemory, constants.W_OK);
+    return mkdtempSync(join(inMemory, "alignprop-fuzz-"));
+  } catch {
+    return mkdtempSync(join(tmpdir(), "alignprop-fuzz-"));
+  }
+}

@@ -1,0 +1,91 @@
+/** Mutated pickles, zips and older files as torch.save writes them: read correctly, or refused; and nothing is run. */
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, test } from "vitest";
+import { BYTES_PER_ELEMENT } from "../../src/tensor/dtype.js";
+import type { Rng } from "../../src/tensor/rng.js";
+import { sizeOf } from "../../src/tensor/shape.js";
+import { unpickle } from "../../src/weights/pickle.js";
+import { openPytorch } from "../../src/weights/pytorch.js";
+import { storageOf, TORCH_NAMES } from "../../src/weights/pytorch-pickle.js";
+import { readTensor } from "../../src/weights/source.js";
+import { dict, int, pickle, tensor, text, torchZip, zip } from "../torch-file.js";
+import { fuzz, LIMIT, scratchFolder } from "./fuzz.js";
+import { mutateBytes, mutatePickle, opcodesOf } from "./mutate.js";
+
+const GOLDEN = fileURLToPath(new URL("../goldens/pytorch/", import.meta.url));
+const plain = JSON.parse(readFileSync(join(GOLDEN, "golden.json"), "utf8")).plain as Record<string, string>;
+
+const folder = scratchFolder();
+afterAll(() => rmSync(folder, { recursive: true }));
+
+// A small file of everything: views in a row and not, two types, attributes, a nested state_dict.
+const data = pickle(
+  dict({
+    epoch: int(3),
+    state_dict: dict({
+      weight: tensor({ elements: 6, shape: [2, 3], strides: [3, 1] }),
+      "weight.T": tensor({ elements: 6, shape: [3, 2], strides: [1, 3] }),
+      bias: tensor({ key: "1", storageClass: "HalfStorage", elements: 4, offset: 1, shape: [3], strides: [1] }),
+    }),
+  }),
+);
+const storages = { 0: Buffer.alloc(24, 1), 1: Buffer.alloc(8, 2) };
+const small = torchZip(data, storages);
+const packed = readFileSync(join(GOLDEN, "compressed.pth"));
+const legacy = readFileSync(join(GOLDEN, "legacy.pt"));
+const fragments = [
+  "PK\x03\x04",
+  "PK\x01\x02",
+  "PK\x05\x06",
+  "PK\x06\x06",
+  "PK\x06\x07",
+  "archive/data/1",
+  "../",
+  data,
+  small,
+];
+
+/** Opens the file and reads every tensor of it. */
+async function readAll(bytes: Uint8Array): Promise<void> {
+  const path = join(folder, "mutant.pt");
+  writeFileSync(path, bytes);
+  const file = await openPytorch(path);
+  for (const name of file.names()) {
+    const stored = file.get(name);
+    if (!stored) throw new Error(`${name} has a name but no tensor`);
+    const length = sizeOf(stored.shape) * BYTES_PER_ELEMENT[stored.dtype];
+    if (stored.kind === "file" && (stored.length !== length || stored.offset + length > bytes.length)) {
+      throw new Error(`${name} does not lie in its file`);
+    }
+    const { data } = await readTensor(stored);
+    if (data.byteLength !== length) throw new Error(`${name} has ${data.byteLength} bytes, not ${length}`);
+  }
+}
+
+test("pickles", LIMIT, async () => {
+  const sound = [data, ...Object.values(plain).map((base64) => Buffer.from(base64, "base64"))];
+  const opcodes = sound.map(opcodesOf);
+  const mutate = (rng: Rng) => {
+    const i = rng.integer(0, sound.length - 1);
+    return rng.uniform() < 0.6
+      ? mutatePickle(opcodes[i] as Buffer[], rng)
+      : mutateBytes(sound[i] as Buffer, rng, [...sound, "cos\nsystem\n", text("x"), "\x93", "R"]);
+  };
+  await fuzz(3_1, mutate, (bytes) => unpickle(bytes, { where: "mutant", names: TORCH_NAMES, persistent: storageOf }));
+});
+
+test("pickles in a sound zip, with the tensors that they describe", LIMIT, async () => {
+  const opcodes = opcodesOf(data);
+  await fuzz(3_2, (rng) => torchZip(mutatePickle(opcodes, rng), storages), readAll);
+});
+
+test("zips", LIMIT, async () => {
+  const names = zip([{ name: "x/data.pkl", content: data }]);
+  await fuzz(3_3, (rng) => mutateBytes(rng.choice([small, small, packed]), rng, [...fragments, names]), readAll);
+});
+
+test("files of the older layout", LIMIT, async () => {
+  await fuzz(3_4, (rng) => mutateBytes(legacy, rng, [...fragments, legacy.subarray(0, 600)]), readAll);
+});
