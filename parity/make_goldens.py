@@ -7,6 +7,7 @@ from clip import make_clip
 from ddim import make_ddim
 from families import make_families
 from image import make_image
+from ldm import make_ldm
 from reference_loop import make_reference_loop
 from unet import make_unets
 from vae import make_vae
@@ -17,6 +18,7 @@ MAKERS = {
     "clip": make_clip,
     "ddim": make_ddim,
     "image": make_image,
+    "ldm": make_ldm,
     "reference-loop": make_reference_loop,
     "families": make_families,
 }

@@ -48,7 +48,7 @@ export function embedImages({ config, normalization, scope }: ClipFolder, images
 export async function clipReward(folder: string): Promise<Reward> {
   const clip = await openClip(folder);
   const { text } = clip.config;
-  const tokenizer = await openClipTokenizer(folder, text.maxPositions);
+  const tokenizer = await openClipTokenizer(folder, { contextLength: text.maxPositions });
   if (tokenizer.vocabularySize > text.vocabSize) {
     throw new InputError(
       `reward clip: the tokenizer in ${folder} gives ids below ${tokenizer.vocabularySize}, but the text model takes ids below ${text.vocabSize}. Do both belong to one CLIP?`,

@@ -1,13 +1,14 @@
 /** A text-to-image model in the diffusers layout, opened: configurations read and checked, weights left in their files. */
 import { join } from "node:path";
-import { z } from "zod";
-import { readSchedulerConfig, type SchedulerConfig } from "../diffusion/ddim.js";
+import { type Prediction, readSchedulerConfig, type SchedulerConfig } from "../diffusion/ddim.js";
 import { type ClipTextConfig, parseClipTextConfig } from "../models/clip/config.js";
 import { type ClipTokenizer, openClipTokenizer } from "../models/clip/tokenizer.js";
 import { parseUnetConfig, TIME_IDS, type UnetConfig } from "../models/unet/config.js";
 import { parseVaeConfig, type VaeConfig, vaeFactor } from "../models/vae/config.js";
 import { InputError } from "../tensor/errors.js";
-import { type ModelFolder, openModelFolder, openWeights, readConfig, requireComponent } from "../weights/folder.js";
+import { isRecord } from "../tensor/record.js";
+import { type Component, type Model, openModelFolder, requireComponent } from "../weights/folder.js";
+import { isSingleFile, openSingleFile, type SingleFileOptions } from "../weights/ldm/single-file.js";
 import { merge, type WeightSource, withPrefix } from "../weights/source.js";
 
 export interface Pipeline {
@@ -54,51 +55,67 @@ const SCHEDULERS = [
   "UniPCMultistepScheduler",
 ];
 
-export async function openPipeline(path: string): Promise<Pipeline> {
-  const folder = await openModelFolder(path);
-  if (folder.components.has("text_encoder_2") && !folder.components.has("text_encoder")) {
+export interface OpenOptions extends SingleFileOptions {
+  /** What the U-Net predicts, whatever the model's scheduler says. */
+  readonly prediction?: Prediction | undefined;
+}
+
+/** A folder in the diffusers layout, or a single file in the layout of the original code. */
+export async function openPipeline(path: string, options: OpenOptions = {}): Promise<Pipeline> {
+  const model = (await isSingleFile(path)) ? await openSingleFile(path, options) : await openModelFolder(path);
+  if (model.components.has("text_encoder_2") && !model.components.has("text_encoder")) {
     throw new InputError(
-      `model folder ${folder.path}: has a text_encoder_2 and no text_encoder, as Stable Diffusion XL's refiner, which starts from another model's picture. Give the base model`,
+      `model ${model.path}: has a text_encoder_2 and no text_encoder, as Stable Diffusion XL's refiner, which starts from another model's picture. Give the base model`,
     );
   }
-  const part = async (name: string, ...classes: string[]) => (await requireComponent(folder, name, classes)).path;
+  const part = (name: string, ...classes: string[]) => requireComponent(model, name, classes);
   const unet = await part("unet", "UNet2DConditionModel");
   const vae = await part("vae", "AutoencoderKL");
   const scheduler = await part("scheduler", ...SCHEDULERS);
   const first = await part("text_encoder", "CLIPTextModel");
   const second =
-    folder.components.has("text_encoder_2") && (await part("text_encoder_2", "CLIPTextModelWithProjection"));
+    model.components.has("text_encoder_2") && (await part("text_encoder_2", "CLIPTextModelWithProjection"));
 
-  const json = (at: string, file?: string) => readConfig(at, z.unknown(), file);
-  const textEncoder = async (name: TextEncoder["name"], at: string): Promise<TextEncoder> => ({
-    name,
-    config: parseClipTextConfig(await json(at), join(at, "config.json")),
-    tokenizer: await openClipTokenizer(
-      await part(name.replace("text_encoder", "tokenizer"), "CLIPTokenizer", "CLIPTokenizerFast"),
-    ),
-  });
+  const at = ({ path }: Component, file = "config.json") => join(path, file);
+  const textEncoder = async (name: TextEncoder["name"], encoder: Component): Promise<TextEncoder> => {
+    const tokenizer = await part(name.replace("text_encoder", "tokenizer"), "CLIPTokenizer", "CLIPTokenizerFast");
+    return {
+      name,
+      config: parseClipTextConfig(await encoder.config(), at(encoder)),
+      tokenizer: await openClipTokenizer(tokenizer.path, { config: await tokenizer.config("tokenizer_config.json") }),
+    };
+  };
   const schedulerFile = "scheduler_config.json";
   const encoder = await textEncoder("text_encoder", first);
   const pipeline: Pipeline = {
-    path: folder.path,
-    unet: parseUnetConfig(await json(unet), join(unet, "config.json")),
-    vae: parseVaeConfig(await json(vae), join(vae, "config.json")),
+    path: model.path,
+    unet: parseUnetConfig(await unet.config(), at(unet)),
+    vae: parseVaeConfig(await vae.config(), at(vae)),
     textEncoders: second ? [encoder, await textEncoder("text_encoder_2", second)] : [encoder],
-    forceZerosForEmptyPrompt: second !== false && forcesZeros(folder),
-    scheduler: readSchedulerConfig(await json(scheduler, schedulerFile), join(scheduler, schedulerFile)),
+    forceZerosForEmptyPrompt: second !== false && forcesZeros(model),
+    scheduler: readSchedulerConfig(
+      predicting(await scheduler.config(schedulerFile), options.prediction),
+      at(scheduler, schedulerFile),
+    ),
     weights: merge(
-      withPrefix(await openWeights(unet), "unet."),
-      withPrefix(await openWeights(vae), "vae."),
-      withPrefix(await openWeights(first), "text_encoder."),
-      ...(second ? [withPrefix(await openWeights(second), "text_encoder_2.")] : []),
+      withPrefix(await unet.weights(), "unet."),
+      withPrefix(await vae.weights(), "vae."),
+      withPrefix(await first.weights(), "text_encoder."),
+      ...(second ? [withPrefix(await second.weights(), "text_encoder_2.")] : []),
     ),
   };
   checkParts(pipeline);
   return pipeline;
 }
 
+function predicting(schedulerConfig: unknown, prediction: Prediction | undefined): unknown {
+  return prediction === undefined || !isRecord(schedulerConfig)
+    ? schedulerConfig
+    : { ...schedulerConfig, prediction_type: prediction };
+}
+
 /** Stable Diffusion XL's option of model_index.json; true where the file does not say, as in diffusers. */
-function forcesZeros({ path, options }: ModelFolder): boolean {
+function forcesZeros({ path, options }: Model): boolean {
   const { force_zeros_for_empty_prompt: found = true } = options;
   if (typeof found === "boolean") return found;
   throw new InputError(
@@ -109,7 +126,7 @@ function forcesZeros({ path, options }: ModelFolder): boolean {
 /** Parts that are sound each for itself may still not belong together. */
 function checkParts({ path, unet, vae, textEncoders }: Pipeline): void {
   const misfit = (message: string) => {
-    throw new InputError(`model folder ${path}: ${message}. Do these parts belong to one model?`);
+    throw new InputError(`model ${path}: ${message}. Do these parts belong to one model?`);
   };
   if (unet.inChannels !== vae.latentChannels || unet.outChannels !== vae.latentChannels) {
     misfit(

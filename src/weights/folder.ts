@@ -7,11 +7,10 @@ import { readJson } from "./json.js";
 import type { WeightSource } from "./source.js";
 import { openShards, openWeightFile } from "./weight-file.js";
 
-/**
- * A model in the diffusers layout: `model_index.json` names the parts and their classes, and each part has a folder of
- * its own with its configuration and weights.
- */
-export interface ModelFolder {
+/** A text-to-image model as a set of parts, each with a configuration and most with weights. */
+export interface Model {
+  /** A folder has a folder for each part; a file (`ldm/single-file.ts`) holds the weights of them all. */
+  readonly kind: "folder" | "file";
   /** Absolute, links resolved. */
   readonly path: string;
   /** Such as StableDiffusionPipeline. */
@@ -22,9 +21,13 @@ export interface ModelFolder {
 }
 
 export interface Component {
+  /** A folder's part lies here. Of a file's part, what messages call it; its tokenizer is a folder all the same. */
   readonly path: string;
   /** Such as UNet2DConditionModel. */
   readonly className: string;
+  /** Its configuration, parsed and not checked yet. */
+  config(file?: string): Promise<unknown>;
+  weights(): Promise<WeightSource>;
 }
 
 const LAYOUT =
@@ -38,7 +41,11 @@ const componentEntry = z.tuple([z.string().nullable(), z.string().nullable()]);
 /** Component names become folder names, so a hostile index must not lead out of the model folder. */
 const COMPONENT_NAME = /^[A-Za-z0-9][A-Za-z0-9_-]*$/;
 
-export async function openModelFolder(path: string): Promise<ModelFolder> {
+/**
+ * A model in the diffusers layout: `model_index.json` names the parts and their classes, and each part has a folder of
+ * its own with its configuration and weights.
+ */
+export async function openModelFolder(path: string): Promise<Model> {
   const real = await requireFolder(path, `model folder ${path}`, LAYOUT);
   if (!(await exists(join(real, INDEX)))) {
     throw new InputError(`model folder ${path}: has no ${INDEX}. ${LAYOUT}`);
@@ -63,21 +70,30 @@ export async function openModelFolder(path: string): Promise<ModelFolder> {
     }
     const className = checked.data[1];
     // [null, null] is a part that this pipeline could have and does not, such as the safety checker.
-    if (className !== null) components.set(name, { path: join(real, name), className });
+    if (className !== null) components.set(name, folderComponent(join(real, name), className));
   }
-  return { path: real, pipeline: index._class_name, components, options };
+  return { kind: "folder", path: real, pipeline: index._class_name, components, options };
+}
+
+function folderComponent(path: string, className: string): Component {
+  return {
+    path,
+    className,
+    config: (file) => readConfig(path, z.unknown(), file),
+    weights: () => openWeights(path),
+  };
 }
 
 /** The part called `name`, which must be of one of the classes that the caller can build. */
 export async function requireComponent(
-  folder: ModelFolder,
+  model: Model,
   name: string,
   supported: readonly string[],
 ): Promise<Component> {
-  const indexPath = join(folder.path, INDEX);
-  const component = folder.components.get(name);
+  const indexPath = model.kind === "folder" ? join(model.path, INDEX) : model.path;
+  const component = model.components.get(name);
   if (!component) {
-    const names = [...folder.components.keys()];
+    const names = [...model.components.keys()];
     const similar = nearest(name, names);
     throw new InputError(
       `${indexPath}: names no ${name}; it has ${names.join(", ") || "no parts at all"}.${similar ? ` Is it ${similar}?` : ""} ${LAYOUT}`,
@@ -88,7 +104,9 @@ export async function requireComponent(
       `${indexPath}: ${name} is of class ${component.className}; supported here: ${supported.join(", ")}.`,
     );
   }
-  await requireFolder(component.path, `model folder ${folder.path}: part ${name}`, LAYOUT);
+  if (model.kind === "folder") {
+    await requireFolder(component.path, `model folder ${model.path}: part ${name}`, LAYOUT);
+  }
   return component;
 }
 

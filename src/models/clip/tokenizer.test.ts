@@ -106,7 +106,7 @@ describe("a tokenizer", () => {
 
 test("a text model of fewer positions shortens texts to them", async () => {
   const folder = await folderOf(whole({ "tokenizer_config.json": { model_max_length: 77 } }));
-  const tokenizer = await openClipTokenizer(folder, 5);
+  const tokenizer = await openClipTokenizer(folder, { contextLength: 5 });
   const { ids, truncated } = tokenizer.encode("a photo of a cat");
   expect(ids).toEqual(tokenizer.encode("a photo of").ids);
   expect(ids).toHaveLength(5);

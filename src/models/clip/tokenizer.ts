@@ -5,6 +5,7 @@ import { InputError } from "../../tensor/errors.js";
 import { exists, readText } from "../../weights/files.js";
 import { readConfig } from "../../weights/folder.js";
 import { readJson } from "../../weights/json.js";
+import { parseConfig } from "../config.js";
 
 /**
  * CLIP's tokenizer (Radford et al. 2021, section 2.4): lower-cased text, split into words, signs and single digits,
@@ -53,10 +54,18 @@ const tokenizerConfig = specialTokens.extend({
 
 /**
  * From a tokenizer folder: tokenizer_config.json beside vocab.json and merges.txt, or beside tokenizer.json. Texts never
- * get more ids than `contextLength`, the number of positions that the text model knows.
+ * get more ids than `contextLength`, the number of positions that the text model knows. `config` is what stands for the
+ * folder's tokenizer_config.json where it was read already, or is the caller's own.
  */
-export async function openClipTokenizer(folder: string, contextLength = CONTEXT_LENGTH): Promise<ClipTokenizer> {
-  const config = await readConfig(folder, tokenizerConfig, "tokenizer_config.json");
+export async function openClipTokenizer(
+  folder: string,
+  { contextLength = CONTEXT_LENGTH, config: given }: { contextLength?: number; config?: unknown } = {},
+): Promise<ClipTokenizer> {
+  const file = "tokenizer_config.json";
+  const config =
+    given === undefined
+      ? await readConfig(folder, tokenizerConfig, file)
+      : parseConfig(tokenizerConfig, given, join(folder, file));
   const mapPath = join(folder, "special_tokens_map.json");
   const map = (await exists(mapPath)) ? await readJson(mapPath, specialTokens) : {};
   const { vocab, merges, path } = await readBytePairs(folder);
