@@ -85,11 +85,7 @@ function folderComponent(path: string, className: string): Component {
 }
 
 /** The part called `name`, which must be of one of the classes that the caller can build. */
-export async function requireComponent(
-  model: Model,
-  name: string,
-  supported: readonly string[],
-): Promise<Component> {
+export async function requireComponent(model: Model, name: string, supported: readonly string[]): Promise<Component> {
   const indexPath = model.kind === "folder" ? join(model.path, INDEX) : model.path;
   const component = model.components.get(name);
   if (!component) {

@@ -4,8 +4,8 @@
  * SDXL, `conditioner.embedders.`. Opened, it looks like a folder in the diffusers layout: tensors have its names, and
  * the configurations that a file does not hold are made from its shapes and from what its family is known to be.
  */
-import { stat } from "node:fs/promises";
-import { dirname, extname, join } from "node:path";
+import { realpath, stat } from "node:fs/promises";
+import { dirname, extname, join, resolve } from "node:path";
 import { InputError } from "../../tensor/errors.js";
 import { exists } from "../files.js";
 import { type Component, type Model, openModelFolder } from "../folder.js";
@@ -33,12 +33,20 @@ export const SINGLE_FILE_ENDINGS: readonly string[] = [".safetensors", ".ckpt", 
 type Family = "Stable Diffusion 1.x" | "Stable Diffusion 2.x" | "Stable Diffusion XL";
 
 export async function openSingleFile(path: string, options: SingleFileOptions = {}): Promise<Model> {
-  const { source, metadata } = await openTensors(path);
+  return singleFileModel(path, await openTensors(path), options);
+}
+
+/** A file's tensors as a model. `metadata` is what a safetensors header says beside them. */
+export async function singleFileModel(
+  path: string,
+  source: WeightSource & { readonly metadata?: Readonly<Record<string, string>> },
+  options: SingleFileOptions = {},
+): Promise<Model> {
   const family = familyOf(source);
   const unet = readLdmUnet(source);
   const vae = readLdmVae(source);
   const texts = textsOf(source, family);
-  const prediction = await predictionOf(source, metadata, family, options);
+  const prediction = await predictionOf(source, source.metadata ?? {}, family, options);
 
   const parts = new Map<string, Omit<Component, "path">>();
   const part = (name: string, className: string, config: unknown, weights?: WeightSource) =>
@@ -56,7 +64,7 @@ export async function openSingleFile(path: string, options: SingleFileOptions = 
     part(`tokenizer${suffix}`, "CLIPTokenizer", { ...TOKENIZER, pad_token: padToken });
   }
   const pipeline = family === "Stable Diffusion XL" ? "StableDiffusionXLPipeline" : "StableDiffusionPipeline";
-  const real = source.path;
+  const real = await realpath(path).catch(() => resolve(path));
   const components = new Map<string, Component>();
   const folder = options.config === undefined ? undefined : await openModelFolder(options.config);
   const tokenizer = folder ? undefined : await tokenizerFolder(path, real, options);
@@ -70,15 +78,14 @@ export async function openSingleFile(path: string, options: SingleFileOptions = 
 }
 
 /** The one place that tells files of weights by their ending. */
-async function openTensors(path: string) {
+async function openTensors(path: string): Promise<WeightSource> {
   const ending = extname(path).toLowerCase();
   if (ending !== ".safetensors") {
     throw new InputError(
       `${path}: single files of ${ending || "no"} ending are not supported; convert it to .safetensors.`,
     );
   }
-  const source = await openSafetensors(path);
-  return { source, metadata: source.metadata };
+  return openSafetensors(path);
 }
 
 function refuse(path: string, what: string): never {
@@ -95,11 +102,13 @@ function familyOf(source: WeightSource): Family {
   const prefixes = new Set<string>();
   for (const name of source.names()) {
     if (name.startsWith("model.diffusion_model.")) prefixes.add("unet");
-    for (const prefix of [CLIP, OPEN_CLIP, XL_CLIP, XL_OPEN_CLIP]) if (name.startsWith(`${prefix}.`)) prefixes.add(prefix);
+    for (const prefix of [CLIP, OPEN_CLIP, XL_CLIP, XL_OPEN_CLIP])
+      if (name.startsWith(`${prefix}.`)) prefixes.add(prefix);
   }
   if (!prefixes.has("unet")) {
     const [first] = source.names();
-    const lora = first !== undefined && /lora/.test(first) ? " It looks like an adapter: give that with --adapter." : "";
+    const lora =
+      first !== undefined && /lora/.test(first) ? " It looks like an adapter: give that with --adapter." : "";
     refuse(
       source.describe,
       `is no Stable Diffusion checkpoint in the original layout: no tensor is called model.diffusion_model.… (the first is ${JSON.stringify(first)}).${lora} A model in the diffusers layout is given as its folder.`,
@@ -212,7 +221,9 @@ async function predictionOf(
 ): Promise<Trained> {
   if (prediction) return { prediction_type: prediction };
   if (source.get("v_pred")) {
-    const zeroSnr = source.get("ztsnr") ? ({ rescale_betas_zero_snr: true, timestep_spacing: "trailing" } as const) : {};
+    const zeroSnr = source.get("ztsnr")
+      ? ({ rescale_betas_zero_snr: true, timestep_spacing: "trailing" } as const)
+      : {};
     return { prediction_type: "v_prediction", ...zeroSnr };
   }
   const said = metadata["modelspec.prediction_type"];

@@ -133,7 +133,8 @@ export function readLdmUnet(source: WeightSource): LdmUnet {
       const blocks = depths.filter((each) => each.level === i);
       const transformerLayers = blocks[0]?.depth ?? 1;
       const odd = blocks.find(({ depth }) => depth !== transformerLayers || depth === 0);
-      if (odd) refuse(`${ROOT}.${odd.place} has ${odd.depth} transformer blocks, others of its level ${transformerLayers}`);
+      if (odd)
+        refuse(`${ROOT}.${odd.place} has ${odd.depth} transformer blocks, others of its level ${transformerLayers}`);
       if ((down !== 0 && down !== layers) || (up !== 0 && up !== layers + 1)) {
         refuse(`in level ${i} of the U-Net some blocks attend to the text and others do not`);
       }

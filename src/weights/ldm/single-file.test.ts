@@ -1,0 +1,308 @@
+import { createHash } from "node:crypto";
+import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { gunzipSync } from "node:zlib";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { InputError } from "../../tensor/errors.js";
+import { allocate, fromNumbers, type HostTensor } from "../../tensor/host.js";
+import { sizeOf } from "../../tensor/shape.js";
+import type { Model } from "../folder.js";
+import { openSafetensors, writeSafetensors } from "../safetensors.js";
+import { fromTensors, readTensor, type StoredTensor, type WeightSource } from "../source.js";
+import { renamed } from "./rename.js";
+import { openSingleFile, singleFileModel } from "./single-file.js";
+
+/** Written by parity/ldm.py, which checks its files with diffusers' own converters. */
+const LDM = fileURLToPath(new URL("../../../test/goldens/ldm", import.meta.url));
+const TOKENIZER = fileURLToPath(new URL("../../../test/goldens/tiny-sd/tokenizer", import.meta.url));
+
+type Configs = Record<string, Record<string, unknown>>;
+const golden: { tiny: Record<string, Configs>; published: Record<string, Configs> } = JSON.parse(
+  await readFile(join(LDM, "golden.json"), "utf8"),
+);
+const tensors: {
+  tiny: Record<string, Record<string, [number[], string]>>;
+  published: Record<string, Record<"single_file" | "folder", Record<string, number[]>>>;
+} = JSON.parse(gunzipSync(await readFile(join(LDM, "tensors.json.gz"))).toString());
+
+let root: string;
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), "alignprop-ldm-"));
+});
+afterAll(() => rm(root, { recursive: true }));
+
+const open = (name: string) =>
+  openSingleFile(join(LDM, `${name}.safetensors`), { tokenizer: TOKENIZER, note: () => {} });
+
+async function configsOf({ components }: Model): Promise<Configs> {
+  const entries = [...components].map(async ([name, part]) => [name, (await part.config()) as object] as const);
+  return Object.fromEntries(await Promise.all(entries)) as Configs;
+}
+
+/** What no tensor of a tiny model shows, because its numbers are not those of its family. */
+const FAMILY_FACTS = [
+  "addition_time_embed_dim",
+  "attention_head_dim",
+  "norm_num_groups",
+  "num_attention_heads",
+  "sample_size",
+  "scaling_factor",
+];
+/** Two spellings of what the tests of the models prove to be one. */
+const SPELT_OTHERWISE = ["eos_token_id", "projection_dim"];
+
+/** Keys that both configurations have, but for `without`. */
+function common(made: Record<string, unknown>, expected: Record<string, unknown>, without: readonly string[]) {
+  const keys = Object.keys(made).filter((key) => key in expected && !without.includes(key));
+  const pick = (of: Record<string, unknown>) => Object.fromEntries(keys.map((key) => [key, of[key]]));
+  return { made: pick(made), expected: pick(expected), keys };
+}
+
+describe.each(["sd1", "sd2", "sdxl"])("a single file of the family %s", (name) => {
+  test("holds every tensor of the folder, bit by bit under its name there, and no other", async () => {
+    const { components } = await open(name);
+    const found: Record<string, [readonly number[], string]> = {};
+    for (const [part, component] of components) {
+      if (part.startsWith("tokenizer") || part === "scheduler") continue;
+      const weights = await component.weights();
+      for (const key of weights.names()) {
+        const tensor = await readTensor(weights.get(key) as StoredTensor);
+        found[`${part}.${key}`] = [tensor.shape, digest(tensor)];
+      }
+    }
+    expect(found).toEqual(tensors.tiny[name]);
+  });
+
+  test("tells blocks, widths, depths and attention by its shapes", async () => {
+    const made = await configsOf(await open(name));
+    for (const [part, config] of Object.entries(golden.tiny[name] as Configs)) {
+      const both = common(made[part] as Record<string, unknown>, config, [...FAMILY_FACTS, ...SPELT_OTHERWISE]);
+      expect(both.made, part).toEqual(each(both.expected, both.made));
+      expect(both.keys.length, part).toBeGreaterThan(6);
+    }
+  });
+
+  test("of the published size gets the published configuration", async () => {
+    const { single_file: single, folder } = tensors.published[name] as (typeof tensors.published)[string];
+    const model = await singleFileModel("shapes", shapesOnly(single), { tokenizer: TOKENIZER, note: () => {} });
+    const made = await configsOf(model);
+    for (const [part, config] of Object.entries(golden.published[name] as Configs)) {
+      const both = common(made[part] as Record<string, unknown>, config, SPELT_OTHERWISE);
+      expect(both.made, part).toEqual(each(both.expected, both.made));
+    }
+    const shapes: Record<string, readonly number[]> = {};
+    for (const part of Object.keys(golden.published[name] as Configs)) {
+      const weights = await model.components.get(part)?.weights();
+      for (const key of weights?.names() ?? []) shapes[`${part}.${key}`] = weights?.get(key)?.shape ?? [];
+    }
+    expect(shapes).toEqual(folder);
+  });
+});
+
+/** Lists of one number repeated stand for the number, in either. */
+function each(expected: Record<string, unknown>, made: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(expected).map(([key, value]) => {
+      const other = made[key];
+      if (Array.isArray(other) && typeof value === "number") return [key, other.map(() => value)];
+      if (typeof other === "number" && Array.isArray(value) && new Set(value).size === 1) return [key, value[0]];
+      return [key, value];
+    }),
+  );
+}
+
+function digest({ data }: HostTensor): string {
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  return createHash("sha256").update(bytes).digest("hex").slice(0, 16);
+}
+
+/** Tensors of these shapes without elements, but for the one that is turned over when it is opened. */
+function shapesOnly(shapes: Record<string, number[]>): WeightSource {
+  const data = (name: string, shape: number[]) =>
+    name.endsWith("text_projection") ? allocate("float16", sizeOf(shape)) : new Uint16Array();
+  return {
+    describe: "shapes",
+    names: () => Object.keys(shapes),
+    get(name) {
+      const shape = shapes[name];
+      return shape && { kind: "memory", dtype: "float16", shape, data: data(name, shape) };
+    },
+  };
+}
+
+describe("what a U-Net predicts", () => {
+  const predictionIn = async (
+    base: string,
+    { extra = {}, metadata = {} }: { extra?: Record<string, HostTensor>; metadata?: Record<string, string> } = {},
+    options: { prediction?: "epsilon" } = {},
+  ) => {
+    const path = join(await mkdtemp(join(root, "prediction-")), "model.safetensors");
+    const file = await openSafetensors(join(LDM, `${base}.safetensors`));
+    const all = new Map(Object.entries(extra));
+    for (const name of file.names()) all.set(name, await readTensor(file.get(name) as StoredTensor));
+    await writeSafetensors(path, all, metadata);
+    const notes: string[] = [];
+    const model = await openSingleFile(path, {
+      tokenizer: TOKENIZER,
+      note: (message) => notes.push(message),
+      ...options,
+    });
+    const config = async (part: string) => (await model.components.get(part)?.config()) as Record<string, unknown>;
+    return { ...(await config("scheduler")), side: (await config("unet")).sample_size, notes: notes.length };
+  };
+
+  test("is the noise in 1.x and SDXL", async () => {
+    expect(await predictionIn("sd1")).toMatchObject({ prediction_type: "epsilon", side: 64, notes: 0 });
+    expect(await predictionIn("sdxl")).toMatchObject({ prediction_type: "epsilon", side: 128, notes: 0 });
+  });
+
+  test("is v in 2.x, with a note that says so, but for the base", async () => {
+    expect(await predictionIn("sd2")).toMatchObject({ prediction_type: "v_prediction", side: 96, notes: 1 });
+    const base = { global_step: fromNumbers([875_000], [], "int64") };
+    expect(await predictionIn("sd2", { extra: base })).toMatchObject({
+      prediction_type: "epsilon",
+      side: 64,
+      notes: 0,
+    });
+    const other = { global_step: fromNumbers([140_000], [], "int64") };
+    expect(await predictionIn("sd2", { extra: other })).toMatchObject({ prediction_type: "v_prediction", notes: 1 });
+  });
+
+  test("is what the file's header, its marks or the user say", async () => {
+    const epsilon = { "modelspec.prediction_type": "epsilon" };
+    expect(await predictionIn("sd2", { metadata: epsilon })).toMatchObject({ prediction_type: "epsilon", notes: 0 });
+    const mark = fromNumbers([], [0]);
+    expect(await predictionIn("sdxl", { extra: { v_pred: mark } })).toMatchObject({ prediction_type: "v_prediction" });
+    expect(await predictionIn("sdxl", { extra: { v_pred: mark, ztsnr: mark } })).toMatchObject({
+      prediction_type: "v_prediction",
+      rescale_betas_zero_snr: true,
+      timestep_spacing: "trailing",
+    });
+    expect(await predictionIn("sd2", {}, { prediction: "epsilon" })).toMatchObject({
+      prediction_type: "epsilon",
+      side: 64,
+      notes: 0,
+    });
+  });
+});
+
+describe("a tokenizer", () => {
+  test("is found beside the file, in its folder or in one called tokenizer, behind a link too", async () => {
+    const folder = await mkdtemp(join(root, "beside-"));
+    const path = join(folder, "model.safetensors");
+    await cp(join(LDM, "sd1.safetensors"), path);
+    await cp(join(TOKENIZER, "vocab.json"), join(folder, "vocab.json"));
+    await cp(join(TOKENIZER, "merges.txt"), join(folder, "merges.txt"));
+    expect((await openSingleFile(path)).components.get("tokenizer")?.path).toBe(folder);
+    const link = join(await mkdtemp(join(root, "link-")), "model.safetensors");
+    await symlink(path, link);
+    expect((await openSingleFile(link)).components.get("tokenizer")?.path).toBe(folder);
+    await cp(TOKENIZER, join(folder, "tokenizer"), { recursive: true });
+    expect((await openSingleFile(path)).components.get("tokenizer")?.path).toBe(join(folder, "tokenizer"));
+  });
+
+  test("that is nowhere is asked for", async () => {
+    await expect(openSingleFile(join(LDM, "sd1.safetensors"))).rejects.toThrow(
+      /a single file holds no tokenizer\. Put CLIP's vocab\.json and merges\.txt beside it, or .* loading\.tokenizer/,
+    );
+  });
+
+  test("pads as the text encoder learnt it: with the end of text, or OpenCLIP's with !", async () => {
+    const padOf = async (name: string, part = "tokenizer") =>
+      (await (await open(name)).components.get(part)?.config()) as { pad_token: string };
+    expect((await padOf("sd1")).pad_token).toBe("<|endoftext|>");
+    expect((await padOf("sd2")).pad_token).toBe("!");
+    expect((await padOf("sdxl")).pad_token).toBe("<|endoftext|>");
+    expect((await padOf("sdxl", "tokenizer_2")).pad_token).toBe("!");
+  });
+});
+
+test("configurations of the user's own folder stand for those made from shapes", async () => {
+  const folder = fileURLToPath(new URL("../../../test/goldens/tiny-sd", import.meta.url));
+  const { components } = await openSingleFile(join(LDM, "sd1.safetensors"), { config: folder });
+  expect(await components.get("unet")?.config()).toMatchObject({ norm_num_groups: 2, attention_head_dim: 2 });
+  expect((await components.get("unet")?.weights())?.describe).toBe(join(LDM, "sd1.safetensors"));
+  await expect(openSingleFile(join(LDM, "sdxl.safetensors"), { config: folder })).rejects.toThrow(
+    /is a Stable Diffusion XL model, but .*tiny-sd \(loading\.config\) names no text_encoder_2/,
+  );
+});
+
+describe("a file that is refused", () => {
+  /** sd1 or another, changed. */
+  async function refused(change: (all: Map<string, HostTensor>) => void, message: RegExp, base = "sd1") {
+    const path = join(await mkdtemp(join(root, "refused-")), "model.safetensors");
+    const file = await openSafetensors(join(LDM, `${base}.safetensors`));
+    const all = new Map<string, HostTensor>();
+    for (const name of file.names()) all.set(name, await readTensor(file.get(name) as StoredTensor));
+    change(all);
+    await writeSafetensors(path, all);
+    const error = await openSingleFile(path, { tokenizer: TOKENIZER, note: () => {} }).catch((caught) => caught);
+    expect(error).toBeInstanceOf(InputError);
+    expect(error.message).toMatch(message);
+  }
+  const U = "model.diffusion_model";
+  const one = fromNumbers([1], [1]);
+  const dropping = (pattern: RegExp) => (all: Map<string, HostTensor>) => {
+    for (const name of [...all.keys()]) if (pattern.test(name)) all.delete(name);
+  };
+
+  test("one that lacks tensors, by the names that the file has", () =>
+    refused(
+      dropping(/input_blocks\.1\.0\.in_layers\.2\.|output_blocks\.0\.0\.out_layers\.3\.bias/),
+      /is incomplete: 3 tensors are missing, such as model\.diffusion_model\.input_blocks\.1\.0\.in_layers\.2\.weight, .*2\.bias, .*output_blocks\.0\.0\.out_layers\.3\.bias/,
+    ));
+
+  test("the U-Net alone, and a model without its VAE", async () => {
+    await refused(dropping(/^cond_stage_model/), /has no text encoder that is known here .*U-Net alone/);
+    await refused(dropping(/^first_stage_model/), /has no VAE: first_stage_model\.decoder\.conv_in\.weight is missing/);
+  });
+
+  test("an adapter, or anything else", async () => {
+    const only = (name: string) => (all: Map<string, HostTensor>) => {
+      all.clear();
+      all.set(name, one);
+    };
+    await refused(only("lora_unet_x.lora_down.weight"), /is no Stable Diffusion checkpoint.* give that with --adapter/);
+    await refused(
+      only("conv_in.weight"),
+      /the first is "conv_in\.weight"\)\. A model in the diffusers layout is given/,
+    );
+  });
+
+  test("a U-Net with more in its blocks than these models have", () =>
+    refused(
+      (all) => all.set(`${U}.input_blocks.1.2.fuser.weight`, one),
+      /the U-Net has model\.diffusion_model\.input_blocks\.1\.2\.fuser\.weight, which these models do not have/,
+    ));
+
+  test("one whose blocks of a level differ in depth", () =>
+    refused(
+      dropping(/output_blocks\.0\.1\.transformer_blocks\.2\./),
+      /output_blocks\.0\.1 has 2 transformer blocks, others of its level 3/,
+      "sdxl",
+    ));
+
+  test("a fused projection that is not three", async () => {
+    const name = "attn.in_proj_bias";
+    const source = fromTensors(new Map([[`block.${name}`, fromNumbers([1, 2], [2])]]));
+    const layer = { from: name, to: "q_proj.bias", tensor: true, view: { third: 0 } } as const;
+    const seen = renamed(source, [{ from: "block", to: "", layers: [layer] }]);
+    expect(() => seen.get("q_proj.bias")).toThrow(
+      /block\.attn\.in_proj_bias: has shape \[2\]; queries, keys and values/,
+    );
+  });
+
+  test("a file of another ending", async () => {
+    const path = join(root, "model.gguf");
+    await writeFile(path, "");
+    await expect(openSingleFile(path, { tokenizer: TOKENIZER })).rejects.toThrow(/\.gguf/);
+  });
+});
+
+test("names of endless dots take no time", () => {
+  const hostile = `a${".".repeat(2_000_000)}`;
+  const source: WeightSource = { describe: "hostile", names: () => [hostile], get: () => undefined };
+  expect([...renamed(source, [{ from: "a", to: "b." }]).names()]).toEqual([`b.${hostile.slice(2)}`]);
+});
