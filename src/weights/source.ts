@@ -24,6 +24,8 @@ export interface WeightSource {
 export interface WeightFile extends WeightSource {
   /** Absolute, links resolved. */
   readonly path: string;
+  /** What a safetensors header says beside the tensors. */
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 /** Far above any real tensor; keeps the product of a hostile file's extents a finite number. */

@@ -294,10 +294,10 @@ describe("a file that is refused", () => {
     );
   });
 
-  test("a file of another ending", async () => {
+  test("a file of another kind", async () => {
     const path = join(root, "model.gguf");
-    await writeFile(path, "");
-    await expect(openSingleFile(path, { tokenizer: TOKENIZER })).rejects.toThrow(/\.gguf/);
+    await writeFile(path, "GGUF".repeat(10));
+    await expect(openSingleFile(path, { tokenizer: TOKENIZER })).rejects.toThrow(InputError);
   });
 });
 

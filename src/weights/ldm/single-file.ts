@@ -5,12 +5,12 @@
  * the configurations that a file does not hold are made from its shapes and from what its family is known to be.
  */
 import { realpath, stat } from "node:fs/promises";
-import { dirname, extname, join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { InputError } from "../../tensor/errors.js";
 import { exists } from "../files.js";
 import { type Component, type Model, openModelFolder } from "../folder.js";
-import { openSafetensors } from "../safetensors.js";
-import { readTensor, type WeightSource } from "../source.js";
+import { readTensor, type WeightFile, type WeightSource } from "../source.js";
+import { openWeightFile } from "../weight-file.js";
 import { renamed } from "./rename.js";
 import { type LdmText, readClip, readOpenClip } from "./text.js";
 import { readLdmUnet, unetConfigOf } from "./unet.js";
@@ -27,19 +27,16 @@ export interface SingleFileOptions {
   readonly note?: ((message: string) => void) | undefined;
 }
 
-/** The endings under which single files are found. */
-export const SINGLE_FILE_ENDINGS: readonly string[] = [".safetensors", ".ckpt", ".pt", ".pth"];
-
 type Family = "Stable Diffusion 1.x" | "Stable Diffusion 2.x" | "Stable Diffusion XL";
 
 export async function openSingleFile(path: string, options: SingleFileOptions = {}): Promise<Model> {
-  return singleFileModel(path, await openTensors(path), options);
+  return singleFileModel(path, await openWeightFile(path), options);
 }
 
-/** A file's tensors as a model. `metadata` is what a safetensors header says beside them. */
+/** The tensors of the file at `path` as a model. */
 export async function singleFileModel(
   path: string,
-  source: WeightSource & { readonly metadata?: Readonly<Record<string, string>> },
+  source: Omit<WeightFile, "path">,
   options: SingleFileOptions = {},
 ): Promise<Model> {
   const family = familyOf(source);
@@ -75,17 +72,6 @@ export async function singleFileModel(
     components.set(name, given ? { ...given, weights: made.weights } : { ...made, path: place });
   }
   return { kind: "file", path: real, pipeline, components, options: folder?.options ?? {} };
-}
-
-/** The one place that tells files of weights by their ending. */
-async function openTensors(path: string): Promise<WeightSource> {
-  const ending = extname(path).toLowerCase();
-  if (ending !== ".safetensors") {
-    throw new InputError(
-      `${path}: single files of ${ending || "no"} ending are not supported; convert it to .safetensors.`,
-    );
-  }
-  return openSafetensors(path);
 }
 
 function refuse(path: string, what: string): never {
