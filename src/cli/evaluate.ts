@@ -9,6 +9,7 @@ import type { EvaluationResult } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { mixAdapters } from "../train/mix.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
+import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { formOption, type MixOptions } from "./mix.js";
 import { commonOptions, number, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
@@ -59,7 +60,7 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
   const adapter = await adapterOf(options);
   const warn = (message: string) => terminal.say(`warning: ${message}`);
   const result = await interruptible(terminal, "Stopping after this batch", (signal) =>
-    evaluate(settings, { adapter, signal, warn }),
+    evaluate(settings, { adapter, signal, warn, onFetch: fetchProgress(terminal) }),
   );
   if (out !== undefined) await writeEvaluation(out, result);
   if (options.json) terminal.print(JSON.stringify(summary(result, settings.reward.name)));

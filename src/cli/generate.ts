@@ -13,6 +13,7 @@ import { generate } from "../train/generate.js";
 import { loadSettings } from "../train/load-settings.js";
 import type { Picture } from "../train/pictures.js";
 import { writeFileAtomic } from "../weights/atomic.js";
+import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { commonOptions, number, overridesOf, type SettingsOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
@@ -39,7 +40,11 @@ export function generateCommand(root: Command, terminal: Terminal): void {
     ])
     .option("--negative <text>", "what to stay away from (default: as the adapter was trained, or nothing)")
     .option("--adapter <path>", "a run, one of its checkpoints, or a LoRA file")
-    .option("--model <folder>", "a model in the diffusers layout (default: the adapter's, or the embedded one)")
+    .option(
+      "--model <model>",
+      "a folder, a single file, or an id of the Hugging Face hub (default: the adapter's, or the embedded model)",
+    )
+    .option("--offline", "take models of the hub from its cache alone")
     .option(
       "--seed <n>",
       "the first picture's noise; the next ones count on",
@@ -79,14 +84,19 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
   const settings = await loadSettings({
     recipe,
     overrides: [
-      ...overridesOf({ model: options.model, device: options.device, threads: options.threads }),
+      ...overridesOf({
+        model: options.model,
+        offline: options.offline,
+        device: options.device,
+        threads: options.threads,
+      }),
       ...(steps === undefined ? [] : [{ path: ["sampling", "steps"], value: steps, origin: "--steps" }]),
       ...(guidance === undefined
         ? []
         : [{ path: ["sampling", "guidance_scale"], value: guidance, origin: "--guidance" }]),
     ],
   });
-  const { model, device, threads, sampling } = settings;
+  const { model, loading, device, threads, sampling } = settings;
   const negative = options.negative ?? settings.prompts.negative;
   const adapter = options.adapter === undefined ? undefined : await openAdapter(options.adapter);
   const pictures = prompts.flatMap((prompt) =>
@@ -95,6 +105,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
   const images = await interruptible(terminal, "Stopping after this batch", (signal) =>
     generate({
       model,
+      loading,
       device,
       threads,
       sampling,
@@ -103,6 +114,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
       adapter,
       signal,
       warn: (message) => terminal.say(`warning: ${message}`),
+      onFetch: fetchProgress(terminal),
     }),
   );
   const files = asFile ? [await writePng(out, images, pictures)] : await writeFolder(out, images, pictures);

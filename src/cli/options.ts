@@ -16,6 +16,7 @@ export interface SettingsOptions extends CommonOptions {
   device?: string;
   threads?: string;
   memory?: string;
+  offline?: boolean;
   set?: Override[];
 }
 
@@ -28,7 +29,8 @@ export function commonOptions(command: Command): Command {
 /** What most often differs from the recipe; `--set` reaches everything else. */
 export function settingsOptions(command: Command): Command {
   return command
-    .option("--model <folder>", "a model in the diffusers layout")
+    .option("--model <model>", "a folder, a single file, or an id of the Hugging Face hub such as org/name@revision")
+    .option("--offline", "take models of the hub from its cache alone")
     .option("--reward <name>", "aesthetic, clip, compressibility or incompressibility")
     .option("--seed <n>", "the seed of everything random")
     .option("--device <name>", "cpu, cuda or webgpu")
@@ -62,7 +64,10 @@ export function overridesOf(options: SettingsOptions): Override[] {
     const value = numeric.includes(option) && text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
     return [{ path: path.split("."), value, origin: `--${option} ${text}` }];
   });
-  return [...short, ...(options.set ?? [])];
+  const offline: Override[] = options.offline
+    ? [{ path: ["loading", "offline"], value: true, origin: "--offline" }]
+    : [];
+  return [...short, ...offline, ...(options.set ?? [])];
 }
 
 /** A parser for options that are no settings. */

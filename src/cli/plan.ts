@@ -4,6 +4,7 @@ import { showBytes } from "../tensor/bytes.js";
 import type { Plan } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { plan } from "../train/plan.js";
+import { fetchProgress } from "./fetch-progress.js";
 import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
 
@@ -30,7 +31,11 @@ Examples:
     )
     .action(async (recipe: string | undefined, options: PlanCommandOptions) => {
       const settings = await loadSettings({ recipe, overrides: overridesOf(options) });
-      const planned = await plan(settings, { calibrate: options.calibrate });
+      const planned = await plan(settings, {
+        calibrate: options.calibrate,
+        warn: (message) => terminal.say(`warning: ${message}`),
+        onFetch: fetchProgress(terminal),
+      });
       if (options.json) terminal.print(JSON.stringify(snakeCase(planned)));
       else for (const [name, value] of planLines(planned)) terminal.print(`${name.padEnd(12)}${value}`);
     });

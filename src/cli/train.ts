@@ -9,6 +9,7 @@ import { InputError } from "../tensor/errors.js";
 import { observers, type TrainResult } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { train } from "../train/recipe.js";
+import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
 import { progress } from "./progress.js";
@@ -64,7 +65,7 @@ async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Pro
   let result: TrainResult;
   try {
     result = await interruptible(terminal, "Finishing this step and saving", (signal) =>
-      train(run.settings, listener, { resume: run.resumeFrom, signal }),
+      train(run.settings, listener, { resume: run.resumeFrom, signal, onFetch: fetchProgress(terminal) }),
     );
   } catch (error) {
     // Whatever ended it, what was done so far is worth a look.

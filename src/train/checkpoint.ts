@@ -113,7 +113,7 @@ export async function resumeFrom(folder: string, layout: FlatLora["layout"], ori
 }
 
 /** Settings that say how long, how often and where, but not what is learnt; the weights have fingerprints of their own. */
-const FREE = ["name", "model", "device", "threads", "memory", "out", "train", "checkpoint", "evaluation"];
+const FREE = ["name", "model", "loading", "device", "threads", "memory", "out", "train", "checkpoint", "evaluation"];
 
 /** `lora.rank is 8 now and was 4`, for each setting that differs. */
 function settingsThatDiffer(saved: Readonly<Record<string, unknown>>, wanted: Settings): string[] {
@@ -133,6 +133,11 @@ function settingsThatDiffer(saved: Readonly<Record<string, unknown>>, wanted: Se
   return [
     ...current.flatMap(([key, value]) => compare(saved[key], value, key)),
     ...compare(savedPrompts, prompts, "prompts"),
+    ...compare(
+      (isRecord(saved.loading) ? saved.loading.prediction_type : undefined) ?? null,
+      wanted.loading.prediction_type,
+      "loading.prediction_type",
+    ),
   ];
 }
 

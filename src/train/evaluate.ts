@@ -8,8 +8,9 @@ import { toFlat } from "./adapter.js";
 import type { EvaluationResult, RgbImage } from "./events.js";
 import { judgeGraph } from "./graphs.js";
 import { locate } from "./locate.js";
+import { type OpenListener, openModel } from "./open-model.js";
 import { samplePictures, toRgb } from "./pictures.js";
-import { openPipeline, truncationWarnings } from "./pipeline.js";
+import { truncationWarnings } from "./pipeline.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate } from "./samples.js";
 import type { Settings } from "./settings.js";
@@ -17,19 +18,17 @@ import type { Settings } from "./settings.js";
 /** Where the weights of this package's own rewards lie. */
 export const REWARDS_FOLDER = "models/rewards";
 
-export interface EvaluateOptions {
+export interface EvaluateOptions extends OpenListener {
   readonly adapter?: LoraAdapter | undefined;
-  readonly signal?: AbortSignal | undefined;
-  /** Told of prompts that are too long. */
-  readonly warn?: (message: string) => void;
 }
 
 /** Samples the evaluation's pictures with the model, or with an adapter on it, and rewards them. */
 export async function evaluate(
   settings: Settings,
-  { adapter, signal, warn = () => {} }: EvaluateOptions = {},
+  { adapter, ...listener }: EvaluateOptions = {},
 ): Promise<EvaluationResult> {
-  const pipeline = await openPipeline(locate(settings.model));
+  const { signal, warn = () => {} } = listener;
+  const pipeline = await openModel(settings, listener);
   const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
   const lora = adapter && toFlat(pipeline, adapter);
   for (const message of truncationWarnings(pipeline, evaluationPrompts(settings))) warn(message);

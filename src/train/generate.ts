@@ -3,27 +3,27 @@ import type { LoraAdapter } from "../weights/lora-files.js";
 import { toFlat } from "./adapter.js";
 import { runtimeOptions } from "./evaluate.js";
 import type { RgbImage } from "./events.js";
-import { locate } from "./locate.js";
+import { type OpenListener, openModel } from "./open-model.js";
 import { type Picture, samplePictures, toRgb } from "./pictures.js";
-import { openPipeline, truncationWarnings } from "./pipeline.js";
+import { truncationWarnings } from "./pipeline.js";
 import { Sampler } from "./sampler.js";
 import type { Settings } from "./settings.js";
 
-export interface GenerateOptions extends Pick<Settings, "model" | "device" | "threads" | "sampling"> {
+export interface GenerateOptions
+  extends Pick<Settings, "model" | "device" | "threads" | "sampling">,
+    Partial<Pick<Settings, "loading">>,
+    OpenListener {
   readonly pictures: readonly Picture[];
   readonly negative?: string;
   readonly adapter?: LoraAdapter | undefined;
   /** Pictures sampled at once. */
   readonly batch?: number;
-  readonly signal?: AbortSignal | undefined;
-  /** Told of prompts that are too long. */
-  readonly warn?: (message: string) => void;
 }
 
 /** One image for each prompt and seed. The same prompt and seed give the same image, whatever else is asked for. */
 export async function generate(options: GenerateOptions): Promise<RgbImage[]> {
   const { pictures, sampling, negative = "", adapter, batch = 4, signal, warn = () => {} } = options;
-  const pipeline = await openPipeline(locate(options.model));
+  const pipeline = await openModel(options, options);
   const lora = adapter && toFlat(pipeline, adapter);
   const prompts = [...pictures.map(({ prompt }) => prompt), negative];
   for (const message of truncationWarnings(pipeline, prompts)) warn(message);

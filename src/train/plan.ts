@@ -15,13 +15,17 @@ import { flops } from "./flops.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
 import { locate } from "./locate.js";
 import { memoryOf } from "./memory.js";
-import { openPipeline, type Pipeline } from "./pipeline.js";
+import { type OpenListener, openModel } from "./open-model.js";
+import type { Pipeline } from "./pipeline.js";
 import { accumulationSteps, type Settings } from "./settings.js";
 import { type BackwardCalls, backwardCalls, drawnWalks } from "./walks.js";
 
 /** `calibrate` compiles the run's programs and times a call of each. */
-export async function plan(settings: Settings, { calibrate = true }: { calibrate?: boolean } = {}): Promise<Plan> {
-  const pipeline = await openPipeline(locate(settings.model));
+export async function plan(
+  settings: Settings,
+  { calibrate = true, ...listener }: { calibrate?: boolean } & OpenListener = {},
+): Promise<Plan> {
+  const pipeline = await openModel(settings, listener);
   const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
   const estimator = alignprop(settings.estimator.truncation);
   const layout = adapterLayout(pipeline, settings.lora);

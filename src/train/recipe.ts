@@ -23,8 +23,9 @@ import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
 import { Learner, requireFinite } from "./learner.js";
 import { locate } from "./locate.js";
+import { type OpenListener, openModel } from "./open-model.js";
 import { adamw, adamwState, clipGradNorm } from "./optimizer.js";
-import { openPipeline, truncationWarnings } from "./pipeline.js";
+import { truncationWarnings } from "./pipeline.js";
 import { countPlan } from "./plan.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate, STREAMS, samplesOf } from "./samples.js";
@@ -35,16 +36,19 @@ export interface TrainOptions {
   readonly resume?: string | undefined;
   /** When aborted, the step in progress is finished and saved. */
   readonly signal?: AbortSignal | undefined;
+  /** Told how the download of a model goes on. */
+  readonly onFetch?: OpenListener["onFetch"];
 }
 
 export async function train(
   settings: Settings,
   observer: TrainObserver,
-  { resume, signal }: TrainOptions = {},
+  { resume, signal, onFetch }: TrainOptions = {},
 ): Promise<TrainResult> {
   const began = performance.now();
   accumulationSteps(settings.batch); // throws where the numbers don't divide
-  const pipeline = await openPipeline(locate(settings.model));
+  const warnings: string[] = [];
+  const pipeline = await openModel(settings, { warn: (message) => warnings.push(message), onFetch, signal });
   const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
   const estimator = alignprop(settings.estimator.truncation);
   const layout = adapterLayout(pipeline, settings.lora);
@@ -73,8 +77,8 @@ export async function train(
     const evaluator = await openEvaluator(runtime, learner, reward, settings);
     const { updates } = settings.train;
     await observer({ kind: "started", plan, step });
-    for (const message of truncationWarnings(pipeline, allPrompts(settings)))
-      await observer({ kind: "warned", message });
+    warnings.push(...truncationWarnings(pipeline, allPrompts(settings)));
+    for (const message of warnings) await observer({ kind: "warned", message });
     if (step === 0) {
       const result = await at(step, () => evaluator.evaluate(weights));
       await observer({ kind: "evaluated", step, result });

@@ -42,8 +42,23 @@ export const settingsSchema = z.strictObject({
     .regex(/^[\w][\w.-]*$/, "letters, digits, dots, dashes and underscores only")
     .nullable()
     .default(null),
-  /** A folder in the diffusers layout. */
+  /** A folder in the diffusers layout, a single file in the original layout, or an id of the Hugging Face hub. */
   model: path.default("models/emoji-64"),
+  /** How it is found and read, where the model alone does not say. */
+  loading: z
+    .strictObject({
+      /** Of a hub id: a branch, a tag or a commit. */
+      revision: path.nullable().default(null),
+      /** Never ask the hub; only what its cache holds. */
+      offline: z.boolean().default(false),
+      /** What the U-Net predicts; `null`: as the model's scheduler says. */
+      prediction_type: z.enum(["epsilon", "v_prediction", "sample"]).nullable().default(null),
+      /** CLIP's vocabulary for a single file: a folder or a hub id. */
+      tokenizer: path.nullable().default(null),
+      /** A diffusers folder or hub id whose configurations and tokenizers a single file is read with. */
+      config: path.nullable().default(null),
+    })
+    .prefault({}),
   seed: z
     .int()
     .min(0)

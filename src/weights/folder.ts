@@ -121,11 +121,34 @@ const WEIGHTS = ["", "fp16"].flatMap((variant) =>
   ),
 );
 
+function preferred(present: ReadonlySet<string>): string | undefined {
+  return WEIGHTS.find((candidate) => present.has(candidate));
+}
+
+/** Of a part's files those that `openWeights` would read; undefined where a part has none, or not all of them. */
+export function weightsAmong(names: readonly string[]): string[] | undefined {
+  const name = preferred(new Set(names));
+  if (name === undefined || !name.endsWith(".json")) return name === undefined ? undefined : [name];
+  // model.safetensors.index.json lists model-00001-of-00002.safetensors and so on.
+  const [stem, variant] = [name.slice(0, name.indexOf(".")), name.includes(".fp16.") ? ".fp16" : ""];
+  const ending = name.includes(".safetensors.") ? "safetensors" : "bin";
+  const shards = names.filter((other) => {
+    const match = /^(.*)-\d{5}-of-\d{5}(.*)\.(safetensors|bin)$/.exec(other);
+    return (
+      match !== null &&
+      match[3] === ending &&
+      (match[1] === `${stem}${variant}` || (match[1] === stem && match[2] === variant))
+    );
+  });
+  const count = Number(shards[0]?.match(/-of-(\d{5})/)?.[1] ?? 0);
+  return count > 0 && shards.length === count ? [name, ...shards] : undefined;
+}
+
 /** The weights beside a `config.json`, in one file or several. */
 export async function openWeights(componentPath: string): Promise<WeightSource> {
   await requireFolder(componentPath, `weights folder ${componentPath}`, "Its weights belong there.");
   const present = new Set(await readdir(componentPath));
-  const name = WEIGHTS.find((candidate) => present.has(candidate));
+  const name = preferred(present);
   if (name)
     return name.endsWith(".json") ? openShards(join(componentPath, name)) : openWeightFile(join(componentPath, name));
   const usual = WEIGHTS.filter((candidate) => !candidate.endsWith(".json")).join(", ");
