@@ -6,7 +6,7 @@ import { readJson } from "../json.js";
 import type { Choose } from "./snapshot.js";
 
 const INDEX = "model_index.json";
-const modelIndex = z.looseObject({ _class_name: z.string(), unet: z.unknown() });
+const modelIndex = z.looseObject({ _class_name: z.string(), unet: z.unknown().optional() });
 
 const WEIGHED = ["unet", "vae", "text_encoder", "text_encoder_2"];
 const CONFIGS = /^(config|scheduler_config|tokenizer_config|special_tokens_map|vocab|tokenizer)\.json$|^merges\.txt$/;
