@@ -1,33 +1,27 @@
-"""Single files in the layout of the original Stable Diffusion code, made from diffusers' modules.
+"""Single files in the layout of the original Stable Diffusion code, made from folders in the diffusers layout.
 
 The mapping here runs from diffusers' names to the original ones, was written from the original modules (openaimodel.py,
 model.py, open_clip's transformer.py), and is checked against diffusers' own converters, which run the other way.
 
-    sd1.safetensors    tiny-sd, float32
-    sd2.safetensors    a tiny model of 2.x's kind: linear projections, OpenCLIP; float16
-    sdxl.safetensors   a tiny model of SDXL's kind: two text encoders, added conditions; float16
-    golden.json        configurations of these, and of SD 1.5, 2.1 and SDXL base as they are published
-    tensors.json.gz    of the tiny ones, shape and SHA-256 of every tensor under its diffusers name; of the published
-                       ones, names and shapes in both layouts
+    sd1.safetensors, sd2.safetensors, sdxl.safetensors    tiny-sd and families/sd2 and sdxl
+    published.json.gz    names and shapes of SD 1.5, 2.1 and SDXL base in both layouts, and their configurations
 """
 
 import gzip
-import hashlib
 import json
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as reference
-from golden import GOLDENS, randomize, versions, write_json
+from golden import GOLDENS, Tensors, versions
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 LDM = GOLDENS / "ldm"
-TINY_SD = GOLDENS / "tiny-sd"
-
-Tensors = dict[str, torch.Tensor]
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -137,41 +131,37 @@ def open_clip_to_ldm(tensors: Tensors, prefix: str, *, extra_block: bool) -> Ten
     return {f"{prefix}{name}": x for name, x in old.items()}
 
 
-class Family:
-    """A model of one family as diffusers' modules."""
+@dataclass(frozen=True)
+class Model:
+    """A model of one family: the tensors and the configuration of each part, as its folder has them."""
 
-    def __init__(self, name: str, unet: UNet2DConditionModel, vae: AutoencoderKL, texts: list) -> None:
-        self.name, self.unet, self.vae, self.texts = name, unet, vae, texts
+    family: str
+    parts: dict[str, Tensors]
+    configs: dict[str, dict]
 
-    def parts(self) -> dict[str, Tensors]:
-        """Tensors of each part under the names that published folders have."""
-        parts = {"unet": self.unet.state_dict(), "vae": self.vae.state_dict()}
-        for i, text in enumerate(self.texts):
-            states = {name: x for name, x in text.state_dict().items() if not name.endswith("position_ids")}
-            # transformers 5 saves CLIPTextModel without the level that every older file has.
-            flat = not any(name.startswith("text_model.") for name in states)
-            parts["text_encoder" if i == 0 else f"text_encoder_{i + 1}"] = {
-                f"text_model.{name}" if flat else name: x for name, x in states.items()
-            }
-        return parts
+    @staticmethod
+    def of_folder(family: str, folder: Path) -> "Model":
+        names = ["unet", "vae", *sorted(path.name for path in folder.glob("text_encoder*"))]
+        return Model(
+            family,
+            {name: with_text_level(name, load_file(next((folder / name).glob("*.safetensors")))) for name in names},
+            {name: json.loads((folder / name / "config.json").read_text()) for name in names},
+        )
 
-    def flat(self) -> Tensors:
-        return {f"{part}.{name}": x for part, tensors in self.parts().items() for name, x in tensors.items()}
-
-    def configs(self) -> dict[str, dict]:
-        configs = {"unet": dict(self.unet.config), "vae": dict(self.vae.config)}
-        for i, text in enumerate(self.texts):
-            configs["text_encoder" if i == 0 else f"text_encoder_{i + 1}"] = text.config.to_dict()
-        return {
-            part: {k: v for k, v in config.items() if isinstance(v, int | float | str | list | tuple)}
-            for part, config in configs.items()
-        }
+    @staticmethod
+    def of_modules(family: str, unet: UNet2DConditionModel, vae: AutoencoderKL, *texts: torch.nn.Module) -> "Model":
+        modules = {"unet": unet, "vae": vae}
+        modules |= {"text_encoder" if i == 0 else f"text_encoder_{i + 1}": text for i, text in enumerate(texts)}
+        configs = {name: plain(module.config) for name, module in modules.items()}
+        return Model(
+            family, {name: with_text_level(name, module.state_dict()) for name, module in modules.items()}, configs
+        )
 
     def to_ldm(self) -> Tensors:
-        parts = self.parts()
-        single = unet_to_ldm(parts["unet"], dict(self.unet.config))
-        single |= vae_to_ldm(parts["vae"], len(self.vae.config.block_out_channels))
-        match self.name:
+        parts = self.parts
+        single = unet_to_ldm(parts["unet"], self.configs["unet"])
+        single |= vae_to_ldm(parts["vae"], len(self.configs["vae"]["block_out_channels"]))
+        match self.family:
             case "sd1":
                 single |= clip_to_ldm(parts["text_encoder"], "cond_stage_model.transformer.")
                 like = single["cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"]
@@ -185,28 +175,40 @@ class Family:
         return single
 
 
-def check_with_diffusers(family: Family, single: Tensors) -> None:
+def with_text_level(part: str, tensors: Tensors) -> Tensors:
+    """transformers 5 saves CLIPTextModel without the level `text_model` that every older file has."""
+    tensors = {name: x for name, x in tensors.items() if not name.endswith("position_ids")}
+    if not part.startswith("text_encoder") or any(name.startswith("text_model.") for name in tensors):
+        return tensors
+    return {f"text_model.{name}": x for name, x in tensors.items()}
+
+
+def plain(config: object) -> dict:
+    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return {key: value for key, value in values.items() if isinstance(value, int | float | str | list | tuple)}
+
+
+def check_with_diffusers(model: Model, single: Tensors) -> None:
     """diffusers' converters must give back what the file was made from."""
-    parts = family.parts()
-    expect_same(reference.convert_ldm_unet_checkpoint(dict(single), dict(family.unet.config)), parts["unet"])
-    expect_same(reference.convert_ldm_vae_checkpoint(dict(single), dict(family.vae.config)), parts["vae"])
-    if family.name != "sd2":
+    parts, configs = model.parts, model.configs
+    expect_same(reference.convert_ldm_unet_checkpoint(dict(single), configs["unet"]), parts["unet"])
+    expect_same(reference.convert_ldm_vae_checkpoint(dict(single), configs["vae"]), parts["vae"])
+    if model.family != "sd2":
         converted = reference.convert_ldm_clip_checkpoint(dict(single))
-        converted = {name: x for name, x in converted.items() if not name.endswith("position_ids")}
-        expect_same(converted, parts["text_encoder"])
-    if family.name != "sd1":
-        text, prefix = {
+        expect_same(with_text_level("text_encoder", converted), parts["text_encoder"])
+    if model.family != "sd1":
+        part, prefix = {
             "sd2": ("text_encoder", "cond_stage_model.model."),
             "sdxl": ("text_encoder_2", "conditioner.embedders.1.model."),
-        }[family.name]
-        model = SimpleNamespace(config=family.texts[-1].config)
-        # The spare block of 2.x is dropped by its number in the published model, 23.
-        spare = f"{prefix}transformer.resblocks.{family.texts[-1].config.num_hidden_layers}."
+        }[model.family]
+        # The converter takes the text's width for the projection's; in the published models they are one.
+        text = SimpleNamespace(config=SimpleNamespace(hidden_size=configs[part]["hidden_size"]))
+        # It knows the block that 2.x leaves out by its number in the published model, 23.
+        spare = f"{prefix}transformer.resblocks.{configs[part]['num_hidden_layers']}."
         kept = {name: x for name, x in single.items() if not name.startswith(spare)}
-        converted = reference.convert_open_clip_checkpoint(model, kept, prefix=prefix)
-        if family.name == "sd2":
-            converted.pop("text_projection.weight", None)
-        expect_same(converted, parts[text])
+        if model.family == "sd2":
+            kept.pop(f"{prefix}text_projection")
+        expect_same(reference.convert_open_clip_checkpoint(text, kept, prefix=prefix), parts[part])
 
 
 def expect_same(converted: Tensors, expected: Tensors) -> None:
@@ -217,130 +219,35 @@ def expect_same(converted: Tensors, expected: Tensors) -> None:
 
 def make_ldm() -> None:
     LDM.mkdir(parents=True, exist_ok=True)
-    tiny, tensors = {}, {}
-    for family in [tiny_sd1(), tiny_sd2(), tiny_sdxl()]:
-        single = {name: x.detach().contiguous().clone() for name, x in family.to_ldm().items()}
-        check_with_diffusers(family, single)
+    for model in [
+        Model.of_folder("sd1", GOLDENS / "tiny-sd"),
+        Model.of_folder("sd2", GOLDENS / "families" / "sd2" / "model"),
+        Model.of_folder("sdxl", GOLDENS / "families" / "sdxl" / "model"),
+    ]:
+        single = {name: x.contiguous().clone() for name, x in model.to_ldm().items()}
+        check_with_diffusers(model, single)
         # What training leaves behind and a reader passes over.
-        single["model_ema.decay"] = torch.tensor(0.9999)
-        single["betas"] = torch.zeros(2)
-        save_file(single, LDM / f"{family.name}.safetensors")
-        tiny[family.name] = family.configs()
-        tensors[family.name] = {name: [list(x.shape), sha256(x)] for name, x in family.flat().items()}
-        print(f"ldm: {family.name}, {len(single)} tensors")
-    published = published_families()
-    shapes = {
-        family.name: {
-            "single_file": {name: list(x.shape) for name, x in family.to_ldm().items()},
-            "folder": {name: list(x.shape) for name, x in family.flat().items()},
+        single |= {"model_ema.decay": torch.tensor(0.9999), "betas": torch.zeros(2)}
+        save_file(single, LDM / f"{model.family}.safetensors")
+        (LDM / f"{model.family}.safetensors").chmod(0o644)
+        print(f"ldm: {model.family}, {len(single)} tensors")
+    published = {
+        model.family: {
+            "configs": model.configs,
+            "single_file": {name: list(x.shape) for name, x in model.to_ldm().items()},
+            "folder": {
+                f"{part}.{name}": list(x.shape) for part, tensors in model.parts.items() for name, x in tensors.items()
+            },
         }
-        for family in published
+        for model in published_models()
     }
-    write_json(
-        LDM / "golden.json",
-        {
-            "about": "single files in the original layout; tensors.json.gz says what they hold (see parity/ldm.py)",
-            "tiny": tiny,
-            "published": {family.name: family.configs() for family in published},
-            "made_with": versions(),
-        },
-    )
-    described = json.dumps({"tiny": tensors, "published": shapes}, separators=(",", ":"))
-    (LDM / "tensors.json.gz").write_bytes(gzip.compress(described.encode(), mtime=0))
-    counts = [f"{name} {len(shape['single_file'])}" for name, shape in shapes.items()]
+    described = json.dumps({"made_with": versions(), **published}, separators=(",", ":"))
+    (LDM / "published.json.gz").write_bytes(gzip.compress(described.encode(), mtime=0))
+    counts = [f"{family} {len(of['single_file'])}" for family, of in published.items()]
     print(f"ldm: published, tensors of {', '.join(counts)}")
 
 
-def sha256(x: torch.Tensor) -> str:
-    """The first 16 digits, which are enough to tell tensors apart."""
-    return hashlib.sha256(x.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
-
-
-def tiny_sd1() -> Family:
-    unet = UNet2DConditionModel.from_pretrained(TINY_SD / "unet")
-    vae = AutoencoderKL.from_pretrained(TINY_SD / "vae")
-    text = CLIPTextModel(CLIPTextConfig.from_pretrained(TINY_SD / "text_encoder"))
-    stored = load_file(TINY_SD / "text_encoder" / "model.safetensors")
-    wrapped = any(name.startswith("text_model.") for name in text.state_dict())
-    text.load_state_dict(stored if wrapped else {k.removeprefix("text_model."): v for k, v in stored.items()})
-    return Family("sd1", unet, vae, [text])
-
-
-def tiny_sd2() -> Family:
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=[8, 16],
-        down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
-        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
-        layers_per_block=2,
-        norm_num_groups=2,
-        cross_attention_dim=12,
-        attention_head_dim=[2, 4],
-        use_linear_projection=True,
-    )
-    text = tiny_text(CLIPTextModel, width=12, activation="gelu")
-    return randomized(Family("sd2", unet, tiny_vae(0.18215), [text]), seed=401)
-
-
-def tiny_sdxl() -> Family:
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=[8, 8, 16],
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        layers_per_block=1,
-        norm_num_groups=2,
-        cross_attention_dim=20,
-        attention_head_dim=[2, 2, 4],
-        transformer_layers_per_block=[1, 2, 3],
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=6 + 6 * 4,
-    )
-    texts = [
-        tiny_text(CLIPTextModel, width=8, activation="quick_gelu"),
-        # A projection that is not square, so that one that was not transposed would not fit.
-        tiny_text(CLIPTextModelWithProjection, width=12, activation="gelu", projection_dim=6),
-    ]
-    return randomized(Family("sdxl", unet, tiny_vae(0.13025), texts), seed=501)
-
-
-def tiny_text(of: type, *, width: int, activation: str, projection_dim: int = 12):
-    return of(
-        CLIPTextConfig(
-            vocab_size=64,
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=77,
-            projection_dim=projection_dim,
-            hidden_act=activation,
-        )
-    )
-
-
-def tiny_vae(scaling_factor: float) -> AutoencoderKL:
-    return AutoencoderKL(
-        sample_size=16,
-        block_out_channels=[4, 8],
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        layers_per_block=1,
-        norm_num_groups=2,
-        scaling_factor=scaling_factor,
-    )
-
-
-def randomized(family: Family, *, seed: int) -> Family:
-    for i, module in enumerate([family.unet, family.vae, *family.texts]):
-        randomize(module, seed + i)
-        module.half()
-    return family
-
-
-def published_families() -> list[Family]:
+def published_models() -> list[Model]:
     """The published architectures without their weights."""
     vae = dict(
         block_out_channels=[128, 256, 512, 512],
@@ -379,13 +286,13 @@ def published_families() -> list[Family]:
     )
     with torch.device("meta"):
         return [
-            Family(
+            Model.of_modules(
                 "sd1",
                 UNet2DConditionModel(**unet, **four, sample_size=64, cross_attention_dim=768, attention_head_dim=8),
                 AutoencoderKL(**vae, scaling_factor=0.18215),
-                [CLIPTextModel(CLIPTextConfig(**clip_l))],
+                CLIPTextModel(CLIPTextConfig(**clip_l)),
             ),
-            Family(
+            Model.of_modules(
                 "sd2",
                 UNet2DConditionModel(
                     **unet,
@@ -396,9 +303,9 @@ def published_families() -> list[Family]:
                     use_linear_projection=True,
                 ),
                 AutoencoderKL(**vae, scaling_factor=0.18215),
-                [CLIPTextModel(CLIPTextConfig(**clip_h))],
+                CLIPTextModel(CLIPTextConfig(**clip_h)),
             ),
-            Family(
+            Model.of_modules(
                 "sdxl",
                 UNet2DConditionModel(
                     **unet,
@@ -409,6 +316,7 @@ def published_families() -> list[Family]:
                     use_linear_projection=True,
                 ),
                 AutoencoderKL(**vae, scaling_factor=0.13025),
-                [CLIPTextModel(CLIPTextConfig(**clip_l)), CLIPTextModelWithProjection(CLIPTextConfig(**clip_g))],
+                CLIPTextModel(CLIPTextConfig(**clip_l)),
+                CLIPTextModelWithProjection(CLIPTextConfig(**clip_g)),
             ),
         ]

@@ -133,7 +133,15 @@ async function contents(folder: string): Promise<Record<string, string>> {
 
 describe("a model folder", () => {
   test("that is missing", () =>
-    expectRefused(["--model", "nowhere/sd"], "model folder", "nowhere/sd: not found", "model_index.json"));
+    expectRefused(["--model", "./nowhere/sd"], "model folder", "nowhere/sd: not found", "model_index.json"));
+
+  test("that could be a model of the hub, which is not asked", () =>
+    expectRefused(
+      ["--model", "nowhere/sd", "--offline"],
+      "nowhere/sd: is no folder here",
+      "not in the cache",
+      "Fetch it",
+    ));
 
   test("without its index", async () => {
     const model = await brokenModel((folder) => rm(join(folder, "model_index.json")));

@@ -2,10 +2,10 @@
 import { existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { InputError, nearest } from "../tensor/errors.js";
-import { type HubId, hubOf, parseHubId, saysHub, showId } from "../weights/hub/id.js";
+import { DEFAULT_REVISION, type HubId, hubOf, parseHubId, saysHub, showId } from "../weights/hub/id.js";
 import { pipelineFiles, tokenizerFiles } from "../weights/hub/pipeline-files.js";
 import { type Choose, type FetchProgress, snapshot } from "../weights/hub/snapshot.js";
-import { isSingleFile, tokenizerBeside } from "../weights/ldm/single-file.js";
+import { isSingleFile, tokenizerBeside, tokenizerIn } from "../weights/ldm/single-file.js";
 import { locate, shippedModels } from "./locate.js";
 import { type OpenOptions, openPipeline, type Pipeline } from "./pipeline.js";
 import type { Settings } from "./settings.js";
@@ -48,8 +48,21 @@ export async function resolveModel(
     const choose = (what: string) => pipelineFiles(what, { weights: false });
     return { path, prediction, config: await folderOf(loading.config, "loading.config", choose) };
   }
-  const tokenizer = loading?.tokenizer ?? (await tokenizerBeside(path)) ?? `hf://${TOKENIZER}`;
-  return { path, prediction, tokenizer: await folderOf(tokenizer, "loading.tokenizer", tokenizerFiles) };
+  const tokenizer = loading?.tokenizer ?? (await tokenizerBeside(path));
+  const folder =
+    tokenizer === undefined
+      ? await fetch({ repo: TOKENIZER, revision: DEFAULT_REVISION }, tokenizerFiles(TOKENIZER)).catch((error) => {
+          throw withoutTokenizer(path, error);
+        })
+      : await folderOf(tokenizer, "loading.tokenizer", tokenizerFiles);
+  return { path, prediction, tokenizer: (await tokenizerIn(folder)) ?? folder };
+}
+
+function withoutTokenizer(path: string, error: unknown): unknown {
+  if (!(error instanceof InputError)) return error;
+  return new InputError(
+    `${path}: a single file holds no tokenizer, and none can be had from the hub. Put CLIP's vocab.json and merges.txt beside it, or name their folder with loading.tokenizer. (${error.message})`,
+  );
 }
 
 function only(file: string): Choose {

@@ -62,7 +62,17 @@ export interface OpenOptions extends SingleFileOptions {
 
 /** A folder in the diffusers layout, or a single file in the layout of the original code. */
 export async function openPipeline(path: string, options: OpenOptions = {}): Promise<Pipeline> {
-  const model = (await isSingleFile(path)) ? await openSingleFile(path, options) : await openModelFolder(path);
+  return pipelineOf(
+    (await isSingleFile(path)) ? await openSingleFile(path, options) : await openModelFolder(path),
+    options,
+  );
+}
+
+/** The parts of a model, checked each and together. */
+export async function pipelineOf(
+  model: Model,
+  { prediction }: Pick<OpenOptions, "prediction"> = {},
+): Promise<Pipeline> {
   if (model.components.has("text_encoder_2") && !model.components.has("text_encoder")) {
     throw new InputError(
       `model ${model.path}: has a text_encoder_2 and no text_encoder, as Stable Diffusion XL's refiner, which starts from another model's picture. Give the base model`,
@@ -94,7 +104,7 @@ export async function openPipeline(path: string, options: OpenOptions = {}): Pro
     textEncoders: second ? [encoder, await textEncoder("text_encoder_2", second)] : [encoder],
     forceZerosForEmptyPrompt: second !== false && forcesZeros(model),
     scheduler: readSchedulerConfig(
-      predicting(await scheduler.config(schedulerFile), options.prediction),
+      predicting(await scheduler.config(schedulerFile), prediction),
       at(scheduler, schedulerFile),
     ),
     weights: merge(

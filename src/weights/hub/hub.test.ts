@@ -209,9 +209,7 @@ describe("a connection that breaks", () => {
 
   test("again and again ends the download; the next one goes on from there", async () => {
     server.faults = { cutAfter: 0, cuts: 100 };
-    await expect(get(ID, weights)).rejects.toThrow(
-      /not in the cache .*cannot be reached/,
-    );
+    await expect(get(ID, weights)).rejects.toThrow(/not in the cache .*cannot be reached/);
     server.faults = { cutAfter: 1000, cuts: 1, noRanges: true };
     await get(ID, weights);
     expect((await blobs()).filter((name) => name.includes("incomplete"))).toEqual([]);

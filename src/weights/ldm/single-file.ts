@@ -64,7 +64,7 @@ export async function singleFileModel(
   const real = await realpath(path).catch(() => resolve(path));
   const components = new Map<string, Component>();
   const folder = options.config === undefined ? undefined : await openModelFolder(options.config);
-  const tokenizer = folder ? undefined : await tokenizerFolder(path, real, options);
+  const tokenizer = folder ? undefined : await tokenizerFolder(path, options);
   for (const [name, made] of parts) {
     const given = folder?.components.get(name);
     if (folder && !given) refuse(path, `is a ${family} model, but ${folder.path} (loading.config) names no ${name}`);
@@ -229,8 +229,8 @@ async function predictionOf(
 }
 
 /** A single file holds no vocabulary. */
-async function tokenizerFolder(path: string, real: string, { tokenizer }: SingleFileOptions): Promise<string> {
-  const found = tokenizer ?? (await tokenizerBeside(path)) ?? (await tokenizerBeside(real));
+async function tokenizerFolder(path: string, { tokenizer }: SingleFileOptions): Promise<string> {
+  const found = tokenizer ?? (await tokenizerBeside(path));
   if (found === undefined) {
     refuse(
       path,
@@ -240,11 +240,16 @@ async function tokenizerFolder(path: string, real: string, { tokenizer }: Single
   return found;
 }
 
-/** The folder with a vocabulary beside a single file: its own, or one called tokenizer. */
+/** The folder with a vocabulary beside a single file, or beside what it is a link to. */
 export async function tokenizerBeside(path: string): Promise<string | undefined> {
-  for (const folder of [join(dirname(path), "tokenizer"), dirname(path)]) {
-    const has = (name: string) => exists(join(folder, name));
-    if (((await has("vocab.json")) && (await has("merges.txt"))) || (await has("tokenizer.json"))) return folder;
+  return (await tokenizerIn(dirname(path))) ?? (await tokenizerIn(dirname(await realpath(path).catch(() => path))));
+}
+
+/** The folder with a vocabulary in `folder`: one called tokenizer, or itself. */
+export async function tokenizerIn(folder: string): Promise<string | undefined> {
+  for (const place of [join(folder, "tokenizer"), folder]) {
+    const has = (name: string) => exists(join(place, name));
+    if (((await has("vocab.json")) && (await has("merges.txt"))) || (await has("tokenizer.json"))) return place;
   }
   return undefined;
 }
