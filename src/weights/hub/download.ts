@@ -2,6 +2,7 @@
 import { createHash, type Hash, randomUUID } from "node:crypto";
 import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
 import { dirname } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { InputError } from "../../tensor/errors.js";
 import { asInputError } from "../files.js";
 import { type HubFetch, HubUnreachable } from "./fetch.js";
@@ -16,6 +17,8 @@ export interface HubFile {
 
 /** Connections break; so many may in a row, without a byte between them. */
 const MOST_FAILURES = 4;
+/** After the first of them; then longer. */
+const MILLISECONDS_TO_WAIT = 200;
 const OWN_ENDING = ".alignprop-incomplete";
 
 export interface DownloadOptions {
@@ -63,7 +66,8 @@ async function fill(output: FileHandle, url: string, file: HubFile, { fetch, sig
     signal?.throwIfAborted();
     const before = done;
     try {
-      const headers: Record<string, string> = done > 0 ? { Range: `bytes=${done}-` } : {};
+      // As it is stored: the hash is of that, and so are the places in it.
+      const headers = { "Accept-Encoding": "identity", ...(done > 0 && { Range: `bytes=${done}-` }) };
       const response = await fetch(url, { headers, ...(signal && { signal }) });
       if (done > 0 && response.status !== 206) {
         // The server knows no ranges: from the start.
@@ -88,6 +92,7 @@ async function fill(output: FileHandle, url: string, file: HubFile, { fetch, sig
       if (error instanceof InputError || isFileError(error)) throw error;
       failures = done > before ? 1 : failures + 1;
       if (failures >= MOST_FAILURES) throw error instanceof HubUnreachable ? error : new HubUnreachable(url, error);
+      await setTimeout(MILLISECONDS_TO_WAIT * failures, undefined, { ...(signal && { signal }) });
     }
   }
   if (hash.digest("hex") !== file.hash) {

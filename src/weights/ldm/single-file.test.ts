@@ -6,6 +6,7 @@ import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../../tensor/errors.js";
 import { allocate, fromNumbers, type HostTensor } from "../../tensor/host.js";
+import { Rng } from "../../tensor/rng.js";
 import { sizeOf } from "../../tensor/shape.js";
 import { type Model, openModelFolder } from "../folder.js";
 import { openSafetensors, writeSafetensors } from "../safetensors.js";
@@ -304,6 +305,31 @@ describe("a file that is refused", () => {
     await writeFile(path, "GGUF".repeat(10));
     await expect(openSingleFile(path, { tokenizer: TOKENIZER })).rejects.toThrow(InputError);
   });
+});
+
+test("a file whose names and shapes are mutated is read or refused in words", async () => {
+  const random = new Rng(7);
+  const pick = <T>(from: readonly T[]): T => from[Math.floor(random.uniform() * from.length)] as T;
+  for (let i = 0; i < 300; i++) {
+    const file = await openSafetensors(join(LDM, `${pick(FOLDERS)[0]}.safetensors`));
+    const all = new Map([...file.names()].map((name) => [name, file.get(name) as StoredTensor]));
+    for (let change = 0; change < 1 + 3 * random.uniform(); change++) {
+      const name = pick([...all.keys()]);
+      const stored = all.get(name) as StoredTensor;
+      const words = name.split(".");
+      const k = Math.floor(random.uniform() * words.length);
+      all.delete(name);
+      const kind = pick(["drop", "number", "word", "shape", "scalar"] as const);
+      if (kind === "number" || kind === "word")
+        words[k] = kind === "word" ? pick(["", "conv", "op"]) : String(2 ** (i % 40));
+      const shape = kind === "shape" ? stored.shape.toReversed() : kind === "scalar" ? [] : stored.shape;
+      if (kind !== "drop") all.set(words.join("."), { ...stored, shape });
+    }
+    const source = { describe: "mutated", get: (name: string) => all.get(name), names: () => all.keys() };
+    const work = singleFileModel("mutated", source, { tokenizer: TOKENIZER, note: () => {} }).then(tensorsOf);
+    const outcome = await work.catch((error) => error);
+    expect(outcome instanceof Map || outcome instanceof InputError, String(outcome?.stack)).toBe(true);
+  }
 });
 
 test("names of endless dots take no time", () => {
