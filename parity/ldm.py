@@ -185,7 +185,12 @@ def with_text_level(part: str, tensors: Tensors) -> Tensors:
 
 def plain(config: object) -> dict:
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    return {key: value for key, value in values.items() if isinstance(value, int | float | str | list | tuple)}
+    # Keys of the libraries' own begin with an underscore.
+    return {
+        key: value
+        for key, value in values.items()
+        if not key.startswith("_") and isinstance(value, int | float | str | list | tuple)
+    }
 
 
 def check_with_diffusers(model: Model, single: Tensors) -> None:
