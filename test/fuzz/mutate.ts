@@ -66,7 +66,7 @@ const ODD_JSON = [
   "[[]]",
   "[null]",
   '{"__proto__":{"x":1}}',
-  "[".repeat(200) + "]".repeat(200),
+  "[".repeat(20_000) + "]".repeat(20_000),
   `[${"0,".repeat(2000)}0]`,
   `"${"x".repeat(5000)}"`,
 ];
