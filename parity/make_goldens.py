@@ -6,6 +6,7 @@ import torch
 from clip import make_clip
 from ddim import make_ddim
 from image import make_image
+from noise import make_noise
 from reference_loop import make_reference_loop
 from unet import make_unets
 from vae import make_vae
@@ -16,6 +17,7 @@ MAKERS = {
     "clip": make_clip,
     "ddim": make_ddim,
     "image": make_image,
+    "noise": make_noise,
     "reference-loop": make_reference_loop,
 }
 
