@@ -18,6 +18,7 @@ export function planCommand(root: Command, terminal: Terminal): void {
     .description("Count a run's parameters, U-Net calls and operations, and estimate its time from a few timed calls.")
     .argument("[recipe]", "a recipe's name, or a YAML file", undefined)
     .option("--steps <n>", "how many updates to train for")
+    .option("--eval-prompts <list>", "what evaluation draws, given like --prompts")
     .option("--no-calibrate", "count only; time nothing");
   commonOptions(settingsOptions(command))
     .addHelpText(
@@ -60,6 +61,7 @@ function planLines(plan: Plan): [string, string][] {
       ["in all", `about ${duration(estimate.seconds)}`],
     );
   }
+  for (const what of plan.uncounted) lines.push(["not counted", what]);
   return lines;
 }
 

@@ -7,6 +7,7 @@ export const runFiles = {
   metrics: "metrics.jsonl",
   samples: "samples",
   sampleIndex: "index.json",
+  evaluation: "evaluation.json",
   checkpoints: "checkpoints",
   report: "report.html",
 } as const;

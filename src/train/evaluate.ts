@@ -1,5 +1,5 @@
 /** The held-out prompts on fixed noise, so that pictures and rewards compare from step to step. */
-import { openReward, type Reward } from "../rewards/index.js";
+import type { Reward } from "../rewards/index.js";
 import { type Program, Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
@@ -9,13 +9,11 @@ import type { EvaluationResult, RgbImage } from "./events.js";
 import { judgeGraph } from "./graphs.js";
 import { locate } from "./locate.js";
 import { samplePictures, toRgb } from "./pictures.js";
-import { openPipeline, truncationWarnings } from "./pipeline.js";
+import { openPipeline, promptWarnings } from "./pipeline.js";
+import { openSettingsReward } from "./reward.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate } from "./samples.js";
 import type { Settings } from "./settings.js";
-
-/** Where the weights of this package's own rewards lie. */
-export const REWARDS_FOLDER = "models/rewards";
 
 export interface EvaluateOptions {
   readonly adapter?: LoraAdapter | undefined;
@@ -30,13 +28,14 @@ export async function evaluate(
   { adapter, signal, warn = () => {} }: EvaluateOptions = {},
 ): Promise<EvaluationResult> {
   const pipeline = await openPipeline(locate(settings.model));
-  const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
+  const reward = await openSettingsReward(settings.reward);
   const lora = adapter && toFlat(pipeline, adapter);
-  for (const message of truncationWarnings(pipeline, evaluationPrompts(settings))) warn(message);
+  const prompts = evaluationPrompts(settings);
+  for (const message of [...promptWarnings(pipeline, prompts), ...reward.warnings(prompts)]) warn(message);
   const runtime = await Runtime.start(runtimeOptions(settings));
   try {
     const sampler = await Sampler.compile(runtime, pipeline, settings.sampling, {
-      batch: settings.evaluation.batch,
+      batch: Math.min(settings.evaluation.batch, prompts.length * settings.evaluation.seeds_per_prompt),
       layout: lora?.layout,
       negativePrompt: settings.prompts.negative,
     });

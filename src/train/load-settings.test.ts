@@ -34,7 +34,7 @@ describe("a recipe", () => {
   });
 
   test("whose text is a word is that choice's name", async () => {
-    expect((await load("reward: clip")).reward).toEqual({ name: "clip" });
+    expect((await load("reward: clip")).reward).toEqual({ name: "clip", weights: null });
   });
 
   test("may be empty", async () => {
@@ -82,7 +82,7 @@ describe("wrong settings", () => {
   });
 
   test.each([
-    ["reward: aestetic", "reward.name must be one of aesthetic, clip, compressibility, incompressibility"],
+    ["reward: aestetic", "reward.name must be one of aesthetic, clip, hps, compressibility, incompressibility"],
     ["reward: aestetic", "did you mean aesthetic?"],
     ["device: gpu", 'device must be one of cpu, cuda, webgpu, found "gpu"'],
     ["learning_rate: 1", "learning_rate is no setting; did you mean optimizer.learning_rate?"],
