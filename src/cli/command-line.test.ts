@@ -70,6 +70,11 @@ describe("wrong usage ends with 2 and a message that helps", () => {
     [["mix", "a", "base", "--coefficient", "half", "--out", "o"], "Give a number from -100 to 100."],
     [["mix", "/none", "base", "--coefficient", "1", "--out", join(scratch, "o")], "/none"],
     [["plan", "a", "b"], "too many arguments"],
+    [["train", "--raward=clip"], "unknown option '--raward=clip'\n(Did you mean --reward?)"],
+    [["train", "aesthetic", "--model", TINY_SD], 'docs/rewards.md says under "Using other weights" what belongs there'],
+    [["train", "hps", "--model", TINY_SD], "prompts.train: "],
+    [["evaluate", "evaluate-soup", "--model", TINY_SD], "reward.weights: models/rewards/vit-l-14 is not here"],
+    [["train", "--set", "reward={ name: compressibility, weights: x }"], "reward.weights: this reward has no weights"],
   ])("%j", async (args, message) => {
     const { code, printed, said } = await alignprop(...args);
     expect(said).toContain(message);

@@ -26,12 +26,19 @@ export function planCommand(root: Command, terminal: Terminal): void {
       `
 Examples:
   alignprop plan
+  alignprop plan hps --model ./stable-diffusion-v1-5
   alignprop plan my-recipe.yaml --model ./stable-diffusion-v1-5 --set batch.per_device=1
   alignprop plan --json --no-calibrate`,
     )
     .action(async (recipe: string | undefined, options: PlanCommandOptions) => {
-      const settings = await loadSettings({ recipe, overrides: overridesOf(options) });
-      const planned = await plan(settings, { calibrate: options.calibrate });
+      const absent: string[] = [];
+      const settings = await loadSettings({
+        recipe,
+        overrides: overridesOf(options),
+        absentPrompts: (message) => absent.push(message),
+      });
+      const counted = await plan(settings, { calibrate: options.calibrate });
+      const planned = { ...counted, uncounted: [...counted.uncounted, ...absent] };
       if (options.json) terminal.print(JSON.stringify(snakeCase(planned)));
       else for (const [name, value] of planLines(planned)) terminal.print(`${name.padEnd(12)}${value}`);
     });
@@ -78,7 +85,8 @@ function keptLine({
 /** As every other file and result spells its keys. */
 function snakeCase(record: object): object {
   const spelt = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-  const inside = (value: unknown) => (typeof value === "object" && value !== null ? snakeCase(value) : value);
+  const inside = (value: unknown) =>
+    typeof value === "object" && value !== null && !Array.isArray(value) ? snakeCase(value) : value;
   return Object.fromEntries(Object.entries(record).map(([key, value]) => [spelt(key), inside(value)]));
 }
 

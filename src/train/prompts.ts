@@ -23,14 +23,24 @@ export const PROMPT_LISTS: Readonly<Record<string, readonly string[]>> = {
 export interface PromptOptions {
   /** The setting that the source came from, for messages. */
   readonly setting?: string;
+  /** Told of a file that is not there, which then counts as no prompts; otherwise that is an error. */
+  readonly absent?: ((message: string) => void) | undefined;
 }
 
 /** `source`: the name of a list, the path of a `.txt` file, or the prompts themselves. */
 export async function resolvePrompts(
   source: string | readonly string[],
-  { setting = "prompts" }: PromptOptions = {},
+  { setting = "prompts", absent }: PromptOptions = {},
 ): Promise<string[]> {
-  return typeof source === "string" ? namedPrompts(source, setting) : listedPrompts(source, setting);
+  if (typeof source !== "string") return listedPrompts(source, setting);
+  try {
+    return await namedPrompts(source, setting);
+  } catch (error) {
+    if (!absent || !(error instanceof InputError) || !source.endsWith(".txt") || existsSync(locate(source)))
+      throw error;
+    absent(error.message);
+    return [];
+  }
 }
 
 function listedPrompts(prompts: readonly string[], setting: string): string[] {

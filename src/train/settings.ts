@@ -234,7 +234,8 @@ export function updatesPerEpoch(batch: Settings["batch"]): number {
  */
 export function evaluationBatch({ batch, evaluation, prompts }: Settings): number {
   if (evaluation.batch === batch.per_device) return evaluation.batch;
-  return Math.min(evaluation.batch, prompts.eval.length * evaluation.seeds_per_prompt);
+  // A plan may have no prompts.
+  return Math.max(1, Math.min(evaluation.batch, prompts.eval.length * evaluation.seeds_per_prompt));
 }
 
 function roundToMultiple(value: number, of: number): number {
