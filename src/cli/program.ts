@@ -6,6 +6,7 @@ import { failureOf } from "./failure.js";
 import { generateCommand } from "./generate.js";
 import { mixCommand } from "./mix.js";
 import { planCommand } from "./plan.js";
+import { pushCommand } from "./push.js";
 import { processTerminal, type Terminal } from "./terminal.js";
 import { trainCommand } from "./train.js";
 import { packageVersion } from "./version.js";
@@ -34,13 +35,20 @@ function program(terminal: Terminal, asked: string | undefined): Command {
     .helpOption("-h, --help", "explain a command, with examples")
     .configureHelp({ helpWidth: 100 })
     .configureOutput({
-      outputError: (message, write) => write(withSuggestion(message, root.commands.find((command) => command.name() === asked))),
+      outputError: (message, write) =>
+        write(
+          withSuggestion(
+            message,
+            root.commands.find((command) => command.name() === asked),
+          ),
+        ),
       writeOut: (text) => terminal.print(text.trimEnd()),
       writeErr: (text) => terminal.say(text.trimEnd()),
     })
     .exitOverride()
     .addHelpText("after", "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or bad input.");
-  for (const add of [trainCommand, generateCommand, evaluateCommand, mixCommand, planCommand]) add(root, terminal);
+  for (const add of [trainCommand, generateCommand, evaluateCommand, mixCommand, planCommand, pushCommand])
+    add(root, terminal);
   return root;
 }
 

@@ -12,6 +12,9 @@ export const runFiles = {
   report: "report.html",
 } as const;
 
+/** What a checkpoint's folder holds for the hub. */
+export const cardFiles = { card: "README.md", images: "images" } as const;
+
 /** 10 → "step-000010". */
 export function stepFolder(step: number): string {
   return `step-${String(step).padStart(6, "0")}`;
