@@ -36,6 +36,9 @@ evaluation: { every: 2, batch: 2 }
 `,
 );
 
+const wolves = join(scratch, "wolves.txt");
+await writeFile(wolves, "wolf\n\ngrey wolf\n");
+
 const pictures = await mkdtemp(join(tmpdir(), "alignprop-cli-")).then((folder) => join(folder, "sheet.png"));
 await mkdir(pictures);
 afterAll(() => rm(dirname(pictures), { recursive: true }));
@@ -83,12 +86,12 @@ describe("wrong usage ends with 2 and a message that helps", () => {
   });
 
   test("and leaves no folder behind", async () => {
-    expect((await readdir(scratch)).sort()).toEqual(["tiny.yaml"]);
+    expect((await readdir(scratch)).sort()).toEqual(["tiny.yaml", "wolves.txt"]);
   });
 });
 
 describe("help", () => {
-  test.each(["train", "generate", "evaluate", "mix", "plan"])(
+  test.each(["train", "generate", "evaluate", "mix", "plan", "push"])(
     "for %s has examples and ends with 0",
     async (command) => {
       const { code, printed } = await alignprop(command, "--help");
@@ -153,6 +156,54 @@ describe("a run from the command line", () => {
     const evaluated = await alignprop("evaluate", "--adapter", out, "--json");
     const { reward, samples, mean } = JSON.parse(evaluated.printed);
     expect([reward, samples.length]).toEqual(["compressibility", 2]);
+
+    const kept = join(scratch, "kept");
+    const asked = [
+      "--prompts",
+      wolves,
+      "--template",
+      "a {}",
+      "--negative-prompt",
+      "cat",
+      "--count",
+      "2",
+      "--seed",
+      "7",
+    ];
+    const others = await alignprop("evaluate", "--adapter", out, ...asked, "--out", kept, "--json");
+    expect((await readdir(kept)).sort()).toEqual([
+      "000_a-wolf.png",
+      "001_a-wolf.png",
+      "002_a-grey-wolf.png",
+      "003_a-grey-wolf.png",
+      "evaluation.json",
+      "index.json",
+    ]);
+    const index = JSON.parse(await readFile(join(kept, "index.json"), "utf8"));
+    expect(index.map(({ prompt, seed }: { prompt: string; seed: number }) => [prompt, seed])).toEqual([
+      ["a wolf", 7],
+      ["a wolf", 8],
+      ["a grey wolf", 9],
+      ["a grey wolf", 10],
+    ]);
+    const { samples: printed, ...summary } = JSON.parse(others.printed);
+    expect(JSON.parse(await readFile(join(kept, "evaluation.json"), "utf8"))).toEqual(summary);
+    expect(summary).toMatchObject({ reward: "compressibility", pictures: 4, adapter: out, negative_prompt: "cat" });
+    expect(printed[3]).toEqual({ ...index[3], file: join(kept, index[3].file) });
+    const rewards = printed.map(({ reward }: { reward: number }) => reward);
+    const average = rewards.reduce((sum: number, reward: number) => sum + reward, 0) / 4;
+    expect(summary.mean).toBeCloseTo(average, 6);
+    expect(summary.std).toBeCloseTo(
+      Math.sqrt(rewards.reduce((s: number, r: number) => s + (r - average) ** 2, 0) / 4),
+      6,
+    );
+
+    const drawn = join(scratch, "drawn");
+    const wanted = ["--prompts", wolves, "--template", "a {}", "--negative-prompt", "cat", "--seed", "7"];
+    expect((await alignprop("generate", "--adapter", out, ...wanted, "--out", drawn)).code).toBe(0);
+    // The same prompt, seed and adapter: the very picture that was evaluated.
+    expect(await readFile(join(drawn, "000_a-wolf.png"))).toEqual(await readFile(join(kept, "000_a-wolf.png")));
+    expect((await readdir(drawn)).sort()).toEqual(["000_a-wolf.png", "001_a-grey-wolf.png", "index.json"]);
 
     const half = join(scratch, "half");
     expect((await alignprop("mix", out, "base", "--coefficient", "0", "--out", half)).code).toBe(0);
