@@ -91,9 +91,11 @@ describe("the model card", async () => {
 });
 
 test("the card of a model that is not on the hub leaves the base model to the user", async () => {
-  const { card, metadata } = await cards("local", { model: "models/emoji-64" }, ["```\n--- 'x'"]);
+  const { card, metadata } = await cards("local", { model: join(process.cwd(), "models/emoji-64") }, ["```\n--- 'x'"]);
   expect(metadata).not.toHaveProperty("base_model");
   expect(card).toMatch(/^# base_model: the id of the base model on the hub$/m);
+  expect(card).toContain('from_pretrained("path/to/emoji-64")');
+  expect(card).not.toContain(process.cwd());
   expect(card).toContain(`--prompt '\`\`\` --- '\\''x'\\''' --seed 40`);
   expect(card.match(/^```/gm)).toHaveLength(6);
 });

@@ -65,14 +65,14 @@ interface Card {
 
 export function renderCard(card: Card): string {
   const { settings, step } = card;
-  const { name, model, reward } = settings;
+  const { name, reward } = settings;
   const updates = `${step} ${step === 1 ? "update" : "updates"} of ${settings.batch.total} pictures`;
   return `---
 ${frontMatter(card)}---
 
 # ${name}
 
-A LoRA adapter for ${code(model)} that was fine-tuned on the **${reward.name}** reward with AlignProp: the gradient of the
+A LoRA adapter for ${code(modelName(settings))} that was fine-tuned on the **${reward.name}** reward with AlignProp: the gradient of the
 reward, sent back through the denoising chain ([Prabhudesai et al. 2023](https://arxiv.org/abs/2310.03739)). It has had
 ${updates}.
 
@@ -102,6 +102,11 @@ function frontMatter({ settings: { model }, pictures }: Card): string {
 /** The model as the hub names it, where it was named so. */
 function hubId(model: string): string | undefined {
   return /^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(model) && !existsSync(locate(model)) ? model : undefined;
+}
+
+/** Where a folder lies on this machine is nobody's business. */
+function modelName({ model }: Settings): string {
+  return hubId(model) ?? basename(model);
 }
 
 function outcome({ evaluations, settings }: Card): string {
@@ -136,7 +141,8 @@ function curve({ metrics, evaluations }: Card): string {
 }
 
 function usage({ settings, pictures, kohya }: Card): string {
-  const { model, prompts, sampling } = settings;
+  const { prompts, sampling } = settings;
+  const model = hubId(settings.model) ?? `path/to/${modelName(settings)}`;
   const { prompt, seed } = pictures[0] ?? { prompt: prompts.eval[0] ?? "", seed: 0 };
   const python = (text: string) => JSON.stringify(text);
   const negative = prompts.negative === "" ? "" : `\n    negative_prompt=${python(prompts.negative)},`;
@@ -183,8 +189,10 @@ alignprop generate --adapter . --model ${shell(model)} --prompt ${shell(prompt)}
 }
 
 /** What decides what was learnt, as in the run's `config.yaml`, but for lists of prompts that may be long. */
-function settingsOf({ model, seed, prompts, sampling, reward, loss, lora, estimator, optimizer, batch }: Settings) {
+function settingsOf(settings: Settings) {
+  const { seed, prompts, sampling, loss, lora, estimator, optimizer, batch } = settings;
   const { template, negative } = prompts;
+  const [model, reward] = [modelName(settings), settings.reward.name];
   const counted = { train: `${prompts.train.length} prompts`, eval: `${prompts.eval.length} prompts` };
   const shown = { ...counted, template, negative };
   return { model, seed, prompts: shown, sampling, reward, loss, lora, estimator, optimizer, batch };
