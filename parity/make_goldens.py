@@ -8,6 +8,7 @@ from ddim import make_ddim
 from families import make_families
 from image import make_image
 from ldm import make_ldm
+from noise import make_noise
 from reference_loop import make_reference_loop
 from unet import make_unets
 from vae import make_vae
@@ -19,6 +20,7 @@ MAKERS = {
     "ddim": make_ddim,
     "image": make_image,
     "ldm": make_ldm,
+    "noise": make_noise,
     "reference-loop": make_reference_loop,
     "families": make_families,
 }

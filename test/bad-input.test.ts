@@ -230,7 +230,7 @@ describe("a name that is unknown gets the nearest one", () => {
   test("a reward", () =>
     expectRefused(
       ["--reward", "compresibility"],
-      "--reward compresibility: reward.name must be one of aesthetic, clip, compressibility",
+      "--reward compresibility: reward.name must be one of aesthetic, clip, hps, compressibility",
       "did you mean compressibility?",
     ));
 
@@ -405,7 +405,9 @@ test("a prompt over 77 tokens is cut with a warning, and drawn", async () => {
     out,
   );
   expect(code, stderr).toBe(0);
-  expectAll(stderr, [/warning: the prompt "cat cat .*…" is longer than 77 tokens; its end is left out: ".*cat"/]);
+  expectAll(stderr, [
+    /warning: the prompt "cat cat .*…" is longer than the 77 tokens of the text encoder; its end is left out: ".*cat"/,
+  ]);
   // The signature of a PNG.
   expect((await readFile(out)).subarray(1, 4).toString()).toBe("PNG");
 });

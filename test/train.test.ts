@@ -79,9 +79,18 @@ describe("a run", () => {
     ]);
   });
 
-  test("raises its reward on held-out prompts", () => {
-    const means = ofKind("evaluated", straight).map(({ result }) => result.mean);
-    expect(means[2]).toBeGreaterThan(means[0] as number);
+  test("raises its reward on held-out prompts", async () => {
+    // One picture may fall by chance; the mean of eight, after a gradient of the whole chain, does not.
+    const learning = await record(
+      tinySettings({
+        estimator: { truncation: { mode: "fixed", k: null } },
+        optimizer: { learning_rate: 1e-2 },
+        evaluation: { every: 8, batch: 8, seeds_per_prompt: 8 },
+        updates: 8,
+      }),
+    );
+    const [before, after] = ofKind("evaluated", learning).map(({ result }) => result.mean);
+    expect((after as number) - (before as number)).toBeGreaterThan(0.02);
   });
 
   test("gives the same numbers and files when it is repeated", async () => {

@@ -36,6 +36,9 @@ evaluation: { every: 2, batch: 2 }
 `,
 );
 
+const wolves = join(scratch, "wolves.txt");
+await writeFile(wolves, "wolf\n\ngrey wolf\n");
+
 const pictures = await mkdtemp(join(tmpdir(), "alignprop-cli-")).then((folder) => join(folder, "sheet.png"));
 await mkdir(pictures);
 afterAll(() => rm(dirname(pictures), { recursive: true }));
@@ -53,7 +56,11 @@ describe("wrong usage ends with 2 and a message that helps", () => {
     [["train", "--out", scratch], "the folder is not empty"],
     [["train", "--resume", scratch], "this is not a run's folder"],
     [["train", "default", "--resume", scratch], "leave out the recipe default"],
-    [["generate"], "required option '--prompt <text>' not specified"],
+    [["generate"], "nothing to draw; add --prompt TEXT, or --prompts with a text file or a list's name"],
+    [["generate", "--prompts", "animal"], '--prompts: "animal" is not a list of prompts; did you mean "animals"?'],
+    [["generate", "--prompt", "x", "--template", "y"], "--template y: must contain {} where the prompt goes"],
+    [["evaluate", "--prompts", "/none.txt"], "prompts.eval: /none.txt: cannot read this: no such file"],
+    [["train", "--negative-prompt", "x".repeat(5000)], "prompts.negative must be at most 4096 characters long"],
     [["generate", "--prompt", "x", "--count", "0"], "Give a whole number from 1 to 10000."],
     [["generate", "--prompt", "x", "--adapter", "/none"], "/none"],
     [["generate", "--prompt", "x", "--out", `${scratch}`], "the folder is not empty"],
@@ -66,6 +73,11 @@ describe("wrong usage ends with 2 and a message that helps", () => {
     [["mix", "a", "base", "--coefficient", "half", "--out", "o"], "Give a number from -100 to 100."],
     [["mix", "/none", "base", "--coefficient", "1", "--out", join(scratch, "o")], "/none"],
     [["plan", "a", "b"], "too many arguments"],
+    [["train", "--raward=clip"], "unknown option '--raward=clip'\n(Did you mean --reward?)"],
+    [["train", "aesthetic", "--model", TINY_SD], 'docs/rewards.md says under "Using other weights" what belongs there'],
+    [["train", "hps", "--model", TINY_SD], "prompts.train: "],
+    [["evaluate", "evaluate-soup", "--model", TINY_SD], "reward.weights: models/rewards/vit-l-14 is not here"],
+    [["train", "--set", "reward={ name: compressibility, weights: x }"], "reward.weights: this reward has no weights"],
   ])("%j", async (args, message) => {
     const { code, printed, said } = await alignprop(...args);
     expect(said).toContain(message);
@@ -74,12 +86,12 @@ describe("wrong usage ends with 2 and a message that helps", () => {
   });
 
   test("and leaves no folder behind", async () => {
-    expect((await readdir(scratch)).sort()).toEqual(["tiny.yaml"]);
+    expect((await readdir(scratch)).sort()).toEqual(["tiny.yaml", "wolves.txt"]);
   });
 });
 
 describe("help", () => {
-  test.each(["train", "generate", "evaluate", "mix", "plan"])(
+  test.each(["train", "generate", "evaluate", "mix", "plan", "push"])(
     "for %s has examples and ends with 0",
     async (command) => {
       const { code, printed } = await alignprop(command, "--help");
@@ -144,6 +156,54 @@ describe("a run from the command line", () => {
     const evaluated = await alignprop("evaluate", "--adapter", out, "--json");
     const { reward, samples, mean } = JSON.parse(evaluated.printed);
     expect([reward, samples.length]).toEqual(["compressibility", 2]);
+
+    const kept = join(scratch, "kept");
+    const asked = [
+      "--prompts",
+      wolves,
+      "--template",
+      "a {}",
+      "--negative-prompt",
+      "cat",
+      "--count",
+      "2",
+      "--seed",
+      "7",
+    ];
+    const others = await alignprop("evaluate", "--adapter", out, ...asked, "--out", kept, "--json");
+    expect((await readdir(kept)).sort()).toEqual([
+      "000_a-wolf.png",
+      "001_a-wolf.png",
+      "002_a-grey-wolf.png",
+      "003_a-grey-wolf.png",
+      "evaluation.json",
+      "index.json",
+    ]);
+    const index = JSON.parse(await readFile(join(kept, "index.json"), "utf8"));
+    expect(index.map(({ prompt, seed }: { prompt: string; seed: number }) => [prompt, seed])).toEqual([
+      ["a wolf", 7],
+      ["a wolf", 8],
+      ["a grey wolf", 9],
+      ["a grey wolf", 10],
+    ]);
+    const { samples: printed, ...summary } = JSON.parse(others.printed);
+    expect(JSON.parse(await readFile(join(kept, "evaluation.json"), "utf8"))).toEqual(summary);
+    expect(summary).toMatchObject({ reward: "compressibility", pictures: 4, adapter: out, negative_prompt: "cat" });
+    expect(printed[3]).toEqual({ ...index[3], file: join(kept, index[3].file) });
+    const rewards = printed.map(({ reward }: { reward: number }) => reward);
+    const average = rewards.reduce((sum: number, reward: number) => sum + reward, 0) / 4;
+    expect(summary.mean).toBeCloseTo(average, 6);
+    expect(summary.std).toBeCloseTo(
+      Math.sqrt(rewards.reduce((s: number, r: number) => s + (r - average) ** 2, 0) / 4),
+      6,
+    );
+
+    const drawn = join(scratch, "drawn");
+    const wanted = ["--prompts", wolves, "--template", "a {}", "--negative-prompt", "cat", "--seed", "7"];
+    expect((await alignprop("generate", "--adapter", out, ...wanted, "--out", drawn)).code).toBe(0);
+    // The same prompt, seed and adapter: the very picture that was evaluated.
+    expect(await readFile(join(drawn, "000_a-wolf.png"))).toEqual(await readFile(join(kept, "000_a-wolf.png")));
+    expect((await readdir(drawn)).sort()).toEqual(["000_a-wolf.png", "001_a-grey-wolf.png", "index.json"]);
 
     const half = join(scratch, "half");
     expect((await alignprop("mix", out, "base", "--coefficient", "0", "--out", half)).code).toBe(0);

@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import type { Command } from "commander";
 import { openAdapter, recipeOfAdapter } from "../runs/checkpoints.js";
 import { format } from "../runs/format.js";
@@ -16,6 +17,7 @@ import { commonOptions, number, overridesOf, type SettingsOptions, settingsOptio
 import type { Terminal } from "./terminal.js";
 
 interface EvaluateCommandOptions extends SettingsOptions, Partial<MixOptions> {
+  count?: number;
   adapter?: string;
   mix?: string;
 }
@@ -25,15 +27,16 @@ export function evaluateCommand(root: Command, terminal: Terminal): void {
     .command("evaluate")
     .summary("reward pictures of the held-out prompts")
     .description(
-      "Draw the recipe's held-out prompts on fixed noise, with an adapter or without, and reward them. " +
-        "Without a recipe, an adapter is evaluated as in its own run.",
+      "Draw the recipe's held-out prompts, or others, on fixed noise, with an adapter or without, and reward them. " +
+        "Without a recipe, an adapter is evaluated as in its own run. Picture i has the noise of the seed --seed + i.",
     )
     .argument("[recipe]", "a recipe's name, or a YAML file such as a run's config.yaml", undefined)
     .option("--adapter <path>", "a run, one of its checkpoints, or a LoRA file")
     .option("--mix <path>", "mix the adapter with another one, or with the base model: base")
     .option("--coefficient <x>", "the share of --adapter in the mix: 1 is all of it", number({ min: -100, max: 100 }))
     .addOption(formOption())
-    .option("--out <folder>", "keep the pictures and their rewards here");
+    .option("--count <n>", "pictures of each prompt", number({ min: 1, max: 10_000, whole: true }))
+    .option("--out <folder>", "keep the pictures, index.json and evaluation.json here");
   commonOptions(settingsOptions(command))
     .addHelpText(
       "after",
@@ -42,7 +45,8 @@ Examples:
   alignprop evaluate                                  the embedded model as it is
   alignprop evaluate --adapter runs/default-1
   alignprop evaluate runs/default-1/config.yaml       the base model, as that run evaluated it
-  alignprop evaluate --adapter runs/default-1 --set evaluation.seeds_per_prompt=8
+  alignprop evaluate --adapter runs/default-1 --count 8 --out pictures
+  alignprop evaluate --prompts mine.txt --template "a photo of a {}" --negative-prompt blurry
   alignprop evaluate --adapter runs/default-1 --mix base --coefficient 0.5`,
     )
     .action((recipe: string | undefined, options: EvaluateCommandOptions) => evaluateInto(recipe, options, terminal));
@@ -54,17 +58,36 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
     await requireEmpty(out);
     await requireWritable(out);
   }
-  const { out: _, ...settable } = options;
+  const { out: _, count, ...settable } = options;
   const trainedWith = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
-  const settings = await loadSettings({ recipe: recipe ?? trainedWith, overrides: overridesOf(settable) });
+  const settings = await loadSettings({
+    recipe: recipe ?? trainedWith,
+    overrides: [
+      ...overridesOf(settable, { prompts: "prompts.eval", seed: "evaluation.seed" }),
+      ...(count === undefined ? [] : [{ path: ["evaluation", "seeds_per_prompt"], value: count, origin: "--count" }]),
+    ],
+  });
   const adapter = await adapterOf(options);
   const warn = (message: string) => terminal.say(`warning: ${message}`);
   const result = await interruptible(terminal, "Stopping after this batch", (signal) =>
     evaluate(settings, { adapter, signal, warn, onFetch: fetchProgress(terminal) }),
   );
-  if (out !== undefined) await writeEvaluation(out, result);
-  if (options.json) terminal.print(JSON.stringify(summary(result, settings.reward.name)));
-  else printEvaluation(result, settings.reward.name, terminal);
+  const { rewards, mean, std } = result;
+  const { model, sampling, reward, prompts } = settings;
+  const summary = {
+    reward: reward.name,
+    mean,
+    std,
+    pictures: rewards.length,
+    model,
+    adapter: options.adapter ?? null,
+    ...(options.mix !== undefined && { mix: options.mix, coefficient: options.coefficient, form: options.form }),
+    sampling,
+    negative_prompt: prompts.negative,
+  };
+  const names = out === undefined ? undefined : await writeEvaluation(out, result, summary);
+  if (options.json) terminal.print(JSON.stringify({ ...summary, samples: samplesOf(result, out, names) }));
+  else printEvaluation(result, reward.name, terminal);
 }
 
 async function adapterOf({
@@ -84,9 +107,14 @@ async function adapterOf({
   return mixAdapters(await openAdapter(adapter), mix === "base" ? mix : await openAdapter(mix), coefficient, { form });
 }
 
-function summary({ prompts, seeds, rewards, mean, std }: EvaluationResult, reward: string) {
-  const samples = prompts.map((prompt, i) => ({ prompt, seed: seeds[i], reward: rewards[i] }));
-  return { reward, mean, std, samples };
+/** For `--json`: each picture, with its file where the pictures are kept. */
+function samplesOf({ prompts, seeds, rewards }: EvaluationResult, out = "", names?: readonly string[]) {
+  return prompts.map((prompt, i) => ({
+    prompt,
+    seed: seeds[i],
+    reward: rewards[i],
+    ...(names && { file: join(out, names[i] as string) }),
+  }));
 }
 
 function printEvaluation({ prompts, seeds, rewards, mean, std }: EvaluationResult, reward: string, terminal: Terminal) {

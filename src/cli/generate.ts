@@ -1,26 +1,26 @@
-import { mkdir, stat, writeFile } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Command } from "commander";
 import { fillFolder } from "../runs/atomic-folder.js";
 import { openAdapter, recipeOfAdapter } from "../runs/checkpoints.js";
 import { contactSheet, encodePng } from "../runs/contact-sheet.js";
-import { runFiles } from "../runs/layout.js";
 import { requireEmpty, requireWritable } from "../runs/output-folder.js";
-import { writePictures } from "../runs/samples.js";
+import { pictureName, writePictures } from "../runs/samples.js";
 import { InputError } from "../tensor/errors.js";
 import type { RgbImage } from "../train/events.js";
 import { generate } from "../train/generate.js";
 import { loadSettings } from "../train/load-settings.js";
 import type { Picture } from "../train/pictures.js";
+import { resolvePrompts } from "../train/prompts.js";
+import { inTemplate } from "../train/samples.js";
 import { writeFileAtomic } from "../weights/atomic.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
-import { commonOptions, number, overridesOf, type SettingsOptions } from "./options.js";
+import { commonOptions, number, overridesOf, PROMPTS, type SettingsOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
 
 interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" | "out"> {
-  prompt: string[];
-  negative?: string;
+  prompt?: string[];
   adapter?: string;
   seed: number;
   count: number;
@@ -33,12 +33,14 @@ export function generateCommand(root: Command, terminal: Terminal): void {
   const command = root
     .command("generate")
     .summary("draw pictures, with an adapter or without")
-    .description("Draw pictures. The same prompt and seed give the same picture.")
-    .requiredOption("--prompt <text>", "what to draw; may be repeated", (text, before: string[] = []) => [
-      ...before,
-      text,
-    ])
-    .option("--negative <text>", "what to stay away from (default: as the adapter was trained, or nothing)")
+    .description(
+      "Draw pictures. The same prompt and seed give the same picture, and the noise of a seed is that of " +
+        'torch.Generator("cpu").manual_seed(seed).',
+    )
+    .option("--prompt <text>", "what to draw; may be repeated", (text, before: string[] = []) => [...before, text])
+    .option("--prompts <list>", PROMPTS)
+    .option("--template <text>", 'the sentence around each prompt, such as "a photo of a {}"')
+    .option("--negative-prompt <text>", "what to stay away from (default: as the adapter was trained, or nothing)")
     .option("--adapter <path>", "a run, one of its checkpoints, or a LoRA file")
     .option(
       "--model <model>",
@@ -64,13 +66,15 @@ export function generateCommand(root: Command, terminal: Terminal): void {
 Examples:
   alignprop generate --prompt octopus
   alignprop generate --prompt octopus --adapter runs/default-1 --seed 7 --out after.png
-  alignprop generate --prompt fox --prompt wolf --count 4 --out pictures/`,
+  alignprop generate --prompt fox --prompt wolf --count 4 --out pictures/
+  alignprop generate --prompts held-out-animals --template "a photo of a {}" --negative-prompt blurry`,
     )
     .action((options: GenerateCommandOptions) => generateInto(options, terminal));
 }
 
 async function generateInto(options: GenerateCommandOptions, terminal: Terminal): Promise<void> {
-  const { prompt: prompts, seed, count, steps, guidance, out } = options;
+  const { seed, count, steps, guidance, out } = options;
+  const prompts = await promptsOf(options);
   const asFile = /\.png$/i.test(out);
   await requireWritable(asFile ? dirname(out) : out);
   if (!asFile) await requireEmpty(out);
@@ -89,6 +93,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
         offline: options.offline,
         device: options.device,
         threads: options.threads,
+        negativePrompt: options.negativePrompt,
       }),
       ...(steps === undefined ? [] : [{ path: ["sampling", "steps"], value: steps, origin: "--steps" }]),
       ...(guidance === undefined
@@ -97,7 +102,6 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
     ],
   });
   const { model, loading, device, threads, sampling } = settings;
-  const negative = options.negative ?? settings.prompts.negative;
   const adapter = options.adapter === undefined ? undefined : await openAdapter(options.adapter);
   const pictures = prompts.flatMap((prompt) =>
     Array.from({ length: count }, (_, i): Picture => ({ prompt, seed: (seed + i) % 2 ** 32 })),
@@ -110,7 +114,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
       threads,
       sampling,
       pictures,
-      negative,
+      negative: settings.prompts.negative,
       adapter,
       signal,
       warn: (message) => terminal.say(`warning: ${message}`),
@@ -122,6 +126,16 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
     const shown = pictures.map((picture, i) => ({ ...picture, file: files[i] ?? files[0] }));
     terminal.print(JSON.stringify({ pictures: shown }));
   } else terminal.print(`wrote ${asFile ? out : `${files.length} pictures to ${out}`}`);
+}
+
+/** `--prompt` as often as it was given, then the list, each in the template. */
+async function promptsOf({ prompt = [], prompts, template = "{}" }: GenerateCommandOptions): Promise<string[]> {
+  if (prompt.length === 0 && prompts === undefined) {
+    throw new InputError("nothing to draw; add --prompt TEXT, or --prompts with a text file or a list's name");
+  }
+  if (!template.includes("{}")) throw new InputError(`--template ${template}: must contain {} where the prompt goes`);
+  const listed = prompts === undefined ? [] : await resolvePrompts(prompts, { setting: "--prompts" });
+  return [...prompt, ...listed].map((text) => inTemplate(text, template));
 }
 
 async function writePng(path: string, images: readonly RgbImage[], pictures: readonly Picture[]): Promise<string> {
@@ -136,11 +150,7 @@ async function writePng(path: string, images: readonly RgbImage[], pictures: rea
 }
 
 async function writeFolder(path: string, images: readonly RgbImage[], pictures: readonly Picture[]): Promise<string[]> {
-  let names: string[] = [];
-  await fillFolder(path, async (folder) => {
-    names = await writePictures(folder, images);
-    const index = pictures.map((picture, i) => ({ file: names[i], ...picture }));
-    await writeFile(join(folder, runFiles.sampleIndex), `${JSON.stringify(index, null, 2)}\n`);
-  });
-  return names.map((name) => join(path, name));
+  const entries = pictures.map((picture, i) => ({ file: pictureName(picture.prompt, i), ...picture }));
+  await fillFolder(path, (folder) => writePictures(folder, images, entries));
+  return entries.map(({ file }) => join(path, file));
 }

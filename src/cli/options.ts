@@ -1,5 +1,6 @@
 /** Options that several commands share, and how they become settings. */
 import { type Command, InvalidArgumentError } from "commander";
+import { rewardNames } from "../rewards/index.js";
 import { type Override, parseSet } from "../train/load-settings.js";
 
 export interface CommonOptions {
@@ -10,6 +11,10 @@ export interface CommonOptions {
 export interface SettingsOptions extends CommonOptions {
   model?: string;
   reward?: string;
+  prompts?: string;
+  evalPrompts?: string;
+  template?: string;
+  negativePrompt?: string;
   steps?: string;
   out?: string;
   seed?: string;
@@ -31,7 +36,10 @@ export function settingsOptions(command: Command): Command {
   return command
     .option("--model <model>", "a folder, a single file, or an id of the Hugging Face hub such as org/name@revision")
     .option("--offline", "take models of the hub from its cache alone")
-    .option("--reward <name>", "aesthetic, clip, compressibility or incompressibility")
+    .option("--reward <name>", list(rewardNames))
+    .option("--prompts <list>", PROMPTS)
+    .option("--template <text>", 'the sentence around each prompt, such as "a photo of a {}"')
+    .option("--negative-prompt <text>", "what pictures should stay away from")
     .option("--seed <n>", "the seed of everything random")
     .option("--device <name>", "cpu, cuda or webgpu")
     .option("--threads <n>", "processor threads (default: one per core)")
@@ -39,14 +47,25 @@ export function settingsOptions(command: Command): Command {
     .option("--set <path=value>", "any setting, such as lora.rank=8; may be repeated", collectSet);
 }
 
+export const PROMPTS = "a text file with a prompt a line (.txt), or a list's name such as animals";
+
+/** "a, b or c" */
+function list(names: readonly string[]): string {
+  return `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`;
+}
+
 function collectSet(argument: string, before: readonly Override[] = []): Override[] {
   return [...before, parseSet(argument)];
 }
 
-/** Each option's setting. The settings' own rules judge the values, so that a message reads alike wherever it comes from. */
+/** Each option's setting, by commander's name for the option. The settings' own rules judge the values, so that a message reads alike wherever it comes from. */
 const settingOfOption = {
   model: "model",
   reward: "reward.name",
+  prompts: "prompts.train",
+  evalPrompts: "prompts.eval",
+  template: "prompts.template",
+  negativePrompt: "prompts.negative",
   steps: "train.updates",
   out: "out",
   seed: "seed",
@@ -57,12 +76,22 @@ const settingOfOption = {
 
 const numeric: readonly string[] = ["steps", "seed", "threads"];
 
-export function overridesOf(options: SettingsOptions): Override[] {
-  const short = Object.entries(settingOfOption).flatMap(([option, path]): Override[] => {
+/** `instead`: options that stand for another setting in one command. */
+export function overridesOf(
+  options: SettingsOptions,
+  instead: Partial<Record<keyof typeof settingOfOption, string>> = {},
+): Override[] {
+  const short = Object.entries({ ...settingOfOption, ...instead }).flatMap(([option, path]): Override[] => {
     const text = options[option as keyof typeof settingOfOption];
     if (text === undefined) return [];
     const value = numeric.includes(option) && text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
-    return [{ path: path.split("."), value, origin: `--${option} ${text}` }];
+    return [
+      {
+        path: path.split("."),
+        value,
+        origin: `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} ${text}`,
+      },
+    ];
   });
   const offline: Override[] = options.offline
     ? [{ path: ["loading", "offline"], value: true, origin: "--offline" }]

@@ -19,6 +19,7 @@ export function planCommand(root: Command, terminal: Terminal): void {
     .description("Count a run's parameters, U-Net calls and operations, and estimate its time from a few timed calls.")
     .argument("[recipe]", "a recipe's name, or a YAML file", undefined)
     .option("--steps <n>", "how many updates to train for")
+    .option("--eval-prompts <list>", "what evaluation draws, given like --prompts")
     .option("--no-calibrate", "count only; time nothing");
   commonOptions(settingsOptions(command))
     .addHelpText(
@@ -26,16 +27,23 @@ export function planCommand(root: Command, terminal: Terminal): void {
       `
 Examples:
   alignprop plan
+  alignprop plan hps --model ./stable-diffusion-v1-5
   alignprop plan my-recipe.yaml --model ./stable-diffusion-v1-5 --set batch.per_device=1
   alignprop plan --json --no-calibrate`,
     )
     .action(async (recipe: string | undefined, options: PlanCommandOptions) => {
-      const settings = await loadSettings({ recipe, overrides: overridesOf(options) });
-      const planned = await plan(settings, {
+      const absent: string[] = [];
+      const settings = await loadSettings({
+        recipe,
+        overrides: overridesOf(options),
+        absentPrompts: (message) => absent.push(message),
+      });
+      const counted = await plan(settings, {
         calibrate: options.calibrate,
         warn: (message) => terminal.say(`warning: ${message}`),
         onFetch: fetchProgress(terminal),
       });
+      const planned = { ...counted, uncounted: [...counted.uncounted, ...absent] };
       if (options.json) terminal.print(JSON.stringify(snakeCase(planned)));
       else for (const [name, value] of planLines(planned)) terminal.print(`${name.padEnd(12)}${value}`);
     });
@@ -65,6 +73,7 @@ function planLines(plan: Plan): [string, string][] {
       ["in all", `about ${duration(estimate.seconds)}`],
     );
   }
+  for (const what of plan.uncounted) lines.push(["not counted", what]);
   return lines;
 }
 
@@ -81,7 +90,8 @@ function keptLine({
 /** As every other file and result spells its keys. */
 function snakeCase(record: object): object {
   const spelt = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-  const inside = (value: unknown) => (typeof value === "object" && value !== null ? snakeCase(value) : value);
+  const inside = (value: unknown) =>
+    typeof value === "object" && value !== null && !Array.isArray(value) ? snakeCase(value) : value;
   return Object.fromEntries(Object.entries(record).map(([key, value]) => [spelt(key), inside(value)]));
 }
 

@@ -1,10 +1,12 @@
 /** The command line as a whole: its commands, and how each way of ending is told. */
 import { Command } from "commander";
+import { nearest } from "../tensor/errors.js";
 import { evaluateCommand } from "./evaluate.js";
 import { failureOf } from "./failure.js";
 import { generateCommand } from "./generate.js";
 import { mixCommand } from "./mix.js";
 import { planCommand } from "./plan.js";
+import { pushCommand } from "./push.js";
 import { processTerminal, type Terminal } from "./terminal.js";
 import { trainCommand } from "./train.js";
 import { packageVersion } from "./version.js";
@@ -13,7 +15,7 @@ import { packageVersion } from "./version.js";
 export async function runCommandLine(args: readonly string[], terminal: Terminal = processTerminal()): Promise<number> {
   const verbose = args.includes("--verbose") || (process.env.DEBUG ?? "") !== "";
   try {
-    await program(terminal).parseAsync(args, { from: "user" });
+    await program(terminal, args[0]).parseAsync(args, { from: "user" });
     return 0;
   } catch (error) {
     const { exitCode, message } = failureOf(error, verbose);
@@ -22,8 +24,9 @@ export async function runCommandLine(args: readonly string[], terminal: Terminal
   }
 }
 
-function program(terminal: Terminal): Command {
-  const root = new Command("alignprop")
+function program(terminal: Terminal, asked: string | undefined): Command {
+  const root = new Command("alignprop");
+  root
     .description(
       "Fine-tune a text-to-image diffusion model by back-propagating a reward through its denoising chain (AlignProp). " +
         "`alignprop train` alone teaches the embedded model the embedded aesthetic reward, in a few minutes.",
@@ -32,11 +35,28 @@ function program(terminal: Terminal): Command {
     .helpOption("-h, --help", "explain a command, with examples")
     .configureHelp({ helpWidth: 100 })
     .configureOutput({
+      outputError: (message, write) =>
+        write(
+          withSuggestion(
+            message,
+            root.commands.find((command) => command.name() === asked),
+          ),
+        ),
       writeOut: (text) => terminal.print(text.trimEnd()),
       writeErr: (text) => terminal.say(text.trimEnd()),
     })
     .exitOverride()
     .addHelpText("after", "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or bad input.");
-  for (const add of [trainCommand, generateCommand, evaluateCommand, mixCommand, planCommand]) add(root, terminal);
+  for (const add of [trainCommand, generateCommand, evaluateCommand, mixCommand, planCommand, pushCommand])
+    add(root, terminal);
   return root;
+}
+
+/** commander compares an unknown option with those that it knows, but not where a value is joined to it: `--raward=clip`. */
+function withSuggestion(message: string, command: Command | undefined): string {
+  const misspelt = /^error: unknown option '(--[^'=]+)=/.exec(message)?.[1];
+  if (misspelt === undefined) return message;
+  const options = command?.options.flatMap(({ long }) => long ?? []) ?? [];
+  const near = nearest(misspelt, options);
+  return near === undefined ? message : `${message.trimEnd()}\n(Did you mean ${near}?)\n`;
 }

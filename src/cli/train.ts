@@ -30,7 +30,8 @@ export function trainCommand(root: Command, terminal: Terminal): void {
     .argument("[recipe]", "a recipe's name, or a YAML file", undefined)
     .option("--steps <n>", "how many updates to train for")
     .option("--out <folder>", "the run's folder (default: runs/<recipe>-<n>)")
-    .option("--resume <folder>", "go on with the run in this folder");
+    .option("--resume <folder>", "go on with the run in this folder")
+    .option("--eval-prompts <list>", "what evaluation draws, given like --prompts");
   commonOptions(settingsOptions(command))
     .addHelpText(
       "after",
@@ -39,6 +40,7 @@ Examples:
   alignprop train                                     the embedded model, the aesthetic reward
   alignprop train --reward compressibility --steps 40
   alignprop train my-recipe.yaml --model ./stable-diffusion-v1-5 --out runs/mine
+  alignprop train clip --prompts foxes.txt --template "a photo of {}" --negative-prompt blurry
   alignprop train --set lora.rank=8 --set estimator.truncation.mode=per-step
   alignprop train --resume runs/default-1 --steps 80  go on, and further`,
     )

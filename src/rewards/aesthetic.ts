@@ -33,5 +33,6 @@ export async function aestheticReward(clipFolder: string, headFolder: string): P
       inputs: {},
     }),
     feeds: () => ({}),
+    warnings: () => [],
   };
 }

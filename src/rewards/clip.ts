@@ -11,6 +11,7 @@ import { type ClipConfig, parseClipConfig } from "../models/clip/config.js";
 import { clipPixels, type Normalization, parseNormalization } from "../models/clip/preprocess.js";
 import { endOfText } from "../models/clip/text.js";
 import { openClipTokenizer } from "../models/clip/tokenizer.js";
+import { truncationWarnings } from "../models/clip/truncation.js";
 import { frozenScope, type Scope } from "../nn/scope.js";
 import { input, mul, sum } from "../ops/index.js";
 import { InputError } from "../tensor/errors.js";
@@ -45,17 +46,17 @@ export function embedImages({ config, normalization, scope }: ClipFolder, images
   return normalize(imageEmbedding(scope, config, pixels));
 }
 
-export async function clipReward(folder: string): Promise<Reward> {
+export async function clipReward(folder: string, name = "clip"): Promise<Reward> {
   const clip = await openClip(folder);
   const { text } = clip.config;
   const tokenizer = await openClipTokenizer(folder, { contextLength: text.maxPositions });
   if (tokenizer.vocabularySize > text.vocabSize) {
     throw new InputError(
-      `reward clip: the tokenizer in ${folder} gives ids below ${tokenizer.vocabularySize}, but the text model takes ids below ${text.vocabSize}. Do both belong to one CLIP?`,
+      `reward ${name}: the tokenizer in ${folder} gives ids below ${tokenizer.vocabularySize}, but the text model takes ids below ${text.vocabSize}. Do both belong to one CLIP?`,
     );
   }
   return {
-    name: "clip",
+    name,
     weights: clip.weights,
     build(images) {
       const batch = images.shape[0] as number;
@@ -74,5 +75,6 @@ export async function clipReward(folder: string): Promise<Reward> {
         reward_end: endOfText(ids, text),
       };
     },
+    warnings: (prompts) => truncationWarnings(tokenizer, prompts, `the reward ${name}`),
   };
 }

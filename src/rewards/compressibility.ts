@@ -14,6 +14,7 @@ export function compressibility(): Reward {
     weights: fromTensors(new Map()),
     build: (images) => ({ rewards: neg(jpegKilobytes(images)), inputs: {} }),
     feeds: () => ({}),
+    warnings: () => [],
   };
 }
 
@@ -23,5 +24,6 @@ export function incompressibility(): Reward {
     weights: fromTensors(new Map()),
     build: (images) => ({ rewards: jpegKilobytes(images), inputs: {} }),
     feeds: () => ({}),
+    warnings: () => [],
   };
 }

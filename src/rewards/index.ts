@@ -8,20 +8,41 @@ import type { Reward } from "./reward.js";
 export type { Reward, RewardGraph } from "./reward.js";
 
 /** Every reward by its name. `folder` holds the weights of those that have any: `clip/` and `aesthetic/`. */
-const REWARDS: Readonly<Record<string, (folder: string) => Promise<Reward> | Reward>> = {
+const REWARDS = {
   aesthetic: (folder) => aestheticReward(join(folder, "clip"), join(folder, "aesthetic")),
   clip: (folder) => clipReward(join(folder, "clip")),
+  hps: (folder) => clipReward(join(folder, "clip"), "hps"),
   compressibility,
   incompressibility,
-};
+} satisfies Record<string, (folder: string) => Promise<Reward> | Reward>;
+
+export type RewardName = keyof typeof REWARDS;
+
+export const rewardNames = Object.keys(REWARDS) as RewardName[];
+
+/**
+ * Where a reward's weights lie if a recipe does not say: this package's own, or the place where the published ones are
+ * expected. Undefined for a reward without weights.
+ */
+export function defaultRewardFolder(name: RewardName): string | undefined {
+  switch (name) {
+    case "aesthetic":
+    case "clip":
+      return "models/rewards";
+    case "hps":
+      return "models/rewards/hps-v2";
+    case "compressibility":
+    case "incompressibility":
+      return undefined;
+  }
+}
 
 export async function openReward(name: string, folder: string): Promise<Reward> {
-  const open = Object.hasOwn(REWARDS, name) ? REWARDS[name] : undefined;
-  if (!open) {
-    const near = nearest(name, Object.keys(REWARDS));
+  if (!Object.hasOwn(REWARDS, name)) {
+    const near = nearest(name, rewardNames);
     throw new InputError(
-      `reward: "${name}" is unknown; ${near ? `did you mean ${near}? ` : ""}There are ${Object.keys(REWARDS).join(", ")}`,
+      `reward: "${name}" is unknown; ${near ? `did you mean ${near}? ` : ""}There are ${rewardNames.join(", ")}`,
     );
   }
-  return open(folder);
+  return REWARDS[name as RewardName](folder);
 }

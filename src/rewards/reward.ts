@@ -11,6 +11,8 @@ export interface Reward {
   build(images: Value): RewardGraph;
   /** What the graph needs to know of each picture's prompt. */
   feeds(prompts: readonly string[]): Record<string, HostTensor>;
+  /** What of these prompts it cannot read; nothing where it reads none. */
+  warnings(prompts: readonly string[]): string[];
 }
 
 export interface RewardGraph {

@@ -41,8 +41,19 @@ async function judge(reward: Reward) {
 const rng = new Rng(9);
 const pixels = Float64Array.from({ length: 2 * 3 * 16 * 16 }, () => rng.uniform());
 
+test("a prompt that is longer than CLIP's text tower reads is warned of, by the reward that reads prompts", async () => {
+  const long = `cat ${"horse ".repeat(100)}`;
+  const [warning, ...others] = (await openReward("clip", folder)).warnings(["a cat", long, long]);
+  expect(others).toEqual([]);
+  expect(warning).toMatch(
+    /^the prompt "cat horse .*…" is longer than the 77 tokens of the reward clip; its end is left out: "horse/,
+  );
+  expect((await openReward("hps", folder)).warnings([long])[0]).toContain("of the reward hps;");
+  expect((await openReward("aesthetic", folder)).warnings([long])).toEqual([]);
+});
+
 describe("a reward", () => {
-  for (const name of ["aesthetic", "clip", "compressibility", "incompressibility"]) {
+  for (const name of ["aesthetic", "clip", "hps", "compressibility", "incompressibility"]) {
     test(`${name} has the gradient that finite differences show`, async () => {
       const run = await judge(await openReward(name, folder));
       const { gradient } = run(pixels);

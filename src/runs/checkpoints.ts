@@ -46,6 +46,12 @@ export function bestStep(steps: readonly number[], rows: readonly StepMetrics[])
   return best?.step;
 }
 
+/** The checkpoints that people take away from a run: the last and the best. */
+export function finalSteps(steps: readonly number[], rows: readonly StepMetrics[]): number[] {
+  const chosen = [bestStep(steps, rows), steps.at(-1)].filter((step) => step !== undefined);
+  return [...new Set(chosen)];
+}
+
 /** An adapter as people name it: a file, a checkpoint's folder, or a run's folder, which stands for its last checkpoint. */
 export async function openAdapter(path: string): Promise<LoraAdapter> {
   if (!(await isRun(path))) return readLora(path);
@@ -64,6 +70,6 @@ export async function recipeOfAdapter(path: string): Promise<string | undefined>
   return undefined;
 }
 
-async function isRun(path: string): Promise<boolean> {
+export async function isRun(path: string): Promise<boolean> {
   return (await stat(join(path, runFiles.config)).catch(() => undefined))?.isFile() === true;
 }

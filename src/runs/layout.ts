@@ -7,9 +7,13 @@ export const runFiles = {
   metrics: "metrics.jsonl",
   samples: "samples",
   sampleIndex: "index.json",
+  evaluation: "evaluation.json",
   checkpoints: "checkpoints",
   report: "report.html",
 } as const;
+
+/** What a checkpoint's folder holds for the hub. */
+export const cardFiles = { card: "README.md", images: "images" } as const;
 
 /** 10 → "step-000010". */
 export function stepFolder(step: number): string {

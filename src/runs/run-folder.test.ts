@@ -26,6 +26,7 @@ const plan: Plan = {
   unetForwardCallsPerUpdate: 1,
   unetRecomputedCallsPerUpdate: 0,
   memory: { keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
+  uncounted: [],
   unetBackwardCallsPerUpdate: 1,
   flopsPerUpdate: 1,
   evaluations: 1,

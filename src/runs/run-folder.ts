@@ -4,7 +4,7 @@
  *     config.yaml                 the settings, resolved in full
  *     metrics.jsonl               a row per step
  *     samples/step-000010/        the evaluation's pictures, index.json
- *     checkpoints/step-000010/    the adapter in two formats, and what resuming needs
+ *     checkpoints/step-000010/    the adapter in two formats, and what resuming needs; at the end a model card with pictures
  *     report.html                 all of it to look at
  *
  * Nothing is created before training has started, so bad input leaves nothing behind.
@@ -17,10 +17,11 @@ import { loadSettings, type Override } from "../train/load-settings.js";
 import type { Settings } from "../train/settings.js";
 import { writeFileAtomic } from "../weights/atomic.js";
 import { removeUnfinished } from "./atomic-folder.js";
-import { dropOldCheckpoints, savedSteps, writeCheckpoint } from "./checkpoints.js";
+import { dropOldCheckpoints, finalSteps, savedSteps, writeCheckpoint } from "./checkpoints.js";
 import { configText } from "./config.js";
 import { checkpointFolder, runFiles, samplesFolder, stepsIn } from "./layout.js";
 import { appendMetrics, truncateMetrics } from "./metrics.js";
+import { writeModelCard } from "./model-card.js";
 import { makeRunFolder, requireEmpty, requireWritable } from "./output-folder.js";
 import { writeReport } from "./report.js";
 import { writeSamples } from "./samples.js";
@@ -100,6 +101,7 @@ export class RunFolder {
         await dropOldCheckpoints(this.path, this.settings.checkpoint, this.#rows);
         return writeReport(this.path);
       case "finished":
+        for (const step of finalSteps(await savedSteps(this.path), this.#rows)) await writeModelCard(this.path, step);
         return writeReport(this.path);
       case "warned":
         return;

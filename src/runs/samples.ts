@@ -1,4 +1,4 @@
-/** `samples/step-000010/`: the evaluation's pictures as `000.png` …, and `index.json` that says what each one is. */
+/** Pictures on disk, with `index.json` that says what each one is: `samples/step-000010/000.png` … of a run's evaluation. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -13,32 +13,51 @@ const sampleEntry = z.object({ file: z.string(), prompt: z.string(), seed: z.num
 export type SampleEntry = z.output<typeof sampleEntry>;
 
 export async function writeSamples(run: string, step: number, result: EvaluationResult): Promise<void> {
-  await writeFolderAtomic(samplesFolder(run, step), (folder) => writeInto(folder, result));
-}
-
-/** The same, in a folder that a person named. */
-export async function writeEvaluation(path: string, result: EvaluationResult): Promise<void> {
-  await fillFolder(path, (folder) => writeInto(folder, result));
-}
-
-async function writeInto(folder: string, { images, prompts, seeds, rewards }: EvaluationResult): Promise<void> {
-  const files = await writePictures(folder, images);
-  const entries = files.map(
-    (file, i): SampleEntry => ({
-      file,
-      prompt: prompts[i] as string,
-      seed: seeds[i] as number,
-      reward: rewards[i] as number,
-    }),
+  const names = result.images.map((_, i) => `${numbered(i)}.png`);
+  await writeFolderAtomic(samplesFolder(run, step), (folder) =>
+    writePictures(folder, result.images, entriesOf(result, names)),
   );
+}
+
+/** In a folder that a person named: `000_a-cat.png` …, `index.json`, and `evaluation.json` with `summary`. Gives the pictures' names. */
+export async function writeEvaluation(path: string, result: EvaluationResult, summary: object): Promise<string[]> {
+  const names = result.prompts.map(pictureName);
+  await fillFolder(path, async (folder) => {
+    await writePictures(folder, result.images, entriesOf(result, names));
+    await writeFile(join(folder, runFiles.evaluation), `${JSON.stringify(summary, null, 2)}\n`);
+  });
+  return names;
+}
+
+function entriesOf({ prompts, seeds, rewards }: EvaluationResult, names: readonly string[]): SampleEntry[] {
+  return names.map((file, i) => ({
+    file,
+    prompt: prompts[i] as string,
+    seed: seeds[i] as number,
+    reward: rewards[i] as number,
+  }));
+}
+
+/** Each picture under the name of its entry, and the entries as `index.json`. */
+export async function writePictures(
+  folder: string,
+  images: readonly RgbImage[],
+  entries: readonly { readonly file: string }[],
+): Promise<void> {
+  for (const [i, image] of images.entries()) {
+    await writeFile(join(folder, (entries[i] as { file: string }).file), await encodePng(image));
+  }
   await writeFile(join(folder, runFiles.sampleIndex), `${JSON.stringify(entries, null, 2)}\n`);
 }
 
-/** Writes `000.png`, `001.png` … and gives their names. */
-export async function writePictures(folder: string, images: readonly RgbImage[]): Promise<string[]> {
-  const names = images.map((_, i) => pictureName(i));
-  for (const [i, image] of images.entries()) await writeFile(join(folder, names[i] as string), await encodePng(image));
-  return names;
+/** With four bytes each and the rest of the name, well below the 255 bytes of file systems. */
+const LONGEST_WORDS = 56;
+
+/** `000_a-cat.png`: a picture's number and its prompt's letters and digits, whatever else the prompt holds. */
+export function pictureName(prompt: string, index: number): string {
+  const words = prompt.normalize("NFC").replaceAll(/[^\p{L}\p{M}\p{N}]+/gu, "-");
+  const short = [...words].slice(0, LONGEST_WORDS).join("").replaceAll(/^-|-$/g, "");
+  return `${numbered(index)}${short === "" ? "" : `_${short}`}.png`;
 }
 
 export async function readSamples(run: string, step: number): Promise<SampleEntry[]> {
@@ -62,6 +81,6 @@ export async function readEvaluations(run: string): Promise<EvaluationSummary[]>
   return summaries;
 }
 
-function pictureName(index: number): string {
-  return `${String(index).padStart(3, "0")}.png`;
+function numbered(index: number): string {
+  return String(index).padStart(3, "0");
 }

@@ -126,19 +126,24 @@ function settingsThatDiffer(saved: Readonly<Record<string, unknown>>, wanted: Se
     const [was, is] = [JSON.stringify(before), JSON.stringify(now)];
     return was === is ? [] : [`${path} is ${short(is)} now and was ${short(was)}`];
   };
-  const current = Object.entries(wanted).filter(([key]) => !FREE.includes(key) && key !== "prompts");
-  // The evaluation's prompts are no part of what is learnt.
-  const { eval: _, ...prompts } = wanted.prompts;
-  const { eval: __, ...savedPrompts } = isRecord(saved.prompts) ? saved.prompts : {};
+  const parts = ["prompts", "reward"];
+  const current = Object.entries(wanted).filter(([key]) => !FREE.includes(key) && !parts.includes(key));
   return [
     ...current.flatMap(([key, value]) => compare(saved[key], value, key)),
-    ...compare(savedPrompts, prompts, "prompts"),
+    // The evaluation's prompts and where the reward's weights lie are no part of what is learnt.
+    ...compare(without(saved.prompts, "eval"), without(wanted.prompts, "eval"), "prompts"),
+    ...compare(without(saved.reward, "weights"), without(wanted.reward, "weights"), "reward"),
     ...compare(
       (isRecord(saved.loading) ? saved.loading.prediction_type : undefined) ?? null,
       wanted.loading.prediction_type,
       "loading.prediction_type",
     ),
   ];
+}
+
+function without(record: unknown, key: string): Record<string, unknown> {
+  const { [key]: _, ...others } = isRecord(record) ? record : {};
+  return others;
 }
 
 function short(json: string | undefined): string {

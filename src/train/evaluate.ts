@@ -1,5 +1,5 @@
 /** The held-out prompts on fixed noise, so that pictures and rewards compare from step to step. */
-import { openReward, type Reward } from "../rewards/index.js";
+import type { Reward } from "../rewards/index.js";
 import { type Program, Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
@@ -7,16 +7,13 @@ import type { LoraAdapter } from "../weights/lora-files.js";
 import { toFlat } from "./adapter.js";
 import type { EvaluationResult, RgbImage } from "./events.js";
 import { judgeGraph } from "./graphs.js";
-import { locate } from "./locate.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { samplePictures, toRgb } from "./pictures.js";
-import { truncationWarnings } from "./pipeline.js";
+import { promptWarnings } from "./pipeline.js";
+import { openSettingsReward } from "./reward.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate } from "./samples.js";
 import type { Settings } from "./settings.js";
-
-/** Where the weights of this package's own rewards lie. */
-export const REWARDS_FOLDER = "models/rewards";
 
 export interface EvaluateOptions extends OpenListener {
   readonly adapter?: LoraAdapter | undefined;
@@ -29,13 +26,14 @@ export async function evaluate(
 ): Promise<EvaluationResult> {
   const { signal, warn = () => {} } = listener;
   const pipeline = await openModel(settings, listener);
-  const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
+  const reward = await openSettingsReward(settings.reward);
   const lora = adapter && toFlat(pipeline, adapter);
-  for (const message of truncationWarnings(pipeline, evaluationPrompts(settings))) warn(message);
+  const prompts = evaluationPrompts(settings);
+  for (const message of [...promptWarnings(pipeline, prompts), ...reward.warnings(prompts)]) warn(message);
   const runtime = await Runtime.start(runtimeOptions(settings));
   try {
     const sampler = await Sampler.compile(runtime, pipeline, settings.sampling, {
-      batch: settings.evaluation.batch,
+      batch: Math.min(settings.evaluation.batch, prompts.length * settings.evaluation.seeds_per_prompt),
       layout: lora?.layout,
       negativePrompt: settings.prompts.negative,
     });

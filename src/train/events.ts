@@ -65,6 +65,8 @@ export interface Plan {
   /** Floating-point operations of one update (a multiply-add counts as two). */
   readonly flopsPerUpdate: number;
   readonly memory: MemoryPlan;
+  /** What the counts leave out because it is not here. */
+  readonly uncounted: readonly string[];
   readonly evaluations: number;
   readonly imagesPerEvaluation: number;
   /** Present when a short calibration ran on this machine. */

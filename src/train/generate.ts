@@ -5,7 +5,7 @@ import { runtimeOptions } from "./evaluate.js";
 import type { RgbImage } from "./events.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { type Picture, samplePictures, toRgb } from "./pictures.js";
-import { truncationWarnings } from "./pipeline.js";
+import { promptWarnings } from "./pipeline.js";
 import { Sampler } from "./sampler.js";
 import type { Settings } from "./settings.js";
 
@@ -26,7 +26,7 @@ export async function generate(options: GenerateOptions): Promise<RgbImage[]> {
   const pipeline = await openModel(options, options);
   const lora = adapter && toFlat(pipeline, adapter);
   const prompts = [...pictures.map(({ prompt }) => prompt), negative];
-  for (const message of truncationWarnings(pipeline, prompts)) warn(message);
+  for (const message of promptWarnings(pipeline, prompts)) warn(message);
   const runtime = await Runtime.start(runtimeOptions(options));
   try {
     const sampler = await Sampler.compile(runtime, pipeline, sampling, {

@@ -18,7 +18,7 @@ import { abs, add, clip, concat, constant, div, filled, input, mul, neg, sub } f
 import type { Reward } from "../rewards/reward.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
-import type { Settings } from "./settings.js";
+import { evaluationBatch, type Settings } from "./settings.js";
 
 export interface TrainingGraphs {
   /** Runs once a prompt. */
@@ -32,17 +32,20 @@ export interface TrainingGraphs {
 }
 
 export function trainingGraphs(
-  { sampling, batch: { per_device: batch, total: samples }, loss, evaluation }: Settings,
+  settings: Settings,
   pipeline: Pipeline,
   reward: Reward,
   layout: LoraLayout,
   estimator: Estimator,
 ): TrainingGraphs {
+  const { sampling, loss } = settings;
+  const { per_device: batch, total: samples } = settings.batch;
+  const evaluated = evaluationBatch(settings);
   const size = latentSize(pipeline, sampling.height, sampling.width);
   const shape = { batch, size, guidanceScale: sampling.guidance_scale };
   const wantsDx = estimator.needsDx(sampling.steps);
   const forward = denoiseGraph(pipeline, layout, shape);
-  const decode = decodeGraph(pipeline, evaluation.batch, size);
+  const decode = decodeGraph(pipeline, evaluated, size);
   return {
     text: textGraph(pipeline),
     forward,
@@ -50,8 +53,7 @@ export function trainingGraphs(
     vjp: denoiseVjpGraph(pipeline, layout, shape, wantsDx),
     reward: rewardGraph(pipeline, reward, loss, { batch, size, samples }),
     evaluation: {
-      forward:
-        evaluation.batch === batch ? forward : denoiseGraph(pipeline, layout, { ...shape, batch: evaluation.batch }),
+      forward: evaluated === batch ? forward : denoiseGraph(pipeline, layout, { ...shape, batch: evaluated }),
       decode,
       judge: judgeGraph(reward, (decode.outputs.images as Value).shape as [number, number, number, number]),
     },

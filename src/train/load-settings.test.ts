@@ -30,11 +30,58 @@ async function complaint(text: string, ...sets: string[]): Promise<string> {
 
 describe("a recipe", () => {
   test.each(shipped)("%s that ships with the package is valid", async (name) => {
-    expect((await loadSettings({ recipe: name })).name).toBe(name);
+    const absent: string[] = [];
+    const settings = await loadSettings({ recipe: name, absentPrompts: (message) => absent.push(message) });
+    expect(settings.name).toBe(name);
+    expect(absent).toHaveLength(name.startsWith("hps") ? 2 : 0);
+  });
+
+  test("whose prompts are the HPSv2 benchmark's says where they are to be had", async () => {
+    await expect(loadSettings({ recipe: "hps" })).rejects.toThrow(
+      /prompts\.train: .*hps_v2_all\.txt: cannot read this.*not part of this package.*assets\/hps_v2_all\.txt .*--prompts/,
+    );
+  });
+
+  test("of the paper's code has its numbers", async () => {
+    const load = (recipe: string) => loadSettings({ recipe, absentPrompts: () => {} });
+    const optimizer = {
+      learning_rate: 1e-3,
+      beta1: 0.9,
+      beta2: 0.999,
+      epsilon: 1e-8,
+      weight_decay: 0.1,
+      max_grad_norm: 5,
+    };
+    const random = { mode: "per-step", low: 0, high: 50 };
+    const last = { mode: "fixed", k: 1 };
+    for (const [recipe, updates, target, truncation] of [
+      ["aesthetic", 14, 10, random],
+      ["aesthetic-k1", 14, 10, last],
+      ["hps", 400, 1, random],
+      ["hps-k1", 400, 1, last],
+    ] as const) {
+      const settings = await load(recipe);
+      expect(settings).toMatchObject({
+        seed: 42,
+        sampling: { steps: 50, eta: 0, guidance_scale: 7.5 },
+        loss: { form: "target", target, scale: 0.01 },
+        lora: { rank: 4, alpha: null, targets: ["to_q", "to_k", "to_v", "to_out.0"] },
+        estimator: { truncation },
+        optimizer,
+        batch: { samples_per_epoch: 256, total: 128, per_device: 4 },
+        train: { updates },
+      });
+    }
+    for (const recipe of ["evaluate", "evaluate-soup"]) {
+      const { evaluation, prompts } = await load(recipe);
+      expect(evaluation.seed).toBe(42);
+      // The reference evaluates 40 pictures.
+      expect(Math.abs(prompts.eval.length * evaluation.seeds_per_prompt - 40)).toBeLessThanOrEqual(5);
+    }
   });
 
   test("whose text is a word is that choice's name", async () => {
-    expect((await load("reward: clip")).reward).toEqual({ name: "clip" });
+    expect((await load("reward: clip")).reward).toEqual({ name: "clip", weights: null });
   });
 
   test("may be empty", async () => {
@@ -82,7 +129,7 @@ describe("wrong settings", () => {
   });
 
   test.each([
-    ["reward: aestetic", "reward.name must be one of aesthetic, clip, compressibility, incompressibility"],
+    ["reward: aestetic", "reward.name must be one of aesthetic, clip, hps, compressibility, incompressibility"],
     ["reward: aestetic", "did you mean aesthetic?"],
     ["device: gpu", 'device must be one of cpu, cuda, webgpu, found "gpu"'],
     ["learning_rate: 1", "learning_rate is no setting; did you mean optimizer.learning_rate?"],
@@ -131,7 +178,7 @@ describe("wrong settings", () => {
 describe("a recipe's name", () => {
   test("that is unknown gets the nearest one", async () => {
     await expect(loadSettings({ recipe: "defalt" })).rejects.toThrow(
-      /unknown recipe "defalt"; did you mean default\? \(recipes: clip, /,
+      /unknown recipe "defalt"; did you mean default\? \(recipes: aesthetic, /,
     );
   });
 

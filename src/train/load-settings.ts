@@ -34,16 +34,25 @@ export interface LoadOptions {
   recipe?: string;
   overrides?: readonly Override[];
   devices?: number;
+  /** For what needs no prompts, such as a plan: told of a prompt file that is not there, instead of an error. */
+  absentPrompts?: (message: string) => void;
 }
 
 export async function loadSettings({
   recipe = "default",
   overrides = [],
   devices = 1,
+  absentPrompts,
 }: LoadOptions = {}): Promise<Settings> {
   const file = await findRecipe(recipe);
   const source = await readYaml(file);
-  return await resolveSettings(source, runName(basename(file).replace(/\.ya?ml$/, "")), overrides, devices);
+  return await resolveSettings(
+    source,
+    runName(basename(file).replace(/\.ya?ml$/, "")),
+    overrides,
+    devices,
+    absentPrompts,
+  );
 }
 
 /** A recipe's file may have any name; the run's is also that of files, and one that `name` in a recipe could have. */
@@ -153,6 +162,7 @@ async function resolveSettings(
   recipeName: string,
   overrides: readonly Override[],
   devices: number,
+  absent?: (message: string) => void,
 ): Promise<Settings> {
   const written: unknown = source.document.toJS({ maxAliasCount: 0 }) ?? {};
   if (!isRecord(written)) throw new InputError(`${source.file}: expected a mapping of settings (key: value)`);
@@ -173,8 +183,8 @@ async function resolveSettings(
     name: parsed.data.name ?? recipeName,
     prompts: {
       ...prompts,
-      train: await resolvePrompts(prompts.train, { setting: "prompts.train" }),
-      eval: await resolvePrompts(prompts.eval, { setting: "prompts.eval" }),
+      train: await resolvePrompts(prompts.train, { setting: "prompts.train", absent }),
+      eval: await resolvePrompts(prompts.eval, { setting: "prompts.eval", absent }),
     },
     train: { updates: train.updates ?? (train.epochs ?? defaultEpochs) * updatesPerEpoch(batch) },
   };

@@ -1,12 +1,37 @@
 /** Pictures by prompt and seed, as evaluation and generation make them. */
+import type { StepNoise } from "../diffusion/trajectory.js";
 import { InputError } from "../tensor/errors.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
+import { TorchGenerator } from "../tensor/torch-generator.js";
 import type { RgbImage } from "./events.js";
-import { pictureNoise, type Sampler, stack } from "./sampler.js";
+import { type Sampler, stack } from "./sampler.js";
 
 export interface Picture {
   readonly prompt: string;
   readonly seed: number;
+}
+
+/** The latents that a picture starts from and, where eta is positive, what each step adds. */
+export interface PictureNoise {
+  readonly initial: Float32Array;
+  readonly step: StepNoise;
+}
+
+/**
+ * The noise of diffusers' `pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`, a generator for each picture:
+ * the latents first, then one draw a step.
+ */
+export function seededNoise(elements: number, seed: number): PictureNoise {
+  const generator = new TorchGenerator(seed);
+  const initial = generator.randn(elements);
+  const drawn: Float32Array[] = [];
+  return {
+    initial,
+    step(step) {
+      while (drawn.length <= step) drawn.push(generator.randn(elements));
+      return drawn[step] as Float32Array;
+    },
+  };
 }
 
 /**
@@ -24,7 +49,7 @@ export async function* samplePictures(
     const batch = pictures.slice(start, start + sampler.batch);
     const full = Array.from({ length: sampler.batch }, (_, i) => batch[Math.min(i, batch.length - 1)] as Picture);
     const prompts = full.map(({ prompt }) => prompt);
-    const noises = full.map(({ seed }) => pictureNoise(sampler.latentElements, seed));
+    const noises = full.map(({ seed }) => seededNoise(sampler.latentElements, seed));
     const { final } = await sampler.sample(
       await sampler.condition(prompts, lora),
       stack(noises.map(({ initial }) => initial)),

@@ -5,7 +5,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { TINY_SD, tinyFamily } from "../../test/tiny.js";
 import { Runtime } from "../runtime/runtime.js";
 import { type HostTensor, toNumbers } from "../tensor/host.js";
-import { latentSize, openPipeline, truncationWarnings } from "./pipeline.js";
+import { latentSize, openPipeline, promptWarnings } from "./pipeline.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-pipeline-"));
@@ -121,7 +121,7 @@ describe("the size of latents", () => {
 
 test("a prompt that is too long is warned about once, with the part that is left out", () => {
   const long = `a cat ${"horse ".repeat(100)}`;
-  const warnings = truncationWarnings(tiny, ["a cat", long, long]);
+  const warnings = promptWarnings(tiny, ["a cat", long, long]);
   expect(warnings).toHaveLength(1);
-  expect(warnings[0]).toMatch(/longer than 77 tokens; its end is left out: "horse/);
+  expect(warnings[0]).toMatch(/longer than the 77 tokens of the text encoder; its end is left out: "horse/);
 });

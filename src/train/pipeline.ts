@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { type Prediction, readSchedulerConfig, type SchedulerConfig } from "../diffusion/ddim.js";
 import { type ClipTextConfig, parseClipTextConfig } from "../models/clip/config.js";
 import { type ClipTokenizer, openClipTokenizer } from "../models/clip/tokenizer.js";
+import { truncationWarnings } from "../models/clip/truncation.js";
 import { parseUnetConfig, TIME_IDS, type UnetConfig } from "../models/unet/config.js";
 import { parseVaeConfig, type VaeConfig, vaeFactor } from "../models/vae/config.js";
 import { InputError } from "../tensor/errors.js";
@@ -199,13 +200,6 @@ export function latentSize(pipeline: Pipeline, height: number | null, width: num
 }
 
 /** A warning for each prompt that is longer than the text encoder reads. */
-export function truncationWarnings({ textEncoders }: Pipeline, prompts: Iterable<string>): string[] {
-  const [{ tokenizer }] = textEncoders;
-  return [...new Set(prompts)].flatMap((prompt) => {
-    const { truncated } = tokenizer.encode(prompt);
-    const start = prompt.length > 60 ? `${prompt.slice(0, 57)}…` : prompt;
-    return truncated === undefined
-      ? []
-      : [`the prompt "${start}" is longer than ${tokenizer.maxLength} tokens; its end is left out: "${truncated}"`];
-  });
+export function promptWarnings({ textEncoders: [{ tokenizer }] }: Pipeline, prompts: Iterable<string>): string[] {
+  return truncationWarnings(tokenizer, prompts, "the text encoder");
 }

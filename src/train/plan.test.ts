@@ -21,6 +21,19 @@ describe("FLOPs", () => {
 });
 
 describe("a plan", () => {
+  test("goes without the weights of a reward, and says so", async () => {
+    const reward = { name: "hps", weights: "no/such/folder" } as const;
+    const counted = await plan(tinySettings({ reward }), { calibrate: false });
+    expect(counted.uncounted).toEqual(["the hps reward, whose weights (no/such/folder) are not here"]);
+    // Nor does it need prompts.
+    const prompts = { ...tinySettings().prompts, train: [], eval: [] };
+    const promptless = await plan({ ...tinySettings({ reward }), prompts }, { calibrate: false });
+    expect(promptless.unetBackwardCallsPerUpdate).toBe(counted.unetBackwardCallsPerUpdate);
+    const whole = await plan(tinySettings(), { calibrate: false });
+    expect([whole.uncounted, whole.unetForwardCallsPerUpdate]).toEqual([[], counted.unetForwardCallsPerUpdate]);
+    expect(counted.flopsPerUpdate / whole.flopsPerUpdate).toBeCloseTo(1, 1);
+  });
+
   test("counts calls, updates and evaluations", async () => {
     const settings = tinySettings({
       sampling: { steps: 5 },

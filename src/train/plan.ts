@@ -1,7 +1,7 @@
 /** What a run will cost, without running it: counted from its graphs and its draws, timed on a few calls. */
 import type { Graph } from "../graph/graph.js";
 import type { LoraLayout } from "../nn/lora.js";
-import { openReward, type Reward } from "../rewards/index.js";
+import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { fromNumbers } from "../tensor/host.js";
 import { sizeOf } from "../tensor/shape.js";
@@ -9,15 +9,15 @@ import { merge, type WeightSource } from "../weights/source.js";
 import { adapterLayout } from "./adapter.js";
 import { alignprop } from "./estimators/alignprop.js";
 import type { Estimator } from "./estimators/estimator.js";
-import { REWARDS_FOLDER, runtimeOptions } from "./evaluate.js";
+import { runtimeOptions } from "./evaluate.js";
 import type { Plan, PlanEstimate } from "./events.js";
 import { flops } from "./flops.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
-import { locate } from "./locate.js";
 import { memoryOf } from "./memory.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import type { Pipeline } from "./pipeline.js";
-import { accumulationSteps, type Settings } from "./settings.js";
+import { absentWeights, openSettingsReward, uncountedReward } from "./reward.js";
+import { accumulationSteps, evaluationBatch, type Settings } from "./settings.js";
 import { type BackwardCalls, backwardCalls, drawnWalks } from "./walks.js";
 
 /** `calibrate` compiles the run's programs and times a call of each. */
@@ -26,10 +26,13 @@ export async function plan(
   { calibrate = true, ...listener }: { calibrate?: boolean } & OpenListener = {},
 ): Promise<Plan> {
   const pipeline = await openModel(settings, listener);
-  const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
+  const absent = absentWeights(settings.reward);
+  const reward =
+    absent === undefined ? await openSettingsReward(settings.reward) : uncountedReward(settings.reward.name);
   const estimator = alignprop(settings.estimator.truncation);
   const layout = adapterLayout(pipeline, settings.lora);
-  const counted = countPlan(settings, pipeline, reward, layout, estimator);
+  const uncounted = absent === undefined ? [] : [`the ${reward.name} reward, whose weights (${absent}) are not here`];
+  const counted = { ...countPlan(settings, pipeline, reward, layout, estimator), uncounted };
   if (!calibrate) return counted;
 
   const runtime = await Runtime.start(runtimeOptions(settings));
@@ -74,6 +77,7 @@ export function countPlan(
       recomputed * flops(graphs.vjp) +
       accumulation * flops(graphs.reward),
     memory,
+    uncounted: [],
     // Before the first update, after every so many and after the last.
     evaluations: 1 + Math.ceil(train.updates / evaluation.every),
     imagesPerEvaluation: prompts.eval.length * evaluation.seeds_per_prompt,
@@ -99,9 +103,10 @@ async function timed(
   runtime: Runtime,
   plan: Plan,
   { forward, split, vjp, reward, evaluation }: TrainingGraphs,
-  { sampling, batch, evaluation: { batch: atOnce } }: Settings,
+  settings: Settings,
   weights: WeightSource,
 ): Promise<PlanEstimate> {
+  const { sampling, batch } = settings;
   const seconds = (graph: Graph, keep?: readonly string[]) => secondsPerCall(runtime, graph, weights, keep);
   const recomputed = plan.unetRecomputedCallsPerUpdate;
   const kept = plan.unetBackwardCallsPerUpdate - recomputed;
@@ -112,7 +117,8 @@ async function timed(
     (recomputed && recomputed * (await seconds(vjp))) +
     plan.accumulation * (await seconds(reward));
   const secondsPerPicture =
-    (sampling.steps * secondsForward) / batch.per_device + (await seconds(evaluation.decode)) / atOnce;
+    (sampling.steps * secondsForward) / batch.per_device +
+    (await seconds(evaluation.decode)) / evaluationBatch(settings);
   const secondsPerEvaluation = plan.imagesPerEvaluation * secondsPerPicture;
   return {
     secondsPerUpdate,

@@ -1,4 +1,6 @@
 /** Where a run's prompts come from: a list by name, a list in the recipe, or a text file with one prompt a line. */
+import { existsSync } from "node:fs";
+import { basename } from "node:path";
 import { InputError, nearest } from "../tensor/errors.js";
 import { readText } from "../weights/files.js";
 import { locate } from "./locate.js";
@@ -21,14 +23,24 @@ export const PROMPT_LISTS: Readonly<Record<string, readonly string[]>> = {
 export interface PromptOptions {
   /** The setting that the source came from, for messages. */
   readonly setting?: string;
+  /** Told of a file that is not there, which then counts as no prompts; otherwise that is an error. */
+  readonly absent?: ((message: string) => void) | undefined;
 }
 
 /** `source`: the name of a list, the path of a `.txt` file, or the prompts themselves. */
 export async function resolvePrompts(
   source: string | readonly string[],
-  { setting = "prompts" }: PromptOptions = {},
+  { setting = "prompts", absent }: PromptOptions = {},
 ): Promise<string[]> {
-  return typeof source === "string" ? namedPrompts(source, setting) : listedPrompts(source, setting);
+  if (typeof source !== "string") return listedPrompts(source, setting);
+  try {
+    return await namedPrompts(source, setting);
+  } catch (error) {
+    if (!absent || !(error instanceof InputError) || !source.endsWith(".txt") || existsSync(locate(source)))
+      throw error;
+    absent(error.message);
+    return [];
+  }
 }
 
 function listedPrompts(prompts: readonly string[], setting: string): string[] {
@@ -57,6 +69,18 @@ const LARGEST_PROMPT_FILE = 2 ** 22;
 const MOST_PROMPTS = 100_000;
 const LONGEST_PROMPT = 4096;
 
+/** Lists that recipes name and that are not ours to ship, by their files' names in the repository of AlignProp's code. */
+const HPS_LISTS = ["hps_v2_all.txt", "hps_v2_all_eval.txt"];
+
+function hintFor(file: string): string {
+  if (!HPS_LISTS.includes(basename(file)) || existsSync(file)) return "";
+  return (
+    " The prompts of the HPSv2 benchmark are not part of this package. AlignProp's code has them as assets/" +
+    `${basename(file)} (github.com/mihirp1998/AlignProp): put the file into the working folder, or name prompts of ` +
+    "your own with --prompts and --eval-prompts"
+  );
+}
+
 /** One prompt a line; blank lines are skipped. */
 async function readPromptFile(path: string, setting: string): Promise<string[]> {
   const file = locate(path);
@@ -64,7 +88,7 @@ async function readPromptFile(path: string, setting: string): Promise<string[]> 
   try {
     text = await readText(file, LARGEST_PROMPT_FILE);
   } catch (error) {
-    if (error instanceof InputError) throw new InputError(`${setting}: ${error.message}`);
+    if (error instanceof InputError) throw new InputError(`${setting}: ${error.message}${hintFor(file)}`);
     throw error;
   }
   const lines = text.split(/\r\n|\r|\n/).map((line) => line.trim());

@@ -11,25 +11,25 @@
  *       A, B ← AdamW(clip(g))
  */
 import { initialLora } from "../nn/lora.js";
-import { openReward, type Reward } from "../rewards/index.js";
+import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
 import { Rng } from "../tensor/rng.js";
 import { adapterLayout } from "./adapter.js";
 import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
 import { alignprop } from "./estimators/alignprop.js";
-import { Evaluator, evaluationPrompts, meanAndStd, REWARDS_FOLDER, runtimeOptions } from "./evaluate.js";
+import { Evaluator, evaluationPrompts, meanAndStd, runtimeOptions } from "./evaluate.js";
 import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
 import { Learner, requireFinite } from "./learner.js";
-import { locate } from "./locate.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { adamw, adamwState, clipGradNorm } from "./optimizer.js";
-import { truncationWarnings } from "./pipeline.js";
+import { promptWarnings } from "./pipeline.js";
 import { countPlan } from "./plan.js";
+import { openSettingsReward } from "./reward.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate, STREAMS, samplesOf } from "./samples.js";
-import { accumulationSteps, type Settings, updatesPerEpoch } from "./settings.js";
+import { accumulationSteps, evaluationBatch, type Settings, updatesPerEpoch } from "./settings.js";
 
 export interface TrainOptions {
   /** The folder of a checkpoint to go on from. */
@@ -49,7 +49,7 @@ export async function train(
   accumulationSteps(settings.batch); // throws where the numbers don't divide
   const warnings: string[] = [];
   const pipeline = await openModel(settings, { warn: (message) => warnings.push(message), onFetch, signal });
-  const reward = await openReward(settings.reward.name, locate(REWARDS_FOLDER));
+  const reward = await openSettingsReward(settings.reward);
   const estimator = alignprop(settings.estimator.truncation);
   const layout = adapterLayout(pipeline, settings.lora);
   const origin = {
@@ -77,7 +77,9 @@ export async function train(
     const evaluator = await openEvaluator(runtime, learner, reward, settings);
     const { updates } = settings.train;
     await observer({ kind: "started", plan, step });
-    warnings.push(...truncationWarnings(pipeline, allPrompts(settings)));
+    const prompts = allPrompts(settings);
+    const { negative } = settings.prompts;
+    warnings.push(...promptWarnings(pipeline, [...prompts, negative]), ...reward.warnings(prompts));
     for (const message of warnings) await observer({ kind: "warned", message });
     if (step === 0) {
       const result = await at(step, () => evaluator.evaluate(weights));
@@ -140,7 +142,7 @@ async function openEvaluator(
   settings: Settings,
 ): Promise<Evaluator> {
   const { sampler, layout } = learner;
-  const batch = settings.evaluation.batch;
+  const batch = evaluationBatch(settings);
   if (batch === sampler.batch) return new Evaluator(runtime, sampler, reward, settings);
   const negativePrompt = settings.prompts.negative;
   const own = await Sampler.compile(runtime, sampler.pipeline, settings.sampling, { batch, layout, negativePrompt });
@@ -148,8 +150,8 @@ async function openEvaluator(
 }
 
 function allPrompts(settings: Settings): string[] {
-  const { train, template, negative } = settings.prompts;
-  return [...train.map((prompt) => inTemplate(prompt, template)), ...evaluationPrompts(settings), negative];
+  const { train, template } = settings.prompts;
+  return [...train.map((prompt) => inTemplate(prompt, template)), ...evaluationPrompts(settings)];
 }
 
 function adamwOptions({ optimizer }: Settings) {

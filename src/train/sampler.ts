@@ -5,7 +5,6 @@ import { forward, type StepNoise, type Trajectory } from "../diffusion/trajector
 import type { LoraLayout } from "../nn/lora.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../tensor/host.js";
-import { Rng } from "../tensor/rng.js";
 import { decodeGraph, denoiseGraph, named, UNCONDITIONAL } from "./graphs.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
 import { PromptEncoder } from "./prompt-encoder.js";
@@ -112,22 +111,6 @@ export class Sampler {
     await this.denoiser.release();
     await (await this.decoder)?.release();
   }
-}
-
-/** The two uses of a picture's own random numbers. */
-const INITIAL = 0;
-const STEPS = 1;
-
-/** A picture's noise: the latents it starts from and, where eta is positive, what each step adds. Its `key` makes it its own. */
-export function pictureNoise(
-  elements: number,
-  seed: number,
-  ...key: number[]
-): { initial: Float32Array; step: StepNoise } {
-  return {
-    initial: new Rng(seed, ...key, INITIAL).normals(elements),
-    step: (step) => new Rng(seed, ...key, STEPS, step).normals(elements),
-  };
 }
 
 /** Rows of a batch, one after another. */

@@ -2,10 +2,9 @@
  * The pictures that each update trains on. Everything random about one belongs to its number (epoch, index), so nothing
  * depends on how pictures are batched, in which order they run, or whether the run was interrupted in between.
  */
-import type { StepNoise } from "../diffusion/trajectory.js";
 import { Rng } from "../tensor/rng.js";
 import type { Estimator } from "./estimators/estimator.js";
-import { pictureNoise } from "./sampler.js";
+import type { PictureNoise } from "./pictures.js";
 import { type Settings, updatesPerEpoch } from "./settings.js";
 
 export interface TrainingSample {
@@ -15,7 +14,7 @@ export interface TrainingSample {
   readonly prompt: string;
   /** For each denoising step: does it keep its gradient? */
   readonly mask: readonly boolean[];
-  noise(): { readonly initial: Float32Array; readonly step: StepNoise };
+  noise(): PictureNoise;
 }
 
 /** Independent sequences under the run's seed. */
@@ -40,9 +39,19 @@ export function samplesOf(
       index,
       prompt: inTemplate(prompt, prompts.template),
       mask: estimator.mask(sampling.steps, new Rng(seed, STREAMS.mask, epoch, index)),
-      noise: () => pictureNoise(latentElements, seed, STREAMS.noise, epoch, index),
+      noise: () => trainingNoise(latentElements, seed, epoch, index),
     };
   });
+}
+
+/** The two uses of a picture's own random numbers. */
+const INITIAL = 0;
+const STEPS = 1;
+
+/** A torch generator has 2^32 seeds and one sequence each; this one has a sequence for every picture of every seed. */
+function trainingNoise(elements: number, seed: number, epoch: number, index: number): PictureNoise {
+  const draw = (...use: number[]) => new Rng(seed, STREAMS.noise, epoch, index, ...use).normals(elements);
+  return { initial: draw(INITIAL), step: (step) => draw(STEPS, step) };
 }
 
 export function inTemplate(prompt: string, template: string): string {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
+import { tinySettings } from "../../test/tiny.js";
 import { settingsFrom } from "./load-settings.js";
-import { accumulationSteps, updatesPerEpoch } from "./settings.js";
+import { accumulationSteps, evaluationBatch, updatesPerEpoch } from "./settings.js";
 
 describe("without a recipe, the settings are AlignProp's own", async () => {
   const settings = await settingsFrom({});
@@ -58,5 +59,24 @@ describe("the batch's bookkeeping", () => {
     expect(() => accumulationSteps({ samples_per_epoch: 12, total: 12, per_device: 4 }, 2)).toThrow(
       "batch.total 12 is not a multiple of 8 (batch.per_device x 2 devices); try batch.total 16 or batch.per_device 3",
     );
+  });
+});
+
+describe("an evaluation within a run", () => {
+  const sampledAtOnce = (batch: number, perDevice: number, seedsPerPrompt: number) =>
+    evaluationBatch(
+      tinySettings({
+        batch: { samples_per_epoch: 8, total: 8, per_device: perDevice },
+        evaluation: { batch, seeds_per_prompt: seedsPerPrompt },
+      }),
+    );
+
+  test("samples no more pictures at once than it has", () => {
+    expect(sampledAtOnce(16, 4, 3)).toBe(3); // one prompt
+    expect(sampledAtOnce(2, 4, 3)).toBe(2);
+  });
+
+  test("shares training's programs where its batch is as large", () => {
+    expect(sampledAtOnce(4, 4, 1)).toBe(4);
   });
 });

@@ -4,6 +4,7 @@
  * the paper's aesthetic run.
  */
 import { z } from "zod";
+import { defaultRewardFolder, rewardNames } from "../rewards/index.js";
 import { parseBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 
@@ -28,12 +29,16 @@ const truncation = z.discriminatedUnion("mode", [
   z.strictObject({ mode: z.literal("fixed"), k: count.nullable().default(1) }),
 ]);
 
-const reward = z.discriminatedUnion("name", [
-  z.strictObject({ name: z.literal("aesthetic") }),
-  z.strictObject({ name: z.literal("clip") }),
-  z.strictObject({ name: z.literal("compressibility") }),
-  z.strictObject({ name: z.literal("incompressibility") }),
-]);
+const reward = z
+  .strictObject({
+    name: z.enum(rewardNames),
+    /** The folder that holds `clip/` and, for `aesthetic`, `aesthetic/`. `null`: the reward's own default. */
+    weights: path.nullable().default(null),
+  })
+  .refine(({ name, weights }) => weights === null || defaultRewardFolder(name) !== undefined, {
+    path: ["weights"],
+    error: "this reward has no weights",
+  });
 
 export const settingsSchema = z.strictObject({
   /** The name of the run's folder and of its exported adapter; the recipe's own name when left out. */
@@ -204,7 +209,6 @@ export type Settings = Omit<Parsed, "name" | "prompts" | "train"> & {
 export type SettingsInput = z.input<typeof settingsSchema>;
 export type ParsedSettings = Parsed;
 export type RewardSettings = Settings["reward"];
-export type RewardName = RewardSettings["name"];
 export type TruncationSettings = Settings["estimator"]["truncation"];
 
 /** The epochs of the paper's aesthetic run: 7 x 256 / 128 = 14 updates. */
@@ -237,6 +241,16 @@ export function accumulationSteps(batch: Settings["batch"], devices = 1): number
 
 export function updatesPerEpoch(batch: Settings["batch"]): number {
   return batch.samples_per_epoch / batch.total;
+}
+
+/**
+ * Pictures that an evaluation within a run samples at once: as many as training where the sizes agree, which shares its
+ * programs; else no more than there are.
+ */
+export function evaluationBatch({ batch, evaluation, prompts }: Settings): number {
+  if (evaluation.batch === batch.per_device) return evaluation.batch;
+  // A plan may have no prompts.
+  return Math.max(1, Math.min(evaluation.batch, prompts.eval.length * evaluation.seeds_per_prompt));
 }
 
 function roundToMultiple(value: number, of: number): number {

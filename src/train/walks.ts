@@ -60,7 +60,9 @@ export function backwardCalls(walk: Walk, batch: number, limit: number): Backwar
 /** Each update's walks, by the run's own draws; of its first updates where they are many. */
 export function drawnWalks(settings: Settings, estimator: Estimator): Walk[][] {
   const updates = Math.min(settings.train.updates, 20);
+  // Prompts decide nothing here, and a plan may have none.
+  const promptless = { ...settings, prompts: { ...settings.prompts, train: [""] } };
   return Array.from({ length: updates }, (_, i) =>
-    walksOf(samplesOf(i + 1, settings, estimator, 0), settings.batch.per_device),
+    walksOf(samplesOf(i + 1, promptless, estimator, 0), settings.batch.per_device),
   );
 }

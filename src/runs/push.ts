@@ -1,0 +1,175 @@
+/** An adapter to a repository on the Hugging Face hub: the weights in both formats, the model card and its pictures. */
+import { openAsBlob } from "node:fs";
+import { readdir, stat } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { createBranch, createRepo, HubApiError, repoExists, uploadFiles } from "@huggingface/hub";
+import { InputError } from "../tensor/errors.js";
+import { PEFT_FILE } from "../weights/lora-files.js";
+import { isRun, savedSteps } from "./checkpoints.js";
+import { cardFiles, checkpointFolder, runFiles } from "./layout.js";
+import { writeModelCard } from "./model-card.js";
+
+export interface PushedFile {
+  /** In the repository, with slashes. */
+  readonly path: string;
+  readonly file: string;
+  readonly bytes: number;
+}
+
+export interface PushTarget {
+  /** `owner/name`. */
+  readonly repo: string;
+  /** The branch, which is made where it is not there. */
+  readonly revision: string;
+  /** For a repository that has to be made first. */
+  readonly private: boolean;
+  /** Such as https://huggingface.co. */
+  readonly hubUrl: string;
+  readonly token: string;
+  readonly signal?: AbortSignal;
+}
+
+/** The hub, or another that speaks its protocol: HF_ENDPOINT, as for Hugging Face's own tools. */
+export function hubEndpoint(): string {
+  const endpoint = process.env.HF_ENDPOINT || "https://huggingface.co";
+  if (!URL.canParse(endpoint) || !/^https?:$/.test(new URL(endpoint).protocol)) {
+    throw new InputError(`HF_ENDPOINT ${endpoint}: is not the address of a hub, such as https://huggingface.co`);
+  }
+  return endpoint.replace(/\/+$/, "");
+}
+
+/** The token in HF_TOKEN. */
+export function hubToken(): string {
+  const token = (process.env.HF_TOKEN ?? "").trim();
+  const remedy = "make one that may write at https://huggingface.co/settings/tokens, and set HF_TOKEN to it";
+  if (token === "") throw new InputError(`HF_TOKEN: is not set; to push, the hub must know who you are: ${remedy}`);
+  // Also keeps line breaks and the like out of a header.
+  if (!/^hf_\w+$/.test(token))
+    throw new InputError(`HF_TOKEN: is no token of the hub, which starts with hf_; ${remedy}`);
+  return token;
+}
+
+/** `owner/name` as the hub allows it. */
+export function requireRepoId(repo: string): void {
+  const name = /^[A-Za-z0-9](?:[\w.-]*\w)?$/;
+  const parts = repo.split("/");
+  if (parts.length === 2 && parts.every((part) => part.length <= 96 && name.test(part) && !/--|\.\./.test(part)))
+    return;
+  throw new InputError(
+    `${repo}: is no repository on the hub; expected OWNER/NAME of letters, digits, dots, dashes and underscores, such as me/vivid-animals`,
+  );
+}
+
+/**
+ * What would be sent of a run's folder, which stands for its last checkpoint, or of a folder with an adapter. The training
+ * state stays at home. A checkpoint in a run gets its model card where it has none yet.
+ */
+export async function filesToPush(path: string): Promise<PushedFile[]> {
+  const folder = await adapterFolder(path);
+  const names = await readdir(folder);
+  if (!names.includes(PEFT_FILE)) {
+    throw new InputError(`${path}: has no ${PEFT_FILE}; name a run's folder, or one of its checkpoints`);
+  }
+  const wanted = names.filter(
+    (name) => [PEFT_FILE, cardFiles.card].includes(name) || name.endsWith(".kohya.safetensors"),
+  );
+  const pictures = names.includes(cardFiles.images) ? await readdir(join(folder, cardFiles.images)) : [];
+  const paths = [
+    ...wanted.sort(),
+    ...pictures
+      .filter((name) => name.endsWith(".png"))
+      .sort()
+      .map((name) => `${cardFiles.images}/${name}`),
+  ];
+  return Promise.all(
+    paths.map(async (inside) => {
+      const file = join(folder, inside);
+      return { path: inside, file, bytes: (await stat(file)).size };
+    }),
+  );
+}
+
+async function adapterFolder(path: string): Promise<string> {
+  const info = await stat(path).catch(() => undefined);
+  if (!info?.isDirectory()) {
+    const found = info === undefined ? "there is no such folder" : "is not a folder";
+    throw new InputError(`${path}: ${found}; name a run's folder, or one of its checkpoints`);
+  }
+  const steps = (await isRun(path)) ? await savedSteps(path) : undefined;
+  const last = steps?.at(-1);
+  if (steps !== undefined && last === undefined) {
+    throw new InputError(`${path}: this run has no checkpoint yet, so there is nothing to push`);
+  }
+  const folder = last === undefined ? resolve(path) : checkpointFolder(path, last);
+  const run = dirname(dirname(resolve(folder)));
+  const step = /^step-(\d{6,})$/.exec(basename(folder))?.[1];
+  const belongs = basename(dirname(resolve(folder))) === runFiles.checkpoints && (await isRun(run));
+  if (step !== undefined && belongs && !(await readdir(folder)).includes(cardFiles.card)) {
+    await writeModelCard(run, Number(step));
+  }
+  return folder;
+}
+
+/** Makes the repository where there is none, and commits the files. Gives the commit's address. */
+export async function push(files: readonly PushedFile[], target: PushTarget): Promise<{ url: string; commit: string }> {
+  const { repo: name, revision, hubUrl, token: accessToken, signal } = target;
+  const repo = { type: "model", name } as const;
+  const request: typeof fetch = (input, init) =>
+    fetch(input, { ...init, signal: AbortSignal.any([signal, init?.signal].filter((one) => one != null)) });
+  const hub = { repo, hubUrl, accessToken, fetch: request };
+  try {
+    if (!(await repoExists(hub))) {
+      await unlessThere(createRepo({ ...hub, visibility: target.private ? "private" : "public" }));
+    }
+    if (revision !== "main") await unlessThere(createBranch({ ...hub, branch: revision }));
+    const uploads = await Promise.all(files.map(async ({ path, file }) => ({ path, content: await openAsBlob(file) })));
+    const pushed = await uploadFiles({
+      ...hub,
+      files: uploads,
+      branch: revision,
+      commitTitle: "Upload an AlignProp adapter",
+    });
+    const branch = revision === "main" ? "" : `/tree/${encodeURIComponent(revision)}`;
+    return { url: `${hubUrl}/${name}${branch}`, commit: pushed?.commit.oid ?? "" };
+  } catch (error) {
+    throw told(error, target);
+  }
+}
+
+/** 409 is the hub's word for what exists already. */
+async function unlessThere(made: Promise<unknown>): Promise<void> {
+  try {
+    await made;
+  } catch (error) {
+    if (!(error instanceof HubApiError && error.statusCode === 409)) throw error;
+  }
+}
+
+/** The hub's refusals in words. What it is not to blame for stays what it is. */
+function told(error: unknown, { repo, hubUrl }: PushTarget): unknown {
+  if (error instanceof HubApiError) {
+    const answer = `${hubUrl} answered ${error.statusCode}`;
+    switch (error.statusCode) {
+      case 401:
+        return new InputError(
+          `HF_TOKEN: the hub does not know this token (${answer}); is it complete and still valid?`,
+        );
+      case 403:
+        return new InputError(
+          `${repo}: this token may not write there (${answer}); use a token with write access, or a repository of your own`,
+        );
+      case 404:
+        return new InputError(`${repo}: is not there, or this token may not see it (${answer})`);
+      default:
+        return new Error(`${repo}: the push failed: ${answer}: ${error.message}`, { cause: error });
+    }
+  }
+  // What fetch says of a host that cannot be reached; its cause says why.
+  if (error instanceof TypeError && error.message === "fetch failed") {
+    const { code, message } = (error.cause ?? {}) as { code?: string; message?: string };
+    return new Error(`${hubUrl} cannot be reached (${code ?? message ?? "no reason given"}); the push is not done`, {
+      cause: error,
+    });
+  }
+  return error;
+}
