@@ -47,7 +47,7 @@ describe("configurations", () => {
   test.each(Object.entries(PARSERS))("%s", LIMIT, async (_, [file, parse]) => {
     const sound = JSON.parse(readFileSync(`${GOLDENS}${file}`, "utf8")) as unknown;
     await fuzz(
-      3_10,
+      3_7,
       (rng) => mutateJson(sound, rng),
       (json) => checkNumbers(parse(parseJson(json, "config.json"))),
     );

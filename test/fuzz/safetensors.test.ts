@@ -4,9 +4,10 @@ import { join } from "node:path";
 import { afterAll, test } from "vitest";
 import { BYTES_PER_ELEMENT } from "../../src/tensor/dtype.js";
 import { fromNumbers } from "../../src/tensor/host.js";
+import type { Rng } from "../../src/tensor/rng.js";
 import { sizeOf } from "../../src/tensor/shape.js";
 import { openSafetensors, writeSafetensors } from "../../src/weights/safetensors.js";
-import { readTensor, type WeightSource } from "../../src/weights/source.js";
+import type { WeightSource } from "../../src/weights/source.js";
 import { openShards } from "../../src/weights/weight-file.js";
 import { fuzz, LIMIT, scratchFolder } from "./fuzz.js";
 import { mutateBytes, mutateJson } from "./mutate.js";
@@ -27,23 +28,16 @@ await writeSafetensors(
 const original = readFileSync(sound);
 const dataStart = 8 + Number(original.readBigUInt64LE());
 
-async function readAll(source: WeightSource, most: number): Promise<void> {
+function readAll(source: WeightSource, most: number): void {
   for (const name of source.names()) {
     const stored = source.get(name);
     if (stored?.kind !== "file") throw new Error(`${name} has a name but no tensor`);
     const length = sizeOf(stored.shape) * BYTES_PER_ELEMENT[stored.dtype];
     if (stored.length !== length || stored.offset + length > most) throw new Error(`${name} does not lie in its file`);
-    if ((await readTensor(stored)).data.byteLength !== length) throw new Error(`${name} is of another size`);
   }
 }
 
-const mutant = join(folder, "mutant.safetensors");
-async function readBytes(bytes: Uint8Array): Promise<void> {
-  writeFileSync(mutant, bytes);
-  await readAll(await openSafetensors(mutant), bytes.length);
-}
-
-test("safetensors files, byte by byte", LIMIT, async () => {
+test("safetensors files, by bytes and by values of the header", LIMIT, async () => {
   const fragments = [
     "0",
     "-1",
@@ -59,17 +53,19 @@ test("safetensors files, byte by byte", LIMIT, async () => {
     "9007199254740993",
     "\0",
   ];
-  await fuzz(3_5, (rng) => mutateBytes(original, rng, fragments), readBytes);
-});
-
-test("safetensors headers, value by value", LIMIT, async () => {
   const header = JSON.parse(original.subarray(8, dataStart).toString()) as unknown;
   const withHeader = (json: string) => {
     const length = Buffer.alloc(8);
     length.writeBigUInt64LE(BigInt(Buffer.byteLength(json)));
     return Buffer.concat([length, Buffer.from(json), original.subarray(dataStart)]);
   };
-  await fuzz(3_6, (rng) => withHeader(mutateJson(header, rng)), readBytes);
+  const mutate = (rng: Rng) =>
+    rng.uniform() < 0.5 ? mutateBytes(original, rng, fragments) : withHeader(mutateJson(header, rng));
+  const path = join(folder, "mutant.safetensors");
+  await fuzz(3_4, mutate, async (bytes) => {
+    writeFileSync(path, bytes);
+    readAll(await openSafetensors(path), bytes.length);
+  });
 });
 
 test("indexes of weights in several files", LIMIT, async () => {
@@ -89,11 +85,11 @@ test("indexes of weights in several files", LIMIT, async () => {
   };
   const path = join(folder, "model.safetensors.index.json");
   await fuzz(
-    3_7,
+    3_5,
     (rng) => mutateJson(index, rng),
     async (json) => {
       writeFileSync(path, json);
-      await readAll(await openShards(path), original.length);
+      readAll(await openShards(path), original.length);
     },
   );
 });
