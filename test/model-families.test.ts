@@ -72,6 +72,6 @@ evaluation: { every: 2, batch: 2 }
     const base = await draw("base");
     expect(base.info).toMatchObject({ width, height, channels: 3 });
     expect((await draw("adapted", "--adapter", run)).data.equals(base.data)).toBe(false);
-    expect((await draw("negative", "--negative", "a dog")).data.equals(base.data)).toBe(false);
+    expect((await draw("negative", "--negative-prompt", "a dog")).data.equals(base.data)).toBe(false);
   });
 });

@@ -136,14 +136,14 @@ describe("a folder that is refused", () => {
   test("is another kind of tokenizer", async () => {
     await refuse(
       whole({ "tokenizer_config.json": { tokenizer_class: "T5Tokenizer" } }),
-      /tokenizer_class: .*"T5Tokenizer"/,
+      /tokenizer_class is "T5Tokenizer"/,
     );
     const model = { type: "Unigram", vocab: [], merges: [] };
-    await refuse({ "tokenizer_config.json": config, "tokenizer.json": { model } }, /model\.type: .*"Unigram"/);
+    await refuse({ "tokenizer_config.json": config, "tokenizer.json": { model } }, /model\.type is "Unigram"/);
   });
 
   test("has no room for a start and an end", () =>
-    refuse(whole({ "tokenizer_config.json": { model_max_length: 1 } }), /model_max_length: .*found 1/));
+    refuse(whole({ "tokenizer_config.json": { model_max_length: 1 } }), /model_max_length is 1/));
 
   test("lacks a special token in its vocabulary", () =>
     refuse(whole({ "tokenizer_config.json": { pad_token: { content: "[PAD]" } } }), /has no "\[PAD\]", the pad_token/));
