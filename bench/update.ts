@@ -3,13 +3,11 @@
  * before the clock starts, as loading does in the peer.
  */
 import { parseArgs } from "node:util";
-import { initialLora } from "../src/nn/lora.js";
 import { input, matmul } from "../src/ops/index.js";
 import { openReward } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { float32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import { adapterLayout } from "../src/train/adapter.js";
 import { alignprop } from "../src/train/estimators/alignprop.js";
 import { Learner } from "../src/train/learner.js";
 import { loadSettings, parseSet } from "../src/train/load-settings.js";
@@ -17,6 +15,7 @@ import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
 import { openPipeline } from "../src/train/pipeline.js";
 import { countPlan } from "../src/train/plan.js";
 import { samplesOf } from "../src/train/samples.js";
+import { openLearned } from "../src/train/start.js";
 
 const { values } = parseArgs({
   options: {
@@ -54,11 +53,11 @@ const matmulGflops = await matmulPeak(runtime);
 const pipeline = await openPipeline(settings.model);
 const reward = await openReward("aesthetic", values.rewards);
 const estimator = alignprop(settings.estimator.truncation);
-const layout = adapterLayout(pipeline, settings.lora);
+const { layout, start } = await openLearned(settings, pipeline);
 const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
 const loadedRssBytes = process.memoryUsage.rss();
 
-const weights = initialLora(layout, new Rng(0));
+const weights = await start();
 const state = adamwState(layout.size);
 const seconds: number[] = [];
 for (let update = 0; update < Number(values.warmup) + Number(values.repeat); update++) {

@@ -98,7 +98,7 @@ async function openFamily(runtime: Runtime, folder: string): Promise<Family> {
     prompts: { train: [...prompts], eval: [...prompts], template: "{}", negative },
     train: { updates: 1 },
   };
-  const layout = adapterLayout(pipeline, settings.lora);
+  const layout = adapterLayout(pipeline, { rank, alpha: null, targets: ["attention"] });
   const names = layout.entries.map(({ name }) => name).sort();
   const inOrder = (sorted: HostTensor) => {
     const values = toFloat32(sorted);

@@ -3,6 +3,7 @@
 import sys
 
 import torch
+from adapters import make_adapters
 from clip import make_clip
 from ddim import make_ddim
 from families import make_families
@@ -23,6 +24,7 @@ MAKERS = {
     "noise": make_noise,
     "reference-loop": make_reference_loop,
     "families": make_families,
+    "adapters": make_adapters,
 }
 
 

@@ -1,12 +1,9 @@
 /** Keeping residuals instead of computing the U-Net twice: the same gradients, in the memory that the user names. */
 import { afterAll, describe, expect, test } from "vitest";
-import { initialLora } from "../src/nn/lora.js";
 import { openReward } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { showBytes } from "../src/tensor/bytes.js";
 import { InputError } from "../src/tensor/errors.js";
-import { Rng } from "../src/tensor/rng.js";
-import { adapterLayout } from "../src/train/adapter.js";
 import { alignprop } from "../src/train/estimators/alignprop.js";
 import { Learner } from "../src/train/learner.js";
 import { type MemoryPlan, memoryOf } from "../src/train/memory.js";
@@ -15,6 +12,7 @@ import { openPipeline } from "../src/train/pipeline.js";
 import { plan } from "../src/train/plan.js";
 import { samplesOf } from "../src/train/samples.js";
 import type { Settings, SettingsInput } from "../src/train/settings.js";
+import { openLearned } from "../src/train/start.js";
 import { TINY_SD, tinySettings } from "./tiny.js";
 
 const pipeline = await openPipeline(TINY_SD);
@@ -49,18 +47,18 @@ async function countingKept(work: (runtime: Runtime) => Promise<void>): Promise<
   return { most, left: alive };
 }
 
-function opened(settings: Settings) {
+async function opened(settings: Settings) {
   const estimator = alignprop(settings.estimator.truncation);
-  const layout = adapterLayout(pipeline, settings.lora);
-  return { estimator, layout, memory: memoryOf(settings, pipeline, reward, layout, estimator) };
+  const { layout, start } = await openLearned(settings, pipeline);
+  return { estimator, layout, start, memory: memoryOf(settings, pipeline, reward, layout, estimator) };
 }
 
 /** The gradients of two updates. */
 async function learn(on: Runtime, settings: Settings, change: Partial<MemoryPlan>): Promise<Float64Array[]> {
-  const { estimator, layout, memory } = opened(settings);
+  const { estimator, layout, start, memory } = await opened(settings);
   const learner = await Learner.compile(on, pipeline, reward, estimator, layout, settings, { ...memory, ...change });
   // Both factors away from zero, so that both have a gradient.
-  const weights = initialLora(layout, new Rng(1)).map((value, i) => value + 0.02 * Math.sin(i));
+  const weights = (await start()).map((value, i) => value + 0.02 * Math.sin(i));
   const found: Float64Array[] = [];
   for (const step of [1, 2]) {
     const samples = samplesOf(step, settings, estimator, learner.sampler.latentElements);
@@ -93,9 +91,9 @@ describe("the gradient", () => {
   }
 });
 
-describe("a budget", () => {
+describe("a budget", async () => {
   const settings = tinySettings(FULL);
-  const roomy = opened({ ...settings, memory: 1e15 }).memory;
+  const { memory: roomy } = await opened({ ...settings, memory: 1e15 });
 
   test("that is large keeps every call and computes none twice", async () => {
     expect(roomy).toMatchObject({ keptAtOnce: settings.sampling.steps, recomputes: false });
@@ -106,13 +104,13 @@ describe("a budget", () => {
     });
   });
 
-  test("is respected: with less of it fewer calls are kept, and what is expected stays within", () => {
+  test("is respected: with less of it fewer calls are kept, and what is expected stays within", async () => {
     let before = roomy.keptAtOnce;
     let lowest = roomy.expectedBytes;
     for (let memory = roomy.expectedBytes; ; memory -= roomy.residualBytes / 2) {
       let found: MemoryPlan;
       try {
-        found = opened({ ...settings, memory }).memory;
+        found = (await opened({ ...settings, memory })).memory;
       } catch (error) {
         expect(error).toBeInstanceOf(InputError);
         break;
@@ -122,7 +120,7 @@ describe("a budget", () => {
       before = found.keptAtOnce;
       lowest = Math.min(lowest, found.expectedBytes);
     }
-    expect(() => opened({ ...settings, memory: 1e6 })).toThrow(
+    await expect(opened({ ...settings, memory: 1e6 })).rejects.toThrow(
       `memory 1.00 MB is too little: this run needs about ${showBytes(lowest)}`,
     );
   });

@@ -9,12 +9,13 @@ import { openReward } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { sizeOf } from "../src/tensor/shape.js";
-import { adapterLayout, type FlatLora } from "../src/train/adapter.js";
 import { alignprop } from "../src/train/estimators/alignprop.js";
+import type { LearnedLayout } from "../src/train/learned.js";
 import { Learner } from "../src/train/learner.js";
 import { adamw, adamwState, clipGradNorm, l2Norm } from "../src/train/optimizer.js";
 import { openPipeline } from "../src/train/pipeline.js";
 import type { TrainingSample } from "../src/train/samples.js";
+import { openLearned } from "../src/train/start.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
 import { tinySettings } from "./tiny.js";
@@ -59,7 +60,7 @@ async function values(name: string): Promise<Float32Array> {
 }
 
 /** The factors under `prefix`, in the order of the vector; of a tensor [update, …], the rows of `update`. */
-async function flat(layout: FlatLora["layout"], prefix: string, update = 0): Promise<Float32Array> {
+async function flat(layout: LearnedLayout, prefix: string, update = 0): Promise<Float32Array> {
   const all = new Float32Array(layout.size);
   for (const { name, shape, offset } of layout.entries) {
     const size = sizeOf(shape);
@@ -86,7 +87,7 @@ describe("three updates beside PyTorch's AlignProp", () => {
         lora: { rank: given.rank },
         batch: { samples_per_epoch: 4, total: 4, per_device: 2 },
       });
-      const layout = adapterLayout(pipeline, settings.lora);
+      const { layout } = await openLearned(settings, pipeline);
       const estimator = alignprop({ mode: "fixed", k: null });
       const memory = { keptAtOnce: kept, recomputes: false, residualBytes: 0, expectedBytes: 0 };
       const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings, memory);

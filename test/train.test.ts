@@ -1,13 +1,17 @@
 /** Training end to end on the tiny random model: what it tells, resuming, stopping, and numbers that go wrong. */
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { evaluate } from "../src/train/evaluate.js";
-import type { TrainEvent } from "../src/train/events.js";
+import type { FileContent, TrainEvent } from "../src/train/events.js";
+import { UNET_FILES } from "../src/train/export.js";
 import { generate } from "../src/train/generate.js";
+import { openPipeline } from "../src/train/pipeline.js";
 import { train } from "../src/train/recipe.js";
 import type { Settings } from "../src/train/settings.js";
+import { openLearned } from "../src/train/start.js";
+import { openWeights } from "../src/weights/folder.js";
 import { PEFT_FILE, readLora } from "../src/weights/lora-files.js";
 import { TINY_SD, tinySettings } from "./tiny.js";
 
@@ -28,12 +32,19 @@ async function record(
   const { interrupted } = await train(
     settings,
     (event) => {
-      events.push(event);
+      // The files' pieces share the run's memory, which goes on changing.
+      events.push(event.kind === "checkpointed" ? { ...event, files: copied(event.files) } : event);
       watch(event);
     },
     options,
   );
   return { events, interrupted };
+}
+
+function copied(files: ReadonlyMap<string, FileContent>): Map<string, Uint8Array> {
+  return new Map(
+    [...files].map(([name, content]) => [name, Buffer.concat(content instanceof Uint8Array ? [content] : content)]),
+  );
 }
 
 function ofKind<K extends TrainEvent["kind"]>(kind: K, { events }: Recording): Extract<TrainEvent, { kind: K }>[] {
@@ -49,7 +60,10 @@ function results(recording: Recording) {
 async function saveCheckpoint(recording: Recording, step: number, name: string): Promise<string> {
   const folder = await mkdtemp(join(scratch, name));
   const saved = ofKind("checkpointed", recording).find((event) => event.step === step);
-  for (const [file, bytes] of saved?.files ?? []) await writeFile(join(folder, file), bytes);
+  for (const [file, content] of saved?.files ?? []) {
+    await mkdir(dirname(join(folder, file)), { recursive: true });
+    await writeFile(join(folder, file), content);
+  }
   return folder;
 }
 
@@ -154,6 +168,78 @@ describe("resuming", () => {
     await writeFile(weights, bytes);
     const resume = await saveCheckpoint(straight, 2, "weights");
     await expect(record(tinySettings({ model }), { resume })).rejects.toThrow(/made with other model weights/);
+  });
+});
+
+describe("training the whole U-Net", async () => {
+  const settings = (updates: number) => tinySettings({ trainable: "unet", updates });
+  const whole = await record(settings(2));
+
+  test("raises the reward too, and its checkpoint is a U-Net's folder that draws the run's pictures", async () => {
+    const shown = ofKind("evaluated", whole).map(({ result }) => result);
+    expect(shown.at(-1)?.mean).toBeGreaterThan(shown[0]?.mean as number);
+    const folder = await saveCheckpoint(whole, 2, "unet");
+    const config = await readFile(join(TINY_SD, "unet/config.json"), "utf8");
+    expect(JSON.parse(await readFile(join(folder, "unet/config.json"), "utf8"))).toEqual(JSON.parse(config));
+    const unet = await openWeights(join(folder, "unet"));
+    expect([...unet.names()].sort()).toEqual([...(await openWeights(join(TINY_SD, "unet"))).names()].sort());
+    const drawn = await evaluate(tinySettings(), { unet });
+    // Weights that do not change are laid out for speed: the same sums in another order.
+    expect(drawn.mean).toBeCloseTo(shown.at(-1)?.mean as number, 5);
+    expect(drawn.mean).not.toBeCloseTo(shown[0]?.mean as number, 5);
+  });
+
+  test("goes on after an update as if it had never stopped", async () => {
+    const first = await record(settings(1));
+    const resumed = await record(settings(2), { resume: await saveCheckpoint(first, 1, "resume-unet") });
+    expect(results(resumed)).toEqual(results(whole).slice(1));
+    const last = (recording: Recording) => ofKind("checkpointed", recording).at(-1)?.files.get(UNET_FILES.weights);
+    expect(last(resumed)).toEqual(last(whole));
+  });
+
+  test("has no adapter to start from", async () => {
+    const start = tinySettings({ trainable: "unet", lora: { start: "anything" } });
+    await expect(record(start)).rejects.toThrow(/lora\.start: an adapter is no start for trainable: unet/);
+  });
+});
+
+describe("starting from an adapter", async () => {
+  const start = await saveCheckpoint(straight, 4, "start");
+  const from = (lora: object, updates = 2) => tinySettings({ lora: { start, ...lora }, updates });
+
+  test("begins with the adapter's pictures and keeps its rank", async () => {
+    const further = await record(from({}));
+    const [first] = ofKind("evaluated", further);
+    expect(first?.result).toEqual(ofKind("evaluated", straight).at(-1)?.result);
+    const before = await readLora(start);
+    const after = await readLora(await saveCheckpoint(further, 2, "further"));
+    expect([...after].map(([path, { down }]) => [path, down.shape])).toEqual(
+      [...before].map(([path, { down }]) => [path, down.shape]),
+    );
+  });
+
+  test("takes settings that say what the adapter has, and refuses others by name", async () => {
+    const pipeline = await openPipeline(TINY_SD);
+    const open = (lora: object) => openLearned(from(lora), pipeline);
+    await expect(open({ rank: 2, alpha: 2, targets: ["attention"] })).resolves.toBeDefined();
+    await expect(open({ rank: 3 })).rejects.toThrow(
+      /lora\.rank is 3, but in the adapter .* has rank 2; leave lora\.rank out/,
+    );
+    await expect(open({ alpha: 4 })).rejects.toThrow(/lora\.alpha is 4, but .* has alpha 2/);
+    await expect(open({ targets: ["to_q"] })).rejects.toThrow(/targets is \["to_q"\], but .*to_k is adapted as well/);
+    await expect(open({ targets: ["attention", "conv1"] })).rejects.toThrow(/conv1 is not adapted/);
+  });
+
+  test("goes on after an interruption where that adapter is gone", async () => {
+    const copy = join(scratch, "copy");
+    await cp(start, copy, { recursive: true });
+    const settings = (updates: number) => from({ start: copy }, updates);
+    const all = await record(settings(2));
+    const first = await record(settings(1));
+    await rm(copy, { recursive: true });
+    const resumed = await record(settings(2), { resume: await saveCheckpoint(first, 1, "resume-start") });
+    expect(results(resumed)).toEqual(results(all).slice(1));
+    expect(adapters(resumed)).toEqual(adapters(all));
   });
 });
 

@@ -69,7 +69,7 @@ describe("wrong usage ends with 2 and a message that helps", () => {
     [["evaluate", "--adapter", "a", "--mix", "base"], "--mix: needs the adapter's share"],
     [["evaluate", "--coefficient", "1"], "--coefficient: belongs to --mix"],
     [["mix", "base", "a", "--coefficient", "0.3", "--out", "o"], "try alignprop mix a base --coefficient 0.7"],
-    [["mix", "a"], "required option '--coefficient <x>' not specified"],
+    [["mix", "a"], "required option '--coefficient <x...>' not specified"],
     [["mix", "a", "base", "--coefficient", "half", "--out", "o"], "Give a number from -100 to 100."],
     [["mix", "/none", "base", "--coefficient", "1", "--out", join(scratch, "o")], "/none"],
     [["plan", "a", "b"], "too many arguments"],
@@ -208,6 +208,15 @@ describe("a run from the command line", () => {
     const half = join(scratch, "half");
     expect((await alignprop("mix", out, "base", "--coefficient", "0", "--out", half)).code).toBe(0);
     expect((await readdir(half)).sort()).toEqual(["half.kohya.safetensors", "pytorch_lora_weights.safetensors"]);
+
+    const slide = join(scratch, "slide");
+    const several = ["--coefficient", "0", "0.5", "--rank", "1", "--prompt", "fox", "--json"];
+    const mixed = await alignprop("mix", out, "base", "--out", slide, ...several);
+    expect(JSON.parse(mixed.printed)).toMatchObject({ coefficients: [0, 0.5], strip: join(slide, "strip.png") });
+    expect((await readdir(slide)).sort()).toEqual(["0", "0.5", "strip.png"]);
+    expect(await readdir(join(slide, "0.5"))).toContain("slide-0.5.kohya.safetensors");
+    expect((await readFile(join(slide, "strip.png"))).subarray(1, 4).toString()).toBe("PNG");
+
     const without = await alignprop("evaluate", tinyRecipe, "--json");
     const nothing = await alignprop("evaluate", tinyRecipe, "--adapter", half, "--json");
     expect(JSON.parse(nothing.printed).mean).toBeCloseTo(JSON.parse(without.printed).mean, 5);

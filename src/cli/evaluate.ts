@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import type { Command } from "commander";
-import { openAdapter, recipeOfAdapter } from "../runs/checkpoints.js";
+import { openAdapter, openTuned, recipeOfAdapter, type Tuned } from "../runs/checkpoints.js";
 import { format } from "../runs/format.js";
 import { requireEmpty, requireWritable } from "../runs/output-folder.js";
 import { writeEvaluation } from "../runs/samples.js";
@@ -9,16 +9,14 @@ import { evaluate } from "../train/evaluate.js";
 import type { EvaluationResult } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { mixAdapters } from "../train/mix.js";
-import type { LoraAdapter } from "../weights/lora-files.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
-import { formOption, type MixOptions } from "./mix.js";
+import { formOption, type MixingOptions } from "./mix.js";
 import { commonOptions, number, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
 
-interface EvaluateCommandOptions extends SettingsOptions, Partial<MixOptions> {
+interface EvaluateCommandOptions extends SettingsOptions, Partial<MixingOptions> {
   count?: number;
-  adapter?: string;
   mix?: string;
 }
 
@@ -31,7 +29,7 @@ export function evaluateCommand(root: Command, terminal: Terminal): void {
         "Without a recipe, an adapter is evaluated as in its own run. Picture i has the noise of the seed --seed + i.",
     )
     .argument("[recipe]", "a recipe's name, or a YAML file such as a run's config.yaml", undefined)
-    .option("--adapter <path>", "a run, one of its checkpoints, or a LoRA file")
+    .option("--adapter <path>", "a run (its best checkpoint), one of its checkpoints, or a LoRA file")
     .option("--mix <path>", "mix the adapter with another one, or with the base model: base")
     .option("--coefficient <x>", "the share of --adapter in the mix: 1 is all of it", number({ min: -100, max: 100 }))
     .addOption(formOption())
@@ -58,7 +56,8 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
     await requireEmpty(out);
     await requireWritable(out);
   }
-  const { out: _, count, ...settable } = options;
+  // Here --adapter is what is evaluated, not a setting.
+  const { out: _, adapter: __, count, ...settable } = options;
   const trainedWith = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
   const settings = await loadSettings({
     recipe: recipe ?? trainedWith,
@@ -67,10 +66,10 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
       ...(count === undefined ? [] : [{ path: ["evaluation", "seeds_per_prompt"], value: count, origin: "--count" }]),
     ],
   });
-  const adapter = await adapterOf(options);
   const warn = (message: string) => terminal.say(`warning: ${message}`);
+  const tuned = await tunedBy(options, warn);
   const result = await interruptible(terminal, "Stopping after this batch", (signal) =>
-    evaluate(settings, { adapter, signal, warn, onFetch: fetchProgress(terminal) }),
+    evaluate(settings, { ...tuned, signal, warn, onFetch: fetchProgress(terminal) }),
   );
   const { rewards, mean, std } = result;
   const { model, sampling, reward, prompts } = settings;
@@ -90,21 +89,22 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
   else printEvaluation(result, reward.name, terminal);
 }
 
-async function adapterOf({
-  adapter,
-  mix,
-  coefficient,
-  form,
-}: EvaluateCommandOptions): Promise<LoraAdapter | undefined> {
+async function tunedBy(
+  { adapter, mix, coefficient, form }: EvaluateCommandOptions,
+  warn: (message: string) => void,
+): Promise<Partial<Tuned>> {
   if (mix === undefined) {
     if (coefficient !== undefined)
       throw new InputError("--coefficient: belongs to --mix; add --mix base or --mix <path>");
-    return adapter === undefined ? undefined : await openAdapter(adapter);
+    return adapter === undefined ? {} : await openTuned(adapter, warn);
   }
   if (adapter === undefined) throw new InputError("--mix: needs the adapter that is mixed; add --adapter <path>");
   if (coefficient === undefined)
     throw new InputError("--mix: needs the adapter's share; add --coefficient <x>, such as 0.5");
-  return mixAdapters(await openAdapter(adapter), mix === "base" ? mix : await openAdapter(mix), coefficient, { form });
+  const open = (path: string) => openAdapter(path, "--mix blends adapters", warn);
+  return {
+    adapter: mixAdapters(await open(adapter), mix === "base" ? mix : await open(mix), coefficient, { form }),
+  };
 }
 
 /** For `--json`: each picture, with its file where the pictures are kept. */

@@ -2,7 +2,7 @@ import { mkdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Command } from "commander";
 import { fillFolder } from "../runs/atomic-folder.js";
-import { openAdapter, recipeOfAdapter } from "../runs/checkpoints.js";
+import { openTuned, recipeOfAdapter } from "../runs/checkpoints.js";
 import { contactSheet, encodePng } from "../runs/contact-sheet.js";
 import { requireEmpty, requireWritable } from "../runs/output-folder.js";
 import { pictureName, writePictures } from "../runs/samples.js";
@@ -41,7 +41,7 @@ export function generateCommand(root: Command, terminal: Terminal): void {
     .option("--prompts <list>", PROMPTS)
     .option("--template <text>", 'the sentence around each prompt, such as "a photo of a {}"')
     .option("--negative-prompt <text>", "what to stay away from (default: as the adapter was trained, or nothing)")
-    .option("--adapter <path>", "a run, one of its checkpoints, or a LoRA file")
+    .option("--adapter <path>", "a run (its best checkpoint), one of its checkpoints, or a LoRA file")
     .option(
       "--model <model>",
       "a folder, a single file, or an id of the Hugging Face hub (default: the adapter's, or the embedded model)",
@@ -102,7 +102,8 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
     ],
   });
   const { model, loading, device, threads, sampling } = settings;
-  const adapter = options.adapter === undefined ? undefined : await openAdapter(options.adapter);
+  const warn = (message: string) => terminal.say(`warning: ${message}`);
+  const tuned = options.adapter === undefined ? {} : await openTuned(options.adapter, warn);
   const pictures = prompts.flatMap((prompt) =>
     Array.from({ length: count }, (_, i): Picture => ({ prompt, seed: (seed + i) % 2 ** 32 })),
   );
@@ -115,9 +116,9 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
       sampling,
       pictures,
       negative: settings.prompts.negative,
-      adapter,
+      ...tuned,
       signal,
-      warn: (message) => terminal.say(`warning: ${message}`),
+      warn,
       onFetch: fetchProgress(terminal),
     }),
   );

@@ -22,6 +22,7 @@ export interface SettingsOptions extends CommonOptions {
   threads?: string;
   memory?: string;
   offline?: boolean;
+  adapter?: string;
   set?: Override[];
 }
 
@@ -72,6 +73,7 @@ const settingOfOption = {
   device: "device",
   threads: "threads",
   memory: "memory",
+  adapter: "lora.start",
 } as const;
 
 const numeric: readonly string[] = ["steps", "seed", "threads"];

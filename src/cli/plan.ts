@@ -7,6 +7,7 @@ import { plan } from "../train/plan.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
+import { START_HELP, withStart } from "./train.js";
 
 interface PlanCommandOptions extends SettingsOptions {
   calibrate: boolean;
@@ -20,6 +21,7 @@ export function planCommand(root: Command, terminal: Terminal): void {
     .argument("[recipe]", "a recipe's name, or a YAML file", undefined)
     .option("--steps <n>", "how many updates to train for")
     .option("--eval-prompts <list>", "what evaluation draws, given like --prompts")
+    .option("--adapter <path>", START_HELP)
     .option("--no-calibrate", "count only; time nothing");
   commonOptions(settingsOptions(command))
     .addHelpText(
@@ -38,7 +40,7 @@ Examples:
         overrides: overridesOf(options),
         absentPrompts: (message) => absent.push(message),
       });
-      const counted = await plan(settings, {
+      const counted = await plan(await withStart(settings), {
         calibrate: options.calibrate,
         warn: (message) => terminal.say(`warning: ${message}`),
         onFetch: fetchProgress(terminal),
@@ -54,7 +56,7 @@ function planLines(plan: Plan): [string, string][] {
   const backward = round(plan.unetBackwardCallsPerUpdate);
   const lines: [string, string][] = [
     ["model", `${plan.model}, a U-Net of ${amount(plan.backboneParameters)} parameters`],
-    ["learns", `${amount(plan.trainableParameters)} parameters from the ${plan.reward} reward`],
+    ["learns", `${amount(plan.trainableParameters)} parameters${WHOSE[plan.trainable]} from the ${plan.reward} reward`],
     ["updates", `${plan.updates} of ${plan.samplesPerUpdate} pictures, in ${plan.accumulation} micro-batches each`],
     ["U-Net calls", `${plan.unetForwardCallsPerUpdate} forward and ${backward} backward an update`],
     [
@@ -76,6 +78,8 @@ function planLines(plan: Plan): [string, string][] {
   for (const what of plan.uncounted) lines.push(["not counted", what]);
   return lines;
 }
+
+const WHOSE: Readonly<Record<Plan["trainable"], string>> = { lora: " of an adapter", unet: ", all of the U-Net," };
 
 function keptLine({
   memory,

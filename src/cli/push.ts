@@ -19,7 +19,7 @@ export function pushCommand(root: Command, terminal: Terminal): void {
       "Send an adapter in both formats, its model card and sample pictures to a repository on the Hugging Face hub, " +
         "which is made where it is not there. The token comes from HF_TOKEN; HF_ENDPOINT names another hub.",
     )
-    .argument("<adapter>", "a run, which stands for its last checkpoint, or a checkpoint")
+    .argument("<adapter>", "a run, which stands for its best checkpoint, or a checkpoint")
     .argument("<repo>", "owner/name")
     .option("--private", "make the repository private, if it has to be made")
     .option("--revision <branch>", "the branch, which is made where it is not there", "main")

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { bestStep, savedSteps } from "../runs/checkpoints.js";
+import { adapterPath, bestStep, savedSteps } from "../runs/checkpoints.js";
 import { format } from "../runs/format.js";
 import { checkpointFolder, samplesFolder } from "../runs/layout.js";
 import { writeReport } from "../runs/report.js";
@@ -9,6 +9,7 @@ import { InputError } from "../tensor/errors.js";
 import { observers, type TrainResult } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { train } from "../train/recipe.js";
+import type { Settings } from "../train/settings.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
@@ -31,7 +32,8 @@ export function trainCommand(root: Command, terminal: Terminal): void {
     .option("--steps <n>", "how many updates to train for")
     .option("--out <folder>", "the run's folder (default: runs/<recipe>-<n>)")
     .option("--resume <folder>", "go on with the run in this folder")
-    .option("--eval-prompts <list>", "what evaluation draws, given like --prompts");
+    .option("--eval-prompts <list>", "what evaluation draws, given like --prompts")
+    .option("--adapter <path>", START_HELP);
   commonOptions(settingsOptions(command))
     .addHelpText(
       "after",
@@ -42,6 +44,9 @@ Examples:
   alignprop train my-recipe.yaml --model ./stable-diffusion-v1-5 --out runs/mine
   alignprop train clip --prompts foxes.txt --template "a photo of {}" --negative-prompt blurry
   alignprop train --set lora.rank=8 --set estimator.truncation.mode=per-step
+  alignprop train --set lora.targets=[attention,feed-forward] --set lora.rank=8
+  alignprop train --adapter runs/default-1 --reward clip   a new run from that one's adapter
+  alignprop train --set trainable=unet --set optimizer.learning_rate=1e-5
   alignprop train --resume runs/default-1 --steps 80  go on, and further`,
     )
     .action(async (recipe: string | undefined, options: TrainCommandOptions) => {
@@ -52,14 +57,28 @@ Examples:
 
 async function openRun(recipe: string | undefined, options: TrainCommandOptions): Promise<RunFolder> {
   const overrides = overridesOf(options);
-  if (options.resume === undefined) return RunFolder.plan(await loadSettings({ recipe, overrides }));
-  const conflicting = recipe !== undefined ? `the recipe ${recipe}` : options.out !== undefined ? "--out" : undefined;
-  if (conflicting !== undefined) {
+  if (options.resume === undefined) return RunFolder.plan(await withStart(await loadSettings({ recipe, overrides })));
+  const given = [
+    recipe !== undefined && `the recipe ${recipe}`,
+    options.out && "--out",
+    options.adapter && "--adapter",
+  ];
+  const conflicting = given.find((option) => option);
+  if (conflicting) {
     throw new InputError(
       `--resume ${options.resume}: a run goes on in its own folder with its own recipe; leave out ${conflicting}`,
     );
   }
   return RunFolder.resume(options.resume, overrides);
+}
+
+export const START_HELP =
+  "start from this adapter: a run (its best checkpoint), one of its checkpoints, or a LoRA file";
+
+/** A run's folder to start from becomes the checkpoint that it stands for now: another may be its best one later. */
+export async function withStart(settings: Settings): Promise<Settings> {
+  const { lora } = settings;
+  return lora.start === null ? settings : { ...settings, lora: { ...lora, start: await adapterPath(lora.start) } };
 }
 
 async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Promise<void> {
@@ -122,6 +141,6 @@ function printOutcome(outcome: Awaited<ReturnType<typeof outcomeOf>>, terminal: 
   }
   terminal.print(`report    ${report}`);
   if (after !== null) terminal.print(`pictures  ${samplesFolder(run, after.step)}`);
-  if (checkpoint !== null) terminal.print(`adapter   ${checkpoint}`);
+  if (checkpoint !== null) terminal.print(`saved     ${checkpoint}`);
   if (best !== null && best !== checkpoint) terminal.print(`best      ${best}`);
 }

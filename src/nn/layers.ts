@@ -1,6 +1,6 @@
 import type { Value } from "../graph/value.js";
 import * as ops from "../ops/index.js";
-import { fanInUniform, NORMAL, ONES, type Scope, ZEROS } from "./scope.js";
+import { type Adaptable, fanInUniform, NORMAL, ONES, type Scope, ZEROS } from "./scope.js";
 
 /** `zeroInit` makes a layer that is trained from nothing start as zero, such as the last of a residual branch. */
 interface LayerOptions {
@@ -22,11 +22,10 @@ export function linear(
     scope.parameter("weight", [outFeatures, inFeatures], init),
     bias ? scope.parameter("bias", [outFeatures], init) : undefined,
   );
-  const adapted = scope.adapt(x, outFeatures);
-  return adapted ? ops.add(y, adapted) : y;
+  return withAdapter(scope, x, y, { weight: [outFeatures, inFeatures] });
 }
 
-/** x [b, in, h, w] → [b, out, h', w']. `padding` is the same on all sides, or [top, left, bottom, right]. */
+/** x [b, in, h, w] → [b, out, h', w']; an adapter may add to it. `padding` is the same on all sides, or [top, left, bottom, right]. */
 export function conv2d(
   scope: Scope,
   x: Value,
@@ -44,12 +43,19 @@ export function conv2d(
 ): Value {
   const inChannels = channels(x, 1);
   const init = zeroInit ? ZEROS : fanInUniform(inChannels * kernel * kernel);
-  return ops.conv2d(
+  const weight = [outChannels, inChannels, kernel, kernel];
+  const y = ops.conv2d(
     x,
-    scope.parameter("weight", [outChannels, inChannels, kernel, kernel], init),
+    scope.parameter("weight", weight, init),
     bias ? scope.parameter("bias", [outChannels], init) : undefined,
     { stride, padding },
   );
+  return withAdapter(scope, x, y, { weight, conv: { stride, padding } });
+}
+
+function withAdapter(scope: Scope, x: Value, y: Value, layer: Adaptable): Value {
+  const adapted = scope.adapt(x, layer);
+  return adapted ? ops.add(y, adapted) : y;
 }
 
 /** Normalises each group of channels of x [b, c, ...]. */

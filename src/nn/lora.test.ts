@@ -42,7 +42,7 @@ describe("LoRA", () => {
       ["m.attn1.to_out.0.lora_A.weight", "A", [4, 2], 16],
       ["m.attn1.to_out.0.lora_B.weight", "B", [3, 4], 24],
     ]);
-    expect(layout.scale).toBe(2);
+    expect(layout.entries.map(({ scale }) => scale)).toEqual([2, 2, 2, 2]);
   });
 
   // q = x + scale · B A x with A = [[1, 1], [0, 1]], B = [[1, 0], [0, 2]], x = [3, 5]:
@@ -70,7 +70,7 @@ describe("LoRA", () => {
   test("refuses a target that names nothing, with the nearest that does", () => {
     const settings = { rank: 4, alpha: null, targets: ["to_q", "to_outt.0"] };
     expect(() => loraLayout(settings, "m", model)).toThrow(
-      "lora.targets: to_outt.0 names no Linear layer of m; did you mean to_out.0? Its Linear layers are called to_q, to_out.0.",
+      "lora.targets: to_outt.0 names no layer of m that an adapter can change; did you mean to_out.0? There are the groups attention, feed-forward, projections, convolutions, and the layers to_q, to_out.0.",
     );
   });
 

@@ -1,5 +1,5 @@
 import type { Value } from "../graph/value.js";
-import { cast, parameter } from "../ops/index.js";
+import { type ConvOptions, cast, parameter } from "../ops/index.js";
 import { isFloating } from "../tensor/dtype.js";
 import { InputError, nearest } from "../tensor/errors.js";
 import type { Rng } from "../tensor/rng.js";
@@ -19,8 +19,8 @@ export interface Scope {
   parameter(name: string, shape: Shape, init?: Init): Value;
   /** Whether a checkpoint holds `path.name`; false where there is no checkpoint. */
   has(name: string): boolean;
-  /** What an adapter adds to the output of the Linear at this path, whose input is `x` [..., in]; or undefined. */
-  adapt(x: Value, outFeatures: number): Value | undefined;
+  /** What an adapter adds to the output of the layer at this path, whose input is `x`; or undefined. */
+  adapt(x: Value, layer: Adaptable): Value | undefined;
 }
 
 /** A fresh parameter: uniform in ±bound, normal around zero, or one value. */
@@ -33,7 +33,14 @@ export const NORMAL: Init = { normal: 0.02 };
 export const ZEROS: Init = { constant: 0 };
 export const ONES: Init = { constant: 1 };
 
-export type Adapter = (path: string, x: Value, outFeatures: number) => Value | undefined;
+/** A layer that an adapter can change: its weight [out, in, kh, kw] (of a Linear [out, in]), and how a convolution moves. */
+export interface Adaptable {
+  readonly weight: Shape;
+  /** Of a convolution; undefined for a Linear. */
+  readonly conv?: ConvOptions;
+}
+
+export type Adapter = (path: string, x: Value, layer: Adaptable) => Value | undefined;
 
 interface Store {
   parameter(name: string, shape: Shape, init: Init): Value;
@@ -47,7 +54,7 @@ function scopeOver(store: Store, path: string): Scope {
     at: (name) => scopeOver(store, `${path}.${name}`),
     parameter: (name, shape, init = NORMAL) => store.parameter(`${path}.${name}`, shape, init),
     has: (name) => store.has(`${path}.${name}`),
-    adapt: (x, outFeatures) => store.adapt(path, x, outFeatures),
+    adapt: (x, layer) => store.adapt(path, x, layer),
   };
 }
 
@@ -104,20 +111,20 @@ export type ParameterLayout = FlatLayout<ParameterEntry>;
 
 /**
  * A scope without weights: `build` is followed only to see what it asks for. Returns the parameters, each once, and the
- * Linear layers that an adapter could have changed.
+ * layers that an adapter could have changed, by their paths.
  */
 export function survey(
   path: string,
   build: (scope: Scope) => unknown,
-): { parameters: ParameterLayout; linears: { path: string; inFeatures: number; outFeatures: number }[] } {
+): { parameters: ParameterLayout; adaptable: ReadonlyMap<string, Adaptable> } {
   const seen = new Map<string, { name: string; shape: Shape; init: Init; value: Value }>();
-  const linears = new Map<string, { path: string; inFeatures: number; outFeatures: number }>();
+  const adaptable = new Map<string, Adaptable>();
   build(
     scopeOver(
       {
         has: () => false,
-        adapt(at, x, outFeatures) {
-          linears.set(at, { path: at, inFeatures: x.shape[x.shape.length - 1] as number, outFeatures });
+        adapt(at, _, layer) {
+          adaptable.set(at, layer);
           return undefined;
         },
         parameter(name, shape, init) {
@@ -132,7 +139,7 @@ export function survey(
     ),
   );
   const tensors = [...seen.values()].map(({ name, shape, init }) => ({ name, shape, init }));
-  return { parameters: flatLayout(tensors), linears: [...linears.values()] };
+  return { parameters: flatLayout(tensors), adaptable };
 }
 
 /**
@@ -149,7 +156,7 @@ export function trainableScope(layout: FlatLayout, flat: Value, path: string): {
   const byName = new Map(layout.entries.map(({ name }, i) => [name, parts[i] as Value]));
   const scope = scopeOver(
     {
-      has: () => false,
+      has: (name) => byName.has(name),
       adapt: () => undefined,
       parameter(name, shape) {
         const value = byName.get(name);

@@ -1,5 +1,5 @@
 export { attention } from "./attention.js";
-export { averagePool, conv2d, convTranspose2d, upsampleNearest } from "./conv.js";
+export { averagePool, type ConvOptions, conv2d, convTranspose2d, upsampleNearest } from "./conv.js";
 export {
   abs,
   add,

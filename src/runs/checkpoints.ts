@@ -1,12 +1,17 @@
 /** `checkpoints/step-000010/`: which are written, kept and used. */
-import { rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { InputError } from "../tensor/errors.js";
-import type { StepMetrics } from "../train/events.js";
+import type { FileContent, StepMetrics } from "../train/events.js";
+import { UNET_FILES } from "../train/export.js";
 import type { Settings } from "../train/settings.js";
+import { exists } from "../weights/files.js";
+import { openWeights } from "../weights/folder.js";
 import { type LoraAdapter, readLora } from "../weights/lora-files.js";
+import type { WeightSource } from "../weights/source.js";
 import { writeFolderAtomic } from "./atomic-folder.js";
 import { checkpointFolder, runFiles, stepsIn } from "./layout.js";
+import { readMetrics } from "./metrics.js";
 
 export function savedSteps(run: string): Promise<number[]> {
   return stepsIn(join(run, runFiles.checkpoints));
@@ -15,10 +20,13 @@ export function savedSteps(run: string): Promise<number[]> {
 export async function writeCheckpoint(
   run: string,
   step: number,
-  files: ReadonlyMap<string, Uint8Array>,
+  files: ReadonlyMap<string, FileContent>,
 ): Promise<void> {
   await writeFolderAtomic(checkpointFolder(run, step), async (folder) => {
-    for (const [name, bytes] of files) await writeFile(join(folder, name), bytes);
+    for (const [name, content] of files) {
+      await mkdir(dirname(join(folder, name)), { recursive: true });
+      await writeFile(join(folder, name), content);
+    }
   });
 }
 
@@ -52,13 +60,33 @@ export function finalSteps(steps: readonly number[], rows: readonly StepMetrics[
   return [...new Set(chosen)];
 }
 
-/** An adapter as people name it: a file, a checkpoint's folder, or a run's folder, which stands for its last checkpoint. */
-export async function openAdapter(path: string): Promise<LoraAdapter> {
-  if (!(await isRun(path))) return readLora(path);
-  const last = (await savedSteps(path)).at(-1);
-  if (last === undefined)
+/**
+ * An adapter as people name it: a file, a checkpoint's folder, or a run's folder, which stands for the checkpoint whose
+ * evaluation was best, or for the last where none was evaluated.
+ */
+export async function adapterPath(path: string): Promise<string> {
+  if (!(await isRun(path))) return path;
+  const steps = await savedSteps(path);
+  const step = bestStep(steps, await readMetrics(path)) ?? steps.at(-1);
+  if (step === undefined)
     throw new InputError(`${path}: this run has no checkpoint yet, so there is no adapter to use`);
-  return readLora(checkpointFolder(path, last));
+  return checkpointFolder(path, step);
+}
+
+/** What a run made of its model: an adapter on it, or a U-Net in the place of its own. */
+export type Tuned = { readonly adapter: LoraAdapter } | { readonly unet: WeightSource };
+
+export async function openTuned(path: string, warn?: (message: string) => void): Promise<Tuned> {
+  const found = await adapterPath(path);
+  if (await exists(join(found, UNET_FILES.config))) return { unet: await openWeights(join(found, "unet")) };
+  return { adapter: await readLora(found, { ...(warn && { warn }) }) };
+}
+
+/** Where only an adapter will do; `why` says for what. */
+export async function openAdapter(path: string, why: string, warn?: (message: string) => void): Promise<LoraAdapter> {
+  const tuned = await openTuned(path, warn);
+  if ("adapter" in tuned) return tuned.adapter;
+  throw new InputError(`${path}: holds a whole U-Net (trainable: unet), not an adapter, and ${why}`);
 }
 
 /** The settings that an adapter was trained with, where it lies in a run's folder. */

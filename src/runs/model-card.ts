@@ -72,7 +72,7 @@ ${frontMatter(card)}---
 
 # ${name}
 
-A LoRA adapter for ${code(modelName(settings))} that was fine-tuned on the **${reward.name}** reward with AlignProp: the gradient of the
+${settings.trainable === "unet" ? `The U-Net of ${code(modelName(settings))}` : `A LoRA adapter for ${code(modelName(settings))}`} that was fine-tuned on the **${reward.name}** reward with AlignProp: the gradient of the
 reward, sent back through the denoising chain ([Prabhudesai et al. 2023](https://arxiv.org/abs/2310.03739)). It has had
 ${updates}.
 
@@ -84,13 +84,14 @@ ${stringify(settingsOf(settings), YAML)}\`\`\`
 }
 
 /** The hub's metadata (huggingface.co/docs/hub/model-cards). The licence is not ours to choose. */
-function frontMatter({ settings: { model }, pictures }: Card): string {
+function frontMatter({ settings: { model, trainable }, pictures }: Card): string {
+  const whole = trainable === "unet";
   const onHub = hubId(model);
   const metadata = {
-    ...(onHub !== undefined && { base_model: onHub, base_model_relation: "adapter" }),
+    ...(onHub !== undefined && { base_model: onHub, base_model_relation: whole ? "finetune" : "adapter" }),
     library_name: "diffusers",
     pipeline_tag: "text-to-image",
-    tags: ["text-to-image", "diffusers", "lora", "stable-diffusion", "alignprop"],
+    tags: ["text-to-image", "diffusers", ...(whole ? [] : ["lora"]), "stable-diffusion", "alignprop"],
     instance_prompt: null,
     ...(pictures.length > 0 && { widget: pictures.map(({ prompt, url }) => ({ text: prompt, output: { url } })) }),
   };
@@ -159,17 +160,28 @@ Put \`${kohya}\` into ComfyUI's \`models/loras\` and load it with "Load LoRA", o
 \`<lora:${kohya.replace(/\.safetensors$/, "")}:1>\` into the prompt. Sample with DDIM, ${sampling.steps} steps, CFG ${sampling.guidance_scale}.
 
 `;
+  const loading =
+    settings.trainable === "unet"
+      ? `unet = UNet2DConditionModel.from_pretrained(".", subfolder="unet")  # this folder, or its id on the hub
+pipe = DiffusionPipeline.from_pretrained(${python(model)}, unet=unet)
+pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)`
+      : `pipe = DiffusionPipeline.from_pretrained(${python(model)})
+pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+pipe.load_lora_weights(".", weight_name=${python(PEFT_FILE)})  # this folder, or its id on the hub`;
+  const classes = [
+    "DDIMScheduler",
+    "DiffusionPipeline",
+    ...(settings.trainable === "unet" ? ["UNet2DConditionModel"] : []),
+  ];
   return `## How to use it
 
 ### diffusers
 
 \`\`\`python
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import ${classes.join(", ")}
 
-pipe = DiffusionPipeline.from_pretrained(${python(model)})
-pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-pipe.load_lora_weights(".", weight_name=${python(PEFT_FILE)})  # this folder, or its id on the hub
+${loading}
 image = pipe(
     ${python(prompt)},${negative}
     num_inference_steps=${sampling.steps},
@@ -190,12 +202,16 @@ alignprop generate --adapter . --model ${shell(model)} --prompt ${shell(prompt)}
 
 /** What decides what was learnt, as in the run's `config.yaml`, but for lists of prompts that may be long. */
 function settingsOf(settings: Settings) {
-  const { seed, prompts, sampling, loss, lora, estimator, optimizer, batch } = settings;
+  const { seed, prompts, sampling, loss, trainable, lora, estimator, optimizer, batch } = settings;
+  // The adapter's own file says where it started; where that lay on this machine, nobody needs to know.
+  const { start, ...adapter } = lora;
+  const learnt =
+    trainable === "unet" ? {} : { lora: { ...adapter, ...(start !== null && { start: basename(start) }) } };
   const { template, negative } = prompts;
   const [model, reward] = [modelName(settings), settings.reward.name];
   const counted = { train: `${prompts.train.length} prompts`, eval: `${prompts.eval.length} prompts` };
   const shown = { ...counted, template, negative };
-  return { model, seed, prompts: shown, sampling, reward, loss, lora, estimator, optimizer, batch };
+  return { model, seed, prompts: shown, sampling, reward, loss, trainable, ...learnt, estimator, optimizer, batch };
 }
 
 const spread = ({ mean, std }: { mean: number; std: number }) => `${format(mean)} ± ${format(std)}`;

@@ -1,12 +1,13 @@
 /** An adapter to a repository on the Hugging Face hub: the weights in both formats, the model card and its pictures. */
-import { openAsBlob } from "node:fs";
+import { existsSync, openAsBlob } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { createBranch, createRepo, HubApiError, repoExists, uploadFiles } from "@huggingface/hub";
 import { InputError } from "../tensor/errors.js";
+import { UNET_FILES } from "../train/export.js";
 import { PEFT_FILE } from "../weights/lora-files.js";
-import { isRun, savedSteps } from "./checkpoints.js";
-import { cardFiles, checkpointFolder, runFiles } from "./layout.js";
+import { adapterPath, isRun } from "./checkpoints.js";
+import { cardFiles, runFiles } from "./layout.js";
 import { writeModelCard } from "./model-card.js";
 
 export interface PushedFile {
@@ -61,13 +62,14 @@ export function requireRepoId(repo: string): void {
 }
 
 /**
- * What would be sent of a run's folder, which stands for its last checkpoint, or of a folder with an adapter. The training
+ * What would be sent of a run's folder, which stands for its best checkpoint as everywhere, or of a folder with an adapter. The training
  * state stays at home. A checkpoint in a run gets its model card where it has none yet.
  */
 export async function filesToPush(path: string): Promise<PushedFile[]> {
   const folder = await adapterFolder(path);
   const names = await readdir(folder);
-  if (!names.includes(PEFT_FILE)) {
+  const unet = Object.values(UNET_FILES).filter((inside) => existsSync(join(folder, inside)));
+  if (!names.includes(PEFT_FILE) && unet.length === 0) {
     throw new InputError(`${path}: has no ${PEFT_FILE}; name a run's folder, or one of its checkpoints`);
   }
   const wanted = names.filter(
@@ -76,6 +78,7 @@ export async function filesToPush(path: string): Promise<PushedFile[]> {
   const pictures = names.includes(cardFiles.images) ? await readdir(join(folder, cardFiles.images)) : [];
   const paths = [
     ...wanted.sort(),
+    ...unet,
     ...pictures
       .filter((name) => name.endsWith(".png"))
       .sort()
@@ -95,15 +98,10 @@ async function adapterFolder(path: string): Promise<string> {
     const found = info === undefined ? "there is no such folder" : "is not a folder";
     throw new InputError(`${path}: ${found}; name a run's folder, or one of its checkpoints`);
   }
-  const steps = (await isRun(path)) ? await savedSteps(path) : undefined;
-  const last = steps?.at(-1);
-  if (steps !== undefined && last === undefined) {
-    throw new InputError(`${path}: this run has no checkpoint yet, so there is nothing to push`);
-  }
-  const folder = last === undefined ? resolve(path) : checkpointFolder(path, last);
-  const run = dirname(dirname(resolve(folder)));
+  const folder = resolve(await adapterPath(path));
+  const run = dirname(dirname(folder));
   const step = /^step-(\d{6,})$/.exec(basename(folder))?.[1];
-  const belongs = basename(dirname(resolve(folder))) === runFiles.checkpoints && (await isRun(run));
+  const belongs = basename(dirname(folder)) === runFiles.checkpoints && (await isRun(run));
   if (step !== undefined && belongs && !(await readdir(folder)).includes(cardFiles.card)) {
     await writeModelCard(run, Number(step));
   }

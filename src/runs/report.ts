@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { Settings } from "../train/settings.js";
 import { writeFileAtomic } from "../weights/atomic.js";
 import { lineChart } from "./chart.js";
+import { bestStep } from "./checkpoints.js";
 import { leaves } from "./config.js";
 import { duration, format } from "./format.js";
 import { type Html, html } from "./html.js";
@@ -133,22 +134,34 @@ function figure(sample: ShownEvaluation["samples"][number] | undefined, caption:
   return html`<figure><img src="data:image/png;base64,${sample.png}" alt="${sample.prompt}, seed ${sample.seed}, ${caption}" title="seed ${sample.seed}"><figcaption>${caption} <b>${format(sample.reward)}</b></figcaption></figure>`;
 }
 
-function usage({ path, settings, checkpoints }: RunRecord): Html {
-  const last = checkpoints.at(-1);
-  if (last === undefined) return html``;
-  const adapter = checkpointFolder(path, last);
+function usage({ path, settings, metrics, checkpoints }: RunRecord): Html {
+  const step = bestStep(checkpoints, metrics) ?? checkpoints.at(-1);
+  if (step === undefined) return html``;
+  const adapter = checkpointFolder(path, step);
   const prompt = settings.prompts.template.replaceAll("{}", () => settings.prompts.eval[0] ?? "");
+  const generate = html`<p>From the command line:</p>
+<pre>alignprop generate --prompt ${shellQuoted(prompt)} --adapter ${shellQuoted(adapter)}</pre>`;
+  if (settings.trainable === "unet") {
+    return html`<section>
+<h2>Use the U-Net</h2>
+${generate}
+<p>In diffusers:</p>
+<pre>from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+unet = UNet2DConditionModel.from_pretrained(${JSON.stringify(adapter)}, subfolder="unet")
+pipe = StableDiffusionPipeline.from_pretrained(${JSON.stringify(settings.model)}, unet=unet)</pre>
+</section>`;
+  }
   return html`<section>
 <h2>Use the adapter</h2>
-<p>From the command line:</p>
-<pre>alignprop generate --prompt ${shellQuoted(prompt)} --adapter ${shellQuoted(adapter)}</pre>
+${generate}
 <p>In diffusers:</p>
 <pre>from diffusers import StableDiffusionPipeline
 
 pipe = StableDiffusionPipeline.from_pretrained(${JSON.stringify(settings.model)})
 pipe.load_lora_weights(${JSON.stringify(adapter)})
 image = pipe(${JSON.stringify(prompt)}, num_inference_steps=${settings.sampling.steps}, guidance_scale=${settings.sampling.guidance_scale}).images[0]</pre>
-<p>In ComfyUI and A1111: put <code>${stepFolder(last)}/${settings.name}.kohya.safetensors</code> into the folder
+<p>In ComfyUI and A1111: put <code>${stepFolder(step)}/${settings.name}.kohya.safetensors</code> into the folder
 <code>models/loras</code> (A1111: <code>models/Lora</code>) and load it as any LoRA, strength 1.</p>
 </section>`;
 }

@@ -7,7 +7,7 @@ import type { EvaluationResult, Plan, StepMetrics } from "../train/events.js";
 import { settingsFrom } from "../train/load-settings.js";
 import type { SettingsInput } from "../train/settings.js";
 import { fillFolder, writeFolderAtomic } from "./atomic-folder.js";
-import { recipeOfAdapter, savedSteps } from "./checkpoints.js";
+import { adapterPath, recipeOfAdapter, savedSteps } from "./checkpoints.js";
 import { readMetrics } from "./metrics.js";
 import { RunFolder } from "./run-folder.js";
 import { readSamples } from "./samples.js";
@@ -19,6 +19,7 @@ const plan: Plan = {
   model: "m",
   reward: "clip",
   backboneParameters: 1,
+  trainable: "lora",
   trainableParameters: 1,
   updates: 4,
   samplesPerUpdate: 4,
@@ -132,6 +133,21 @@ describe("an adapter in a run's folder", () => {
       expect(await recipeOfAdapter(path)).toBe(join(run.path, "config.yaml"));
     }
     expect(await recipeOfAdapter(join(run.path, "samples/step-000001"))).toBeUndefined();
+  });
+});
+
+describe("a run as an adapter", () => {
+  test("is the checkpoint with the best evaluation, not the last", async () => {
+    const run = await start("best");
+    for (const [number, reward] of [5, 7, 6].entries()) await step(run, number + 1, reward);
+    expect(await adapterPath(run.path)).toBe(join(run.path, "checkpoints/step-000002"));
+    const last = join(run.path, "checkpoints/step-000003");
+    expect(await adapterPath(last)).toBe(last);
+  });
+
+  test("is refused before its first checkpoint", async () => {
+    const run = await start("young");
+    await expect(adapterPath(run.path)).rejects.toThrow(/has no checkpoint yet/);
   });
 });
 

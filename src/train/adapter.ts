@@ -1,12 +1,11 @@
 /** Between an adapter as files hold it, a module at a time, and as training holds it: one vector. */
 import { unet, unetInputs } from "../models/unet/unet.js";
-import { flatLayout } from "../nn/flat.js";
-import { type LoraEntry, type LoraLayout, type LoraSettings, loraLayout } from "../nn/lora.js";
-import { type Scope, survey } from "../nn/scope.js";
+import { factorShapes, type LoraLayout, type LoraPlace, type LoraSettings, layoutOf, loraLayout } from "../nn/lora.js";
+import { type Adaptable, type Scope, survey } from "../nn/scope.js";
 import { InputError, nearest } from "../tensor/errors.js";
-import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
-import { sizeOf } from "../tensor/shape.js";
-import { type LoraAdapter, loraRank, loraScale } from "../weights/lora-files.js";
+import { float32, toFloat32 } from "../tensor/host.js";
+import { type Shape, sameShape, showShape, sizeOf } from "../tensor/shape.js";
+import { type LoraAdapter, type LoraModule, loraRank, loraScale } from "../weights/lora-files.js";
 import type { Pipeline } from "./pipeline.js";
 
 /** An adapter of the U-Net: which factors, and their values in one vector. */
@@ -22,63 +21,67 @@ export function adapterLayout(pipeline: Pipeline, settings: LoraSettings): LoraL
 
 /** The vector as modules that share its memory. */
 export function toModules({ layout, weights }: FlatLora): LoraAdapter {
-  const factors = new Map<string, HostTensor>();
-  for (const { name, shape, offset } of layout.entries) {
-    factors.set(name, float32(weights.subarray(offset, offset + sizeOf(shape)), shape));
+  const modules = new Map<string, LoraModule>();
+  for (const [i, { module, factor, shape, offset, scale }] of layout.entries.entries()) {
+    const b = layout.entries[i + 1];
+    if (factor !== "A" || b === undefined) continue;
+    const tensor = (at: number, of: Shape) => float32(weights.subarray(at, at + sizeOf(of)), of);
+    modules.set(module, {
+      down: tensor(offset, shape),
+      up: tensor(b.offset, b.shape),
+      ...(scale !== 1 && { alpha: scale * (shape[0] as number) }),
+    });
   }
-  const modules = layout.entries.filter(({ factor }) => factor === "A").map(({ module }) => module);
-  return new Map(
-    modules.map((module) => [
-      module,
-      {
-        down: factors.get(`${module}.lora_A.weight`) as HostTensor,
-        up: factors.get(`${module}.lora_B.weight`) as HostTensor,
-        ...(layout.scale !== 1 && { alpha: layout.scale * layout.rank }),
-      },
-    ]),
+  return modules;
+}
+
+/** A loaded adapter as a vector for this model, in the order of its forward pass; each module keeps its own rank and alpha. */
+export function toFlat(pipeline: Pipeline, adapter: LoraAdapter): FlatLora {
+  const { adaptable } = survey("unet", smallestUnet(pipeline));
+  for (const [module, factors] of adapter) requireFit(pipeline, adaptable, module, factors);
+  const places = [...adaptable].flatMap(([module, layer]): [string, LoraPlace][] => {
+    const factors = adapter.get(module);
+    return factors ? [[module, { layer, rank: loraRank(factors), scale: loraScale(factors) }]] : [];
+  });
+  const layout = layoutOf(places);
+  const weights = new Float32Array(layout.size);
+  for (const { module, factor, offset } of layout.entries) {
+    const { down, up } = adapter.get(module) as LoraModule;
+    weights.set(toFloat32(factor === "A" ? down : up), offset);
+  }
+  return { layout, weights };
+}
+
+function requireFit(
+  { path }: Pipeline,
+  adaptable: ReadonlyMap<string, Adaptable>,
+  module: string,
+  factors: LoraModule,
+): void {
+  const layer = adaptable.get(module);
+  if (!layer) {
+    const near = nearest(module, adaptable.keys());
+    throw new InputError(
+      `adapter: the model in ${path} has no layer ${module}${near ? `; the nearest is ${near}` : ""}. Was the adapter made for another model?`,
+    );
+  }
+  const [a, b] = factorShapes(layer, loraRank(factors));
+  // Of a 1x1 convolution, which a Linear is too, files have either form.
+  const alike = (found: Shape, wanted: Shape) => sameShape(withoutUnits(found), withoutUnits(wanted));
+  if (alike(factors.down.shape, a) && alike(factors.up.shape, b)) return;
+  const shapes = (down: Shape, up: Shape) => `${showShape(down)} and ${showShape(up)}`;
+  throw new InputError(
+    `adapter: the factors of ${module} are ${shapes(factors.down.shape, factors.up.shape)}, but in the model in ${path} ${shapes(a, b)}. Was the adapter made for another model?`,
   );
 }
 
-/** A loaded adapter as a vector for this model, each module with the rank that it has; alphas are multiplied into B. */
-export function toFlat(pipeline: Pipeline, adapter: LoraAdapter): FlatLora {
-  const { linears } = survey("unet", smallestUnet(pipeline));
-  const byPath = new Map(linears.map((linear) => [linear.path, linear]));
-  const tensors = [...adapter].flatMap(([module, { down, up }]) => {
-    const linear = byPath.get(module);
-    if (!linear) {
-      const near = nearest(module, byPath.keys());
-      throw new InputError(
-        `adapter: the model in ${pipeline.path} has no Linear layer ${module}${near ? `; the nearest is ${near}` : ""}. Was the adapter made for another model?`,
-      );
-    }
-    const { inFeatures, outFeatures } = linear;
-    if (down.shape[1] !== inFeatures || up.shape[0] !== outFeatures) {
-      throw new InputError(
-        `adapter: ${module} goes from ${down.shape[1]} to ${up.shape[0]} features, but in the model in ${pipeline.path} from ${inFeatures} to ${outFeatures}. Was the adapter made for another model?`,
-      );
-    }
-    return [
-      { name: `${module}.lora_A.weight`, module, factor: "A", shape: down.shape } as const,
-      { name: `${module}.lora_B.weight`, module, factor: "B", shape: up.shape } as const,
-    ];
-  });
-  const layout = flatLayout<Omit<LoraEntry, "offset">>(tensors);
-  const weights = new Float32Array(layout.size);
-  const modules = [...adapter.values()];
-  for (const [i, module] of modules.entries()) {
-    const [a, b] = [layout.entries[2 * i] as LoraEntry, layout.entries[2 * i + 1] as LoraEntry];
-    const scale = loraScale(module);
-    weights.set(toFloat32(module.down), a.offset);
-    weights.set(
-      toFloat32(module.up).map((value) => scale * value),
-      b.offset,
-    );
-  }
-  return { layout: { ...layout, rank: Math.max(...modules.map(loraRank)), scale: 1 }, weights };
+/** Without the extents of a 1x1 kernel. */
+function withoutUnits(shape: Shape): Shape {
+  return shape.slice(2).every((extent) => extent === 1) ? shape.slice(0, 2) : shape;
 }
 
 /** The U-Net on the smallest inputs that it takes: enough to see its layers. */
-function smallestUnet({ unet: config }: Pipeline): (scope: Scope) => unknown {
+export function smallestUnet({ unet: config }: Pipeline): (scope: Scope) => unknown {
   const side = 2 ** (config.levels.length - 1);
   const inputs = unetInputs(config, { batch: 1, height: side, width: side, tokens: 1 });
   return (scope) => unet(scope, config, inputs);

@@ -1,22 +1,27 @@
 /**
- * What a checkpoint holds: the adapter under the names of diffusers and of kohya, and the training state, from which a run
+ * What a checkpoint holds: what was learned in the forms that other tools load, and the training state, from which a run
  * goes on as if it had never stopped. Every random number belongs to a picture's number (`samples.ts`), so the step is all
  * there is to remember of them.
  */
 
 import { join } from "node:path";
 import { z } from "zod";
+import { type LoraLayout, layoutOf } from "../nn/lora.js";
+import { type Adaptable, survey } from "../nn/scope.js";
 import { InputError } from "../tensor/errors.js";
 import { float32, toFloat32 } from "../tensor/host.js";
 import { isRecord } from "../tensor/record.js";
 import { showShape } from "../tensor/shape.js";
 import { parseJson } from "../weights/json.js";
-import { kohyaLora, PEFT_FILE, peftLora } from "../weights/lora-files.js";
 import { openSafetensors, safetensorsChunks } from "../weights/safetensors.js";
 import { readTensor } from "../weights/source.js";
-import { type FlatLora, toModules } from "./adapter.js";
+import { smallestUnet } from "./adapter.js";
+import type { FileContent } from "./events.js";
+import { exportFiles } from "./export.js";
+import type { LearnedLayout } from "./learned.js";
 import type { AdamWState } from "./optimizer.js";
-import type { Settings } from "./settings.js";
+import type { Pipeline } from "./pipeline.js";
+import { MOST_RANK, type Settings, settingsSchema } from "./settings.js";
 
 export const STATE_FILE = "training_state.safetensors";
 
@@ -37,26 +42,53 @@ export interface Origin {
   readonly reward: string;
 }
 
-/** The files of a checkpoint by their names. */
+/** The files of a checkpoint by their names. They share the state's memory. */
 export function checkpointFiles(
   state: TrainingState,
-  layout: FlatLora["layout"],
+  layout: LearnedLayout,
   origin: Origin,
-): ReadonlyMap<string, Uint8Array> {
+  pipeline: Pipeline,
+): ReadonlyMap<string, FileContent> {
   const { step, weights, optimizer, bestEvaluation } = state;
-  const adapter = toModules({ layout, weights });
   const vector = (data: Float32Array) => float32(data, [data.length]);
   const tensors = {
     weights: vector(weights),
     first_moment: vector(optimizer.firstMoment),
     second_moment: vector(optimizer.secondMoment),
   };
-  const metadata = { format: "alignprop training state 1", state: JSON.stringify({ step, bestEvaluation, ...origin }) };
-  return new Map([
-    [PEFT_FILE, Buffer.concat(peftLora(adapter))],
-    [`${origin.settings.name}.kohya.safetensors`, Buffer.concat(kohyaLora(adapter))],
-    [STATE_FILE, Buffer.concat(safetensorsChunks(new Map(Object.entries(tensors)), metadata))],
-  ]);
+  const metadata = {
+    format: "alignprop training state 1",
+    state: JSON.stringify({ step, bestEvaluation, ...origin }),
+    ...(layout.kind === "lora" && { adapter: JSON.stringify(placesOf(layout)) }),
+  };
+  const files = exportFiles(layout, weights, { pipeline, name: origin.settings.name });
+  return files.set(STATE_FILE, safetensorsChunks(new Map(Object.entries(tensors)), metadata));
+}
+
+/** Module, rank and scale of each adapted layer, in the vector's order. */
+const savedPlaces = z.array(z.tuple([z.string(), z.int().min(1).max(MOST_RANK), z.number()]));
+
+function placesOf({ entries }: LoraLayout): z.output<typeof savedPlaces> {
+  return entries.flatMap(({ module, factor, shape, scale }): [string, number, number][] =>
+    factor === "A" ? [[module, shape[0] as number, scale]] : [],
+  );
+}
+
+/** The layout of the adapter in a checkpoint's folder, each module with the rank and the scale that it had in the run. */
+export async function savedLayout(folder: string, pipeline: Pipeline): Promise<LoraLayout> {
+  const path = join(folder, STATE_FILE);
+  const { metadata } = await openSafetensors(path);
+  const places = savedPlaces.safeParse(parseJson(metadata.adapter ?? "null", path));
+  const { adaptable } = survey("unet", smallestUnet(pipeline));
+  const unknown = places.data?.find(([module]) => !adaptable.has(module));
+  if (!places.success || unknown) {
+    throw new InputError(
+      `${path}: ${unknown ? `the model in ${pipeline.path} has no layer ${unknown[0]}` : "its adapter is damaged"}; start a new run`,
+    );
+  }
+  return layoutOf(
+    places.data.map(([module, rank, scale]) => [module, { layer: adaptable.get(module) as Adaptable, rank, scale }]),
+  );
 }
 
 const savedState = z.object({
@@ -68,7 +100,7 @@ const savedState = z.object({
 });
 
 /** Reads the state of a checkpoint's folder, where it fits the run that is to go on from it. */
-export async function resumeFrom(folder: string, layout: FlatLora["layout"], origin: Origin): Promise<TrainingState> {
+export async function resumeFrom(folder: string, layout: LearnedLayout, origin: Origin): Promise<TrainingState> {
   const path = join(folder, STATE_FILE);
   const file = await openSafetensors(path);
   const json = file.metadata.state;
@@ -96,7 +128,7 @@ export async function resumeFrom(folder: string, layout: FlatLora["layout"], ori
     const stored = file.get(name);
     if (stored?.dtype !== "float32" || stored.shape.length !== 1 || stored.shape[0] !== layout.size) {
       const found = stored ? `${stored.dtype}${showShape(stored.shape)}` : "missing";
-      throw new InputError(`${path}: ${name} is ${found}, but the adapter takes float32[${layout.size}]`);
+      throw new InputError(`${path}: ${name} is ${found}, but this run learns float32[${layout.size}]`);
     }
     return toFloat32(await readTensor(stored));
   };
@@ -116,7 +148,9 @@ export async function resumeFrom(folder: string, layout: FlatLora["layout"], ori
 const FREE = ["name", "model", "loading", "device", "threads", "memory", "out", "train", "checkpoint", "evaluation"];
 
 /** `lora.rank is 8 now and was 4`, for each setting that differs. */
-function settingsThatDiffer(saved: Readonly<Record<string, unknown>>, wanted: Settings): string[] {
+function settingsThatDiffer(written: Readonly<Record<string, unknown>>, wanted: Settings): string[] {
+  // Settings that an older version did not have yet had their defaults.
+  const saved: Readonly<Record<string, unknown>> = settingsSchema.safeParse(written).data ?? written;
   const compare = (before: unknown, now: unknown, path: string): string[] => {
     if (isRecord(before) && isRecord(now)) {
       return [...new Set([...Object.keys(before), ...Object.keys(now)])].flatMap((key) =>

@@ -4,12 +4,13 @@ import { type Program, Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
+import type { WeightSource } from "../weights/source.js";
 import { toFlat } from "./adapter.js";
 import type { EvaluationResult, RgbImage } from "./events.js";
 import { judgeGraph } from "./graphs.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { samplePictures, toRgb } from "./pictures.js";
-import { promptWarnings } from "./pipeline.js";
+import { promptWarnings, withUnet } from "./pipeline.js";
 import { openSettingsReward } from "./reward.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate } from "./samples.js";
@@ -17,15 +18,17 @@ import type { Settings } from "./settings.js";
 
 export interface EvaluateOptions extends OpenListener {
   readonly adapter?: LoraAdapter | undefined;
+  /** Weights in the place of the model's U-Net. */
+  readonly unet?: WeightSource | undefined;
 }
 
 /** Samples the evaluation's pictures with the model, or with an adapter on it, and rewards them. */
 export async function evaluate(
   settings: Settings,
-  { adapter, ...listener }: EvaluateOptions = {},
+  { adapter, unet, ...listener }: EvaluateOptions = {},
 ): Promise<EvaluationResult> {
   const { signal, warn = () => {} } = listener;
-  const pipeline = await openModel(settings, listener);
+  const pipeline = withUnet(await openModel(settings, listener), unet);
   const reward = await openSettingsReward(settings.reward);
   const lora = adapter && toFlat(pipeline, adapter);
   const prompts = evaluationPrompts(settings);

@@ -7,6 +7,7 @@
  */
 
 import type { MemoryPlan } from "./memory.js";
+import type { Settings } from "./settings.js";
 
 /** A picture as people see it: 8-bit RGB, row by row, `pixels.length` = 3 · width · height. */
 export interface RgbImage {
@@ -26,7 +27,7 @@ export interface StepMetrics {
   readonly loss: number;
   readonly reward_mean: number;
   readonly reward_std: number;
-  /** L2 norm over all adapter gradients, before clipping. */
+  /** L2 norm of the gradient of all that learns, before clipping. */
   readonly grad_norm: number;
   /** Wall time of this step, its evaluation not included. */
   readonly seconds: number;
@@ -52,6 +53,8 @@ export interface Plan {
   readonly model: string;
   readonly reward: string;
   readonly backboneParameters: number;
+  /** Whose parameters learn. */
+  readonly trainable: Settings["trainable"];
   readonly trainableParameters: number;
   readonly updates: number;
   readonly samplesPerUpdate: number;
@@ -92,13 +95,19 @@ export interface TrainResult {
   readonly seconds: number;
 }
 
+/** A file's bytes, or pieces that follow one another: together they may be more than one array can hold. */
+export type FileContent = Uint8Array | readonly Uint8Array[];
+
 export type TrainEvent =
   /** `step` is the step resumed from, 0 for a new run. */
   | { readonly kind: "started"; readonly plan: Plan; readonly step: number }
   | { readonly kind: "evaluated"; readonly step: number; readonly result: EvaluationResult }
   | { readonly kind: "stepped"; readonly metrics: StepMetrics }
-  /** Everything that resuming needs, by file name. Where the files go is the listener's affair. */
-  | { readonly kind: "checkpointed"; readonly step: number; readonly files: ReadonlyMap<string, Uint8Array> }
+  /**
+   * Everything that resuming needs, by file name (`unet/config.json` lies in a folder). Where the files go is the listener's
+   * affair. Pieces may share the run's memory: they hold until the listener returns.
+   */
+  | { readonly kind: "checkpointed"; readonly step: number; readonly files: ReadonlyMap<string, FileContent> }
   | { readonly kind: "warned"; readonly message: string }
   | { readonly kind: "finished"; readonly result: TrainResult };
 

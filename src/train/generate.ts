@@ -1,11 +1,14 @@
+import { isDeepStrictEqual } from "node:util";
+import type { LoraLayout } from "../nn/lora.js";
 import { Runtime } from "../runtime/runtime.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
+import type { WeightSource } from "../weights/source.js";
 import { toFlat } from "./adapter.js";
 import { runtimeOptions } from "./evaluate.js";
 import type { RgbImage } from "./events.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { type Picture, samplePictures, toRgb } from "./pictures.js";
-import { promptWarnings } from "./pipeline.js";
+import { promptWarnings, withUnet } from "./pipeline.js";
 import { Sampler } from "./sampler.js";
 import type { Settings } from "./settings.js";
 
@@ -16,29 +19,46 @@ export interface GenerateOptions
   readonly pictures: readonly Picture[];
   readonly negative?: string;
   readonly adapter?: LoraAdapter | undefined;
+  /** Weights in the place of the model's U-Net. */
+  readonly unet?: WeightSource | undefined;
   /** Pictures sampled at once. */
   readonly batch?: number;
 }
 
 /** One image for each prompt and seed. The same prompt and seed give the same image, whatever else is asked for. */
-export async function generate(options: GenerateOptions): Promise<RgbImage[]> {
-  const { pictures, sampling, negative = "", adapter, batch = 4, signal, warn = () => {} } = options;
-  const pipeline = await openModel(options, options);
-  const lora = adapter && toFlat(pipeline, adapter);
+export async function generate({ adapter, ...options }: GenerateOptions): Promise<RgbImage[]> {
+  const [images] = await generateEach(options, [adapter]);
+  return images as RgbImage[];
+}
+
+/** The same images with each of several adapters. */
+export async function generateEach(
+  options: Omit<GenerateOptions, "adapter">,
+  adapters: readonly (LoraAdapter | undefined)[],
+): Promise<RgbImage[][]> {
+  const { pictures, sampling, negative = "", batch = 4, signal, warn = () => {} } = options;
+  const pipeline = withUnet(await openModel(options, options), options.unet);
+  const loras = adapters.map((adapter) => adapter && toFlat(pipeline, adapter));
   const prompts = [...pictures.map(({ prompt }) => prompt), negative];
   for (const message of promptWarnings(pipeline, prompts)) warn(message);
   const runtime = await Runtime.start(runtimeOptions(options));
   try {
-    const sampler = await Sampler.compile(runtime, pipeline, sampling, {
-      batch: Math.min(batch, pictures.length),
-      layout: lora?.layout,
-      negativePrompt: negative,
-    });
-    const images: RgbImage[] = [];
-    for await (const sampled of samplePictures(sampler, pictures, lora?.weights, signal)) {
-      images.push(...toRgb(sampled.images).slice(0, sampled.pictures.length));
+    const all: RgbImage[][] = [];
+    let compiled: { layout: LoraLayout | undefined; sampler: Sampler } | undefined;
+    for (const lora of loras) {
+      const layout = lora?.layout;
+      if (!compiled || !isDeepStrictEqual(layout, compiled.layout)) {
+        await compiled?.sampler.release();
+        const options = { batch: Math.min(batch, pictures.length), layout, negativePrompt: negative };
+        compiled = { layout, sampler: await Sampler.compile(runtime, pipeline, sampling, options) };
+      }
+      const images: RgbImage[] = [];
+      for await (const sampled of samplePictures(compiled.sampler, pictures, lora?.weights, signal)) {
+        images.push(...toRgb(sampled.images).slice(0, sampled.pictures.length));
+      }
+      all.push(images);
     }
-    return images;
+    return all;
   } finally {
     await runtime.close();
   }

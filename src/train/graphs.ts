@@ -1,6 +1,6 @@
 /**
  * The programs that training runs, as graphs. Shapes are static: a micro-batch has b pictures, a latent is
- * [c, h, w], a prompt [n, d] after the text encoder, and the adapter is one vector `lora` [N].
+ * [c, h, w], a prompt [n, d] after the text encoder, and what learns is one vector `parameters` [N].
  */
 import { gradients, type Split, splitAtResiduals } from "../autodiff/index.js";
 import { type Conditioning, guided, isGuided } from "../diffusion/guidance.js";
@@ -12,11 +12,11 @@ import { unet } from "../models/unet/unet.js";
 import { vaeFactor } from "../models/vae/config.js";
 import { decode } from "../models/vae/vae.js";
 import { joinFlat } from "../nn/flat.js";
-import { type LoraLayout, loraAdapter } from "../nn/lora.js";
 import { frozenScope } from "../nn/scope.js";
 import { abs, add, clip, concat, constant, div, filled, input, mul, neg, sub } from "../ops/index.js";
 import type { Reward } from "../rewards/reward.js";
 import type { Estimator } from "./estimators/estimator.js";
+import { type LearnedLayout, learnedScope } from "./learned.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
 import { evaluationBatch, type Settings } from "./settings.js";
 
@@ -35,7 +35,7 @@ export function trainingGraphs(
   settings: Settings,
   pipeline: Pipeline,
   reward: Reward,
-  layout: LoraLayout,
+  layout: LearnedLayout,
   estimator: Estimator,
 ): TrainingGraphs {
   const { sampling, loss } = settings;
@@ -91,49 +91,51 @@ export interface DenoiseShape {
   readonly guidanceScale: number;
 }
 
-/** One call of the U-Net with guidance and the adapter: latents [b, c, h, w], timestep [1], the prompt and the unconditional one → output like the latents */
-export function denoiseGraph(pipeline: Pipeline, layout: LoraLayout | undefined, shape: DenoiseShape): Graph {
+/** One call of the U-Net with guidance and what was learned: latents [b, c, h, w], timestep [1], the prompt and the unconditional one → output like the latents */
+export function denoiseGraph(pipeline: Pipeline, layout: LearnedLayout | undefined, shape: DenoiseShape): Graph {
   const { inputs, output } = denoise(pipeline, layout, shape);
   return { name: "U-Net forward", inputs, outputs: { output } };
 }
 
 /**
- * Its vector-Jacobian product: upstream like the output → dLora [N], and dLatents where asked for. Computes the forward
+ * Its vector-Jacobian product: upstream like the output → dParameters [N], and dLatents where asked for. Computes the forward
  * pass again on the way. The guidance lies inside, so the upstream is that of the guided output and both branches are
  * differentiated.
  */
-function denoiseVjpGraph(pipeline: Pipeline, layout: LoraLayout, shape: DenoiseShape, wantsDx: boolean): Graph {
+function denoiseVjpGraph(pipeline: Pipeline, layout: LearnedLayout, shape: DenoiseShape, wantsDx: boolean): Graph {
   const { inputs, outputs } = denoiseJoint(pipeline, layout, shape, wantsDx);
   const { output: _, ...products } = outputs;
   return { name: "U-Net backward", inputs, outputs: products };
 }
 
 /** The call and its vector-Jacobian product as two graphs, the second of which begins with what the first one kept. */
-function denoiseSplit(pipeline: Pipeline, layout: LoraLayout, shape: DenoiseShape, wantsDx: boolean): Split {
+function denoiseSplit(pipeline: Pipeline, layout: LearnedLayout, shape: DenoiseShape, wantsDx: boolean): Split {
   return splitAtResiduals(denoiseJoint(pipeline, layout, shape, wantsDx), ["output"]);
 }
 
-function denoiseJoint(pipeline: Pipeline, layout: LoraLayout, shape: DenoiseShape, wantsDx: boolean): Graph {
-  const { inputs, output, latents, factors } = denoise(pipeline, layout, shape);
+function denoiseJoint(pipeline: Pipeline, layout: LearnedLayout, shape: DenoiseShape, wantsDx: boolean): Graph {
+  const { inputs, output, latents, parts } = denoise(pipeline, layout, shape);
   const upstream = input(output.shape);
-  const wrt = wantsDx ? [...factors, latents] : factors;
+  const wrt = wantsDx ? [...parts, latents] : parts;
   const found = gradients([{ value: output, gradient: upstream }], wrt);
   const dLatents = wantsDx ? found.pop() : undefined;
   return {
     name: "U-Net",
     inputs: { ...inputs, upstream },
-    outputs: { output, dLora: joinFlat(layout, found), ...(dLatents && { dLatents }) },
+    outputs: { output, dParameters: joinFlat(layout, found), ...(dLatents && { dLatents }) },
   };
 }
 
-function denoise(pipeline: Pipeline, layout: LoraLayout | undefined, { batch, size, guidanceScale }: DenoiseShape) {
+function denoise(pipeline: Pipeline, layout: LearnedLayout | undefined, { batch, size, guidanceScale }: DenoiseShape) {
   const latents = input([batch, pipeline.unet.inChannels, size.height, size.width]);
   const timestep = input([1]);
   const conditional = conditioningInputs(pipeline, batch);
   const unconditional = conditioningInputs(pipeline, batch);
-  const lora = layout && input([layout.size]);
-  const { adapter, parts } = layout && lora ? loraAdapter(layout, lora) : { adapter: undefined, parts: [] };
-  const scope = frozenScope(pipeline.weights, "unet", { adapter });
+  const parameters = layout && input([layout.size]);
+  const { scope, parts } =
+    layout && parameters
+      ? learnedScope(layout, parameters, pipeline.weights)
+      : { scope: frozenScope(pipeline.weights, "unet"), parts: [] };
   const output = guided(
     (sample, timestep, { text, pooled }) =>
       unet(scope, pipeline.unet, {
@@ -154,11 +156,11 @@ function denoise(pipeline: Pipeline, layout: LoraLayout | undefined, { batch, si
       timestep,
       ...named(conditional, ""),
       ...(isGuided(guidanceScale) && named(unconditional, UNCONDITIONAL)),
-      ...(lora && { lora }),
+      ...(parameters && { parameters }),
     },
     output,
     latents,
-    factors: parts,
+    parts,
   };
 }
 

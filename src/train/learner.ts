@@ -1,6 +1,5 @@
-/** The compiled side of training: from pictures to sample to the adapter's gradient. */
+/** The compiled side of training: from pictures to sample to the gradient of what learns. */
 import { forward, type Trajectory } from "../diffusion/trajectory.js";
-import type { LoraLayout } from "../nn/lora.js";
 import type { Reward } from "../rewards/index.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
@@ -9,6 +8,7 @@ import { sizeOf } from "../tensor/shape.js";
 import { merge } from "../weights/source.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { trainingGraphs } from "./graphs.js";
+import type { LearnedLayout } from "./learned.js";
 import { type MemoryPlan, memoryOf } from "./memory.js";
 import type { Pipeline } from "./pipeline.js";
 import { Sampler, stack } from "./sampler.js";
@@ -19,7 +19,7 @@ import { type Walk, walksOf } from "./walks.js";
 
 /** What one update saw. */
 export interface Experience {
-  /** dL/d adapter, the loss being the mean over all samples. */
+  /** dL/d parameters, the loss being the mean over all samples. */
   readonly gradient: Float64Array;
   readonly loss: number;
   /** Of each sample. */
@@ -29,7 +29,7 @@ export interface Experience {
 export class Learner {
   private constructor(
     readonly sampler: Sampler,
-    readonly layout: LoraLayout,
+    readonly layout: LearnedLayout,
     private readonly estimator: Estimator,
     private readonly reward: Reward,
     private readonly backward: UnetBackward,
@@ -42,7 +42,7 @@ export class Learner {
     pipeline: Pipeline,
     reward: Reward,
     estimator: Estimator,
-    layout: LoraLayout,
+    layout: LearnedLayout,
     settings: Settings,
     memory: MemoryPlan = memoryOf(settings, pipeline, reward, layout, estimator),
   ): Promise<Learner> {
@@ -58,13 +58,13 @@ export class Learner {
     return new Learner(sampler, layout, estimator, reward, backward, judge);
   }
 
-  /** Samples pictures with the adapter, rewards them and walks back to the adapter. */
-  async learn(samples: readonly TrainingSample[], lora: Float32Array): Promise<Experience> {
+  /** Samples pictures with the parameters as they are, rewards them and walks back to the parameters. */
+  async learn(samples: readonly TrainingSample[], parameters: Float32Array): Promise<Experience> {
     const gradient = new Float64Array(this.layout.size);
     const rewards: number[] = [];
     const losses: number[] = [];
     for (const walk of walksOf(samples, this.sampler.batch)) {
-      const seen = await this.thereAndBack(walk, lora, gradient);
+      const seen = await this.thereAndBack(walk, parameters, gradient);
       rewards.push(...seen.rewards);
       losses.push(...seen.losses);
     }
@@ -78,21 +78,21 @@ export class Learner {
     await this.judge.release();
   }
 
-  private async thereAndBack(walk: Walk, lora: Float32Array, gradient: Float64Array) {
+  private async thereAndBack(walk: Walk, parameters: Float32Array, gradient: Float64Array) {
     const { sampler, estimator } = this;
     const { steps } = sampler;
     const pictures = walk.flat();
     const pool = new Pool(pictures.length, sampler);
     const rewards: number[] = [];
     const losses: number[] = [];
-    const back = this.backward.begin(walk, lora);
+    const back = this.backward.begin(walk, parameters);
     try {
       for (const [n, batch] of walk.entries()) {
         const noises = batch.map((sample) => sample.noise());
         const prompts = batch.map(({ prompt }) => prompt);
 
         // x_T … x_0, keeping x_t of each step
-        const predict = back.predict(n, await sampler.condition(prompts, lora));
+        const predict = back.predict(n, await sampler.condition(prompts, parameters));
         const initial = stack(noises.map(({ initial }) => initial));
         const trajectory = await forward(steps, { predict }, initial, (step) =>
           stack(noises.map((noise) => noise.step(step))),
@@ -103,7 +103,7 @@ export class Learner {
         rewards.push(...judged.rewards);
         losses.push(...judged.losses);
       }
-      // dL/d adapter
+      // dL/d parameters
       const chain = { steps, vjp: back.vjp, trajectory: pool.trajectory };
       const keep = pictures.map(({ mask }) => mask);
       await estimator.accumulate(chain, pool.dFinal, keep, gradient);
@@ -138,8 +138,8 @@ export class Learner {
   }
 }
 
-/** `what`: what the values are to the adapter's tensors, for the message. */
-export function requireFinite(values: Float32Array | Float64Array, layout: LoraLayout, what: string): void {
+/** `what`: what the values are to the tensors that learn, for the message. */
+export function requireFinite(values: Float32Array | Float64Array, layout: LearnedLayout, what: string): void {
   const at = values.findIndex((value) => !Number.isFinite(value));
   if (at < 0) return;
   const entry = layout.entries.find(({ offset, shape }) => at < offset + sizeOf(shape));

@@ -4,13 +4,13 @@
  */
 import { type Graph, topologicalOrder } from "../graph/graph.js";
 import { bytesOf, type Value } from "../graph/value.js";
-import type { LoraLayout } from "../nn/lora.js";
 import type { Reward } from "../rewards/index.js";
 import { showBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 import { sizeOf } from "../tensor/shape.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
+import type { LearnedLayout } from "./learned.js";
 import type { Pipeline } from "./pipeline.js";
 import type { Settings } from "./settings.js";
 import { backwardCalls, drawnWalks } from "./walks.js";
@@ -41,7 +41,7 @@ export function memoryOf(
   settings: Settings,
   pipeline: Pipeline,
   reward: Reward,
-  layout: LoraLayout,
+  layout: LearnedLayout,
   estimator: Estimator,
 ): MemoryPlan {
   const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator);
@@ -67,13 +67,20 @@ const COPIES_OF_WEIGHTS = 2;
 /** What an arena holds above what a graph's values need at one time: scratch space of kernels, and gaps. */
 const ARENA_SURPLUS = 1.5;
 
+/**
+ * Of each element that learns: the master, two moments, the gradient and a call's sums in float64, a call's copy of the
+ * master on its way to the runtime and there, and of the gradient back.
+ */
+const BYTES_PER_LEARNED = 4 + 2 * 4 + 2 * 8 + 4 * 4;
+
 export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): MemoryPlan {
   const { keepable, all, trajectoryBytes } = options;
   const { text, forward, vjp, split, reward, evaluation } = graphs;
   const { residualBytes } = split;
   // The evaluation samples with the training's own program where its batch is as large.
   const always = new Set([text, forward, reward, ...Object.values(evaluation)]);
-  const base = PROCESS_BYTES + trajectoryBytes + sum([...always].map(programBytes));
+  const learned = sizeOf((forward.inputs.parameters as Value).shape);
+  const base = PROCESS_BYTES + trajectoryBytes + learned * BYTES_PER_LEARNED + sum([...always].map(programBytes));
   const recomputing = base + programBytes(vjp);
   // The forward graph's residuals are counted by themselves.
   const keepingPrograms =

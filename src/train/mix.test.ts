@@ -91,9 +91,63 @@ describe("the reference's mix", () => {
   });
 });
 
+describe("a mix cut to a rank", () => {
+  test("is the nearest update of that rank: nothing lost where it suffices", () => {
+    const whole = of(mixAdapters(a, b, 0.3), both[0]);
+    expect(loraRank(whole)).toBe(6);
+    // ΔW is 3 x 5: no update has a higher rank than 3.
+    const cut = of(mixAdapters(a, b, 0.3, { rank: 3 }), both[0]);
+    expect(loraRank(cut)).toBe(3);
+    expectClose(update(cut), update(whole));
+    const lower = of(mixAdapters(a, b, 0.3, { rank: 1 }), both[0]);
+    expect(loraRank(lower)).toBe(1);
+    const error = (of: LoraModule) => Math.hypot(...update(of).map((value, i) => value - (update(whole)[i] as number)));
+    expect(error(lower)).toBeGreaterThan(0.1);
+    expect(error(lower)).toBeLessThan(Math.hypot(...update(whole)));
+  });
+
+  test("leaves a module of a lower rank as it is", () => {
+    expect(of(mixAdapters(a, b, 0.3, { rank: 5 }), both[1])).toEqual(of(mixAdapters(a, b, 0.3), both[1]));
+  });
+
+  test("is refused in the reference's form", () => {
+    expect(() => mixAdapters(a, "base", 0.5, { form: "reference", rank: 1 })).toThrow(/keeps the adapters' own rank/);
+  });
+});
+
+describe("convolutions", () => {
+  const conv = (seed: number, rank: number): LoraModule => {
+    const rng = new Rng(seed);
+    return {
+      down: float32(rng.normals(rank * 18), [rank, 2, 3, 3]),
+      up: float32(rng.normals(4 * rank), [4, rank, 1, 1]),
+    };
+  };
+  test("are mixed and cut as matrices, and keep their kernels", () => {
+    const path = "unet.a.conv1";
+    const mixed = mixAdapters(new Map([[path, conv(1, 2)]]), new Map([[path, conv(2, 3)]]), 0.5);
+    expect([of(mixed, path).down.shape, of(mixed, path).up.shape]).toEqual([
+      [5, 2, 3, 3],
+      [4, 5, 1, 1],
+    ]);
+    const cut = mixAdapters(new Map([[path, conv(1, 2)]]), new Map([[path, conv(2, 3)]]), 0.5, { rank: 1 });
+    expect([of(cut, path).down.shape, of(cut, path).up.shape]).toEqual([
+      [1, 2, 3, 3],
+      [4, 1, 1, 1],
+    ]);
+  });
+
+  test("of 1x1 mix with the Linear form of the same layer", () => {
+    const path = "unet.a.proj_in";
+    const asConv = { down: float32(new Float32Array(5), [1, 5, 1, 1]), up: float32(new Float32Array(3), [3, 1, 1, 1]) };
+    const mixed = mixAdapters(new Map([[path, asConv]]), new Map([[path, module(1, 2)]]), 0.5);
+    expect(of(mixed, path).down.shape).toEqual([3, 5]);
+  });
+});
+
 test("adapters of different models are refused by name", () => {
   const wide = { down: float32(new Float32Array(6), [1, 6]), up: float32(new Float32Array(3), [3, 1]) };
   expect(() => mixAdapters(a, new Map([[both[0], wide]]), 0.5)).toThrow(
-    /unet\.a\.to_q goes from 5 to 3 .* from 6 to 3/,
+    /unet\.a\.to_q goes from \[5\] to 3 .* from \[6\] to 3/,
   );
 });

@@ -1,6 +1,8 @@
 /** Two adapters as one: what AlignProp uses to slide between the base model and rewards (arXiv 2310.03739). */
 import { InputError } from "../tensor/errors.js";
-import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
+import { float32, type HostTensor, toFloat32, toNumbers } from "../tensor/host.js";
+import { type Shape, sameShape, showShape, sizeOf } from "../tensor/shape.js";
+import { truncateProduct } from "../tensor/svd.js";
 import { type LoraAdapter, type LoraModule, loraRank, loraScale } from "../weights/lora-files.js";
 
 /**
@@ -10,13 +12,24 @@ import { type LoraAdapter, type LoraModule, loraRank, loraScale } from "../weigh
  */
 export type MixForm = "linear" | "reference";
 
+export interface MixOptions {
+  readonly form?: MixForm | undefined;
+  /** The most that a module's rank may be: a linear mix is cut to the nearest update of that rank. */
+  readonly rank?: number | undefined;
+}
+
 /** `coefficient` x is the share of `a`; `b` "base" is the model without an adapter. */
 export function mixAdapters(
   a: LoraAdapter,
   b: LoraAdapter | "base",
   coefficient: number,
-  { form = "linear" }: { form?: MixForm } = {},
+  { form = "linear", rank }: MixOptions = {},
 ): LoraAdapter {
+  if (rank !== undefined && form !== "linear") {
+    throw new InputError(
+      `mix: the ${form} form keeps the adapters' own rank; leave out the rank, or use the linear form`,
+    );
+  }
   if (!Number.isFinite(coefficient)) throw new InputError(`mix: the coefficient ${coefficient} is not a number`);
   const other: LoraAdapter = b === "base" ? new Map() : b;
   const modules = new Map<string, LoraModule>();
@@ -25,8 +38,9 @@ export function mixAdapters(
     const [first, second] = [a.get(path), other.get(path)];
     if (first) parts.push({ module: first, share: coefficient });
     if (second) parts.push({ module: second, share: 1 - coefficient });
-    requireSameLinear(path, parts);
-    modules.set(path, form === "linear" ? mixUpdates(parts) : mixFactors(path, parts));
+    requireSameLayer(path, parts);
+    const mixed = form === "linear" ? mixUpdates(parts) : mixFactors(path, parts);
+    modules.set(path, rank === undefined ? mixed : truncated(mixed, rank));
   }
   return modules;
 }
@@ -38,7 +52,7 @@ interface Part {
 
 /** Σ share · scale · B A = [share · scale · B, …] [A; …] */
 function mixUpdates(parts: readonly Part[]): LoraModule {
-  const { inFeatures, outFeatures } = sizes(parts[0] as Part);
+  const { inFeatures, outFeatures, kernel } = sizes(parts[0] as Part);
   const rank = parts.reduce((sum, { module }) => sum + loraRank(module), 0);
   const down = new Float32Array(rank * inFeatures);
   const up = new Float32Array(outFeatures * rank);
@@ -53,7 +67,26 @@ function mixUpdates(parts: readonly Part[]): LoraModule {
     }
     column += own;
   }
-  return { down: float32(down, [rank, inFeatures]), up: float32(up, [outFeatures, rank]) };
+  return shaped(down, up, rank, kernel);
+}
+
+/** Factors of a Linear, or of a convolution with this kernel [in, kh, kw]. */
+function shaped(down: Float32Array, up: Float32Array, rank: number, kernel: Shape): LoraModule {
+  const ones = kernel.slice(1).map(() => 1);
+  return { down: float32(down, [rank, ...kernel]), up: float32(up, [up.length / rank, rank, ...ones]) };
+}
+
+/** A convolution's A is a matrix, too: [r, in · kh · kw]. */
+function truncated(module: LoraModule, rank: number): LoraModule {
+  const own = loraRank(module);
+  if (own <= rank) return module;
+  const { inFeatures, outFeatures, kernel } = sizes({ module, share: 1 });
+  const { a, b } = truncateProduct(
+    { rows: outFeatures, columns: own, data: toNumbers(module.up) },
+    { rows: own, columns: inFeatures, data: toNumbers(module.down) },
+    rank,
+  );
+  return shaped(Float32Array.from(a.data), Float32Array.from(b.data), a.rows, kernel);
 }
 
 /** Σ share · A and Σ share · B; the alphas must agree, because one scale is left. */
@@ -80,17 +113,26 @@ function mixFactors(path: string, parts: readonly Part[]): LoraModule {
   };
 }
 
-function requireSameLinear(path: string, parts: readonly Part[]): void {
+function requireSameLayer(path: string, parts: readonly Part[]): void {
   const [first, second] = parts.map(sizes);
   if (!first || !second) return;
-  if (first.inFeatures !== second.inFeatures || first.outFeatures !== second.outFeatures) {
+  const same = first.outFeatures === second.outFeatures && first.inFeatures === second.inFeatures;
+  if (!same || !sameShape(first.kernel.slice(1), second.kernel.slice(1))) {
+    const shown = ({ kernel, outFeatures }: ReturnType<typeof sizes>) =>
+      `${showShape(kernel)} to ${outFeatures} features`;
     throw new InputError(
-      `mix: ${path} goes from ${first.inFeatures} to ${first.outFeatures} features in one adapter and from ` +
-        `${second.inFeatures} to ${second.outFeatures} in the other; they were made for different models`,
+      `mix: ${path} goes from ${shown(first)} in one adapter and from ${shown(second)} in the other; they were made for different models`,
     );
   }
 }
 
+/** A 1x1 convolution is a Linear, and files have either form of it. */
 function sizes({ module: { down, up } }: Part) {
-  return { inFeatures: down.shape[1] as number, outFeatures: up.shape[0] as number };
+  const [, ...kernel] = down.shape;
+  const isWide = kernel.slice(1).some((extent) => extent > 1);
+  return {
+    kernel: isWide ? kernel : kernel.slice(0, 1),
+    inFeatures: sizeOf(kernel),
+    outFeatures: up.shape[0] as number,
+  };
 }

@@ -16,6 +16,8 @@ export interface Pipeline {
   /** Absolute. */
   readonly path: string;
   readonly unet: UnetConfig;
+  /** unet/config.json as it is: what a U-Net is saved with, so that any reader builds the same one. */
+  readonly unetJson: unknown;
   readonly vae: VaeConfig;
   /** One in Stable Diffusion 1 and 2; two in XL, the second of which gives the pooled prompt as well. */
   readonly textEncoders: readonly [TextEncoder] | readonly [TextEncoder, TextEncoder];
@@ -96,11 +98,13 @@ export async function pipelineOf(
       tokenizer: await openClipTokenizer(tokenizer.path, { config: await tokenizer.config("tokenizer_config.json") }),
     };
   };
+  const unetJson = await unet.config();
   const schedulerFile = "scheduler_config.json";
   const encoder = await textEncoder("text_encoder", first);
   const pipeline: Pipeline = {
     path: model.path,
-    unet: parseUnetConfig(await unet.config(), at(unet)),
+    unet: parseUnetConfig(unetJson, at(unet)),
+    unetJson,
     vae: parseVaeConfig(await vae.config(), at(vae)),
     textEncoders: second ? [encoder, await textEncoder("text_encoder_2", second)] : [encoder],
     forceZerosForEmptyPrompt: second !== false && forcesZeros(model),
@@ -117,6 +121,11 @@ export async function pipelineOf(
   };
   checkParts(pipeline);
   return pipeline;
+}
+
+/** The model with another U-Net in the place of its own, such as a run with `trainable: unet` made. */
+export function withUnet(pipeline: Pipeline, unet: WeightSource | undefined): Pipeline {
+  return unet ? { ...pipeline, weights: merge(withPrefix(unet, "unet."), pipeline.weights) } : pipeline;
 }
 
 function predicting(schedulerConfig: unknown, prediction: Prediction | undefined): unknown {

@@ -1,23 +1,23 @@
 /** What a run will cost, without running it: counted from its graphs and its draws, timed on a few calls. */
 import type { Graph } from "../graph/graph.js";
-import type { LoraLayout } from "../nn/lora.js";
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { fromNumbers } from "../tensor/host.js";
 import { sizeOf } from "../tensor/shape.js";
 import { merge, type WeightSource } from "../weights/source.js";
-import { adapterLayout } from "./adapter.js";
 import { alignprop } from "./estimators/alignprop.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { runtimeOptions } from "./evaluate.js";
 import type { Plan, PlanEstimate } from "./events.js";
 import { flops } from "./flops.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
+import type { LearnedLayout } from "./learned.js";
 import { memoryOf } from "./memory.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import type { Pipeline } from "./pipeline.js";
 import { absentWeights, openSettingsReward, uncountedReward } from "./reward.js";
 import { accumulationSteps, evaluationBatch, type Settings } from "./settings.js";
+import { openLearned } from "./start.js";
 import { type BackwardCalls, backwardCalls, drawnWalks } from "./walks.js";
 
 /** `calibrate` compiles the run's programs and times a call of each. */
@@ -30,7 +30,7 @@ export async function plan(
   const reward =
     absent === undefined ? await openSettingsReward(settings.reward) : uncountedReward(settings.reward.name);
   const estimator = alignprop(settings.estimator.truncation);
-  const layout = adapterLayout(pipeline, settings.lora);
+  const { layout } = await openLearned(settings, pipeline, { warn: listener.warn });
   const uncounted = absent === undefined ? [] : [`the ${reward.name} reward, whose weights (${absent}) are not here`];
   const counted = { ...countPlan(settings, pipeline, reward, layout, estimator), uncounted };
   if (!calibrate) return counted;
@@ -51,7 +51,7 @@ export function countPlan(
   settings: Settings,
   pipeline: Pipeline,
   reward: Reward,
-  layout: LoraLayout,
+  layout: LearnedLayout,
   estimator: Estimator,
 ): Plan {
   const { sampling, batch, prompts, evaluation, train } = settings;
@@ -64,6 +64,7 @@ export function countPlan(
     model: settings.model,
     reward: reward.name,
     backboneParameters: elementsUnder(pipeline.weights, "unet."),
+    trainable: settings.trainable,
     trainableParameters: layout.size,
     updates: train.updates,
     samplesPerUpdate: batch.total,

@@ -1,21 +1,20 @@
 /**
  * AlignProp's training run (Prabhudesai et al. 2023, arXiv 2310.03739), from top to bottom:
  *
- *     A ~ N(0, 1/r²), B = 0                                   the adapter; everything else is frozen
+ *     θ: A ~ N(0, 1/r²), B = 0                                the adapter; everything else is frozen
  *     for each update:
  *       for each of its pictures:
  *         x_T ~ N(0, 1), prompt c, truncation mask m
  *         x_{t-1} = DDIM(x_t, ε̂(x_t, t, c))                   with classifier-free guidance, keeping x_t
  *         L = loss(reward(decode(x_0), c))
- *         g += dL/dx_0 walked back through DDIM and, where m, through ε̂, to A and B
- *       A, B ← AdamW(clip(g))
+ *         g += dL/dx_0 walked back through DDIM and, where m, through ε̂, to θ
+ *       θ ← AdamW(clip(g))
+ *
+ * With `trainable: unet`, θ is the U-Net's own weights instead of an adapter's.
  */
-import { initialLora } from "../nn/lora.js";
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
-import { Rng } from "../tensor/rng.js";
-import { adapterLayout } from "./adapter.js";
 import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
 import { alignprop } from "./estimators/alignprop.js";
 import { Evaluator, evaluationPrompts, meanAndStd, runtimeOptions } from "./evaluate.js";
@@ -28,8 +27,9 @@ import { promptWarnings } from "./pipeline.js";
 import { countPlan } from "./plan.js";
 import { openSettingsReward } from "./reward.js";
 import { Sampler } from "./sampler.js";
-import { inTemplate, STREAMS, samplesOf } from "./samples.js";
+import { inTemplate, samplesOf } from "./samples.js";
 import { accumulationSteps, evaluationBatch, type Settings, updatesPerEpoch } from "./settings.js";
+import { openLearned } from "./start.js";
 
 export interface TrainOptions {
   /** The folder of a checkpoint to go on from. */
@@ -48,10 +48,11 @@ export async function train(
   const began = performance.now();
   accumulationSteps(settings.batch); // throws where the numbers don't divide
   const warnings: string[] = [];
-  const pipeline = await openModel(settings, { warn: (message) => warnings.push(message), onFetch, signal });
+  const warn = (message: string) => void warnings.push(message);
+  const pipeline = await openModel(settings, { warn, onFetch, signal });
   const reward = await openSettingsReward(settings.reward);
   const estimator = alignprop(settings.estimator.truncation);
-  const layout = adapterLayout(pipeline, settings.lora);
+  const { layout, start: initial } = await openLearned(settings, pipeline, { resume, warn });
   const origin = {
     settings,
     model: await fingerprint(pipeline.weights),
@@ -63,7 +64,7 @@ export async function train(
     ? await resumeFrom(resume, layout, origin)
     : {
         step: 0,
-        weights: initialLora(layout, new Rng(settings.seed, STREAMS.adapter)),
+        weights: await initial(),
         optimizer: adamwState(layout.size),
         bestEvaluation: null,
       };
@@ -121,7 +122,7 @@ export async function train(
       if (best) bestEvaluation = evaluated?.mean as number;
       const { every, keep_best } = settings.checkpoint;
       if (step % every === 0 || step === updates || signal?.aborted || (best && keep_best)) {
-        const files = checkpointFiles({ step, weights, optimizer, bestEvaluation }, layout, origin);
+        const files = checkpointFiles({ step, weights, optimizer, bestEvaluation }, layout, origin, pipeline);
         await observer({ kind: "checkpointed", step, files });
       }
     }

@@ -2,10 +2,10 @@
 import { type DdimStep, ddimSteps } from "../diffusion/ddim.js";
 import { isGuided } from "../diffusion/guidance.js";
 import { forward, type StepNoise, type Trajectory } from "../diffusion/trajectory.js";
-import type { LoraLayout } from "../nn/lora.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../tensor/host.js";
 import { decodeGraph, denoiseGraph, named, UNCONDITIONAL } from "./graphs.js";
+import type { LearnedLayout } from "./learned.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 
@@ -24,8 +24,8 @@ export type Told = Readonly<Record<string, HostTensor>>;
 export interface SamplerOptions {
   /** Pictures sampled at once. */
   readonly batch: number;
-  /** The factors of the adapter that `condition` will be given. */
-  readonly layout?: LoraLayout | undefined;
+  /** Of what `condition` will be given. */
+  readonly layout?: LearnedLayout | undefined;
   readonly negativePrompt?: string;
 }
 
@@ -64,8 +64,8 @@ export class Sampler {
     return this.pipeline.unet.inChannels * this.size.height * this.size.width;
   }
 
-  /** One prompt for each picture of the batch. */
-  async condition(prompts: readonly string[], lora?: Float32Array): Promise<Told> {
+  /** One prompt for each picture of the batch; `parameters`: what was learned. */
+  async condition(prompts: readonly string[], parameters?: Float32Array): Promise<Told> {
     const { negativePrompt } = this;
     const conditional = await this.prompts.encode(prompts);
     const unconditional =
@@ -73,7 +73,7 @@ export class Sampler {
     return {
       ...named(conditional, ""),
       ...(unconditional && named(unconditional, UNCONDITIONAL)),
-      ...(lora && { lora: float32(lora, [lora.length]) }),
+      ...(parameters && { parameters: float32(parameters, [parameters.length]) }),
     };
   }
 

@@ -7,6 +7,10 @@ import { z } from "zod";
 import { defaultRewardFolder, rewardNames } from "../rewards/index.js";
 import { parseBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
+import { isRecord } from "../tensor/record.js";
+
+/** Of an adapter's factors. */
+export const MOST_RANK = 4096;
 
 const count = z.int().min(1).max(1_000_000_000);
 const nonnegative = z.number().min(0);
@@ -39,6 +43,11 @@ const reward = z
     path: ["weights"],
     error: "this reward has no weights",
   });
+
+/** What a recipe leaves out of `lora` is the starting adapter's where there is one. */
+function asStarted(lora: unknown): unknown {
+  return isRecord(lora) && typeof lora.start === "string" ? { rank: null, targets: null, ...lora } : lora;
+}
 
 export const settingsSchema = z.strictObject({
   /** The name of the run's folder and of its exported adapter; the recipe's own name when left out. */
@@ -122,14 +131,22 @@ export const settingsSchema = z.strictObject({
     })
     .prefault({}),
 
+  /** What learns: an adapter, or every weight of the U-Net. */
+  trainable: z.enum(["lora", "unet"]).default("lora"),
+
   lora: z
-    .strictObject({
-      rank: count.max(4096).default(4),
-      /** The adapter is scaled by alpha / rank; `null`: by 1. */
-      alpha: z.number().positive().nullable().default(null),
-      /** Linear layers of the attention blocks, by the end of their name. */
-      targets: z.array(text.min(1)).min(1).default(["to_q", "to_k", "to_v", "to_out.0"]),
-    })
+    .preprocess(
+      asStarted,
+      z.strictObject({
+        /** An adapter to go on from: its ranks, alphas and layers are kept, and settings that are given must match. */
+        start: path.nullable().default(null),
+        rank: count.max(MOST_RANK).nullable().default(4),
+        /** The adapter is scaled by alpha / rank; `null`: by 1. */
+        alpha: z.number().positive().nullable().default(null),
+        /** Groups of layers (`attention`, `feed-forward`, `projections`, `convolutions`), or ends of their names. */
+        targets: z.array(text.min(1)).min(1).nullable().default(["attention"]),
+      }),
+    )
     .prefault({}),
 
   estimator: z

@@ -3,10 +3,10 @@
  * forward pass is computed again. The gradients are the same but for rounding.
  */
 import type { Denoiser, VjpCall } from "../diffusion/trajectory.js";
-import type { LoraLayout } from "../nn/lora.js";
 import type { Feeds, Kept, Program, Runtime } from "../runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { TrainingGraphs } from "./graphs.js";
+import type { LearnedLayout } from "./learned.js";
 import type { MemoryPlan } from "./memory.js";
 import { type Sampler, stack, type Told } from "./sampler.js";
 import { inBatches, type TrainingSample } from "./samples.js";
@@ -24,7 +24,7 @@ export class UnetBackward {
 
   private constructor(
     readonly sampler: Sampler,
-    readonly layout: LoraLayout,
+    readonly layout: LearnedLayout,
     private readonly keptAtOnce: number,
     readonly keeping: KeepingPrograms | undefined,
     private readonly compileRecomputing: () => Promise<Program>,
@@ -33,7 +33,7 @@ export class UnetBackward {
   static async compile(
     runtime: Runtime,
     sampler: Sampler,
-    layout: LoraLayout,
+    layout: LearnedLayout,
     { split, vjp }: TrainingGraphs,
     { keptAtOnce, recomputes }: MemoryPlan,
   ): Promise<UnetBackward> {
@@ -56,8 +56,8 @@ export class UnetBackward {
   }
 
   /** For one walk; release it at the walk's end. */
-  begin(walk: Walk, lora: Float32Array): WalkBack {
-    return new WalkBack(this, walk, lora, callsToKeep(walk, this.keptAtOnce));
+  begin(walk: Walk, parameters: Float32Array): WalkBack {
+    return new WalkBack(this, walk, parameters, callsToKeep(walk, this.keptAtOnce));
   }
 
   async release(): Promise<void> {
@@ -75,7 +75,7 @@ class WalkBack {
   constructor(
     private readonly unet: UnetBackward,
     walk: Walk,
-    private readonly lora: Float32Array,
+    private readonly parameters: Float32Array,
     private readonly toKeep: readonly Call[],
   ) {
     this.pictures = walk.flat();
@@ -139,11 +139,11 @@ class WalkBack {
     const prompts = places.map((place) => (this.pictures[pictures[place] as number] as TrainingSample).prompt);
     const at = sampler.place(stack(padded(rows(x), first)), step);
     const results = await run({
-      ...(await sampler.condition(padded(prompts, prompts[0] as string), this.lora)),
+      ...(await sampler.condition(padded(prompts, prompts[0] as string), this.parameters)),
       ...at,
       upstream: float32(stack(padded(rows(upstream), new Float32Array(size))), at.latents.shape),
     });
-    for (const [j, value] of toFloat32(results.dLora as HostTensor).entries()) {
+    for (const [j, value] of toFloat32(results.dParameters as HostTensor).entries()) {
       sums.dParameters[j] = (sums.dParameters[j] as number) + value;
     }
     if (!results.dLatents) return;

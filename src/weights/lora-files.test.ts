@@ -1,18 +1,11 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../tensor/errors.js";
 import { fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
-import {
-  kohyaName,
-  type LoraAdapter,
-  modulePathOfKohya,
-  PEFT_FILE,
-  readLora,
-  writeKohyaLora,
-  writePeftLora,
-} from "./lora-files.js";
+import { type LoraAdapter, type LoraModule, PEFT_FILE, readLora, writeKohyaLora, writePeftLora } from "./lora-files.js";
+import { kohyaName, modulePathOfKohya } from "./lora-names.js";
 import { openSafetensors, writeSafetensors } from "./safetensors.js";
 import { readTensor } from "./source.js";
 
@@ -75,17 +68,121 @@ describe("PEFT's names", () => {
   });
 });
 
-test("the names of diffusers' own training scripts are read as well", async () => {
-  const path = join(folder, "diffusers.safetensors");
-  const name = `${BLOCK}.attn1.to_q`;
-  await writeSafetensors(
-    path,
-    new Map([
-      [`${name}.lora.down.weight`, down],
-      [`${name}.lora.up.weight`, up],
-    ]),
-  );
-  expect(await readLora(path)).toEqual(new Map([[name, { down, up }]]));
+describe("other names for the same adapter", () => {
+  const module = `${BLOCK}.attn1.to_q`;
+  const inUnet = module.slice("unet.".length);
+  test.each([
+    ["diffusers' own training scripts", `${module}.lora.down.weight`, `${module}.lora.up.weight`],
+    ["PEFT without a pipeline", `${inUnet}.lora_A.weight`, `${inUnet}.lora_B.weight`],
+    [
+      "PEFT in training",
+      `base_model.model.${inUnet}.lora_A.default.weight`,
+      `base_model.model.${inUnet}.lora_B.default.weight`,
+    ],
+    [
+      "diffusers' attention processors",
+      `${module.replace(".to_q", ".processor.to_q_lora")}.down.weight`,
+      `${module.replace(".to_q", ".processor.to_q_lora")}.up.weight`,
+    ],
+  ])("%s are read", async (_, a, b) => {
+    const path = join(folder, "other.safetensors");
+    await writeSafetensors(
+      path,
+      new Map([
+        [a, down],
+        [b, up],
+      ]),
+    );
+    expect(await readLora(path)).toEqual(new Map([[module, { down, up }]]));
+  });
+
+  test("to_out of a processor is the Linear in its list", async () => {
+    const path = join(folder, "to-out.safetensors");
+    const name = "mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora";
+    await writeSafetensors(
+      path,
+      new Map([
+        [`${name}.down.weight`, down],
+        [`${name}.up.weight`, up],
+      ]),
+    );
+    expect([...(await readLora(path)).keys()]).toEqual([
+      "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0",
+    ]);
+  });
+
+  test.each([
+    ["input_blocks_4_1_transformer_blocks_0_attn1_to_q", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"],
+    [
+      "input_blocks_8_1_transformer_blocks_9_ff_net_0_proj",
+      "down_blocks.2.attentions.1.transformer_blocks.9.ff.net.0.proj",
+    ],
+    ["input_blocks_3_0_op", "down_blocks.0.downsamplers.0.conv"],
+    ["input_blocks_1_0_in_layers_2", "down_blocks.0.resnets.0.conv1"],
+    ["middle_block_1_proj_in", "mid_block.attentions.0.proj_in"],
+    ["middle_block_2_out_layers_3", "mid_block.resnets.1.conv2"],
+    ["output_blocks_2_2_conv", "up_blocks.0.upsamplers.0.conv"],
+    [
+      "output_blocks_5_1_transformer_blocks_1_attn2_to_out_0",
+      "up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_out.0",
+    ],
+    ["output_blocks_7_0_skip_connection", "up_blocks.2.resnets.1.conv_shortcut"],
+    ["output_blocks_8_0_emb_layers_1", "up_blocks.2.resnets.2.time_emb_proj"],
+    ["time_embed_2", "time_embedding.linear_2"],
+    ["label_emb_0_0", "add_embedding.linear_1"],
+    ["input_blocks_0_0", "conv_in"],
+    ["out_2", "conv_out"],
+  ])("the original layout of SDXL: %s", (name, path) => {
+    expect(modulePathOfKohya(`lora_unet_${name}`)).toBe(`unet.${path}`);
+  });
+});
+
+test("half precision is read as it lies", async () => {
+  const path = join(folder, "half.safetensors");
+  const half = (values: number[], shape: number[]) => fromNumbers(values, shape, "float16");
+  const factors = { down: half([1, 2], [1, 2]), up: half([0.5], [1, 1]) };
+  await writePeftLora(path, new Map([[`${BLOCK}.attn1.to_q`, factors]]));
+  expect(await readLora(path)).toEqual(new Map([[`${BLOCK}.attn1.to_q`, factors]]));
+});
+
+test("layers of the text encoder are left out, with a warning", async () => {
+  const path = join(folder, "text.safetensors");
+  const text = "lora_te_text_model_encoder_layers_0_mlp_fc1";
+  const tensors = new Map([
+    [`${text}.lora_down.weight`, down],
+    [`${text}.lora_up.weight`, up],
+    [`${kohyaName(`${BLOCK}.attn1.to_q`)}.lora_down.weight`, down],
+    [`${kohyaName(`${BLOCK}.attn1.to_q`)}.lora_up.weight`, up],
+  ]);
+  await writeSafetensors(path, tensors);
+  const warnings: string[] = [];
+  const adapter = await readLora(path, { warn: (message) => warnings.push(message) });
+  expect([...adapter.keys()]).toEqual([`${BLOCK}.attn1.to_q`]);
+  expect(warnings).toEqual([expect.stringMatching(/text\.safetensors: 1 layers of the text_encoder are left out/)]);
+});
+
+describe("PEFT's own folder", () => {
+  test("gives the alphas of its adapter_config.json, each module's own and rank-stabilised ones", async () => {
+    const own = await mkdtemp(join(folder, "peft-"));
+    const inUnet = BLOCK.slice("unet.".length);
+    const tensors = new Map(
+      ["attn1.to_q", "attn2.to_q"].flatMap((end) => [
+        [`base_model.model.${inUnet}.${end}.lora_A.weight`, down] as const,
+        [`base_model.model.${inUnet}.${end}.lora_B.weight`, up] as const,
+      ]),
+    );
+    await writeSafetensors(join(own, "adapter_model.safetensors"), tensors);
+    const alphas = async (config: object) => {
+      await writeFile(join(own, "adapter_config.json"), JSON.stringify(config));
+      return [...(await readLora(own)).values()].map(({ alpha }) => alpha);
+    };
+    expect(await alphas({ lora_alpha: 6, alpha_pattern: { "attn2.to_q": 8 } })).toEqual([6, 8]);
+    expect(await alphas({ lora_alpha: 6, alpha_pattern: { "^attn2.to_q": 8 } })).toEqual([6, 6]);
+    expect(await alphas({ lora_alpha: 6, use_rslora: true })).toEqual([
+      Math.fround(6 * 2 ** 0.5),
+      Math.fround(6 * 2 ** 0.5),
+    ]);
+  });
 });
 
 describe("kohya's names", () => {
@@ -108,6 +205,27 @@ describe("kohya's names", () => {
       ss_network_alpha: "2",
       ss_output_name: "run",
     });
+  });
+
+  test("have one alpha where ranks or alphas differ, and the same change of the weights", async () => {
+    const path = join(folder, "mixed.kohya.safetensors");
+    const other = { down: fromNumbers([1, 2, 3], [1, 3]), up: fromNumbers([3, 5], [2, 1]), alpha: 6 };
+    const names = ["attn1.to_q", "attn1.to_k", "attn1.to_v"].map((end) => `${BLOCK}.${end}`);
+    const [q, k, v] = names as [string, string, string];
+    // Scales of 1, 1 and 6: with alpha 2 for all, the last one's becomes 2 / 1, and the other 3 lie in its up.
+    await writeKohyaLora(
+      path,
+      new Map<string, LoraModule>([
+        [q, { down, up }],
+        [k, { down, up }],
+        [v, other],
+      ]),
+    );
+    const found = await readLora(path);
+    expect([...found.values()].map(({ alpha }) => alpha)).toEqual([2, 2, 2]);
+    expect(found.get(q)).toEqual({ down, up, alpha: 2 });
+    expect([...toNumbers((found.get(v) as LoraModule).up)]).toEqual([9, 15]);
+    expect((await openSafetensors(path)).metadata).toMatchObject({ ss_network_dim: "Dynamic", ss_network_alpha: "2" });
   });
 
   test("read back with factors as they were and the alpha that they carry", async () => {
@@ -172,17 +290,41 @@ describe("a file that is refused", () => {
   test("factors of different rank", () =>
     refuse(
       { [`${key}.lora_A.weight`]: down, [`${key}.lora_B.weight`]: fromNumbers([1, 2, 3], [1, 3]) },
-      /down \[2, 3\] and up \[1, 3\] differ in rank/,
+      /down \[2, 3\] and up \[1, 3\] do not make a low-rank update/,
     ));
 
-  test("a convolution's factor, or one of whole numbers", async () => {
-    const conv = fromNumbers([1, 2], [2, 1, 1, 1]);
-    await refuse(
-      { [`${key}.lora_A.weight`]: conv, [`${key}.lora_B.weight`]: up },
-      /is float32\[2, 1, 1, 1\]; .*convolutions/,
-    );
+  test("a factor that is no matrix and no convolution, or one of whole numbers", async () => {
+    const odd = fromNumbers([1, 2], [2, 1, 1]);
+    await refuse({ [`${key}.lora_A.weight`]: odd, [`${key}.lora_B.weight`]: up }, /is float32\[2, 1, 1\]; a factor is/);
     const ints = fromNumbers([1, 2], [2, 1], "int32");
     await refuse({ [`${key}.lora_A.weight`]: ints, [`${key}.lora_B.weight`]: up }, /is int32\[2, 1\]/);
+    const wide = { [`${key}.lora_A.weight`]: down, [`${key}.lora_B.weight`]: fromNumbers([1, 2], [1, 2, 1, 1]) };
+    await refuse({ ...wide, [`${key}.lora_B.weight`]: fromNumbers([1, 2, 3, 4], [1, 2, 2, 1]) }, /low-rank update/);
+  });
+
+  test.each([
+    ["DoRA", "lora_unet_mid_block_attentions_0_proj_in.dora_scale"],
+    ["DoRA", `${key}.lora_magnitude_vector`],
+    ["LoHa", "lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"],
+    ["LoKr", "lora_unet_mid_block_attentions_0_proj_in.lokr_w1"],
+    ["LyCORIS", "lora_unet_mid_block_resnets_0_conv1.lora_mid.weight"],
+    ["LoRA with a bias", `${key}.lora_B.bias`],
+  ])("one of %s, by that name: %s", (name, tensor) =>
+    refuse(
+      { [`${key}.lora_A.weight`]: down, [`${key}.lora_B.weight`]: up, [tensor]: down },
+      new RegExp(`belongs to ${name}, which is not supported`),
+    ),
+  );
+
+  test("one that adapts the text encoder alone", () =>
+    refuse(
+      { "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": down },
+      /adapts the text_encoder alone; only adapters of the U-Net are supported/,
+    ));
+
+  test("a name of many megabytes, in no time and few words", async () => {
+    const long = ".lora_A".repeat(1e6);
+    await refuse({ [long]: down }, /^.{0,800}$/s);
   });
 
   test("an alpha that is not one finite number", async () => {
@@ -200,8 +342,9 @@ describe("a file that is refused", () => {
   test("settings in the header that plain LoRA does not have", async () => {
     const factors = { [`${key}.lora_A.weight`]: down, [`${key}.lora_B.weight`]: up };
     const header = (settings: string) => ({ lora_adapter_metadata: settings });
-    await refuse(factors, /unet\.use_dora is set/, header('{"unet.use_dora": true}'));
-    await refuse(factors, /unet\.alpha_pattern is set/, header('{"unet.alpha_pattern": {"to_q": 3}}'));
+    await refuse(factors, /use_dora is set/, header('{"unet.use_dora": true}'));
+    await refuse(factors, /"to_\[qk\]" is a regular expression/, header('{"unet.alpha_pattern": {"to_[qk]": 3}}'));
+    await refuse(factors, /alpha_pattern: to_q is "3", not a number/, header('{"unet.alpha_pattern": {"to_q": "3"}}'));
     await refuse(factors, /lora_alpha is "4", not a number/, header('{"unet.lora_alpha": "4"}'));
     await refuse(factors, /lora_adapter_metadata: is not valid JSON/, header("{"));
   });

@@ -1,19 +1,22 @@
 import { stat } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { isFloating } from "../tensor/dtype.js";
 import { InputError } from "../tensor/errors.js";
 import { float32, fromNumbers, type HostTensor, toFloat32, toNumbers } from "../tensor/host.js";
 import { showShape } from "../tensor/shape.js";
 import { writeFileAtomic } from "./atomic.js";
+import { exists, readText } from "./files.js";
 import { parseJson } from "./json.js";
+import { type AlphaOf, alphasOfConfig } from "./lora-config.js";
+import { kohyaName, type LoraRole, loraKey } from "./lora-names.js";
 import { openSafetensors, type SafetensorsFile, safetensorsChunks } from "./safetensors.js";
 import { readTensor } from "./source.js";
 
-/** The low-rank update of one Linear: ΔW = (alpha / r) · up · down (Hu et al. 2021, section 4.1). */
+/** The low-rank update of one layer: ΔW = (alpha / r) · up · down (Hu et al. 2021, section 4.1). */
 export interface LoraModule {
-  /** [r, in] */
+  /** [r, in], of a convolution [r, in, kh, kw]. */
   readonly down: HostTensor;
-  /** [out, r] */
+  /** [out, r], of a convolution [out, r, 1, 1]. */
   readonly up: HostTensor;
   /** Missing means r, hence a scale of 1. */
   readonly alpha?: number;
@@ -24,6 +27,9 @@ export type LoraAdapter = ReadonlyMap<string, LoraModule>;
 
 /** The name under which diffusers' `load_lora_weights` finds an adapter in a folder. */
 export const PEFT_FILE = "pytorch_lora_weights.safetensors";
+
+/** What PEFT's own `save_pretrained` writes. */
+const PEFT_MODEL = { weights: "adapter_model.safetensors", config: "adapter_config.json" };
 
 export function loraRank({ down }: LoraModule): number {
   return down.shape[0] as number;
@@ -61,23 +67,20 @@ function scaled(tensor: HostTensor, scale: number): HostTensor {
 
 /**
  * The names of kohya's sd-scripts, the only ones that ComfyUI and A1111 know: dots become underscores, and every module
- * carries its alpha.
+ * carries its alpha. diffusers gives each attention layer of such a file the commonest alpha, so where modules differ, all
+ * get that one and what is left of their scale is multiplied into `up`: the same ΔW everywhere.
  */
 export function kohyaLora(adapter: LoraAdapter, metadata: Readonly<Record<string, string>> = {}): Uint8Array[] {
   const tensors = new Map<string, HostTensor>();
+  const modules = [...adapter.values()];
+  const alpha = commonest(modules.map(alphaOf));
   for (const [modulePath, module] of adapter) {
     const name = kohyaName(modulePath);
     tensors.set(`${name}.lora_down.weight`, module.down);
-    tensors.set(`${name}.lora_up.weight`, module.up);
-    tensors.set(`${name}.alpha`, float32(Float32Array.of(module.alpha ?? loraRank(module)), []));
+    tensors.set(`${name}.lora_up.weight`, scaled(module.up, alphaOf(module) / alpha));
+    tensors.set(`${name}.alpha`, float32(Float32Array.of(alpha), []));
   }
-  const modules = [...adapter.values()];
-  return safetensorsChunks(tensors, {
-    ss_network_module: "networks.lora",
-    ss_network_dim: onlyOne(modules.map(loraRank)),
-    ss_network_alpha: onlyOne(modules.map((module) => module.alpha ?? loraRank(module))),
-    ...metadata,
-  });
+  return safetensorsChunks(tensors, { ...kohyaMetadata(modules, alpha), ...metadata });
 }
 
 export async function writeKohyaLora(
@@ -88,146 +91,121 @@ export async function writeKohyaLora(
   await writeFileAtomic(path, kohyaLora(adapter, metadata));
 }
 
+const alphaOf = (module: LoraModule) => module.alpha ?? loraRank(module);
+
+/** The first of the values that occur most often, other than 0, which could not be scaled by. */
+function commonest(values: readonly number[]): number {
+  const counts = new Map<number, number>();
+  for (const value of values) if (value !== 0) counts.set(value, (counts.get(value) ?? 0) + 1);
+  const most = Math.max(...counts.values());
+  return [...counts].find(([, count]) => count === most)?.[0] ?? 1;
+}
+
+/** What sd-scripts says of the network itself: dim and alpha of Linear layers and 1x1 convolutions, and those of 3x3 ones. */
+function kohyaMetadata(modules: readonly LoraModule[], alpha: number): Record<string, string> {
+  const isWide = ({ down }: LoraModule) => down.shape.slice(2).some((extent) => extent > 1);
+  const wide = modules.filter(isWide);
+  const narrow = modules.filter((module) => !isWide(module));
+  const main = narrow.length > 0 ? narrow : wide;
+  const conv = { conv_dim: onlyOne(wide.map(loraRank)), conv_alpha: String(alpha) };
+  return {
+    ss_network_module: "networks.lora",
+    ss_network_dim: onlyOne(main.map(loraRank)),
+    ss_network_alpha: String(alpha),
+    ...(wide.length > 0 && { ss_network_args: JSON.stringify(conv) }),
+  };
+}
+
 /** sd-scripts writes "Dynamic" where the modules differ. */
 function onlyOne(values: readonly number[]): string {
   return new Set(values).size === 1 ? String(values[0]) : "Dynamic";
 }
 
-const KOHYA_ROOTS: readonly (readonly [kohya: string, diffusers: string])[] = [
-  ["lora_unet_", "unet."],
-  ["lora_te_", "text_encoder."],
-  ["lora_te1_", "text_encoder."],
-  ["lora_te2_", "text_encoder_2."],
-];
-
-export function kohyaName(modulePath: string): string {
-  for (const [kohya, diffusers] of KOHYA_ROOTS) {
-    if (modulePath.startsWith(diffusers)) return kohya + modulePath.slice(diffusers.length).replaceAll(".", "_");
-  }
-  throw new RangeError(`kohyaName: ${modulePath} belongs to no part that kohya's names know (unet, text_encoder)`);
+export interface ReadLoraOptions {
+  /** Told of what is left out. */
+  readonly warn?: (message: string) => void;
 }
 
-/** Module names of the U-Net and of CLIP's text model that have underscores of their own. */
-const NAMES_WITH_UNDERSCORES = [
-  "down_blocks",
-  "mid_block",
-  "up_blocks",
-  "transformer_blocks",
-  "conv_in",
-  "conv_out",
-  "conv_shortcut",
-  "time_embedding",
-  "time_emb_proj",
-  "add_embedding",
-  "linear_1",
-  "linear_2",
-  "proj_in",
-  "proj_out",
-  "to_q",
-  "to_k",
-  "to_v",
-  "to_out",
-  "text_model",
-  "text_projection",
-  "self_attn",
-  "q_proj",
-  "k_proj",
-  "v_proj",
-  "out_proj",
-];
-const WORD = new RegExp(`(${NAMES_WITH_UNDERSCORES.join("|")}|[^_]+)(?:_(?=.)|$)`, "y");
-
-/** kohyaName's inverse; undefined where the name is none of kohya's. */
-export function modulePathOfKohya(name: string): string | undefined {
-  const root = KOHYA_ROOTS.find(([kohya]) => name.startsWith(kohya));
-  if (!root) return undefined;
-  const words: string[] = [];
-  WORD.lastIndex = root[0].length;
-  while (WORD.lastIndex < name.length) {
-    const match = WORD.exec(name);
-    if (!match) return undefined;
-    words.push(match[1] as string);
+/**
+ * An adapter of the U-Net from a file under any of the names that `lora-names.ts` knows, or from a folder that diffusers' or
+ * PEFT's own saving has filled. What such a file holds for the text encoder is left out.
+ */
+export async function readLora(path: string, { warn = () => {} }: ReadLoraOptions = {}): Promise<LoraAdapter> {
+  const file = await openSafetensors(await adapterFile(path));
+  const alphas = await alphasBeside(file);
+  const { modules, leftOut } = groupKeys(file);
+  if (leftOut.size > 0) {
+    const parts = [...leftOut].map((module) => module.slice(0, module.indexOf(".")));
+    if (modules.size === 0) {
+      throw new InputError(`${file.describe}: adapts the ${parts[0]} alone; only adapters of the U-Net are supported.`);
+    }
+    warn(
+      `${file.describe}: ${leftOut.size} layers of the ${[...new Set(parts)].join(" and the ")} are left out; ` +
+        "only the U-Net's are used, so pictures may differ from those of other tools",
+    );
   }
-  return words.length > 0 ? root[1] + words.join(".") : undefined;
-}
-
-/** An adapter from a file with PEFT's or kohya's names, or from a folder with `pytorch_lora_weights.safetensors`. */
-export async function readLora(path: string): Promise<LoraAdapter> {
-  const isFolder = await stat(path).then(
-    (found) => found.isDirectory(),
-    () => false,
-  );
-  const file = await openSafetensors(isFolder ? join(path, PEFT_FILE) : path);
-  const keys = groupKeys(file);
-  const alphas = alphasOfMetadata(file);
   const adapter = new Map<string, LoraModule>();
-  for (const [modulePath, { down, up, alpha }] of keys) {
+  for (const [modulePath, { down, up, alpha }] of modules) {
     const where = `${file.describe}: adapter of ${modulePath}`;
     if (!down || !up) {
       const [half, other] = down ? ["down (lora_A)", "up (lora_B)"] : ["up (lora_B)", "down (lora_A)"];
       throw new InputError(`${where}: ${down || up ? `has its ${half} factor but no ${other}` : "has only an alpha"}.`);
     }
     const module = { down: await factor(file, down), up: await factor(file, up) };
-    if (module.down.shape[0] !== module.up.shape[1]) {
+    if (module.down.shape[0] !== module.up.shape[1] || module.up.shape.slice(2).some((extent) => extent !== 1)) {
       throw new InputError(
-        `${where}: down ${showShape(module.down.shape)} and up ${showShape(module.up.shape)} differ in rank; expected [r, in] and [out, r].`,
+        `${where}: down ${showShape(module.down.shape)} and up ${showShape(module.up.shape)} do not make a low-rank update; ` +
+          "expected [r, in] and [out, r], or of a convolution [r, in, kh, kw] and [out, r, 1, 1].",
       );
     }
-    const scale = alpha ? await readAlpha(file, alpha) : alphas(modulePath);
-    adapter.set(modulePath, scale === undefined ? module : { ...module, alpha: scale });
+    const found = alpha ? await readAlpha(file, alpha) : alphas(modulePath, loraRank(module));
+    adapter.set(modulePath, found === undefined ? module : { ...module, alpha: found });
   }
   return adapter;
 }
 
-interface ModuleKeys {
-  down?: string;
-  up?: string;
-  alpha?: string;
+async function adapterFile(path: string): Promise<string> {
+  const isFolder = await stat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  if (!isFolder) return path;
+  const own = join(path, PEFT_MODEL.weights);
+  return (await exists(own)) ? own : join(path, PEFT_FILE);
 }
 
-const SUFFIXES = [
-  [".lora_A.weight", "down"],
-  [".lora_B.weight", "up"],
-  // What diffusers' own training scripts write.
-  [".lora.down.weight", "down"],
-  [".lora.up.weight", "up"],
-  [".lora_down.weight", "down"],
-  [".lora_up.weight", "up"],
-  [".alpha", "alpha"],
-] as const;
+type ModuleKeys = Partial<Record<LoraRole, string>>;
 
-const MODULE_PATH = /^(unet|text_encoder|text_encoder_2)(\.\w+)+$/;
-
-function groupKeys(file: SafetensorsFile): Map<string, ModuleKeys> {
+function groupKeys(file: SafetensorsFile): { modules: Map<string, ModuleKeys>; leftOut: Set<string> } {
   const modules = new Map<string, ModuleKeys>();
+  const leftOut = new Set<string>();
   for (const key of file.names()) {
-    const suffix = SUFFIXES.find(([ending]) => key.endsWith(ending));
-    const name = suffix && key.slice(0, -suffix[0].length);
-    const modulePath = name && (MODULE_PATH.test(name) ? name : modulePathOfKohya(name));
-    if (!suffix || !modulePath) {
-      throw new InputError(
-        `${file.describe}: ${JSON.stringify(key)} is no key of a LoRA adapter known here; expected PEFT's names ` +
-          "(unet.….to_q.lora_A.weight, .lora_B.weight) or kohya's (lora_unet_…_to_q.lora_down.weight, .lora_up.weight, .alpha).",
-      );
+    const { module, role } = loraKey(key, file.describe);
+    if (!module.startsWith("unet.")) {
+      leftOut.add(module);
+      continue;
     }
-    const keys = modules.get(modulePath) ?? {};
-    const other = keys[suffix[1]];
+    const keys = modules.get(module) ?? {};
+    const other = keys[role];
     if (other) {
-      throw new InputError(`${file.describe}: ${key} and ${other} are the same factor of ${modulePath}; keep one.`);
+      throw new InputError(`${file.describe}: ${key} and ${other} are the same factor of ${module}; keep one.`);
     }
-    keys[suffix[1]] = key;
-    modules.set(modulePath, keys);
+    keys[role] = key;
+    modules.set(module, keys);
   }
-  if (modules.size === 0) throw new InputError(`${file.describe}: holds no adapter: it has no tensors.`);
-  return modules;
+  if (modules.size + leftOut.size === 0) {
+    throw new InputError(`${file.describe}: holds no adapter: it has no tensors.`);
+  }
+  return { modules, leftOut };
 }
 
 async function factor(file: SafetensorsFile, key: string): Promise<HostTensor> {
   const stored = file.get(key);
-  if (!stored || !isFloating(stored.dtype) || stored.shape.length !== 2 || stored.shape.includes(0)) {
+  const isFactor = stored && [2, 4].includes(stored.shape.length) && !stored.shape.includes(0);
+  if (!isFactor || !isFloating(stored.dtype)) {
     throw new InputError(
-      `${file.describe}: ${key} is ${stored?.dtype}${showShape(stored?.shape ?? [])}; a factor for a Linear layer is a ` +
-        "floating point matrix. Adapters of convolutions are not supported.",
+      `${file.describe}: ${key} is ${stored?.dtype}${showShape(stored?.shape ?? [])}; a factor is a floating point matrix, ` +
+        "or for a convolution a tensor with four axes.",
     );
   }
   return readTensor(stored);
@@ -241,27 +219,15 @@ async function readAlpha(file: SafetensorsFile, key: string): Promise<number> {
   return value;
 }
 
-/**
- * Newer diffusers puts PEFT's LoraConfig into the header, as JSON with `unet.lora_alpha` and the like, when an adapter was
- * trained with an alpha; loading it without would give another scale.
- */
-function alphasOfMetadata(file: SafetensorsFile): (modulePath: string) => number | undefined {
-  const json = file.metadata.lora_adapter_metadata;
-  if (json === undefined) return () => undefined;
-  const where = `${file.describe}: header: lora_adapter_metadata`;
-  const settings = new Map(Object.entries(parseJson(json, where) ?? {}));
-  for (const [key, value] of settings) {
-    const setting = key.slice(key.lastIndexOf(".") + 1);
-    const isPlain = typeof value === "object" ? Object.keys(value ?? {}).length === 0 : value === false;
-    if (["use_rslora", "use_dora", "alpha_pattern"].includes(setting) && !isPlain) {
-      throw new InputError(`${where}: ${key} is set; only plain LoRA with one alpha for a part is supported.`);
-    }
+/** Newer diffusers puts PEFT's LoraConfig into the header, PEFT itself into a file beside the weights. */
+async function alphasBeside(file: SafetensorsFile): Promise<AlphaOf> {
+  const header = file.metadata.lora_adapter_metadata;
+  if (header !== undefined) {
+    const where = `${file.describe}: header: lora_adapter_metadata`;
+    const alphas = alphasOfConfig(parseJson(header, where) ?? {}, where, "unet.");
+    return (module, rank) => alphas(module.slice("unet.".length), rank);
   }
-  return (modulePath) => {
-    const alpha = settings.get(`${modulePath.slice(0, modulePath.indexOf("."))}.lora_alpha`);
-    if (alpha === undefined) return undefined;
-    if (typeof alpha !== "number" || !Number.isFinite(alpha))
-      throw new InputError(`${where}: lora_alpha is ${JSON.stringify(alpha)}, not a number.`);
-    return alpha;
-  };
+  const path = join(dirname(file.describe), PEFT_MODEL.config);
+  if (basename(file.describe) !== PEFT_MODEL.weights || !(await exists(path))) return () => undefined;
+  return alphasOfConfig(parseJson(await readText(path, 1 << 20), path), path);
 }

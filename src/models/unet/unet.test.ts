@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expectParity, openGolden, relativeError } from "../../../test/golden.js";
 import { gradients } from "../../autodiff/index.js";
 import type { Value } from "../../graph/value.js";
-import { ATTENTION_TARGETS, loraAdapter, loraLayout } from "../../nn/lora.js";
+import { loraAdapter, loraLayout } from "../../nn/lora.js";
 import { frozenScope, type Scope, survey } from "../../nn/scope.js";
 import { concat, input, silu, slice } from "../../ops/index.js";
 import { Runtime } from "../../runtime/runtime.js";
@@ -38,11 +38,11 @@ describe("Stable Diffusion 1.5's U-Net", () => {
   });
 
   test("has 128 modules of 797,184 parameters to adapt at rank 4, as the paper's code trains", () => {
-    const lora = { rank: 4, alpha: null, targets: ATTENTION_TARGETS };
+    const lora = { rank: 4, alpha: null, targets: ["attention"] };
     const layout = loraLayout(lora, "unet", (scope) => unet(scope, config, inputs));
     expect(layout.entries.length).toBe(2 * 128);
     expect(layout.size).toBe(797_184);
-    expect(layout.scale).toBe(1);
+    expect(layout.entries[0]?.scale).toBe(1);
     expect(layout.entries[0]?.name).toBe(
       "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight",
     );
@@ -77,7 +77,7 @@ test.each([
   const build = (scope: Scope) =>
     unet(scope, config, unetInputs(config, { batch: 1, height: 8, width: 8, tokens: 77 }));
   expect(survey("unet", build).parameters.size).toBe(parameters);
-  const layout = loraLayout({ rank: 4, alpha: null, targets: ATTENTION_TARGETS }, "unet", build);
+  const layout = loraLayout({ rank: 4, alpha: null, targets: ["attention"] }, "unet", build);
   expect(layout.entries.length).toBe(2 * modules);
 });
 
@@ -138,7 +138,7 @@ describe("against diffusers", () => {
         const weights = withPrefix(await openWeights(golden.folder), "unet.");
         const [batch, , height, width] = golden.tensor("input.sample").shape as [number, number, number, number];
         const inputs = unetInputs(config, { batch, height, width, tokens: 5 });
-        const settings = { rank: 2, alpha: 2, targets: ATTENTION_TARGETS };
+        const settings = { rank: 2, alpha: 2, targets: ["attention"] };
         const layout = loraLayout(settings, "unet", (scope) => unet(scope, config, inputs));
         const flat = input([layout.size]);
         const { adapter, parts } = loraAdapter(layout, flat);

@@ -1,0 +1,70 @@
+"""The Python side of the live check of adapters: `node dist/parity/adapters.js --python …` runs it, in a folder of its own.
+
+Draws with what that has written (ours/<name>/), says how far the pictures lie from ours, and writes adapters of other
+tools with the pictures that they give (theirs/<name>/).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from adapters import MODEL, WRITERS, save
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    task = json.loads((folder / "task.json").read_text())
+    noise = load_file(folder / "noise.safetensors")["noise"]
+
+    def draw(pipeline: StableDiffusionPipeline) -> torch.Tensor:
+        pipeline.set_progress_bar_config(disable=True)
+        images = pipeline(
+            task["prompts"],
+            latents=noise,
+            num_inference_steps=task["steps"],
+            guidance_scale=task["guidance_scale"],
+            output_type="pt",
+        )
+        return images.images
+
+    def opened(**parts) -> StableDiffusionPipeline:
+        return StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32, **parts)
+
+    rows = []
+    base = draw(opened())
+    for ours in sorted((folder / "ours").iterdir()):
+        expected = load_file(ours / "image.safetensors")["image"]
+
+        def compare(form: str, pipeline: StableDiffusionPipeline, name=ours.name, expected=expected) -> None:
+            image = draw(pipeline)
+            rows.append({"name": name, "form": form, "levels": levels(image, expected), "effect": levels(base, image)})
+
+        if (ours / "unet").is_dir():
+            compare("unet/", opened(unet=UNet2DConditionModel.from_pretrained(ours, subfolder="unet")))
+            continue
+        for form in ["pytorch_lora_weights.safetensors", f"{ours.name}.kohya.safetensors"]:
+            pipeline = opened()
+            pipeline.load_lora_weights(ours, weight_name=form)
+            compare(form, pipeline)
+
+    for name, write in WRITERS.items():
+        theirs = folder / "theirs" / name
+        theirs.mkdir(parents=True)
+        image = draw(opened(unet=write(theirs)))
+        save({"image": image}, theirs / "image.safetensors")
+    print(json.dumps(rows))
+
+
+def levels(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference between pictures in 0 … 1, in steps of 1/255."""
+    return 255 * (a - b).abs().max().item()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+/** The best approximation of a low-rank product by one of lower rank, without ever forming the product. */
+
+/** Row-major, in float64. */
+export interface Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  readonly data: Float64Array;
+}
+
+/**
+ * B A with B [m, r] and A [r, n] → B' [m, k] and A' [k, n], whose product is the nearest of rank k (Eckart & Young 1936), each
+ * with the root of the singular values, so that neither factor is large where the other is small.
+ *
+ *     B = Q₁ R₁, Aᵀ = Q₂ R₂        so B A = Q₁ (R₁ R₂ᵀ) Q₂ᵀ, and the core is only r x r
+ *     R₁ R₂ᵀ = U Σ Vᵀ              B' = Q₁ U √Σ,  A' = √Σ Vᵀ Q₂ᵀ,  of the k largest
+ *
+ * Gives all singular values of B A, the largest first.
+ */
+export function truncateProduct(
+  b: Matrix,
+  a: Matrix,
+  k: number,
+): { b: Matrix; a: Matrix; singularValues: Float64Array } {
+  const left = qr(b);
+  const right = qr(transposed(a));
+  const { u, s, v } = svd(product(left.r, transposed(right.r)));
+  const kept = Math.min(k, s.length);
+  const rooted = (of: Matrix): Matrix => matrix(of.rows, kept, (i, j) => at(of, i, j) * Math.sqrt(s[j] as number));
+  return {
+    b: product(left.q, rooted(u)),
+    a: transposed(product(right.q, rooted(v))),
+    singularValues: s,
+  };
+}
+
+/**
+ * Householder's QR of x [m, n]: q [m, p] with orthonormal columns and r [p, n], p = min(m, n). Sound also where columns are
+ * zero or depend on each other, as those of an untrained adapter.
+ */
+export function qr(x: Matrix): { q: Matrix; r: Matrix } {
+  const { rows: m, columns: n } = x;
+  const p = Math.min(m, n);
+  const r = x.data.slice();
+  const reflectors: Float64Array[] = [];
+  for (let j = 0; j < p; j++) {
+    const w = new Float64Array(m);
+    for (let i = j; i < m; i++) w[i] = r[i * n + j] as number;
+    const norm = length(w);
+    // The sign that adds, so that nothing cancels.
+    w[j] = (w[j] as number) + ((w[j] as number) < 0 ? -norm : norm);
+    const size = length(w);
+    if (size > 0) for (let i = j; i < m; i++) w[i] = (w[i] as number) / size;
+    reflect(r, n, w, j);
+    reflectors.push(w);
+  }
+  const q = new Float64Array(m * p);
+  for (let j = 0; j < p; j++) q[j * p + j] = 1;
+  for (let j = p - 1; j >= 0; j--) reflect(q, p, reflectors[j] as Float64Array, j);
+  return {
+    q: { rows: m, columns: p, data: q },
+    r: matrix(p, n, (i, j) => (j < i ? 0 : (r[i * n + j] as number))),
+  };
+}
+
+/** x ← (I − 2 w wᵀ) x, where w is zero above row `from`. */
+function reflect(x: Float64Array, columns: number, w: Float64Array, from: number): void {
+  const dots = new Float64Array(columns);
+  for (let i = from; i < w.length; i++) {
+    for (let j = 0; j < columns; j++) dots[j] = (dots[j] as number) + (w[i] as number) * (x[i * columns + j] as number);
+  }
+  for (let i = from; i < w.length; i++) {
+    const twice = 2 * (w[i] as number);
+    for (let j = 0; j < columns; j++) x[i * columns + j] = (x[i * columns + j] as number) - twice * (dots[j] as number);
+  }
+}
+
+/** Rotations until columns are orthogonal to rounding; more sweeps than that are never needed in practice. */
+const MOST_SWEEPS = 60;
+
+/**
+ * One-sided Jacobi (Hestenes 1958) of x [m, n]: x = u diag(s) vᵀ with s falling, u [m, n], v [n, n]. Rotates pairs of columns
+ * until all are orthogonal; their lengths then are the singular values. Columns of u whose s is 0 are 0.
+ */
+export function svd(x: Matrix): { u: Matrix; s: Float64Array; v: Matrix } {
+  const { rows: m, columns: n } = x;
+  // Columns as rows of their own, so that a rotation runs along memory.
+  const columns = Array.from({ length: n }, (_, j) => Float64Array.from({ length: m }, (_, i) => at(x, i, j)));
+  const turns = Array.from({ length: n }, (_, j) => Float64Array.from({ length: n }, (_, i) => (i === j ? 1 : 0)));
+  for (let sweep = 0, turned = true; turned && sweep < MOST_SWEEPS; sweep++) {
+    turned = false;
+    for (let p = 0; p < n - 1; p++) {
+      for (let q = p + 1; q < n; q++) {
+        const [a, b] = [columns[p] as Float64Array, columns[q] as Float64Array];
+        const [aa, bb, ab] = [dot(a, a), dot(b, b), dot(a, b)];
+        if (Math.abs(ab) <= 1e-14 * Math.sqrt(aa * bb)) continue;
+        turned = true;
+        const zeta = (bb - aa) / (2 * ab);
+        const t = (zeta < 0 ? -1 : 1) / (Math.abs(zeta) + Math.hypot(1, zeta));
+        const cos = 1 / Math.hypot(1, t);
+        rotate(a, b, cos, cos * t);
+        rotate(turns[p] as Float64Array, turns[q] as Float64Array, cos, cos * t);
+      }
+    }
+  }
+  const lengths = columns.map(length);
+  const order = lengths.map((_, j) => j).sort((i, j) => (lengths[j] as number) - (lengths[i] as number));
+  const s = Float64Array.from(order, (j) => lengths[j] as number);
+  return {
+    u: matrix(m, n, (i, j) =>
+      (s[j] as number) > 0 ? (columns[order[j] as number]?.[i] as number) / (s[j] as number) : 0,
+    ),
+    s,
+    v: matrix(n, n, (i, j) => turns[order[j] as number]?.[i] as number),
+  };
+}
+
+function rotate(a: Float64Array, b: Float64Array, cos: number, sin: number): void {
+  for (let i = 0; i < a.length; i++) {
+    const [x, y] = [a[i] as number, b[i] as number];
+    a[i] = cos * x - sin * y;
+    b[i] = sin * x + cos * y;
+  }
+}
+
+function matrix(rows: number, columns: number, value: (i: number, j: number) => number): Matrix {
+  const data = new Float64Array(rows * columns);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) data[i * columns + j] = value(i, j);
+  return { rows, columns, data };
+}
+
+function at({ columns, data }: Matrix, i: number, j: number): number {
+  return data[i * columns + j] as number;
+}
+
+function transposed(x: Matrix): Matrix {
+  return matrix(x.columns, x.rows, (i, j) => at(x, j, i));
+}
+
+/** x [m, p] times y [p, n] */
+export function product(x: Matrix, y: Matrix): Matrix {
+  const data = new Float64Array(x.rows * y.columns);
+  for (let i = 0; i < x.rows; i++) {
+    for (let p = 0; p < x.columns; p++) {
+      const factor = at(x, i, p);
+      for (let j = 0; j < y.columns; j++) {
+        data[i * y.columns + j] = (data[i * y.columns + j] as number) + factor * at(y, p, j);
+      }
+    }
+  }
+  return { rows: x.rows, columns: y.columns, data };
+}
+
+function dot(a: Float64Array, b: Float64Array): number {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);
+  return sum;
+}
+
+function length(x: Float64Array): number {
+  return Math.sqrt(dot(x, x));
+}
