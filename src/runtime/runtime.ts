@@ -1,6 +1,7 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import type { Graph } from "../graph/graph.js";
+import { liveBytes } from "../graph/live-bytes.js";
 import { bytesOf, showType, type TensorType } from "../graph/value.js";
 import { emit } from "../onnx/emit.js";
 import { add, input } from "../ops/index.js";
@@ -16,6 +17,14 @@ export interface RuntimeOptions {
   readonly device?: Device;
   /** Threads of one operator; default: as many as the machine offers. */
   readonly threads?: number;
+}
+
+/**
+ * Whether a program gives its working memory back after each run. An arena keeps it, grows by doubling and spares small
+ * programs the time of asking; large ones lose no time without it, and of several used in turn only one needs its memory.
+ */
+export function returnsMemory(graph: Graph): boolean {
+  return liveBytes(graph) > 2 ** 28;
 }
 
 /** A compiled graph. Owns memory in the worker until released. */
@@ -89,6 +98,7 @@ export class Runtime {
       graphOptimizationLevel: "all",
       // Patterned arenas keep the peak of every buffer; without them a backward pass peaks at little over half.
       enableMemPattern: false,
+      enableCpuMemArena: !returnsMemory(graph),
       // Errors come as exceptions; they need not be on stderr too.
       logSeverityLevel: 4,
       ...(weightFolder && { extra: { session: { model_external_initializers_file_folder_path: weightFolder } } }),

@@ -3,8 +3,10 @@
  * calls are kept follows from a budget for the whole process.
  */
 import { type Graph, topologicalOrder } from "../graph/graph.js";
+import { liveBytes } from "../graph/live-bytes.js";
 import { bytesOf, type Value } from "../graph/value.js";
 import type { Reward } from "../rewards/index.js";
+import { returnsMemory } from "../runtime/runtime.js";
 import { showBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 import { sizeOf } from "../tensor/shape.js";
@@ -61,11 +63,11 @@ export function memoryOf(
 /** Node with ONNX Runtime loaded, and what it takes to pass tensors around. */
 const PROCESS_BYTES = 200e6;
 
-/** Kernels like their weights in an order of their own and hold them a second time. */
-const COPIES_OF_WEIGHTS = 2;
+/** Kernels like their weights in an order of their own; some hold them a second time. */
+const PACKING = 0.2;
 
-/** What an arena holds above what a graph's values need at one time: scratch space of kernels, and gaps. */
-const ARENA_SURPLUS = 1.5;
+/** What a program takes above what its values need at one time: scratch space of kernels, and gaps. */
+const SURPLUS = 1.5;
 
 /**
  * Of each element that learns: the master, two moments, the gradient and a call's sums in float64, a call's copy of the
@@ -80,13 +82,13 @@ export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Memo
   // The evaluation samples with the training's own program where its batch is as large.
   const always = new Set([text, forward, reward, ...Object.values(evaluation)]);
   const learned = sizeOf((forward.inputs.parameters as Value).shape);
-  const base = PROCESS_BYTES + trajectoryBytes + learned * BYTES_PER_LEARNED + sum([...always].map(programBytes));
-  const recomputing = base + programBytes(vjp);
-  // The forward graph's residuals are counted by themselves.
-  const keepingPrograms =
-    weightBytes(split.forward) * COPIES_OF_WEIGHTS + arenaBytes(forward) + programBytes(split.backward);
+  const base = PROCESS_BYTES + trajectoryBytes + learned * BYTES_PER_LEARNED;
   const expected = (kept: number, recomputes: boolean) =>
-    (recomputes ? recomputing : base) + (kept > 0 ? keepingPrograms + kept * residualBytes : 0);
+    base +
+    programBytes([...always, ...(recomputes ? [vjp] : []), ...(kept > 0 ? [split.forward, split.backward] : [])]) +
+    // A call's own residuals are among the forward program's values.
+    Math.max(0, kept - 1) * residualBytes;
+  const recomputing = expected(0, true);
 
   const { budget } = options;
   const least = all ? Math.min(recomputing, expected(keepable, false)) : recomputing;
@@ -100,42 +102,30 @@ export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Memo
   if (all && keepable > 0 && expected(keepable, false) <= limit) {
     return { keptAtOnce: keepable, recomputes: false, residualBytes, expectedBytes: expected(keepable, false) };
   }
-  const affordable = Math.floor((limit - expected(0, true) - keepingPrograms) / residualBytes);
+  const affordable = 1 + Math.floor((limit - expected(1, true)) / residualBytes);
   const keptAtOnce = Math.max(0, Math.min(keepable, affordable));
   return { keptAtOnce, recomputes: true, residualBytes, expectedBytes: expected(keptAtOnce, true) };
 }
 
-const programBytes = (graph: Graph) => weightBytes(graph) * COPIES_OF_WEIGHTS + arenaBytes(graph);
+/** Of programs that live side by side, each used in its turn. */
+function programBytes(graphs: readonly Graph[]): number {
+  const returning = graphs.filter(returnsMemory).map(workingBytes);
+  const keeping = graphs.filter((graph) => !returnsMemory(graph)).map(workingBytes);
+  return sum(graphs.map(weightBytes)) + sum(keeping) + Math.max(0, ...returning);
+}
 
+const workingBytes = (graph: Graph) => liveBytes(graph) * SURPLUS;
+
+/** Whatever the file holds, the runtime computes with float32. Weights that are so already stay mapped beside the copy. */
 function weightBytes(graph: Graph): number {
   const weights = new Map<string, number>();
   for (const { op, attrs, outputs } of topologicalOrder(Object.values(graph.outputs))) {
-    // Whatever the file holds, the runtime computes with float32.
-    if (op.name === "parameter") weights.set((attrs as { name: string }).name, 4 * sizeOf((outputs[0] as Value).shape));
+    if (op.name !== "parameter") continue;
+    const { shape, dtype } = outputs[0] as Value;
+    const copies = dtype === "float32" ? 2 : 1 + PACKING;
+    weights.set((attrs as { name: string }).name, 4 * sizeOf(shape) * copies);
   }
   return sum([...weights.values()]);
-}
-
-/** The most that is alive at one time when the nodes run in order. A reshape is the value that it views. */
-function arenaBytes(graph: Graph): number {
-  const order = topologicalOrder(Object.values(graph.outputs)).filter(({ inputs }) => inputs.length > 0);
-  const views = new Map<Value, Value>();
-  const held = (value: Value) => views.get(value) ?? value;
-  const lastUse = new Map<Value, number>();
-  for (const [i, { op, inputs, outputs }] of order.entries()) {
-    if (op.name === "reshape") views.set(outputs[0] as Value, held(inputs[0] as Value));
-    for (const value of [...inputs, ...outputs]) lastUse.set(held(value), i);
-  }
-  const ending = order.map((): Value[] => []);
-  for (const [value, i] of lastUse) if (value.node.inputs.length > 0) ending[i]?.push(value);
-  let alive = 0;
-  let most = 0;
-  for (const [i, { outputs }] of order.entries()) {
-    for (const value of outputs) if (!views.has(value)) alive += bytesOf(value);
-    most = Math.max(most, alive);
-    for (const value of ending[i] as Value[]) alive -= bytesOf(value);
-  }
-  return most * ARENA_SURPLUS;
 }
 
 function sum(values: readonly number[]): number {
