@@ -22,7 +22,7 @@ const GOOD_UPDATES_TO_GROW = 50;
 export const MOST_SKIPPED = 10;
 
 export function initialLossScale(): LossScale {
-  return { scale: 2 ** 10, good: 0, skipped: 0 };
+  return { scale: 2 ** 8, good: 0, skipped: 0 };
 }
 
 /** After an update, in place. */
