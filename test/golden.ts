@@ -74,6 +74,7 @@ export async function expectParity(
     given = {},
     tolerance = 1e-4,
     split = false,
+    rework = (graph) => graph,
   }: {
     inputs: Record<string, Value>;
     outputs: Record<string, Value>;
@@ -89,6 +90,8 @@ export async function expectParity(
     tolerance?: number;
     /** Forward and backward as two programs, the second of which begins with the first one's residuals. */
     split?: boolean;
+    /** Another form of the same program. */
+    rework?: (graph: Graph) => Graph;
   },
 ): Promise<void> {
   const upstream = Object.fromEntries(Object.entries(outputs).map(([name, { shape }]) => [name, input(shape)]));
@@ -101,14 +104,14 @@ export async function expectParity(
       if (!value) throw new Error(`no gradient reaches ${name}`);
       return [`${kind}.${name}`, value] as const;
     });
-  const graph: Graph = {
+  const graph = rework({
     name: "parity",
     inputs: Object.fromEntries([...named("input", inputs), ...named("upstream", upstream)]),
     outputs: Object.fromEntries([
       ...named("output", outputs),
       ...named("gradient", Object.fromEntries(Object.keys(wrt).map((name, i) => [name, found[i]]))),
     ]),
-  };
+  });
   const feeds = Object.fromEntries(
     Object.entries(graph.inputs).map(([name, { shape, dtype }]) => {
       const tensor = given[name.replace("input.", "")] ?? golden.tensor(`${at}${name}`);

@@ -56,7 +56,10 @@ async function opened(settings: Settings) {
 /** The gradients of two updates. */
 async function learn(on: Runtime, settings: Settings, change: Partial<MemoryPlan>): Promise<Float64Array[]> {
   const { estimator, layout, start, memory } = await opened(settings);
-  const learner = await Learner.compile(on, pipeline, reward, estimator, layout, settings, { ...memory, ...change });
+  const learner = await Learner.compile(on, pipeline, reward, estimator, layout, settings, "float32", {
+    ...memory,
+    ...change,
+  });
   // Both factors away from zero, so that both have a gradient.
   const weights = (await start()).map((value, i) => value + 0.02 * Math.sin(i));
   const found: Float64Array[] = [];

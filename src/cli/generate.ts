@@ -16,7 +16,7 @@ import { inTemplate } from "../train/samples.js";
 import { writeFileAtomic } from "../weights/atomic.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
-import { commonOptions, number, overridesOf, PROMPTS, type SettingsOptions } from "./options.js";
+import { commonOptions, number, overridesOf, PRECISION, PROMPTS, type SettingsOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
 
 interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" | "out"> {
@@ -58,6 +58,7 @@ export function generateCommand(root: Command, terminal: Terminal): void {
     .option("--guidance <x>", "how strictly the prompt is followed", number({ min: 0 }))
     .option("--out <path>", "a .png file (several pictures become one sheet), or a folder", "generated.png")
     .option("--device <name>", "cpu, cuda or webgpu")
+    .option("--precision <name>", PRECISION)
     .option("--threads <n>", "processor threads (default: one per core)");
   commonOptions(command)
     .addHelpText(
@@ -92,6 +93,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
         model: options.model,
         offline: options.offline,
         device: options.device,
+        precision: options.precision,
         threads: options.threads,
         negativePrompt: options.negativePrompt,
       }),
@@ -101,7 +103,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
         : [{ path: ["sampling", "guidance_scale"], value: guidance, origin: "--guidance" }]),
     ],
   });
-  const { model, loading, device, threads, sampling } = settings;
+  const { model, loading, device, precision, threads, sampling } = settings;
   const warn = (message: string) => terminal.say(`warning: ${message}`);
   const tuned = options.adapter === undefined ? {} : await openTuned(options.adapter, warn);
   const pictures = prompts.flatMap((prompt) =>
@@ -112,6 +114,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
       model,
       loading,
       device,
+      precision,
       threads,
       sampling,
       pictures,

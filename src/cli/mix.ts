@@ -14,7 +14,7 @@ import { type MixForm, mixAdapters } from "../train/mix.js";
 import { type LoraAdapter, PEFT_FILE, writeKohyaLora, writePeftLora } from "../weights/lora-files.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
-import { type CommonOptions, commonOptions, number, overridesOf } from "./options.js";
+import { type CommonOptions, commonOptions, number, overridesOf, PRECISION } from "./options.js";
 import type { Terminal } from "./terminal.js";
 
 /** Those that `evaluate` has as well. */
@@ -32,6 +32,7 @@ interface MixOptions extends Omit<MixingOptions, "coefficient"> {
   model?: string;
   offline?: boolean;
   device?: string;
+  precision?: string;
   threads?: string;
   out: string;
 }
@@ -73,6 +74,7 @@ export function mixCommand(root: Command, terminal: Terminal): void {
     .option("--model <model>", "what the strip is drawn with (default: A's model, or the embedded one)")
     .option("--offline", "take models of the hub from its cache alone")
     .option("--device <name>", "cpu, cuda or webgpu")
+    .option("--precision <name>", PRECISION)
     .option("--threads <n>", "processor threads (default: one per core)");
   commonOptions(command)
     .addHelpText(
@@ -151,15 +153,16 @@ async function drawStrip(
     model: options.model,
     offline: options.offline,
     device: options.device,
+    precision: options.precision,
     threads: options.threads,
   });
   const settings = await loadSettings({ recipe: await recipeOfAdapter(a), overrides });
-  const { model, loading, device, threads, sampling } = settings;
+  const { model, loading, device, precision, threads, sampling } = settings;
   const prompts = options.prompt ?? [...new Set(evaluationPrompts(settings))].slice(0, MOST_PROMPTS);
   const columns = await interruptible(terminal, "Stopping after this batch", (signal) =>
     generateEach(
       {
-        ...{ model, loading, device, threads, sampling },
+        ...{ model, loading, device, precision, threads, sampling },
         pictures: prompts.map((prompt) => ({ prompt, seed: options.seed })),
         negative: settings.prompts.negative,
         signal,

@@ -19,6 +19,7 @@ export interface SettingsOptions extends CommonOptions {
   out?: string;
   seed?: string;
   device?: string;
+  precision?: string;
   threads?: string;
   memory?: string;
   offline?: boolean;
@@ -43,10 +44,13 @@ export function settingsOptions(command: Command): Command {
     .option("--negative-prompt <text>", "what pictures should stay away from")
     .option("--seed <n>", "the seed of everything random")
     .option("--device <name>", "cpu, cuda or webgpu")
+    .option("--precision <name>", PRECISION)
     .option("--threads <n>", "processor threads (default: one per core)")
     .option("--memory <size>", "memory to stay within, such as 4GB (default: half of what is free)")
     .option("--set <path=value>", "any setting, such as lora.rank=8; may be repeated", collectSet);
 }
+
+export const PRECISION = "what the U-Net computes in: auto, float32 or float16 (auto: float16 on a GPU)";
 
 export const PROMPTS = "a text file with a prompt a line (.txt), or a list's name such as animals";
 
@@ -71,6 +75,7 @@ const settingOfOption = {
   out: "out",
   seed: "seed",
   device: "device",
+  precision: "precision",
   threads: "threads",
   memory: "memory",
   adapter: "lora.start",

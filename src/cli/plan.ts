@@ -58,7 +58,10 @@ function planLines(plan: Plan): [string, string][] {
     ["model", `${plan.model}, a U-Net of ${amount(plan.backboneParameters)} parameters`],
     ["learns", `${amount(plan.trainableParameters)} parameters${WHOSE[plan.trainable]} from the ${plan.reward} reward`],
     ["updates", `${plan.updates} of ${plan.samplesPerUpdate} pictures, in ${plan.accumulation} micro-batches each`],
-    ["U-Net calls", `${plan.unetForwardCallsPerUpdate} forward and ${backward} backward an update`],
+    [
+      "U-Net calls",
+      `${plan.unetForwardCallsPerUpdate} forward and ${backward} backward an update, in ${plan.precision}`,
+    ],
     [
       "operations",
       `${amount(plan.flopsPerUpdate)}FLOP an update, ${amount(plan.flopsPerUpdate * plan.updates)}FLOP in all`,

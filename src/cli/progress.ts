@@ -1,6 +1,7 @@
 /** What a person sees while a run goes on. */
 import { duration, format } from "../runs/format.js";
 import type { StepMetrics, TrainObserver } from "../train/events.js";
+import type { Precision } from "../train/precision.js";
 import type { Terminal } from "./terminal.js";
 
 export function progress(terminal: Terminal, reward: string): TrainObserver {
@@ -14,7 +15,7 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
         pace = new Pace();
         terminal.say(
           `${step === 0 ? "training" : `going on from step ${step} with`} ${plan.model}, ${reward} reward: ` +
-            `${updates} steps of ${plan.samplesPerUpdate} pictures, ${plan.trainableParameters.toLocaleString("en")} parameters learn`,
+            `${updates} steps of ${plan.samplesPerUpdate} pictures, ${plan.trainableParameters.toLocaleString("en")} parameters learn${IN_PRECISION[plan.precision]}`,
         );
         return;
       }
@@ -45,18 +46,20 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
   };
 }
 
+const IN_PRECISION: Readonly<Record<Precision, string>> = { float32: "", float16: ", the U-Net computes in float16" };
+
 function evaluationLine(mean: number, std: number, when: string): string {
   return `  evaluation reward ${format(mean)} ± ${format(std)}, ${when}`;
 }
 
 export function stepLine(metrics: StepMetrics, updates: number, remaining: number): string {
-  const { step, reward_mean, reward_std, loss, grad_norm, peak_rss_bytes, seconds } = metrics;
+  const { step, reward_mean, reward_std, loss, grad_norm, loss_scale, peak_rss_bytes, seconds } = metrics;
   const width = String(updates).length;
   return [
     `step ${String(step).padStart(width)}/${updates}`,
     `reward ${format(reward_mean)} ± ${format(reward_std)}`,
     `loss ${format(loss)}`,
-    `grad ${format(grad_norm)}`,
+    grad_norm === null ? `skipped: the gradient overflows at scale ${loss_scale}` : `grad ${format(grad_norm)}`,
     `${(peak_rss_bytes / 2 ** 30).toFixed(2)} GiB`,
     `${duration(seconds)}/step`,
     step < updates ? `${duration(remaining)} left` : "done",

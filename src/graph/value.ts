@@ -44,6 +44,8 @@ export interface OpDef<A = unknown> {
   /** Writes ONNX nodes; returns the output names. */
   emit(w: OnnxWriter, inputs: readonly string[], node: Node<A>): readonly string[];
   evaluate(inputs: readonly F64Array[], node: Node<A>): readonly F64Array[];
+  /** Adds up elements one after another, which halves would lose: a half-precision program computes it in float32. */
+  readonly sums?: true;
 }
 
 /** One application of an op. Immutable: a graph is whatever its outputs reach. */

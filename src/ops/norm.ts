@@ -1,4 +1,5 @@
 import { apply, apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
+import type { DType } from "../tensor/dtype.js";
 import type { Shape } from "../tensor/shape.js";
 import { add, mul } from "./elementwise.js";
 import { reshape } from "./movement.js";
@@ -28,6 +29,9 @@ function standardized({ shape, data }: F64Array, epsilon: number): [F64Array, F6
 
 const statisticsOf = (shape: Shape) => [...shape.slice(0, -1), 1];
 
+/** The runtime computes mean and deviation in float32 (`stash_type`) and gives them out so, also where x is a half. */
+const statisticsType = (dtype: DType): DType => (dtype === "float16" ? "float32" : dtype);
+
 /**
  * (x - mean) / √(variance + ε) · scale + bias over the last axis (Ba et al. 2016).
  * Outputs y, and the mean and inverse deviation [..., 1] that the gradient needs.
@@ -44,7 +48,7 @@ export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
         );
       }
     }
-    const statistics = { shape: statisticsOf(shape), dtype };
+    const statistics = { shape: statisticsOf(shape), dtype: statisticsType(dtype) };
     return [{ shape, dtype }, statistics, statistics];
   },
   emit: (w, inputs, { attrs }) =>
@@ -70,7 +74,7 @@ export const standardizeOp: OpDef<{ readonly epsilon: number }> = {
     const { shape, dtype } = x as TensorType;
     return [
       { shape, dtype },
-      { shape: statisticsOf(shape), dtype },
+      { shape: statisticsOf(shape), dtype: statisticsType(dtype) },
     ];
   },
   emit: (w, [x], { attrs, outputs }) => {

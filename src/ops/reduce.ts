@@ -38,20 +38,26 @@ function reduction(
   };
 }
 
-export const sumOp = reduction(
-  "sum",
-  "ReduceSum",
-  0,
-  (total, x) => total + x,
-  (total) => total,
-);
-export const meanOp = reduction(
-  "mean",
-  "ReduceMean",
-  0,
-  (total, x) => total + x,
-  (total, count) => total / count,
-);
+export const sumOp: OpDef<ReduceAttrs> = {
+  ...reduction(
+    "sum",
+    "ReduceSum",
+    0,
+    (total, x) => total + x,
+    (total) => total,
+  ),
+  sums: true,
+};
+export const meanOp: OpDef<ReduceAttrs> = {
+  ...reduction(
+    "mean",
+    "ReduceMean",
+    0,
+    (total, x) => total + x,
+    (total, count) => total / count,
+  ),
+  sums: true,
+};
 export const maxOp = reduction("max", "ReduceMax", Number.NEGATIVE_INFINITY, Math.max, (total) => total);
 
 interface ReduceOptions {

@@ -55,7 +55,7 @@ same noise each time. Bands: one standard deviation. Across: steps.</p>
 </section>
 <section class="pair">
 <div><h2>Loss</h2>${lineChart({ title: "Loss over steps", series: [{ label: "loss", className: "train", points: metrics.map((row) => ({ x: row.step, y: row.loss })) }] })}</div>
-<div><h2>Gradient norm</h2>${lineChart({ title: "Gradient norm over steps", series: [{ label: "gradient norm", className: "train", points: metrics.map((row) => ({ x: row.step, y: row.grad_norm })) }] })}</div>
+<div><h2>Gradient norm</h2>${lineChart({ title: "Gradient norm over steps", series: [{ label: "gradient norm", className: "train", points: metrics.flatMap(({ step, grad_norm }) => (grad_norm === null ? [] : [{ x: step, y: grad_norm }])) }] })}</div>
 </section>
 ${usage(run)}
 <section>

@@ -24,6 +24,7 @@ const plan: Plan = {
   updates: 4,
   samplesPerUpdate: 4,
   accumulation: 1,
+  precision: "float32",
   unetForwardCallsPerUpdate: 1,
   unetRecomputedCallsPerUpdate: 0,
   memory: { keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },

@@ -17,6 +17,10 @@ export function isFloating(dtype: DType): boolean {
   return dtype === "float64" || dtype === "float32" || dtype === "float16" || dtype === "bfloat16";
 }
 
+/** The largest float16, and the smallest with all its digits. */
+export const HALF_MAX = 65504;
+export const HALF_MIN_NORMAL = 2 ** -14;
+
 const halfView = new DataView(new ArrayBuffer(4));
 
 /** IEEE 754 binary16 bits → number. */

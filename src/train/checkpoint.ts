@@ -19,6 +19,7 @@ import { smallestUnet } from "./adapter.js";
 import type { FileContent } from "./events.js";
 import { exportFiles } from "./export.js";
 import type { LearnedLayout } from "./learned.js";
+import { LARGEST_SCALE, LEAST_SCALE, type LossScale } from "./loss-scale.js";
 import type { AdamWState } from "./optimizer.js";
 import type { Pipeline } from "./pipeline.js";
 import { MOST_RANK, type Settings, settingsSchema } from "./settings.js";
@@ -32,6 +33,8 @@ export interface TrainingState {
   readonly optimizer: AdamWState;
   /** The highest mean reward of an evaluation after an update; null before the first. */
   readonly bestEvaluation: number | null;
+  /** Of a run in float16. */
+  readonly lossScale: LossScale | null;
 }
 
 /** What a state belongs to. */
@@ -49,7 +52,7 @@ export function checkpointFiles(
   origin: Origin,
   pipeline: Pipeline,
 ): ReadonlyMap<string, FileContent> {
-  const { step, weights, optimizer, bestEvaluation } = state;
+  const { step, weights, optimizer, bestEvaluation, lossScale } = state;
   const vector = (data: Float32Array) => float32(data, [data.length]);
   const tensors = {
     weights: vector(weights),
@@ -58,7 +61,7 @@ export function checkpointFiles(
   };
   const metadata = {
     format: "alignprop training state 1",
-    state: JSON.stringify({ step, bestEvaluation, ...origin }),
+    state: JSON.stringify({ step, optimizerStep: optimizer.step, bestEvaluation, lossScale, ...origin }),
     ...(layout.kind === "lora" && { adapter: JSON.stringify(placesOf(layout)) }),
   };
   const files = exportFiles(layout, weights, { pipeline, name: origin.settings.name });
@@ -93,7 +96,17 @@ export async function savedLayout(folder: string, pipeline: Pipeline): Promise<L
 
 const savedState = z.object({
   step: z.int().min(1),
+  /** Without the updates that were skipped. */
+  optimizerStep: z.int().min(0).optional(),
   bestEvaluation: z.number().nullable(),
+  lossScale: z
+    .object({
+      scale: z.number().min(LEAST_SCALE).max(LARGEST_SCALE),
+      good: z.int().min(0),
+      skipped: z.int().min(0),
+    })
+    .nullable()
+    .default(null),
   settings: z.record(z.string(), z.unknown()),
   model: z.string(),
   reward: z.string(),
@@ -135,9 +148,10 @@ export async function resumeFrom(folder: string, layout: LearnedLayout, origin: 
   return {
     step: saved.step,
     bestEvaluation: saved.bestEvaluation,
+    lossScale: saved.lossScale,
     weights: await read("weights"),
     optimizer: {
-      step: saved.step,
+      step: saved.optimizerStep ?? saved.step,
       firstMoment: await read("first_moment"),
       secondMoment: await read("second_moment"),
     },
@@ -145,7 +159,19 @@ export async function resumeFrom(folder: string, layout: LearnedLayout, origin: 
 }
 
 /** Settings that say how long, how often and where, but not what is learnt; the weights have fingerprints of their own. */
-const FREE = ["name", "model", "loading", "device", "threads", "memory", "out", "train", "checkpoint", "evaluation"];
+const FREE = [
+  "name",
+  "model",
+  "loading",
+  "device",
+  "precision",
+  "threads",
+  "memory",
+  "out",
+  "train",
+  "checkpoint",
+  "evaluation",
+];
 
 /** `lora.rank is 8 now and was 4`, for each setting that differs. */
 function settingsThatDiffer(written: Readonly<Record<string, unknown>>, wanted: Settings): string[] {

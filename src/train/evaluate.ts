@@ -11,6 +11,7 @@ import { judgeGraph } from "./graphs.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { samplePictures, toRgb } from "./pictures.js";
 import { promptWarnings, withUnet } from "./pipeline.js";
+import { choosePrecision } from "./precision.js";
 import { openSettingsReward } from "./reward.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate } from "./samples.js";
@@ -39,6 +40,7 @@ export async function evaluate(
       batch: Math.min(settings.evaluation.batch, prompts.length * settings.evaluation.seeds_per_prompt),
       layout: lora?.layout,
       negativePrompt: settings.prompts.negative,
+      precision: await choosePrecision(settings, runtime, warn),
     });
     const evaluator = new Evaluator(runtime, sampler, reward, settings);
     return await evaluator.evaluate(lora?.weights, signal);

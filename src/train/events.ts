@@ -7,6 +7,7 @@
  */
 
 import type { MemoryPlan } from "./memory.js";
+import type { Precision } from "./precision.js";
 import type { Settings } from "./settings.js";
 
 /** A picture as people see it: 8-bit RGB, row by row, `pixels.length` = 3 · width · height. */
@@ -27,8 +28,12 @@ export interface StepMetrics {
   readonly loss: number;
   readonly reward_mean: number;
   readonly reward_std: number;
-  /** L2 norm of the gradient of all that learns, before clipping. */
-  readonly grad_norm: number;
+  /** L2 norm of the gradient of all that learns, before clipping; null where the update was skipped. */
+  readonly grad_norm: number | null;
+  /** Of an update in float16: what its gradient was scaled by (`loss-scale.ts`). */
+  readonly loss_scale?: number;
+  /** Present where halves could not hold the gradient, and the weights stayed as they were. */
+  readonly skipped?: true;
   /** Wall time of this step, its evaluation not included. */
   readonly seconds: number;
   readonly peak_rss_bytes: number;
@@ -60,6 +65,8 @@ export interface Plan {
   readonly samplesPerUpdate: number;
   /** Micro-batches whose gradients make one update. */
   readonly accumulation: number;
+  /** Of the U-Net. */
+  readonly precision: Precision;
   readonly unetForwardCallsPerUpdate: number;
   /** An expectation where the truncation is random. */
   readonly unetBackwardCallsPerUpdate: number;

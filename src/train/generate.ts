@@ -9,12 +9,13 @@ import type { RgbImage } from "./events.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { type Picture, samplePictures, toRgb } from "./pictures.js";
 import { promptWarnings, withUnet } from "./pipeline.js";
+import { choosePrecision } from "./precision.js";
 import { Sampler } from "./sampler.js";
 import type { Settings } from "./settings.js";
 
 export interface GenerateOptions
   extends Pick<Settings, "model" | "device" | "threads" | "sampling">,
-    Partial<Pick<Settings, "loading">>,
+    Partial<Pick<Settings, "loading" | "precision">>,
     OpenListener {
   readonly pictures: readonly Picture[];
   readonly negative?: string;
@@ -37,19 +38,21 @@ export async function generateEach(
   adapters: readonly (LoraAdapter | undefined)[],
 ): Promise<RgbImage[][]> {
   const { pictures, sampling, negative = "", batch = 4, signal, warn = () => {} } = options;
+  const { device, precision: asked = "auto" } = options;
   const pipeline = withUnet(await openModel(options, options), options.unet);
   const loras = adapters.map((adapter) => adapter && toFlat(pipeline, adapter));
   const prompts = [...pictures.map(({ prompt }) => prompt), negative];
   for (const message of promptWarnings(pipeline, prompts)) warn(message);
   const runtime = await Runtime.start(runtimeOptions(options));
   try {
+    const precision = await choosePrecision({ device, precision: asked }, runtime, warn);
     const all: RgbImage[][] = [];
     let compiled: { layout: LoraLayout | undefined; sampler: Sampler } | undefined;
     for (const lora of loras) {
       const layout = lora?.layout;
       if (!compiled || !isDeepStrictEqual(layout, compiled.layout)) {
         await compiled?.sampler.release();
-        const options = { batch: Math.min(batch, pictures.length), layout, negativePrompt: negative };
+        const options = { batch: Math.min(batch, pictures.length), layout, negativePrompt: negative, precision };
         compiled = { layout, sampler: await Sampler.compile(runtime, pipeline, sampling, options) };
       }
       const images: RgbImage[] = [];

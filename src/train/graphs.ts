@@ -18,13 +18,14 @@ import type { Reward } from "../rewards/reward.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { type LearnedLayout, learnedScope } from "./learned.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
+import { inPrecision, type Precision } from "./precision.js";
 import { evaluationBatch, type Settings } from "./settings.js";
 
 export interface TrainingGraphs {
   /** Runs once a prompt. */
   readonly text: Graph;
   readonly forward: Graph;
-  /** Where residuals are kept, forward and backward; where not, the product that computes forward again. */
+  /** Where residuals are kept (in float32 alone), forward and backward; where not, the product that computes forward again. */
   readonly split: Split;
   readonly vjp: Graph;
   readonly reward: Graph;
@@ -37,6 +38,7 @@ export function trainingGraphs(
   reward: Reward,
   layout: LearnedLayout,
   estimator: Estimator,
+  precision: Precision = "float32",
 ): TrainingGraphs {
   const { sampling, loss } = settings;
   const { per_device: batch, total: samples } = settings.batch;
@@ -44,16 +46,19 @@ export function trainingGraphs(
   const size = latentSize(pipeline, sampling.height, sampling.width);
   const shape = { batch, size, guidanceScale: sampling.guidance_scale };
   const wantsDx = estimator.needsDx(sampling.steps);
-  const forward = denoiseGraph(pipeline, layout, shape);
+  const forward = inPrecision(denoiseGraph(pipeline, layout, shape), precision);
   const decode = decodeGraph(pipeline, evaluated, size);
   return {
     text: textGraph(pipeline),
     forward,
     split: denoiseSplit(pipeline, layout, shape, wantsDx),
-    vjp: denoiseVjpGraph(pipeline, layout, shape, wantsDx),
+    vjp: inPrecision(denoiseVjpGraph(pipeline, layout, shape, wantsDx), precision),
     reward: rewardGraph(pipeline, reward, loss, { batch, size, samples }),
     evaluation: {
-      forward: evaluated === batch ? forward : denoiseGraph(pipeline, layout, { ...shape, batch: evaluated }),
+      forward:
+        evaluated === batch
+          ? forward
+          : inPrecision(denoiseGraph(pipeline, layout, { ...shape, batch: evaluated }), precision),
       decode,
       judge: judgeGraph(reward, (decode.outputs.images as Value).shape as [number, number, number, number]),
     },

@@ -9,8 +9,10 @@ import { merge } from "../weights/source.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { trainingGraphs } from "./graphs.js";
 import type { LearnedLayout } from "./learned.js";
+import { HalfOverflow } from "./loss-scale.js";
 import { type MemoryPlan, memoryOf } from "./memory.js";
 import type { Pipeline } from "./pipeline.js";
+import type { Precision } from "./precision.js";
 import { Sampler, stack } from "./sampler.js";
 import type { TrainingSample } from "./samples.js";
 import type { Settings } from "./settings.js";
@@ -21,6 +23,8 @@ import { type Walk, walksOf } from "./walks.js";
 export interface Experience {
   /** dL/d parameters, the loss being the mean over all samples. */
   readonly gradient: Float64Array;
+  /** Halves could not hold the gradient, which is of no use then. */
+  readonly overflowed: boolean;
   readonly loss: number;
   /** Of each sample. */
   readonly rewards: readonly number[];
@@ -44,32 +48,44 @@ export class Learner {
     estimator: Estimator,
     layout: LearnedLayout,
     settings: Settings,
-    memory: MemoryPlan = memoryOf(settings, pipeline, reward, layout, estimator),
+    precision: Precision = "float32",
+    memory: MemoryPlan = memoryOf(settings, pipeline, reward, layout, estimator, precision),
   ): Promise<Learner> {
     const { sampling, batch, prompts } = settings;
-    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator);
+    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision);
     const sampler = await Sampler.compile(runtime, pipeline, sampling, {
       batch: batch.per_device,
       layout,
       negativePrompt: prompts.negative,
+      precision,
     });
     const backward = await UnetBackward.compile(runtime, sampler, layout, graphs, memory);
     const judge = await runtime.compile(graphs.reward, merge(pipeline.weights, reward.weights));
     return new Learner(sampler, layout, estimator, reward, backward, judge);
   }
 
-  /** Samples pictures with the parameters as they are, rewards them and walks back to the parameters. */
-  async learn(samples: readonly TrainingSample[], parameters: Float32Array): Promise<Experience> {
+  /**
+   * Samples pictures with the parameters as they are, rewards them and walks back to the parameters. `scale`: of what goes
+   * back through the U-Net, where it computes in halves.
+   */
+  async learn(samples: readonly TrainingSample[], parameters: Float32Array, scale?: number): Promise<Experience> {
     const gradient = new Float64Array(this.layout.size);
     const rewards: number[] = [];
     const losses: number[] = [];
+    let overflowed = false;
     for (const walk of walksOf(samples, this.sampler.batch)) {
-      const seen = await this.thereAndBack(walk, parameters, gradient);
+      const seen = await this.thereAndBack(walk, parameters, overflowed ? null : gradient, scale);
       rewards.push(...seen.rewards);
       losses.push(...seen.losses);
+      overflowed ||= seen.overflowed;
     }
-    requireFinite(gradient, this.layout, "the gradient");
-    return { gradient, rewards, loss: losses.reduce((sum, value) => sum + value / samples.length, 0) };
+    if (!overflowed) requireFinite(gradient, this.layout, "the gradient");
+    return {
+      gradient,
+      overflowed,
+      rewards,
+      loss: losses.reduce((sum, value) => sum + value / samples.length, 0),
+    };
   }
 
   async release(): Promise<void> {
@@ -78,14 +94,21 @@ export class Learner {
     await this.judge.release();
   }
 
-  private async thereAndBack(walk: Walk, parameters: Float32Array, gradient: Float64Array) {
+  /** `gradient` null: only there, for what an update that is to be skipped tells of its pictures. */
+  private async thereAndBack(
+    walk: Walk,
+    parameters: Float32Array,
+    gradient: Float64Array | null,
+    scale: number | undefined,
+  ) {
     const { sampler, estimator } = this;
     const { steps } = sampler;
     const pictures = walk.flat();
     const pool = new Pool(pictures.length, sampler);
     const rewards: number[] = [];
     const losses: number[] = [];
-    const back = this.backward.begin(walk, parameters);
+    let overflowed = false;
+    const back = this.backward.begin(walk, parameters, scale);
     try {
       for (const [n, batch] of walk.entries()) {
         const noises = batch.map((sample) => sample.noise());
@@ -106,11 +129,14 @@ export class Learner {
       // dL/d parameters
       const chain = { steps, vjp: back.vjp, trajectory: pool.trajectory };
       const keep = pictures.map(({ mask }) => mask);
-      await estimator.accumulate(chain, pool.dFinal, keep, gradient);
+      if (gradient) await estimator.accumulate(chain, pool.dFinal, keep, gradient);
+    } catch (error) {
+      if (!(error instanceof HalfOverflow)) throw error;
+      overflowed = true;
     } finally {
       await back.release();
     }
-    return { rewards, losses };
+    return { rewards, losses, overflowed };
   }
 
   private async judgeLatents(latents: Float32Array, batch: readonly TrainingSample[]) {

@@ -14,6 +14,7 @@ import type { Estimator } from "./estimators/estimator.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
 import type { LearnedLayout } from "./learned.js";
 import type { Pipeline } from "./pipeline.js";
+import type { Precision } from "./precision.js";
 import type { Settings } from "./settings.js";
 import { backwardCalls, drawnWalks } from "./walks.js";
 
@@ -45,17 +46,21 @@ export function memoryOf(
   reward: Reward,
   layout: LearnedLayout,
   estimator: Estimator,
+  precision: Precision = "float32",
 ): MemoryPlan {
-  const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator);
+  const onCpu = settings.device === "cpu";
+  // Of halves the CPU makes float32 before it computes with them.
+  const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, onCpu ? "float32" : precision);
   const walks = drawnWalks(settings, estimator).flat();
   const { per_device: batch } = settings.batch;
   const calls = walks.map((walk) => backwardCalls(walk, batch, Number.POSITIVE_INFINITY));
   const pictures = Math.max(...walks.map((walk) => walk.flat().length));
+  // Elsewhere residuals would cross between host and device and back.
+  const keeps = onCpu && precision === "float32";
   return planMemory(graphs, {
     budget: settings.memory,
-    // Elsewhere residuals would cross between host and device and back.
-    keepable: settings.device === "cpu" ? Math.max(...calls.map(({ kept }) => kept)) : 0,
-    all: settings.device === "cpu" && calls.every(({ recomputed }) => recomputed === 0),
+    keepable: keeps ? Math.max(...calls.map(({ kept }) => kept)) : 0,
+    all: keeps && calls.every(({ recomputed }) => recomputed === 0),
     trajectoryBytes: (settings.sampling.steps * pictures * bytesOf(graphs.forward.inputs.latents as Value)) / batch,
   });
 }
@@ -116,14 +121,16 @@ function programBytes(graphs: readonly Graph[]): number {
 
 const workingBytes = (graph: Graph) => liveBytes(graph) * SURPLUS;
 
-/** Whatever the file holds, the runtime computes with float32. Weights that are so already stay mapped beside the copy. */
+/** Weights that the file holds as the graph reads them stay mapped beside the kernels' copy. */
 function weightBytes(graph: Graph): number {
   const weights = new Map<string, number>();
-  for (const { op, attrs, outputs } of topologicalOrder(Object.values(graph.outputs))) {
-    if (op.name !== "parameter") continue;
-    const { shape, dtype } = outputs[0] as Value;
-    const copies = dtype === "float32" ? 2 : 1 + PACKING;
-    weights.set((attrs as { name: string }).name, 4 * sizeOf(shape) * copies);
+  for (const { op, inputs, outputs } of topologicalOrder(Object.values(graph.outputs))) {
+    const [output] = outputs as [Value];
+    // Whatever the file holds, the runtime has what the graph casts it to.
+    const stored = op.name === "cast" ? (inputs[0] as Value) : output;
+    if (stored.node.op.name !== "parameter") continue;
+    const copies = stored === output ? 2 : 1 + PACKING;
+    weights.set((stored.node.attrs as { name: string }).name, bytesOf(output) * copies);
   }
   return sum([...weights.values()]);
 }

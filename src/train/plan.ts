@@ -15,6 +15,7 @@ import type { LearnedLayout } from "./learned.js";
 import { memoryOf } from "./memory.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import type { Pipeline } from "./pipeline.js";
+import { choosePrecision, type Precision } from "./precision.js";
 import { absentWeights, openSettingsReward, uncountedReward } from "./reward.js";
 import { accumulationSteps, evaluationBatch, type Settings } from "./settings.js";
 import { openLearned } from "./start.js";
@@ -32,12 +33,17 @@ export async function plan(
   const estimator = alignprop(settings.estimator.truncation);
   const { layout } = await openLearned(settings, pipeline, { warn: listener.warn });
   const uncounted = absent === undefined ? [] : [`the ${reward.name} reward, whose weights (${absent}) are not here`];
-  const counted = { ...countPlan(settings, pipeline, reward, layout, estimator), uncounted };
-  if (!calibrate) return counted;
+  const count = (precision: Precision): Plan => ({
+    ...countPlan(settings, pipeline, reward, layout, estimator, precision),
+    uncounted,
+  });
+  if (!calibrate) return count(await choosePrecision(settings, undefined, listener.warn));
 
   const runtime = await Runtime.start(runtimeOptions(settings));
   try {
-    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator);
+    const precision = await choosePrecision(settings, runtime, listener.warn);
+    const counted = count(precision);
+    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision);
     return {
       ...counted,
       estimate: await timed(runtime, counted, graphs, settings, merge(pipeline.weights, reward.weights)),
@@ -53,13 +59,14 @@ export function countPlan(
   reward: Reward,
   layout: LearnedLayout,
   estimator: Estimator,
+  precision: Precision = "float32",
 ): Plan {
   const { sampling, batch, prompts, evaluation, train } = settings;
   const accumulation = accumulationSteps(batch);
   const forwardCalls = accumulation * sampling.steps;
-  const memory = memoryOf(settings, pipeline, reward, layout, estimator);
+  const memory = memoryOf(settings, pipeline, reward, layout, estimator, precision);
   const { kept, recomputed } = callsPerUpdate(settings, estimator, memory.keptAtOnce);
-  const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator);
+  const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision);
   return {
     model: settings.model,
     reward: reward.name,
@@ -69,6 +76,7 @@ export function countPlan(
     updates: train.updates,
     samplesPerUpdate: batch.total,
     accumulation,
+    precision,
     unetForwardCallsPerUpdate: forwardCalls,
     unetBackwardCallsPerUpdate: kept + recomputed,
     unetRecomputedCallsPerUpdate: recomputed,

@@ -10,7 +10,8 @@
  *         g += dL/dx_0 walked back through DDIM and, where m, through ε̂, to θ
  *       θ ← AdamW(clip(g))
  *
- * With `trainable: unet`, θ is the U-Net's own weights instead of an adapter's.
+ * With `precision: float16` the U-Net computes in halves and θ stays in float32; an update whose gradient they cannot hold
+ * is skipped. With `trainable: unet`, θ is the U-Net's own weights instead of an adapter's.
  */
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
@@ -21,10 +22,12 @@ import { Evaluator, evaluationPrompts, meanAndStd, runtimeOptions } from "./eval
 import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
 import { Learner, requireFinite } from "./learner.js";
+import { initialLossScale, keepScale, lowerScale, MOST_SKIPPED } from "./loss-scale.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { adamw, adamwState, clipGradNorm } from "./optimizer.js";
 import { promptWarnings } from "./pipeline.js";
 import { countPlan } from "./plan.js";
+import { choosePrecision, type Precision } from "./precision.js";
 import { openSettingsReward } from "./reward.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate, samplesOf } from "./samples.js";
@@ -66,16 +69,28 @@ export async function train(
         step: 0,
         weights: await initial(),
         optimizer: adamwState(layout.size),
+        lossScale: null,
         bestEvaluation: null,
       };
   const { weights, optimizer } = start;
   let { step, bestEvaluation } = start;
 
-  const plan = countPlan(settings, pipeline, reward, layout, estimator);
   const runtime = await Runtime.start(runtimeOptions(settings));
   try {
-    const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings, plan.memory);
-    const evaluator = await openEvaluator(runtime, learner, reward, settings);
+    const precision = await choosePrecision(settings, runtime, warn);
+    const lossScale = precision === "float16" ? (start.lossScale ?? initialLossScale()) : null;
+    const plan = countPlan(settings, pipeline, reward, layout, estimator, precision);
+    const learner = await Learner.compile(
+      runtime,
+      pipeline,
+      reward,
+      estimator,
+      layout,
+      settings,
+      precision,
+      plan.memory,
+    );
+    const evaluator = await openEvaluator(runtime, learner, reward, settings, precision);
     const { updates } = settings.train;
     await observer({ kind: "started", plan, step });
     const prompts = allPrompts(settings);
@@ -90,11 +105,19 @@ export async function train(
     while (step < updates && !signal?.aborted) {
       const stepBegan = performance.now();
       const samples = samplesOf(step + 1, settings, estimator, learner.sampler.latentElements);
-      const { gradient, loss, rewards } = await at(step + 1, () => learner.learn(samples, weights));
-      const gradNorm = clipGradNorm(gradient, settings.optimizer.max_grad_norm);
-      adamw(weights, gradient, optimizer, adamwOptions(settings));
+      const scale = lossScale?.scale;
+      const { gradient, overflowed, loss, rewards } = await at(step + 1, () => learner.learn(samples, weights, scale));
       step += 1;
-      await at(step, async () => requireFinite(weights, layout, "after the update, the weight"));
+      let gradNorm: number | null = null;
+      if (!overflowed) {
+        gradNorm = clipGradNorm(gradient, settings.optimizer.max_grad_norm);
+        adamw(weights, gradient, optimizer, adamwOptions(settings));
+        await at(step, async () => requireFinite(weights, layout, "after the update, the weight"));
+        if (lossScale) keepScale(lossScale);
+      } else if (lossScale) {
+        lowerScale(lossScale);
+        await at(step, async () => requireFewSkipped(lossScale.skipped, scale));
+      }
       const seconds = (performance.now() - stepBegan) / 1000;
 
       let evaluated: EvaluationResult | undefined;
@@ -112,6 +135,8 @@ export async function train(
           reward_mean: meanAndStd(rewards).mean,
           reward_std: meanAndStd(rewards).std,
           grad_norm: gradNorm,
+          ...(scale !== undefined && { loss_scale: scale }),
+          ...(overflowed && { skipped: true as const }),
           seconds,
           peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
           ...(evaluated && { eval_reward_mean: evaluated.mean, eval_reward_std: evaluated.std }),
@@ -122,7 +147,12 @@ export async function train(
       if (best) bestEvaluation = evaluated?.mean as number;
       const { every, keep_best } = settings.checkpoint;
       if (step % every === 0 || step === updates || signal?.aborted || (best && keep_best)) {
-        const files = checkpointFiles({ step, weights, optimizer, bestEvaluation }, layout, origin, pipeline);
+        const files = checkpointFiles(
+          { step, weights, optimizer, bestEvaluation, lossScale },
+          layout,
+          origin,
+          pipeline,
+        );
         await observer({ kind: "checkpointed", step, files });
       }
     }
@@ -141,18 +171,28 @@ async function openEvaluator(
   learner: Learner,
   reward: Reward,
   settings: Settings,
+  precision: Precision,
 ): Promise<Evaluator> {
   const { sampler, layout } = learner;
   const batch = evaluationBatch(settings);
   if (batch === sampler.batch) return new Evaluator(runtime, sampler, reward, settings);
   const negativePrompt = settings.prompts.negative;
-  const own = await Sampler.compile(runtime, sampler.pipeline, settings.sampling, { batch, layout, negativePrompt });
+  const options = { batch, layout, negativePrompt, precision };
+  const own = await Sampler.compile(runtime, sampler.pipeline, settings.sampling, options);
   return new Evaluator(runtime, own, reward, settings);
 }
 
 function allPrompts(settings: Settings): string[] {
   const { train, template } = settings.prompts;
   return [...train.map((prompt) => inTemplate(prompt, template)), ...evaluationPrompts(settings)];
+}
+
+/** A gradient that no scale brings into the range of halves is not going to fit. */
+function requireFewSkipped(skipped: number, scale: number | undefined): void {
+  if (skipped < MOST_SKIPPED) return;
+  throw new InputError(
+    `in float16 the gradient was not finite ${skipped} times in a row, at last with a loss scale of ${scale}; precision: float32 has the range for it`,
+  );
 }
 
 function adamwOptions({ optimizer }: Settings) {

@@ -7,6 +7,7 @@ import { float32, fromNumbers, type HostTensor, toFloat32 } from "../tensor/host
 import { decodeGraph, denoiseGraph, named, UNCONDITIONAL } from "./graphs.js";
 import type { LearnedLayout } from "./learned.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
+import { inPrecision, type Precision } from "./precision.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 
 export interface SamplingOptions {
@@ -27,6 +28,8 @@ export interface SamplerOptions {
   /** Of what `condition` will be given. */
   readonly layout?: LearnedLayout | undefined;
   readonly negativePrompt?: string;
+  /** Of the U-Net. */
+  readonly precision?: Precision;
 }
 
 export class Sampler {
@@ -48,12 +51,12 @@ export class Sampler {
     runtime: Runtime,
     pipeline: Pipeline,
     { steps, eta, guidance_scale: guidanceScale, height, width }: SamplingOptions,
-    { batch, layout, negativePrompt = "" }: SamplerOptions,
+    { batch, layout, negativePrompt = "", precision = "float32" }: SamplerOptions,
   ): Promise<Sampler> {
     const chain = ddimSteps(pipeline.scheduler, steps, { eta });
     const size = latentSize(pipeline, height, width);
     const prompts = await PromptEncoder.compile(runtime, pipeline);
-    const graph = denoiseGraph(pipeline, layout, { batch, size, guidanceScale });
+    const graph = inPrecision(denoiseGraph(pipeline, layout, { batch, size, guidanceScale }), precision);
     const denoiser = await runtime.compile(graph, pipeline.weights);
     const negative = isGuided(guidanceScale) ? negativePrompt : undefined;
     return new Sampler(runtime, pipeline, chain, size, batch, prompts, denoiser, negative);

@@ -79,6 +79,8 @@ export const settingsSchema = z.strictObject({
     .max(2 ** 32 - 1)
     .default(0),
   device: z.enum(["cpu", "cuda", "webgpu"]).default("cpu"),
+  /** What the U-Net computes in; `auto`: float16 on a GPU that does, else float32. */
+  precision: z.enum(["auto", "float32", "float16"]).default("auto"),
   /** `null`: as many as the machine has cores. */
   threads: count.max(1024).nullable().default(null),
   /**

@@ -1,12 +1,14 @@
 /**
  * The U-Net's vector-Jacobian products. A call whose residuals were kept starts its way back from them; of any other, the
- * forward pass is computed again. The gradients are the same but for rounding.
+ * forward pass is computed again. The gradients are the same but for rounding. Where the U-Net computes in halves, the
+ * upstream is scaled on its way in and the gradients on their way out (`loss-scale.ts`).
  */
 import type { Denoiser, VjpCall } from "../diffusion/trajectory.js";
 import type { Feeds, Kept, Program, Runtime } from "../runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { TrainingGraphs } from "./graphs.js";
 import type { LearnedLayout } from "./learned.js";
+import { factorOf, HalfOverflow } from "./loss-scale.js";
 import type { MemoryPlan } from "./memory.js";
 import { type Sampler, stack, type Told } from "./sampler.js";
 import { inBatches, type TrainingSample } from "./samples.js";
@@ -55,9 +57,9 @@ export class UnetBackward {
     return this.recomputing;
   }
 
-  /** For one walk; release it at the walk's end. */
-  begin(walk: Walk, parameters: Float32Array): WalkBack {
-    return new WalkBack(this, walk, parameters, callsToKeep(walk, this.keptAtOnce));
+  /** For one walk; release it at the walk's end. `scale`: of the upstreams, where the U-Net computes in halves. */
+  begin(walk: Walk, parameters: Float32Array, scale?: number): WalkBack {
+    return new WalkBack(this, walk, parameters, callsToKeep(walk, this.keptAtOnce), scale);
   }
 
   async release(): Promise<void> {
@@ -77,6 +79,7 @@ class WalkBack {
     walk: Walk,
     private readonly parameters: Float32Array,
     private readonly toKeep: readonly Call[],
+    private readonly scale: number | undefined,
   ) {
     this.pictures = walk.flat();
   }
@@ -138,16 +141,23 @@ class WalkBack {
     const [first] = rows(x) as [Float32Array];
     const prompts = places.map((place) => (this.pictures[pictures[place] as number] as TrainingSample).prompt);
     const at = sampler.place(stack(padded(rows(x), first)), step);
+    const given = stack(padded(rows(upstream), new Float32Array(size)));
+    const factor = this.scale === undefined ? 1 : factorOf(this.scale, given);
     const results = await run({
       ...(await sampler.condition(padded(prompts, prompts[0] as string), this.parameters)),
       ...at,
-      upstream: float32(stack(padded(rows(upstream), new Float32Array(size))), at.latents.shape),
+      upstream: float32(factor === 1 ? given : given.map((value) => value * factor), at.latents.shape),
     });
-    for (const [j, value] of toFloat32(results.dParameters as HostTensor).entries()) {
+    const unscaled = (tensor: HostTensor) => {
+      const values = toFloat32(tensor);
+      if (this.scale !== undefined && !values.every(Number.isFinite)) throw new HalfOverflow();
+      return factor === 1 ? values : values.map((value) => value / factor);
+    };
+    for (const [j, value] of unscaled(results.dParameters as HostTensor).entries()) {
       sums.dParameters[j] = (sums.dParameters[j] as number) + value;
     }
     if (!results.dLatents) return;
-    const found = toFloat32(results.dLatents);
+    const found = unscaled(results.dLatents);
     for (const [i, place] of places.entries()) sums.dx.set(found.subarray(i * size, (i + 1) * size), place * size);
   }
 }

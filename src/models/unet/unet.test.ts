@@ -1,9 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expectParity, openGolden, relativeError } from "../../../test/golden.js";
 import { gradients } from "../../autodiff/index.js";
+import type { Graph } from "../../graph/graph.js";
 import type { Value } from "../../graph/value.js";
 import { loraAdapter, loraLayout } from "../../nn/lora.js";
 import { frozenScope, type Scope, survey } from "../../nn/scope.js";
+import { halfPrecision } from "../../onnx/half-precision.js";
 import { concat, input, silu, slice } from "../../ops/index.js";
 import { Runtime } from "../../runtime/runtime.js";
 import { InputError } from "../../tensor/errors.js";
@@ -81,6 +83,11 @@ test.each([
   expect(layout.entries.length).toBe(2 * modules);
 });
 
+/** The random weights of this one lose as much in PyTorch: its float16 gradients are up to 5.9e-2 from its float32 ones. */
+const HALF_TOLERANCE: Readonly<Record<string, number>> = { "unet-sd15": 6e-2 };
+
+const inHalves = (graph: Graph) => halfPrecision(graph, { exact: ["input.timestep"] });
+
 describe("against diffusers", () => {
   let runtime: Runtime;
   beforeAll(async () => {
@@ -100,7 +107,10 @@ describe("against diffusers", () => {
       );
     });
 
-    test(`${name}: output and gradients by inputs and weights agree to 1e-4`, async () => {
+    test.each([
+      { precision: "float32", tolerance: 1e-4, rework: (graph: Graph) => graph },
+      { precision: "float16", tolerance: HALF_TOLERANCE[name] ?? 1e-2, rework: inHalves },
+    ])(`${name}: output and gradients by inputs and weights agree to $tolerance in $precision`, async (compared) => {
       const golden = await openGolden(name);
       const config = parseUnetConfig(golden.config);
       const weights = withPrefix(await openWeights(golden.folder), "unet.");
@@ -126,6 +136,7 @@ describe("against diffusers", () => {
           ...Object.fromEntries(trained),
         },
         weights,
+        ...compared,
       });
     });
 

@@ -1,0 +1,168 @@
+/** Training with the U-Net in float16. On the CPU, where it is slow and rounds the same: every test of it runs anywhere. */
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { STATE_FILE } from "../src/train/checkpoint.js";
+import type { TrainEvent } from "../src/train/events.js";
+import type { LossScale } from "../src/train/loss-scale.js";
+import { train } from "../src/train/recipe.js";
+import type { Settings, SettingsInput } from "../src/train/settings.js";
+import { openSafetensors, safetensorsChunks } from "../src/weights/safetensors.js";
+import { readTensor, type StoredTensor } from "../src/weights/source.js";
+import { tinySettings } from "./tiny.js";
+
+const scratch = await mkdtemp(join(tmpdir(), "alignprop-half-"));
+afterAll(() => rm(scratch, { recursive: true }));
+
+const halves = (changes: SettingsInput & { updates?: number } = {}) =>
+  tinySettings({ precision: "float16", ...changes });
+
+/** A run, its checkpoints written below `folders` by their steps. */
+async function record(settings: Settings, resume?: string) {
+  const events: TrainEvent[] = [];
+  const folders = new Map<number, string>();
+  await train(
+    settings,
+    async (event) => {
+      events.push(event);
+      if (event.kind !== "checkpointed") return;
+      const folder = await mkdtemp(join(scratch, "checkpoint-"));
+      const state = event.files.get(STATE_FILE);
+      await writeFile(join(folder, STATE_FILE), state instanceof Uint8Array ? state : Buffer.concat(state ?? []));
+      folders.set(event.step, folder);
+    },
+    { resume },
+  );
+  const steps = events.flatMap((event) => {
+    if (event.kind !== "stepped") return [];
+    const { seconds: _, peak_rss_bytes: __, ...row } = event.metrics;
+    return [row];
+  });
+  const evaluations = events.flatMap((event) => (event.kind === "evaluated" ? [event.result.mean] : []));
+  return { events, folders, steps, evaluations };
+}
+
+async function stateOf(folder: string | undefined) {
+  const file = await openSafetensors(join(folder ?? "", STATE_FILE));
+  const tensors = await Promise.all(
+    [...file.names()].map(async (name) => [name, await readTensor(file.get(name) as StoredTensor)] as const),
+  );
+  return { metadata: file.metadata, state: JSON.parse(file.metadata.state ?? ""), tensors: new Map(tensors) };
+}
+
+/** The checkpoint, as a run with this loss scale would have left it. */
+async function withScale(folder: string | undefined, lossScale: LossScale): Promise<string> {
+  const { metadata, state, tensors } = await stateOf(folder);
+  const changed = await mkdtemp(join(scratch, "scaled-"));
+  const chunks = safetensorsChunks(tensors, { ...metadata, state: JSON.stringify({ ...state, lossScale }) });
+  await writeFile(join(changed, STATE_FILE), Buffer.concat(chunks));
+  return changed;
+}
+
+const straight = await record(halves());
+
+describe("training in float16", () => {
+  test("raises the reward on held-out prompts as float32 does", async () => {
+    const settings = (precision: Settings["precision"]) =>
+      tinySettings({
+        precision,
+        estimator: { truncation: { mode: "fixed", k: null } },
+        optimizer: { learning_rate: 1e-2 },
+        evaluation: { every: 8, batch: 8, seeds_per_prompt: 8 },
+        updates: 8,
+      });
+    const [single, half] = [await record(settings("float32")), await record(settings("float16"))];
+    const gain = ({ evaluations: [before, after] }: typeof single) => (after as number) - (before as number);
+    expect(gain(single)).toBeGreaterThan(0.02);
+    expect(gain(half)).toBeGreaterThan(0.02);
+    // The first update starts from the same weights: its gradient is the same but for what halves lose.
+    const norms = [single, half].map(({ steps }) => steps[0]?.grad_norm as number) as [number, number];
+    expect(Math.abs(norms[1] / norms[0] - 1)).toBeLessThan(0.02);
+    expect(half.steps[0]?.loss).toBeCloseTo(single.steps[0]?.loss as number, 3);
+  });
+
+  test("says so, warns that the CPU gains nothing, keeps no residuals and tells the loss scale", () => {
+    const [started] = straight.events;
+    expect(started).toMatchObject({ kind: "started", plan: { precision: "float16", memory: { keptAtOnce: 0 } } });
+    expect(straight.events).toContainEqual({ kind: "warned", message: expect.stringContaining("no speed on the CPU") });
+    expect(straight.steps.map(({ loss_scale, skipped }) => [loss_scale, skipped])).toEqual(
+      new Array(4).fill([256, undefined]),
+    );
+  });
+
+  test("keeps weights and moments in float32, finer than halves", async () => {
+    const { tensors } = await stateOf(straight.folders.get(4));
+    for (const { dtype } of tensors.values()) expect(dtype).toBe("float32");
+    const weights = tensors.get("weights")?.data as Float32Array;
+    // A float16 has 10 bits after the first.
+    const finer = weights.filter((value) => (new Uint32Array(Float32Array.of(value).buffer)[0] as number) & 0x1fff);
+    expect(finer.length).toBeGreaterThan(weights.length / 2);
+  });
+
+  test("goes on after 2 updates as if it had never stopped", async () => {
+    const first = await record(halves({ updates: 2 }));
+    const resumed = await record(halves(), first.folders.get(2));
+    expect(resumed.steps).toEqual(straight.steps.slice(2));
+    expect(await stateOf(resumed.folders.get(4))).toEqual(await stateOf(straight.folders.get(4)));
+  });
+
+  test("takes every weight of the U-Net too: its gradient is that of float32", async () => {
+    const settings = { trainable: "unet", updates: 1 } as const;
+    const [single, half] = [await record(tinySettings(settings)), await record(halves(settings))];
+    const norms = [single, half].map(({ steps }) => steps[0]?.grad_norm as number) as [number, number];
+    expect(Math.abs(norms[1] / norms[0] - 1)).toBeLessThan(0.02);
+  });
+});
+
+describe("a gradient that halves cannot hold", async () => {
+  const tooLarge = (skipped: number) => withScale(straight.folders.get(2), { scale: 2 ** 15, good: 7, skipped });
+  const overflowing = await record(halves({ checkpoint: { every: 1 }, updates: 8 }), await tooLarge(0));
+  const scales = overflowing.steps.map(({ loss_scale }) => loss_scale);
+  const skipped = overflowing.steps.filter((row) => row.skipped).length;
+
+  test("halves the scale and is skipped, until one fits", () => {
+    expect(skipped).toBeGreaterThan(0);
+    expect(skipped).toBeLessThan(overflowing.steps.length);
+    expect(scales).toEqual(scales.map((_, i) => 2 ** (15 - Math.min(i, skipped))));
+    for (const [i, { step, skipped: wasSkipped, grad_norm, reward_mean }] of overflowing.steps.entries()) {
+      expect([step, wasSkipped]).toEqual([3 + i, i < skipped ? true : undefined]);
+      if (wasSkipped) expect(grad_norm).toBeNull();
+      else expect(grad_norm).toBeGreaterThan(0);
+      // Its pictures were drawn and judged all the same.
+      expect(reward_mean).toBeLessThan(0);
+    }
+  });
+
+  test("leaves weights and optimizer as they were", async () => {
+    const before = await stateOf(straight.folders.get(2));
+    const after = await stateOf(overflowing.folders.get(2 + skipped));
+    expect(after.tensors).toEqual(before.tensors);
+    expect([before.state.optimizerStep, after.state.optimizerStep]).toEqual([2, 2]);
+    expect(after.state).toMatchObject({
+      step: 2 + skipped,
+      lossScale: { scale: 2 ** (15 - skipped), good: 0, skipped },
+    });
+    const last = await stateOf(overflowing.folders.get(8));
+    expect(last.state).toMatchObject({
+      step: 8,
+      optimizerStep: 8 - skipped,
+      lossScale: { good: 6 - skipped, skipped: 0 },
+    });
+    expect(last.tensors).not.toEqual(before.tensors);
+  });
+
+  test("ends the run where it is the tenth in a row", async () => {
+    await expect(record(halves(), await tooLarge(9))).rejects.toThrow(
+      /^step 3: in float16 the gradient was not finite 10 times in a row, at last with a loss scale of 32768; precision: float32 has the range for it/,
+    );
+  });
+
+  test("is no matter to a run that goes on in float32", async () => {
+    const { steps } = await record(tinySettings(), await tooLarge(9));
+    expect(steps.map(({ step, loss_scale, skipped }) => [step, loss_scale, skipped])).toEqual([
+      [3, undefined, undefined],
+      [4, undefined, undefined],
+    ]);
+  });
+});
