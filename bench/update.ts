@@ -9,12 +9,13 @@ import { Runtime } from "../src/runtime/runtime.js";
 import { float32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { alignprop } from "../src/train/estimators/alignprop.js";
-import { Learner } from "../src/train/learner.js";
+import { Learners, startLanes } from "../src/train/lanes.js";
 import { loadSettings, parseSet } from "../src/train/load-settings.js";
 import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
 import { openPipeline } from "../src/train/pipeline.js";
 import { countPlan } from "../src/train/plan.js";
 import { samplesOf } from "../src/train/samples.js";
+import { laneSettings } from "../src/train/settings.js";
 import { openLearned } from "../src/train/start.js";
 
 const { values } = parseArgs({
@@ -48,13 +49,17 @@ const settings = await loadSettings({
   ].map(parseSet),
 });
 
-const runtime = await Runtime.start({ threads });
-const matmulGflops = await matmulPeak(runtime);
+const measuring = await Runtime.start({ threads });
+const matmulGflops = await matmulPeak(measuring);
+await measuring.close();
 const pipeline = await openPipeline(settings.model);
 const reward = await openReward("aesthetic", values.rewards);
 const estimator = alignprop(settings.estimator.truncation);
 const { layout, start } = await openLearned(settings, pipeline);
-const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
+const plan = countPlan(settings, pipeline, reward, layout, estimator);
+const runtimes = await startLanes(settings, plan.memory.lanes);
+const lane = laneSettings(settings, plan.memory.lanes);
+const learner = await Learners.compile(runtimes, pipeline, reward, estimator, layout, lane, "float32", plan.memory);
 const loadedRssBytes = process.memoryUsage.rss();
 
 const weights = await start();
@@ -62,14 +67,13 @@ const state = adamwState(layout.size);
 const seconds: number[] = [];
 for (let update = 0; update < Number(values.warmup) + Number(values.repeat); update++) {
   const began = performance.now();
-  const samples = samplesOf(update + 1, settings, estimator, learner.sampler.latentElements);
+  const samples = samplesOf(update + 1, settings, estimator, learner.latentElements);
   const { gradient } = await learner.learn(samples, weights);
   clipGradNorm(gradient, settings.optimizer.max_grad_norm);
   adamw(weights, gradient, state, { learningRate: settings.optimizer.learning_rate });
   if (update >= Number(values.warmup)) seconds.push((performance.now() - began) / 1000);
 }
-await runtime.close();
-const { flopsPerUpdate } = countPlan(settings, pipeline, reward, layout, estimator);
+await Promise.all(runtimes.map((runtime) => runtime.close()));
 console.log(
   JSON.stringify({
     seconds_median: median(seconds),
@@ -77,7 +81,7 @@ console.log(
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
     loaded_rss_bytes: loadedRssBytes,
     matmul_gflops: matmulGflops,
-    flops: flopsPerUpdate,
+    flops: plan.flopsPerUpdate,
   }),
 );
 

@@ -89,7 +89,7 @@ describe("three updates beside PyTorch's AlignProp", () => {
       });
       const { layout } = await openLearned(settings, pipeline);
       const estimator = alignprop({ mode: "fixed", k: null });
-      const memory = { keptAtOnce: kept, recomputes: false, residualBytes: 0, expectedBytes: 0 };
+      const memory = { lanes: 1, keptAtOnce: kept, recomputes: false, residualBytes: 0, expectedBytes: 0 };
       const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings, "float32", memory);
       const initial = await flat(layout, `lora.${run.lora}`);
       const weights = initial.slice();

@@ -27,7 +27,7 @@ const plan: Plan = {
   precision: "float32",
   unetForwardCallsPerUpdate: 1,
   unetRecomputedCallsPerUpdate: 0,
-  memory: { keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
+  memory: { lanes: 1, keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
   uncounted: [],
   unetBackwardCallsPerUpdate: 1,
   flopsPerUpdate: 1,

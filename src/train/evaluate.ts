@@ -9,7 +9,7 @@ import { toFlat } from "./adapter.js";
 import type { EvaluationResult, RgbImage } from "./events.js";
 import { judgeGraph } from "./graphs.js";
 import { type OpenListener, openModel } from "./open-model.js";
-import { samplePictures, toRgb } from "./pictures.js";
+import { type Picture, samplePictures, toRgb } from "./pictures.js";
 import { promptWarnings, withUnet } from "./pipeline.js";
 import { choosePrecision } from "./precision.js";
 import { openSettingsReward } from "./reward.js";
@@ -42,7 +42,7 @@ export async function evaluate(
       negativePrompt: settings.prompts.negative,
       precision: await choosePrecision(settings, runtime, warn),
     });
-    const evaluator = new Evaluator(runtime, sampler, reward, settings);
+    const evaluator = new Evaluator([{ runtime, sampler }], reward, settings);
     return await evaluator.evaluate(lora?.weights, signal);
   } finally {
     await runtime.close();
@@ -53,12 +53,17 @@ export function runtimeOptions({ device, threads }: Pick<Settings, "device" | "t
   return { device, ...(threads !== null && { threads }) };
 }
 
+/** Where pictures are drawn; several draw side by side (`lanes.ts`), each in batches of the same size. */
+export interface EvaluatorLane {
+  readonly runtime: Runtime;
+  readonly sampler: Sampler;
+}
+
 export class Evaluator {
-  private judge: Promise<Program> | undefined;
+  private readonly judges = new Map<EvaluatorLane, Promise<Program>>();
 
   constructor(
-    private readonly runtime: Runtime,
-    private readonly sampler: Sampler,
+    private readonly lanes: readonly EvaluatorLane[],
     private readonly reward: Reward,
     private readonly settings: Settings,
   ) {}
@@ -69,10 +74,32 @@ export class Evaluator {
     const pictures = evaluationPrompts(this.settings)
       .flatMap((prompt) => new Array<string>(seeds_per_prompt).fill(prompt))
       .map((prompt, i) => ({ prompt, seed: (seed + i) % 2 ** 32 }));
+    // Whole batches, as many for each lane as go around.
+    const size = (this.lanes[0] as EvaluatorLane).sampler.batch;
+    const share = Math.ceil(pictures.length / size / this.lanes.length) * size;
+    const shares = await Promise.all(
+      this.lanes.map((lane, i) => this.draw(lane, pictures.slice(i * share, (i + 1) * share), lora, signal)),
+    );
+    const rewards = shares.flatMap((drawn) => drawn.rewards);
+    return {
+      prompts: pictures.map(({ prompt }) => prompt),
+      seeds: pictures.map(({ seed }) => seed),
+      rewards,
+      images: shares.flatMap((drawn) => drawn.images),
+      ...meanAndStd(rewards),
+    };
+  }
+
+  private async draw(
+    lane: EvaluatorLane,
+    pictures: readonly Picture[],
+    lora: Float32Array | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<{ rewards: number[]; images: RgbImage[] }> {
     const rewards: number[] = [];
     const images: RgbImage[] = [];
-    for await (const batch of samplePictures(this.sampler, pictures, lora, signal)) {
-      const judged = await this.rewardsOf(batch.images, batch.prompts);
+    for await (const batch of samplePictures(lane.sampler, pictures, lora, signal)) {
+      const judged = await this.rewardsOf(lane, batch.images, batch.prompts);
       for (const [i, { prompt, seed }] of batch.pictures.entries()) {
         const value = judged[i] as number;
         if (!Number.isFinite(value)) {
@@ -84,20 +111,18 @@ export class Evaluator {
       }
       images.push(...toRgb(batch.images).slice(0, batch.pictures.length));
     }
-    return {
-      prompts: pictures.map(({ prompt }) => prompt),
-      seeds: pictures.map(({ seed }) => seed),
-      rewards,
-      images,
-      ...meanAndStd(rewards),
-    };
+    return { rewards, images };
   }
 
   /** images [b, 3, h, w] in 0 … 1 and their prompts → rewards */
-  private async rewardsOf(images: HostTensor, prompts: readonly string[]): Promise<Float32Array> {
-    const graph = () => judgeGraph(this.reward, images.shape as [number, number, number, number]);
-    this.judge ??= this.runtime.compile(graph(), this.reward.weights);
-    const program = await this.judge;
+  private async rewardsOf(lane: EvaluatorLane, images: HostTensor, prompts: readonly string[]): Promise<Float32Array> {
+    let judge = this.judges.get(lane);
+    if (!judge) {
+      const graph = judgeGraph(this.reward, images.shape as [number, number, number, number]);
+      judge = lane.runtime.compile(graph, this.reward.weights);
+      this.judges.set(lane, judge);
+    }
+    const program = await judge;
     const { rewards } = await program.run({ images, ...this.reward.feeds(prompts) });
     return toFloat32(rewards as HostTensor);
   }

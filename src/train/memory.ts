@@ -15,10 +15,12 @@ import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
 import type { LearnedLayout } from "./learned.js";
 import type { Pipeline } from "./pipeline.js";
 import type { Precision } from "./precision.js";
-import type { Settings } from "./settings.js";
+import { laneSettings, type Settings, threadsOf } from "./settings.js";
 import { backwardCalls, drawnWalks } from "./walks.js";
 
 export interface MemoryPlan {
+  /** Copies of the programs that work side by side (`lanes.ts`); what follows is of one of them, but for `expectedBytes`. */
+  readonly lanes: number;
   /** Calls whose residuals are held at once, at most. */
   readonly keptAtOnce: number;
   /** Whether other calls remain, whose forward pass is computed twice. */
@@ -30,8 +32,10 @@ export interface MemoryPlan {
 }
 
 export interface MemoryOptions {
-  /** The peak to stay within; null: half of the memory that is free now, and where that is too little nothing is kept. */
+  /** The peak to stay within; null: `free`, and where that is too little nothing is kept. */
   readonly budget: number | null;
+  /** Half of the memory that is free now. */
+  readonly free: number;
   /** Calls that could be kept at once; `all`: there are no others. */
   readonly keepable: number;
   readonly all: boolean;
@@ -39,7 +43,10 @@ export interface MemoryOptions {
   readonly trajectoryBytes: number;
 }
 
-/** For a run with these settings: what its draws ask for, within `settings.memory`. */
+/**
+ * For a run with these settings: what its draws ask for, within `settings.memory`. On the processor small nets take a lane for
+ * each thread, where the budget allows.
+ */
 export function memoryOf(
   settings: Settings,
   pipeline: Pipeline,
@@ -48,6 +55,44 @@ export function memoryOf(
   estimator: Estimator,
   precision: Precision = "float32",
 ): MemoryPlan {
+  const lanes = lanesOf(settings, pipeline);
+  const plan = (count: number) => laneMemory(settings, count, pipeline, reward, layout, estimator, precision);
+  if (lanes === 1) return plan(1);
+  try {
+    return plan(lanes);
+  } catch (error) {
+    // A budget that is too little for several may do for one.
+    if (error instanceof InputError) return plan(1);
+    throw error;
+  }
+}
+
+/** Weights of the U-Net, of all lanes together, up to which there are several. */
+const MOST_LANE_WEIGHTS = 2 ** 28;
+
+/** The most that divide a micro-batch, with a thread each at least. */
+function lanesOf(settings: Settings, { weights }: Pipeline): number {
+  const { device, batch } = settings;
+  if (device !== "cpu") return 1;
+  let bytes = 0;
+  for (const name of weights.names()) {
+    if (name.startsWith("unet.")) bytes += 4 * sizeOf(weights.get(name)?.shape ?? []);
+  }
+  const most = Math.min(threadsOf(settings), Math.floor(MOST_LANE_WEIGHTS / Math.max(bytes, 1)));
+  for (let lanes = most; lanes > 1; lanes--) if (batch.per_device % lanes === 0) return lanes;
+  return 1;
+}
+
+function laneMemory(
+  all: Settings,
+  lanes: number,
+  pipeline: Pipeline,
+  reward: Reward,
+  layout: LearnedLayout,
+  estimator: Estimator,
+  precision: Precision,
+): MemoryPlan {
+  const settings = laneSettings(all, lanes);
   const onCpu = settings.device === "cpu";
   // Of halves the CPU makes float32 before it computes with them.
   const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, onCpu ? "float32" : precision);
@@ -57,12 +102,15 @@ export function memoryOf(
   const pictures = Math.max(...walks.map((walk) => walk.flat().length));
   // Elsewhere residuals would cross between host and device and back.
   const keeps = onCpu && precision === "float32";
-  return planMemory(graphs, {
-    budget: settings.memory,
+  const plan = planMemory(graphs, {
+    // Each lane has its part of what the process itself does not take.
+    budget: settings.memory === null ? null : PROCESS_BYTES + (settings.memory - PROCESS_BYTES) / lanes,
+    free: PROCESS_BYTES + (process.availableMemory() / 2 - PROCESS_BYTES) / lanes,
     keepable: keeps ? Math.max(...calls.map(({ kept }) => kept)) : 0,
     all: keeps && calls.every(({ recomputed }) => recomputed === 0),
     trajectoryBytes: (settings.sampling.steps * pictures * bytesOf(graphs.forward.inputs.latents as Value)) / batch,
   });
+  return { ...plan, lanes, expectedBytes: PROCESS_BYTES + lanes * (plan.expectedBytes - PROCESS_BYTES) };
 }
 
 /** Node with ONNX Runtime loaded, and what it takes to pass tensors around. */
@@ -80,7 +128,7 @@ const SURPLUS = 1.5;
  */
 const BYTES_PER_LEARNED = 4 + 2 * 4 + 2 * 8 + 4 * 4;
 
-export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): MemoryPlan {
+export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Omit<MemoryPlan, "lanes"> {
   const { keepable, all, trajectoryBytes } = options;
   const { text, forward, vjp, split, reward, evaluation } = graphs;
   const { residualBytes } = split;
@@ -103,7 +151,7 @@ export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Memo
         "Allow that much, or lower batch.per_device or the size of the pictures",
     );
   }
-  const limit = budget ?? process.availableMemory() / 2;
+  const limit = budget ?? options.free;
   if (all && keepable > 0 && expected(keepable, false) <= limit) {
     return { keptAtOnce: keepable, recomputes: false, residualBytes, expectedBytes: expected(keepable, false) };
   }

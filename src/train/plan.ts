@@ -1,23 +1,23 @@
 /** What a run will cost, without running it: counted from its graphs and its draws, timed on a few calls. */
 import type { Graph } from "../graph/graph.js";
 import type { Reward } from "../rewards/index.js";
-import { Runtime } from "../runtime/runtime.js";
+import type { Runtime } from "../runtime/runtime.js";
 import { fromNumbers } from "../tensor/host.js";
 import { sizeOf } from "../tensor/shape.js";
 import { merge, type WeightSource } from "../weights/source.js";
 import { alignprop } from "./estimators/alignprop.js";
 import type { Estimator } from "./estimators/estimator.js";
-import { runtimeOptions } from "./evaluate.js";
 import type { Plan, PlanEstimate } from "./events.js";
 import { flops } from "./flops.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
+import { precisionHere, startLanes } from "./lanes.js";
 import type { LearnedLayout } from "./learned.js";
 import { memoryOf } from "./memory.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import type { Pipeline } from "./pipeline.js";
 import { choosePrecision, type Precision } from "./precision.js";
 import { absentWeights, openSettingsReward, uncountedReward } from "./reward.js";
-import { accumulationSteps, evaluationBatch, type Settings } from "./settings.js";
+import { accumulationSteps, evaluationBatch, laneSettings, type Settings } from "./settings.js";
 import { openLearned } from "./start.js";
 import { type BackwardCalls, backwardCalls, drawnWalks } from "./walks.js";
 
@@ -39,17 +39,18 @@ export async function plan(
   });
   if (!calibrate) return count(await choosePrecision(settings, undefined, listener.warn));
 
-  const runtime = await Runtime.start(runtimeOptions(settings));
+  const precision = await precisionHere(settings, listener.warn);
+  const counted = count(precision);
+  const { lanes } = counted.memory;
+  const lane = laneSettings(settings, lanes);
+  const graphs = trainingGraphs(lane, pipeline, reward, layout, estimator, precision);
+  const runtimes = await startLanes(settings, lanes);
   try {
-    const precision = await choosePrecision(settings, runtime, listener.warn);
-    const counted = count(precision);
-    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision);
-    return {
-      ...counted,
-      estimate: await timed(runtime, counted, graphs, settings, merge(pipeline.weights, reward.weights)),
-    };
+    const weights = merge(pipeline.weights, reward.weights);
+    // What the lanes do side by side, they take about as long for as one of them.
+    return { ...counted, estimate: await timed(runtimes, counted, graphs, lane, weights) };
   } finally {
-    await runtime.close();
+    await Promise.all(runtimes.map((runtime) => runtime.close()));
   }
 }
 
@@ -62,11 +63,13 @@ export function countPlan(
   precision: Precision = "float32",
 ): Plan {
   const { sampling, batch, prompts, evaluation, train } = settings;
-  const accumulation = accumulationSteps(batch);
-  const forwardCalls = accumulation * sampling.steps;
   const memory = memoryOf(settings, pipeline, reward, layout, estimator, precision);
-  const { kept, recomputed } = callsPerUpdate(settings, estimator, memory.keptAtOnce);
-  const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision);
+  const lane = laneSettings(settings, memory.lanes);
+  // Of all lanes together.
+  const microBatches = accumulationSteps(lane.batch);
+  const forwardCalls = microBatches * sampling.steps;
+  const { kept, recomputed } = callsPerUpdate(lane, estimator, memory.keptAtOnce * memory.lanes);
+  const graphs = trainingGraphs(lane, pipeline, reward, layout, estimator, precision);
   return {
     model: settings.model,
     reward: reward.name,
@@ -75,7 +78,7 @@ export function countPlan(
     trainableParameters: layout.size,
     updates: train.updates,
     samplesPerUpdate: batch.total,
-    accumulation,
+    accumulation: accumulationSteps(batch),
     precision,
     unetForwardCallsPerUpdate: forwardCalls,
     unetBackwardCallsPerUpdate: kept + recomputed,
@@ -84,7 +87,7 @@ export function countPlan(
       forwardCalls * flops(graphs.forward) +
       kept * flops(graphs.split.backward) +
       recomputed * flops(graphs.vjp) +
-      accumulation * flops(graphs.reward),
+      microBatches * flops(graphs.reward),
     memory,
     uncounted: [],
     // Before the first update, after every so many and after the last.
@@ -109,14 +112,18 @@ function elementsUnder(source: WeightSource, prefix: string): number {
 }
 
 async function timed(
-  runtime: Runtime,
+  runtimes: readonly Runtime[],
   plan: Plan,
   { forward, split, vjp, reward, evaluation }: TrainingGraphs,
   settings: Settings,
   weights: WeightSource,
 ): Promise<PlanEstimate> {
   const { sampling, batch } = settings;
-  const seconds = (graph: Graph, keep?: readonly string[]) => secondsPerCall(runtime, graph, weights, keep);
+  const lanes = runtimes.length;
+  const seconds = async (graph: Graph, keep?: readonly string[]) => {
+    const each = await Promise.all(runtimes.map((runtime) => secondsPerCall(runtime, graph, weights, keep)));
+    return Math.max(...each) / lanes;
+  };
   const recomputed = plan.unetRecomputedCallsPerUpdate;
   const kept = plan.unetBackwardCallsPerUpdate - recomputed;
   const secondsForward = await seconds(forward);
@@ -124,7 +131,7 @@ async function timed(
     (plan.unetForwardCallsPerUpdate - kept) * secondsForward +
     (kept && kept * ((await seconds(split.forward, split.residuals)) + (await seconds(split.backward)))) +
     (recomputed && recomputed * (await seconds(vjp))) +
-    plan.accumulation * (await seconds(reward));
+    plan.accumulation * lanes * (await seconds(reward));
   const secondsPerPicture =
     (sampling.steps * secondsForward) / batch.per_device +
     (await seconds(evaluation.decode)) / evaluationBatch(settings);

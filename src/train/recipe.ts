@@ -14,24 +14,24 @@
  * is skipped. With `trainable: unet`, θ is the U-Net's own weights instead of an adapter's.
  */
 import type { Reward } from "../rewards/index.js";
-import { Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
 import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
 import { alignprop } from "./estimators/alignprop.js";
-import { Evaluator, evaluationPrompts, meanAndStd, runtimeOptions } from "./evaluate.js";
+import { Evaluator, evaluationPrompts, meanAndStd } from "./evaluate.js";
 import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
-import { Learner, requireFinite } from "./learner.js";
+import { Learners, precisionHere, startLanes } from "./lanes.js";
+import { requireFinite } from "./learner.js";
 import { initialLossScale, keepScale, lowerScale, MOST_SKIPPED } from "./loss-scale.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { adamw, adamwState, clipGradNorm } from "./optimizer.js";
 import { promptWarnings } from "./pipeline.js";
 import { countPlan } from "./plan.js";
-import { choosePrecision, type Precision } from "./precision.js";
+import type { Precision } from "./precision.js";
 import { openSettingsReward } from "./reward.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate, samplesOf } from "./samples.js";
-import { accumulationSteps, evaluationBatch, type Settings, updatesPerEpoch } from "./settings.js";
+import { accumulationSteps, evaluationBatch, laneSettings, type Settings, updatesPerEpoch } from "./settings.js";
 import { openLearned } from "./start.js";
 
 export interface TrainOptions {
@@ -75,22 +75,15 @@ export async function train(
   const { weights, optimizer } = start;
   let { step, bestEvaluation } = start;
 
-  const runtime = await Runtime.start(runtimeOptions(settings));
+  const precision = await precisionHere(settings, warn);
+  const lossScale = precision === "float16" ? (start.lossScale ?? initialLossScale()) : null;
+  const plan = countPlan(settings, pipeline, reward, layout, estimator, precision);
+  const { memory } = plan;
+  const runtimes = await startLanes(settings, memory.lanes);
   try {
-    const precision = await choosePrecision(settings, runtime, warn);
-    const lossScale = precision === "float16" ? (start.lossScale ?? initialLossScale()) : null;
-    const plan = countPlan(settings, pipeline, reward, layout, estimator, precision);
-    const learner = await Learner.compile(
-      runtime,
-      pipeline,
-      reward,
-      estimator,
-      layout,
-      settings,
-      precision,
-      plan.memory,
-    );
-    const evaluator = await openEvaluator(runtime, learner, reward, settings, precision);
+    const lane = laneSettings(settings, memory.lanes);
+    const learner = await Learners.compile(runtimes, pipeline, reward, estimator, layout, lane, precision, memory);
+    const evaluator = await openEvaluator(learner, reward, lane, precision);
     const { updates } = settings.train;
     await observer({ kind: "started", plan, step });
     const prompts = allPrompts(settings);
@@ -104,7 +97,7 @@ export async function train(
 
     while (step < updates && !signal?.aborted) {
       const stepBegan = performance.now();
-      const samples = samplesOf(step + 1, settings, estimator, learner.sampler.latentElements);
+      const samples = samplesOf(step + 1, settings, estimator, learner.latentElements);
       const scale = lossScale?.scale;
       const { gradient, overflowed, loss, rewards } = await at(step + 1, () => learner.learn(samples, weights, scale));
       step += 1;
@@ -161,25 +154,23 @@ export async function train(
     await observer({ kind: "finished", result });
     return result;
   } finally {
-    await runtime.close();
+    await Promise.all(runtimes.map((runtime) => runtime.close()));
   }
 }
 
 /** The evaluation samples with the training's own programs where its batch is as large. */
 async function openEvaluator(
-  runtime: Runtime,
-  learner: Learner,
+  { lanes, layout }: Learners,
   reward: Reward,
   settings: Settings,
   precision: Precision,
 ): Promise<Evaluator> {
-  const { sampler, layout } = learner;
   const batch = evaluationBatch(settings);
-  if (batch === sampler.batch) return new Evaluator(runtime, sampler, reward, settings);
-  const negativePrompt = settings.prompts.negative;
-  const options = { batch, layout, negativePrompt, precision };
-  const own = await Sampler.compile(runtime, sampler.pipeline, settings.sampling, options);
-  return new Evaluator(runtime, own, reward, settings);
+  const options = { batch, layout, negativePrompt: settings.prompts.negative, precision };
+  const samplerOf = async ({ runtime, learner: { sampler } }: (typeof lanes)[number]) =>
+    sampler.batch === batch ? sampler : Sampler.compile(runtime, sampler.pipeline, settings.sampling, options);
+  const drawing = lanes.map(async (lane) => ({ runtime: lane.runtime, sampler: await samplerOf(lane) }));
+  return new Evaluator(await Promise.all(drawing), reward, settings);
 }
 
 function allPrompts(settings: Settings): string[] {

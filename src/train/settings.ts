@@ -3,6 +3,7 @@
  * `config.yaml`. The defaults are what AlignProp's published code does (K=1 release, March 2024), so an empty recipe is
  * the paper's aesthetic run.
  */
+import { availableParallelism } from "node:os";
 import { z } from "zod";
 import { defaultRewardFolder, rewardNames } from "../rewards/index.js";
 import { parseBytes } from "../tensor/bytes.js";
@@ -270,6 +271,21 @@ export function evaluationBatch({ batch, evaluation, prompts }: Settings): numbe
   if (evaluation.batch === batch.per_device) return evaluation.batch;
   // A plan may have no prompts.
   return Math.max(1, Math.min(evaluation.batch, prompts.eval.length * evaluation.seeds_per_prompt));
+}
+
+/** Threads of the processor that the run uses. */
+export function threadsOf({ threads }: Pick<Settings, "threads">): number {
+  return threads ?? availableParallelism();
+}
+
+/** The settings of one of several lanes that share each batch (`lanes.ts`); what an update adds up to stays the same. */
+export function laneSettings(settings: Settings, lanes: number): Settings {
+  const { batch, evaluation } = settings;
+  return {
+    ...settings,
+    batch: { ...batch, per_device: batch.per_device / lanes },
+    evaluation: { ...evaluation, batch: Math.ceil(evaluationBatch(settings) / lanes) },
+  };
 }
 
 function roundToMultiple(value: number, of: number): number {
