@@ -10,6 +10,7 @@ import { matmulRules } from "./rules/matmul.js";
 import { movementRules, sumOfGradients, sumTo } from "./rules/movement.js";
 import { normRules } from "./rules/norm.js";
 import { reduceRules } from "./rules/reduce.js";
+import { selectRules } from "./rules/select.js";
 
 /** Complete by its type: an op without a rule does not compile. */
 const RULES: Rules<typeof OPS> = {
@@ -22,6 +23,7 @@ const RULES: Rules<typeof OPS> = {
   ...matmulRules,
   ...convRules,
   ...normRules,
+  ...selectRules,
   ...attentionRules,
 };
 

@@ -10,6 +10,7 @@ export {
   equal,
   erf,
   exp,
+  floor,
   gelu,
   greater,
   less,
@@ -47,4 +48,5 @@ export {
 export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
 export { allAxes, max, mean, sum } from "./reduce.js";
 export { resizeBilinear } from "./resize.js";
+export { gatherElements, maxPool, scatterElements, topK } from "./select.js";
 export { constant, filled, input, parameter, zeros } from "./source.js";
