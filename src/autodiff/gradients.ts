@@ -1,6 +1,7 @@
 import { topologicalOrder } from "../graph/graph.js";
 import type { Node, Value } from "../graph/value.js";
 import type { OPS, OpName } from "../ops/table.js";
+import { isFloating } from "../tensor/dtype.js";
 import { sameShape, showShape } from "../tensor/shape.js";
 import type { Rule, RuleNode, Rules } from "./rule.js";
 import { attentionRules } from "./rules/attention.js";
@@ -26,6 +27,17 @@ const RULES: Rules<typeof OPS> = {
   ...selectRules,
   ...attentionRules,
 };
+
+/** The nodes between `wrt` and the outputs that no gradient passes: what to name where none arrives. */
+export function undifferentiable(outputs: readonly Value[], wrt: readonly Value[]): Node[] {
+  const active = new Set(wrt.map(({ node }) => node));
+  return topologicalOrder(outputs).filter((node) => {
+    if (active.has(node) || !node.inputs.some((value) => active.has(value.node))) return false;
+    active.add(node);
+    const { dtype } = node.outputs[0] as Value;
+    return RULES[node.op.name as OpName] === "nondifferentiable" || !isFloating(dtype);
+  });
+}
 
 export interface Cotangent {
   readonly value: Value;

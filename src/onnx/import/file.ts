@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { realpath } from "node:fs/promises";
 import type {
   AttributeProto,
@@ -10,6 +11,7 @@ import type {
 } from "onnx-buf";
 import type { DType } from "../../tensor/dtype.js";
 import { InputError } from "../../tensor/errors.js";
+import type { HostTensor } from "../../tensor/host.js";
 import { sizeOf } from "../../tensor/shape.js";
 import { asInputError, readFully, withFile } from "../../weights/files.js";
 import type { StoredTensor, WeightSource } from "../../weights/source.js";
@@ -38,6 +40,8 @@ export interface OnnxFile {
   readonly tensors: ReadonlyMap<TensorProto, OnnxTensor>;
   /** The large tensors, by the names that they have in `tensors`. */
   readonly weights: WeightSource;
+  /** A hash of all of the file but its weights, which have names of their own. */
+  readonly digest: HostTensor;
   /** Numbers in all floating point initializers. */
   readonly parameters: number;
   /** How often each operator occurs, in the order of the first occurrence. */
@@ -93,9 +97,22 @@ export async function openOnnx(path: string): Promise<OnnxFile> {
     outputs: graph.output.map(({ name }) => name),
     tensors,
     weights: { describe: path, names: () => weights.keys(), get: (name) => weights.get(name) },
+    digest: digestOf(bytes, realPath, weights.values()),
     parameters,
     operators: countOperators(graph.node),
   };
+}
+
+function digestOf(bytes: Uint8Array, path: string, weights: Iterable<StoredTensor>): HostTensor {
+  const hash = createHash("sha256");
+  const inside = [...weights].flatMap((stored) => (stored.kind === "file" && stored.path === path ? [stored] : []));
+  let at = 0;
+  for (const { offset, length } of inside.sort((a, b) => a.offset - b.offset)) {
+    hash.update(bytes.subarray(at, offset));
+    at = offset + length;
+  }
+  hash.update(bytes.subarray(at));
+  return { dtype: "uint8", shape: [32], data: new Uint8Array(hash.digest()) };
 }
 
 export const functionKey = (domain: string, name: string, overload: string) =>
