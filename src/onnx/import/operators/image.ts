@@ -236,7 +236,7 @@ function scaled(node: OnnxNode, x: Value, size: Shape, scales: readonly number[]
     : node.choice("coordinate_transformation_mode", COORDINATE_MODES, "half_pixel");
   const rounding = before11 ? "floor" : node.choice("nearest_mode", NEAREST_MODES, "round_prefer_floor");
   const antialias = node.int("antialias") === 1;
-  const outside = node.int("exclude_outside") === 1 || antialias ? "exclude" : "clamp";
+  const outside = node.int("exclude_outside") === 1 ? "exclude" : "clamp";
   const rank = x.shape.length;
   const moved = size.findIndex((extent, axis) => extent !== x.shape[axis] && axis < rank - 2);
   if (moved >= 0) node.fail(`resizes axis ${moved} of ${showShape(x.shape)}; only the last two can be`);

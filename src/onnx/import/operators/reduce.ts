@@ -19,7 +19,7 @@ import {
 } from "../../../ops/index.js";
 import { isFloating } from "../../../tensor/dtype.js";
 import { normalizeAxis } from "../../../tensor/shape.js";
-import { numbersOf, type OnnxNode } from "../node.js";
+import type { OnnxNode } from "../node.js";
 import { logSumExp } from "./norm.js";
 import type { Operator, Operators } from "./operator.js";
 
@@ -42,13 +42,12 @@ const reduction =
 const negated = (x: Value) => mul(x, -1);
 
 /** Shape arithmetic multiplies extents; nothing else here does. */
-const multiplied: Reduction = (x, axes, { keepDims }) => {
-  const known = numbersOf(x);
-  if (known?.shape.length !== 1 || axes.length !== 1)
-    throw new TypeError("multiplies more than a constant list of numbers");
-  const total = known.data.reduce((a, b) => a * b, 1);
-  return constant([total], keepDims ? [1] : []);
-};
+function multiplied(node: OnnxNode): Value {
+  const { shape, dtype } = node.input(0);
+  const total = (node.numbers(0, "operand") ?? []).reduce((a, b) => a * b, 1);
+  if (shape.length !== 1) node.fail("multiplies more than a list of numbers");
+  return constant([total], node.int("keepdims") === 0 ? [] : [1], dtype);
+}
 
 function best(node: OnnxNode, sign: (x: Value) => Value): Value {
   const x = node.input(0);
@@ -87,7 +86,7 @@ export const reductions: Operators = {
   ReduceMean: reduction(mean),
   ReduceMax: reduction(max),
   ReduceMin: reduction((x, axes, options) => negated(max(negated(x), axes, options))),
-  ReduceProd: reduction(multiplied),
+  ReduceProd: multiplied,
   ReduceL1: reduction((x, axes, options) => sum(abs(x), axes, options)),
   ReduceL2: reduction((x, axes, options) => sqrt(sum(mul(x, x), axes, options))),
   ReduceSumSquare: reduction((x, axes, options) => sum(mul(x, x), axes, options)),
