@@ -39,6 +39,18 @@ export class OnnxNode {
       : this.fail(`its ${what} (input ${index}) depends on the picture or on weights; it must be a constant`);
   }
 
+  /** The same where only whole numbers make sense: extents, axes, positions. */
+  integers(index: number, what: string): number[] | undefined {
+    const values = this.numbers(index, what);
+    const wrong = values?.find((value) => !Number.isSafeInteger(value));
+    return wrong === undefined ? values : this.fail(`its ${what} (input ${index}) holds ${wrong}, not a whole number`);
+  }
+
+  integer(index: number, what: string): number | undefined {
+    const [value, ...more] = this.integers(index, what) ?? [];
+    return more.length === 0 ? value : this.fail(`its ${what} (input ${index}) must be one number`);
+  }
+
   number(index: number, what: string): number | undefined {
     const [value, ...more] = this.numbers(index, what) ?? [];
     return more.length === 0 ? value : this.fail(`its ${what} (input ${index}) must be one number`);
@@ -76,7 +88,7 @@ export class OnnxNode {
 
   /** Integers that older opsets have as an attribute and newer ones as an input. */
   intsOrInput(name: string, index: number): number[] | undefined {
-    return this.ints(name) ?? this.numbers(index, name);
+    return this.ints(name) ?? this.integers(index, name);
   }
 
   axis(name: string, otherwise: number, rank: number): number {

@@ -40,7 +40,7 @@ function asPicture(x: Value, node: OnnxNode): Value {
   const [b, c, length] = x.shape as [number, number, number];
   return x.shape.length === 3
     ? reshape(x, [b, c, 1, length])
-    : node.fail(`works on ${x.shape.length - 2} axes beside batch and channels; one and two are supported`);
+    : node.fail(`works on signals [b, c, l] and pictures [b, c, h, w], not on ${showShape(x.shape)}`);
 }
 
 const asSignal = (y: Value, like: Value) =>
@@ -48,6 +48,7 @@ const asSignal = (y: Value, like: Value) =>
 
 /** Attributes with a number for each axis, those of signals filled up with a `first` for their one row. */
 function perAxis(node: OnnxNode, name: string, rank: number, first: number, otherwise: number): Pair {
+  if (rank !== 3 && rank !== 4) node.fail(`works on signals [b, c, l] and pictures [b, c, h, w], not on ${rank} axes`);
   const given = node.ints(name) ?? new Array<number>(rank - 2).fill(otherwise);
   const pair = rank === 3 ? [first, ...given] : given;
   if (pair.length !== 2 || pair.some((value) => value < (name === "output_padding" ? 0 : 1) || value > 2 ** 20)) {
@@ -215,7 +216,7 @@ function resized(node: OnnxNode): Value {
       (_, axis) => values[axes.findIndex((at) => (at < 0 ? at + x.shape.length : at) === axis)] ?? rest(axis),
     );
   };
-  const sizes = before11 ? undefined : node.numbers(3, "sizes");
+  const sizes = before11 ? undefined : node.integers(3, "sizes");
   const factors = node.floats("scales") ?? node.numbers(before11 ? 1 : 2, "scales");
   const isGiven = (values: readonly number[] | undefined): values is number[] =>
     values !== undefined && values.length > 0;

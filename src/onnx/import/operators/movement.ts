@@ -84,14 +84,14 @@ function unsqueezed(node: OnnxNode): Value {
 
 function expanded(node: OnnxNode): Value {
   const x = node.input(0);
-  const wanted = node.numbers(1, "shape") ?? node.fail("has no shape");
+  const wanted = node.integers(1, "shape") ?? node.fail("has no shape");
   const shape = broadcastShapes(x.shape, wanted);
   return shape ? broadcastTo(x, shape) : node.fail(`${showShape(x.shape)} does not expand to ${showShape(wanted)}`);
 }
 
 function tiled(node: OnnxNode): Value {
   const x = node.input(0);
-  const repeats = node.numbers(1, "repeats") ?? node.fail("has no repeats");
+  const repeats = node.integers(1, "repeats") ?? node.fail("has no repeats");
   if (repeats.length !== x.shape.length) node.fail(`${showShape(repeats)} does not repeat ${showShape(x.shape)}`);
   const pairs = x.shape.flatMap((extent, i) => [repeats[i] as number, extent]);
   const apart = reshape(
@@ -109,7 +109,7 @@ function sliced(node: OnnxNode): Value {
   const starts = node.intsOrInput("starts", 1) ?? node.fail("has no starts");
   const ends = node.intsOrInput("ends", 2) ?? node.fail("has no ends");
   const axes = axesOf(node.intsOrInput("axes", 3) ?? starts.map((_, i) => i), x.shape.length, "Slice");
-  const steps = node.numbers(4, "steps") ?? starts.map(() => 1);
+  const steps = node.integers(4, "steps") ?? starts.map(() => 1);
   if ([ends, axes, steps].some(({ length }) => length !== starts.length)) {
     node.fail("starts, ends, axes and steps are of different lengths");
   }
@@ -200,8 +200,8 @@ function gatheredND(node: OnnxNode): Value {
 function padded(node: OnnxNode): Value {
   const x = node.input(0);
   const rank = x.shape.length;
-  const amounts = node.ints("pads") ?? node.ints("paddings") ?? node.numbers(1, "pads") ?? node.fail("has no pads");
-  const axes = axesOf(node.numbers(3, "axes") ?? x.shape.map((_, i) => i), rank, "Pad");
+  const amounts = node.ints("pads") ?? node.ints("paddings") ?? node.integers(1, "pads") ?? node.fail("has no pads");
+  const axes = axesOf(node.integers(3, "axes") ?? x.shape.map((_, i) => i), rank, "Pad");
   if (amounts.length !== 2 * axes.length) node.fail(`${amounts.length} pads do not pad ${axes.length} axes`);
   const around = x.shape.map((): [number, number] => [0, 0]);
   for (const [i, axis] of axes.entries()) around[axis] = [amounts[i] as number, amounts[i + axes.length] as number];
@@ -268,7 +268,7 @@ function range(node: OnnxNode): Value {
 }
 
 function constantOfShape(node: OnnxNode): Value {
-  const shape = node.numbers(0, "shape") ?? node.fail("has no shape");
+  const shape = node.integers(0, "shape") ?? node.fail("has no shape");
   const value = node.tensor ?? constant([0], [1]);
   if (shape.some((extent) => extent < 0)) node.fail(`${showShape(shape)} is no shape`);
   return broadcastTo(reshape(value, []), shape);
@@ -302,14 +302,14 @@ function triangular(node: OnnxNode): Value {
   const x = node.input(0);
   const [rows, columns] = x.shape.slice(-2);
   if (rows === undefined || columns === undefined) return node.fail(`${showShape(x.shape)} is no matrix`);
-  const inside = triangle(rows, columns, node.number(1, "k") ?? 0, node.int("upper") !== 0, node);
+  const inside = triangle(rows, columns, node.integer(1, "k") ?? 0, node.int("upper") !== 0, node);
   return where(cast(inside, "bool"), x, constant([0], [], x.dtype));
 }
 
 /** Sums of all elements up to each, as a product with a triangle of ones. */
 function cumulativeSum(node: OnnxNode): Value {
   const x = node.input(0);
-  const axis = normalizeAxis(node.number(1, "axis") ?? 0, x.shape.length, "CumSum");
+  const axis = normalizeAxis(node.integer(1, "axis") ?? 0, x.shape.length, "CumSum");
   const extent = x.shape[axis] as number;
   const [exclusive, reverse] = [node.int("exclusive") === 1, node.int("reverse") === 1];
   const offset = exclusive ? 1 : 0;
@@ -356,7 +356,7 @@ function scatteredND(node: OnnxNode): Value {
   const x = node.input(0);
   const shape: Shape = x.shape;
   const data = Float64Array.from(node.numbers(0, "data") ?? []);
-  const indices = node.numbers(1, "indices") ?? [];
+  const indices = node.integers(1, "indices") ?? [];
   const updates = node.numbers(2, "updates") ?? [];
   if (node.choice("reduction", ["none", "add"], "none") !== "none") node.fail("adds; only replacing is supported");
   const count = node.input(1).shape.at(-1) ?? node.fail("has a scalar for indices");
@@ -391,9 +391,9 @@ function nonZero(node: OnnxNode): Value {
 
 function oneHot(node: OnnxNode): Value {
   const indices = node.input(0);
-  const depth = node.number(1, "depth") ?? node.fail("has no depth");
+  const depth = node.integer(1, "depth") ?? node.fail("has no depth");
   const [off, on] = node.numbers(2, "values") ?? [];
-  const ids = node.numbers(0, "indices") ?? [];
+  const ids = node.integers(0, "indices") ?? [];
   if (off === undefined || on === undefined || !(depth * ids.length <= MOST_ELEMENTS)) return node.fail("is too large");
   const axis = node.axis("axis", -1, indices.shape.length + 1);
   const rows = ids.flatMap((id) =>

@@ -64,7 +64,7 @@ function best(node: OnnxNode, sign: (x: Value) => Value): Value {
 
 function largest(node: OnnxNode): Value[] {
   const x = node.input(0);
-  const count = node.number(1, "k") ?? node.int("k") ?? node.fail("has no k");
+  const count = node.integer(1, "k") ?? node.int("k") ?? node.fail("has no k");
   const axis = node.axis("axis", -1, x.shape.length);
   if (node.int("largest") !== 0) {
     const { values, indices } = topK(x, count, axis);
