@@ -31,12 +31,17 @@ const RULES: Rules<typeof OPS> = {
 /** The nodes between `wrt` and the outputs that no gradient passes: what to name where none arrives. */
 export function undifferentiable(outputs: readonly Value[], wrt: readonly Value[]): Node[] {
   const active = new Set(wrt.map(({ node }) => node));
-  return topologicalOrder(outputs).filter((node) => {
-    if (active.has(node) || !node.inputs.some((value) => active.has(value.node))) return false;
+  const stops = new Set<Node>();
+  for (const node of topologicalOrder(outputs)) {
+    const read = node.inputs.filter((value) => active.has(value.node));
+    if (read.length === 0) continue;
     active.add(node);
-    const { dtype } = node.outputs[0] as Value;
-    return RULES[node.op.name as OpName] === "nondifferentiable" || !isFloating(dtype);
-  });
+    if (RULES[node.op.name as OpName] === "nondifferentiable") stops.add(node);
+    // Whole numbers and truths have no gradient, whatever made them.
+    for (const { dtype, node: maker } of read) if (!isFloating(dtype)) stops.add(maker);
+  }
+  for (const { dtype, node } of outputs) if (active.has(node) && !isFloating(dtype)) stops.add(node);
+  return [...stops];
 }
 
 export interface Cotangent {

@@ -180,7 +180,7 @@ export class OnnxImport {
       const outputs = "node" in made ? [made] : made;
       for (const output of outputs) this.check(output);
       const results = inputs.every((input) => !input || numbersOf(input)) ? this.fold(outputs) : outputs;
-      for (const { node: own } of results) if (!this.origins.has(own)) this.origins.set(own, describe(node));
+      this.remember(results, describe(node));
       return results;
     } catch (error) {
       // Shape rules throw these two; everything they judge came from the file.
@@ -188,6 +188,16 @@ export class OnnxImport {
         throw this.fault(`${describe(node)}: ${error.message}`, error);
       }
       throw error;
+    }
+  }
+
+  /** Whatever was made for these values and nothing else yet comes from the node `origin`. */
+  private remember(values: readonly Value[], origin: string): void {
+    const open = values.map(({ node }) => node);
+    for (let node = open.pop(); node; node = open.pop()) {
+      if (this.origins.has(node) || node.inputs.length === 0) continue;
+      this.origins.set(node, origin);
+      open.push(...node.inputs.map((value) => value.node));
     }
   }
 
