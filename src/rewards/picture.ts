@@ -14,11 +14,11 @@ export async function readPicture(path: string): Promise<HostTensor> {
     await readFully(file, content, 0, path);
     return content;
   });
-  const { data, info } = await sharp(bytes, { limitInputPixels: MOST_PIXELS })
-    .rotate()
-    .flatten({ background: "white" })
+  const { data, info } = await sharp(bytes, { limitInputPixels: MOST_PIXELS, failOn: "error" })
+    .autoOrient()
     .toColourspace("srgb")
-    .raw()
+    .flatten({ background: "white" })
+    .raw({ depth: "uchar" })
     .toBuffer({ resolveWithObject: true })
     .catch((error: Error) => {
       throw new InputError(`${path}: is not a picture that can be read (${error.message.split("\n")[0]}).`);
