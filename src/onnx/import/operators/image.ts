@@ -128,9 +128,8 @@ function transposedConvolution(node: OnnxNode): Value {
   const stride = perAxis(node, "strides", rank, 1, 1);
   const dilations = perAxis(node, "dilations", rank, 1, 1);
   const extra = perAxis(node, "output_padding", rank, 0, 0);
-  if (node.choice("auto_pad", ["NOTSET"], "NOTSET") && stride[0] !== stride[1] && rank === 4) {
-    node.fail(`strides ${showShape(stride)} are not equal`);
-  }
+  node.choice("auto_pad", ["NOTSET"], "NOTSET");
+  if (stride[0] !== stride[1] && rank === 4) node.fail(`strides ${showShape(stride)} are not equal`);
   if (dilations[0] !== dilations[1] && rank === 4) node.fail(`dilations ${showShape(dilations)} are not equal`);
   if (node.ints("output_shape")) node.fail("output_shape is not supported; give pads and output_padding");
   const pads = node.ints("pads") ?? new Array<number>(2 * (rank - 2)).fill(0);
@@ -208,7 +207,7 @@ const MOST_WEIGHTS = 2 ** 24;
 function resized(node: OnnxNode): Value {
   const x = node.input(0);
   const before11 = node.opset < 11;
-  if (node.choice("keep_aspect_ratio_policy", ["stretch"], "stretch") !== "stretch") return x;
+  node.choice("keep_aspect_ratio_policy", ["stretch"], "stretch");
   const axes = node.ints("axes") ?? x.shape.map((_, axis) => axis);
   const complete = (values: readonly number[], rest: (axis: number) => number): number[] => {
     if (values.length !== axes.length) node.fail(`${values.length} sizes or scales for ${axes.length} axes`);
