@@ -1,5 +1,6 @@
 /**
- * ONNX files against autograd: value and image gradient of each model that parity/onnx_models.py exported.
+ * ONNX files against autograd: value and image gradient of each model that parity/onnx_models.py exported, and how far
+ * PyTorch's own gradient in float32 is from the one in float64 that both are compared with.
  *
  *     python parity/onnx_models.py --full FOLDER
  *     node dist/bench/onnx.js FOLDER
@@ -20,6 +21,8 @@ export interface OnnxParity {
   /** Largest difference over the largest expected value. */
   readonly valueError: number;
   readonly gradientError: number;
+  /** Of PyTorch's own gradient in float32. */
+  readonly peerError: number;
   readonly nodes: number;
   readonly importSeconds: number;
   /** Of one call that gives value and gradient. */
@@ -57,6 +60,7 @@ export async function onnxParity(runtime: Runtime, model: string, golden: string
   return {
     valueError: difference(results.output as HostTensor, await tensor("output")),
     gradientError: difference(results.gradient as HostTensor, await tensor("gradient")),
+    peerError: toNumbers(await tensor("float32_error"))[0] as number,
     nodes: topologicalOrder([output]).length,
     importSeconds,
     seconds,
@@ -73,12 +77,12 @@ function difference(actual: HostTensor, expected: HostTensor): number {
 async function main(folder: string): Promise<void> {
   const runtime = await Runtime.start();
   const files = (await readdir(folder)).filter((name) => name.endsWith(".onnx")).sort();
-  console.log(["model".padEnd(44), "value", "gradient", "nodes", "import s", "call s"].join("\t"));
+  console.log(["model".padEnd(44), "value", "gradient", "PyTorch", "nodes", "import s", "call s"].join("\t"));
   let failed = 0;
   for (const name of files) {
     try {
       const golden = join(folder, `${name.split(".").slice(0, -2).join(".")}.safetensors`);
-      const { valueError, gradientError, nodes, importSeconds, seconds } = await onnxParity(
+      const { valueError, gradientError, peerError, nodes, importSeconds, seconds } = await onnxParity(
         runtime,
         join(folder, name),
         golden,
@@ -87,6 +91,7 @@ async function main(folder: string): Promise<void> {
       const columns = [
         valueError.toExponential(1),
         gradientError.toExponential(1),
+        peerError.toExponential(1),
         nodes,
         importSeconds.toFixed(2),
         seconds.toFixed(2),

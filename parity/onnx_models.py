@@ -24,7 +24,7 @@ from pathlib import Path
 import onnx
 import torch
 import torchvision
-from golden import GOLDENS, normal, storable
+from golden import GOLDENS, normal, relative_error, storable
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import efficientnet, mobilenetv2, mobilenetv3, squeezenet
@@ -188,7 +188,7 @@ TINY: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 FULL: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "resnet-50": (lambda: torchvision.models.resnet50(), 224),
+    "resnet-50": (lambda: torchvision.models.resnet50(), 96),
     "mobilenet-v2": (lambda: torchvision.models.mobilenet_v2(), 224),
     "mobilenet-v3": (lambda: torchvision.models.mobilenet_v3_large(), 224),
     "efficientnet-b0": (lambda: torchvision.models.efficientnet_b0(), 224),
@@ -214,7 +214,7 @@ def randomize(model: nn.Module, seed: int) -> None:
             noise = torch.randn(value.shape, generator=random)
             if name.endswith("running_var"):
                 value.copy_(0.5 + noise.abs())
-            elif value.ndim > 1 and name.rsplit(".", 1)[-1] == "weight":
+            elif value.ndim > 1 and name.endswith("weight"):
                 value.copy_(noise / math.sqrt(value[0].numel()))
             elif name.endswith("weight"):
                 value.copy_(1 + 0.2 * noise)
@@ -223,7 +223,10 @@ def randomize(model: nn.Module, seed: int) -> None:
 
 
 def differentiate(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Output, and the gradient of its product with a random upstream, in float64 where the model can."""
+    """Output, and the gradient of its product with a random upstream, in float64 where the model can.
+
+    `float32_error` is how far PyTorch's own float32 gradient lies from that one.
+    """
 
     def evaluate(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         model.to(dtype)
@@ -233,12 +236,31 @@ def differentiate(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tens
         (gradient,) = torch.autograd.grad(output, given, upstream)
         return {"upstream": upstream, "output": output, "gradient": gradient}
 
+    single = evaluate(torch.float32)
     try:
-        return evaluate(torch.float64)
+        double = evaluate(torch.float64)
     except RuntimeError:  # a buffer or a literal of the model is float32
-        return evaluate(torch.float32)
+        double = single
     finally:
         model.to(torch.float32)
+    error = relative_error(single["gradient"], double["gradient"]) if double["gradient"].any() else math.inf
+    return double | {"float32_error": torch.tensor([error])}
+
+
+def weighted(build: Callable[[], nn.Module], image: torch.Tensor) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """The model with the first random weights that have one gradient.
+
+    A last ReLU may let nothing through; and where some ReLU or maximum lies within rounding of its kink, float32 and
+    float64 take different sides of it, and both gradients are right.
+    """
+    torch.manual_seed(0)
+    model = build().eval()
+    for seed in range(5, 25):
+        randomize(model, seed)
+        found = differentiate(model, image)
+        if found["float32_error"] < 1e-4:
+            return model, found
+    raise ValueError("no weights found that are away from every kink")
 
 
 def export(model: nn.Module, image: torch.Tensor, exporter: str, opset: int, path: Path, strip: bool) -> None:
@@ -298,14 +320,8 @@ def main() -> None:
     exports = FULL_EXPORTS if arguments.full else GOLDEN_EXPORTS if golden else EXPORTS
     for name in arguments.models or models:
         build, size = models[name]
-        torch.manual_seed(0)
-        model = build().eval()
         image = normal(7, 1, 3, size, size)
-        for seed in range(5, 50):
-            randomize(model, seed)
-            found = differentiate(model, image)
-            if found["gradient"].any():  # a last ReLU may let nothing through
-                break
+        model, found = weighted(build, image)
         save_file(storable({"image": image, **found}), folder / f"{name}.safetensors")
         done = set()
         for exporter, opset in exports:

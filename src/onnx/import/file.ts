@@ -82,9 +82,15 @@ export async function openOnnx(path: string): Promise<OnnxFile> {
     names.add(name);
     const tensor = await reader.read(proto, name);
     tensors.set(proto, tensor);
+    letGo(proto);
     if (tensor.kind === "weight") weights.set(tensor.name, tensor.stored);
     const { shape, dtype } = tensor.kind === "weight" ? tensor.stored : tensor;
     if (dtype.includes("float")) parameters += sizeOf(shape);
+  }
+  const digest = digestOf(bytes, realPath, weights.values());
+  for (const attribute of allAttributes(model)) {
+    attribute.s = attribute.s.slice();
+    attribute.strings = attribute.strings.map((text) => text.slice());
   }
   const initialized = new Set(graph.initializer.map(({ name }) => name));
   return {
@@ -97,7 +103,7 @@ export async function openOnnx(path: string): Promise<OnnxFile> {
     outputs: graph.output.map(({ name }) => name),
     tensors,
     weights: { describe: path, names: () => weights.keys(), get: (name) => weights.get(name) },
-    digest: digestOf(bytes, realPath, weights.values()),
+    digest,
     parameters,
     operators: countOperators(graph.node),
   };
@@ -128,12 +134,32 @@ export function opsetOf(imports: ModelProto["opsetImport"], where: string): numb
   return version;
 }
 
+/** The elements, which have been read; they share the memory of the whole file, which would stay for as long as the graph. */
+function letGo(proto: TensorProto): void {
+  proto.rawData = new Uint8Array();
+  [proto.floatData, proto.int32Data, proto.doubleData] = [[], [], []];
+  [proto.int64Data, proto.uint64Data, proto.stringData] = [[], [], []];
+}
+
 /** Every tensor with a name: initializers, and those that nodes hold, also in branches and functions. */
 function* allTensors(model: ModelProto): Generator<[TensorProto, string]> {
   if (model.graph) yield* tensorsOfGraph(model.graph);
   for (const body of model.functions) {
     yield* tensorsOfNodes(body.node);
     for (const attribute of body.attributeProto) yield* tensorsOfAttribute(attribute, `${body.name}.${attribute.name}`);
+  }
+}
+
+function* allAttributes(model: ModelProto): Generator<AttributeProto> {
+  const graphs = model.graph ? [model.graph] : [];
+  for (const body of [...graphs, ...model.functions]) yield* attributesOf(body);
+  for (const { attributeProto } of model.functions) yield* attributeProto;
+}
+
+function* attributesOf(body: GraphProto | FunctionProto): Generator<AttributeProto> {
+  for (const { attribute } of body.node) {
+    yield* attribute;
+    for (const { g } of attribute) if (g) yield* attributesOf(g);
   }
 }
 

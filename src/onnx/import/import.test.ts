@@ -374,6 +374,19 @@ describe("weights", () => {
     expect((await run())[1000]).toBeCloseTo(Math.sin(1000), 6);
   });
 
+  test("let go of the rest of the file, which the decoded graph would keep in memory", async () => {
+    const init = product(weight("float32"));
+    const file = await open({
+      ...init,
+      nodes: [...init.nodes, node("Constant", [], ["c"], { value: tensor("", [1]), note: "words" })],
+    });
+    const held = (value: unknown): number => {
+      if (ArrayBuffer.isView(value)) return value.buffer.byteLength;
+      return typeof value === "object" && value !== null ? Math.max(0, ...Object.values(value).map(held)) : 0;
+    };
+    expect(held(file.graph)).toBeLessThan(100);
+  });
+
   test("of half precision are widened by the graph", async () => {
     const file = await open(product(weight("float16")));
     expect(file.weights.get("w")).toMatchObject({ dtype: "float16", length: 6000 });
