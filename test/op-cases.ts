@@ -80,6 +80,7 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
   exp: [{ shapes: [[3]], build: o.exp }],
   log: [{ shapes: [[3]], build: o.log, range: [0.5, 2] }],
   sqrt: [{ shapes: [[3]], build: o.sqrt, range: [0.5, 2] }],
+  floor: [{ shapes: [[9]], build: (x) => o.mul(o.floor(o.mul(x, 4)), x) }],
   abs: [{ shapes: [[7]], build: o.abs }],
   sign: [{ shapes: [[7]], build: (x) => o.mul(o.sign(x), x) }],
   tanh: [{ shapes: [[3]], build: o.tanh }],
@@ -229,6 +230,20 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
       ],
       build: (x, w) => o.conv2d(x, w, undefined, { stride: 4 }),
     },
+    {
+      shapes: [
+        [1, 2, 9, 8],
+        [3, 2, 3, 2],
+      ],
+      build: (x, w) => o.conv2d(x, w, undefined, { padding: 2, dilation: 2 }),
+    },
+    {
+      shapes: [
+        [1, 2, 9, 8],
+        [2, 1, 3, 3],
+      ],
+      build: (x, w) => o.conv2d(x, w, undefined, { padding: [2, 3, 2, 3], stride: 2, dilation: 3, groups: 2 }),
+    },
   ],
   convTranspose2d: [
     {
@@ -238,6 +253,25 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
       ],
       build: (x, w) => o.convTranspose2d(x, w, [6, 6], { stride: 2, padding: 1 }),
     },
+  ],
+  maxPool: [
+    { shapes: [[2, 3, 4, 6]], build: (x) => o.maxPool(x, 2) },
+    { shapes: [[1, 2, 7, 6]], build: (x) => o.maxPool(x, 3, { stride: 2, padding: [1, 1, 0, 1] }) },
+    { shapes: [[1, 2, 7, 8]], build: (x) => o.maxPool(x, [2, 3], { stride: [1, 2], dilation: 2 }) },
+  ],
+  gatherElements: [
+    { shapes: [[3, 4]], build: (x) => o.gatherElements(x, o.constant([2, 0, 2, 1], [2, 2], "int64"), 0) },
+    { shapes: [[2, 3, 4]], build: (x) => o.gatherElements(x, o.constant([1, 1, 0, 3], [2, 1, 2], "int64"), -1) },
+  ],
+  scatterElements: [
+    {
+      shapes: [[2, 3]],
+      build: (x) => o.scatterElements(o.constant([1, 1, 0, 3, 1, 3], [2, 3], "int64"), x, [2, 4], 1),
+    },
+  ],
+  topK: [
+    { shapes: [[3, 6]], build: (x) => o.topK(x, 2).values },
+    { shapes: [[2, 5, 3]], build: (x) => o.topK(x, 3, 1).values },
   ],
   averagePool: [{ shapes: [[2, 3, 4, 6]], build: (x) => conv.averagePool(x, 2) }],
   upsampleNearest: [{ shapes: [[2, 3, 2, 3]], build: (x) => o.upsampleNearest(x, 2) }],

@@ -1,6 +1,7 @@
 import { topologicalOrder } from "../graph/graph.js";
 import type { Node, Value } from "../graph/value.js";
 import type { OPS, OpName } from "../ops/table.js";
+import { isFloating } from "../tensor/dtype.js";
 import { sameShape, showShape } from "../tensor/shape.js";
 import type { Rule, RuleNode, Rules } from "./rule.js";
 import { attentionRules } from "./rules/attention.js";
@@ -10,6 +11,7 @@ import { matmulRules } from "./rules/matmul.js";
 import { movementRules, sumOfGradients, sumTo } from "./rules/movement.js";
 import { normRules } from "./rules/norm.js";
 import { reduceRules } from "./rules/reduce.js";
+import { selectRules } from "./rules/select.js";
 
 /** Complete by its type: an op without a rule does not compile. */
 const RULES: Rules<typeof OPS> = {
@@ -22,8 +24,25 @@ const RULES: Rules<typeof OPS> = {
   ...matmulRules,
   ...convRules,
   ...normRules,
+  ...selectRules,
   ...attentionRules,
 };
+
+/** The nodes between `wrt` and the outputs that no gradient passes: what to name where none arrives. */
+export function undifferentiable(outputs: readonly Value[], wrt: readonly Value[]): Node[] {
+  const active = new Set(wrt.map(({ node }) => node));
+  const stops = new Set<Node>();
+  for (const node of topologicalOrder(outputs)) {
+    const read = node.inputs.filter((value) => active.has(value.node));
+    if (read.length === 0) continue;
+    active.add(node);
+    if (RULES[node.op.name as OpName] === "nondifferentiable") stops.add(node);
+    // Whole numbers and truths have no gradient, whatever made them.
+    for (const { dtype, node: maker } of read) if (!isFloating(dtype)) stops.add(maker);
+  }
+  for (const { dtype, node } of outputs) if (active.has(node) && !isFloating(dtype)) stops.add(node);
+  return [...stops];
+}
 
 export interface Cotangent {
   readonly value: Value;

@@ -38,7 +38,7 @@ export function settingsOptions(command: Command): Command {
   return command
     .option("--model <model>", "a folder, a single file, or an id of the Hugging Face hub such as org/name@revision")
     .option("--offline", "take models of the hub from its cache alone")
-    .option("--reward <name>", list(rewardNames))
+    .option("--reward <name>", list([...rewardNames, "an ONNX file"]))
     .option("--prompts <list>", PROMPTS)
     .option("--template <text>", 'the sentence around each prompt, such as "a photo of a {}"')
     .option("--negative-prompt <text>", "what pictures should stay away from")
@@ -91,6 +91,10 @@ export function overridesOf(
   const short = Object.entries({ ...settingOfOption, ...instead }).flatMap(([option, path]): Override[] => {
     const text = options[option as keyof typeof settingOfOption];
     if (text === undefined) return [];
+    // The file of a reward replaces what the recipe says of its own reward.
+    if (option === "reward" && /\.onnx$/i.test(text)) {
+      return [{ path: ["reward"], value: { name: "onnx", file: text }, origin: `--reward ${text}` }];
+    }
     const value = numeric.includes(option) && text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
     return [
       {

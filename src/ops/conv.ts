@@ -8,18 +8,24 @@ export interface ConvAttrs {
   readonly stride: number;
   readonly padding: Padding;
   readonly groups: number;
+  /** Pixels from one tap of the kernel to the next (Yu & Koltun 2016). */
+  readonly dilation: number;
 }
 
 export interface ConvOptions {
   readonly stride?: number;
   readonly padding?: number | Padding;
   readonly groups?: number;
+  readonly dilation?: number;
 }
+
+/** Pixels that `taps` taps of a kernel reach over. */
+export const reach = (taps: number, dilation: number): number => (taps - 1) * dilation + 1;
 
 /** x [b, c, h, w], weight [o, c / groups, kh, kw], bias [o] → [b, o, h', w']. */
 export const conv2dOp: OpDef<ConvAttrs> = {
   name: "conv2d",
-  infer: ([x, weight, bias], { stride, padding, groups }) => {
+  infer: ([x, weight, bias], { stride, padding, groups, dilation }) => {
     const [b, c, h, w] = image("conv2d", x as TensorType);
     const [o, perGroup, kh, kw] = image("conv2d", weight as TensorType);
     if (c !== perGroup * groups || o % groups !== 0) {
@@ -30,8 +36,8 @@ export const conv2dOp: OpDef<ConvAttrs> = {
     if (bias && (bias.shape.length !== 1 || bias.shape[0] !== o)) {
       throw new TypeError(`conv2d: bias ${showType(bias)} does not fit ${o} output channels`);
     }
-    const height = Math.floor((h + padding[0] + padding[2] - kh) / stride) + 1;
-    const width = Math.floor((w + padding[1] + padding[3] - kw) / stride) + 1;
+    const height = Math.floor((h + padding[0] + padding[2] - reach(kh, dilation)) / stride) + 1;
+    const width = Math.floor((w + padding[1] + padding[3] - reach(kw, dilation)) / stride) + 1;
     if (height < 1 || width < 1)
       throw new TypeError(
         `conv2d: ${h}x${w} with padding ${showShape(padding)} is smaller than the ${kh}x${kw} kernel`,
@@ -39,7 +45,12 @@ export const conv2dOp: OpDef<ConvAttrs> = {
     return [{ shape: [b, o, height, width], dtype: (x as TensorType).dtype }];
   },
   emit: (w, inputs, { attrs }) =>
-    w.node("Conv", inputs, { strides: [attrs.stride, attrs.stride], pads: attrs.padding, group: attrs.groups }),
+    w.node("Conv", inputs, {
+      strides: [attrs.stride, attrs.stride],
+      pads: attrs.padding,
+      group: attrs.groups,
+      dilations: [attrs.dilation, attrs.dilation],
+    }),
   evaluate: ([x, weight, bias], { attrs, outputs }) => {
     const out = (outputs[0] as Value).shape;
     const data = new Float64Array(sizeOf(out));
@@ -63,11 +74,11 @@ export const conv2dOp: OpDef<ConvAttrs> = {
  */
 export const convTranspose2dOp: OpDef<ConvAttrs & { readonly size: readonly [number, number] }> = {
   name: "convTranspose2d",
-  infer: ([x, weight], { groups, size, stride, padding }) => {
+  infer: ([x, weight], { groups, size, stride, padding, dilation }) => {
     const [b, o, h, w] = image("convTranspose2d", x as TensorType);
     const [o2, perGroup, kh, kw] = image("convTranspose2d", weight as TensorType);
-    const height = Math.floor((size[0] + padding[0] + padding[2] - kh) / stride) + 1;
-    const width = Math.floor((size[1] + padding[1] + padding[3] - kw) / stride) + 1;
+    const height = Math.floor((size[0] + padding[0] + padding[2] - reach(kh, dilation)) / stride) + 1;
+    const width = Math.floor((size[1] + padding[1] + padding[3] - reach(kw, dilation)) / stride) + 1;
     if (o !== o2 || height !== h || width !== w) {
       throw new TypeError(
         `convTranspose2d: ${showType(x as TensorType)} is not what weight ${showType(weight as TensorType)} makes of ${size.join("x")}`,
@@ -76,12 +87,12 @@ export const convTranspose2dOp: OpDef<ConvAttrs & { readonly size: readonly [num
     return [{ shape: [b, perGroup * groups, ...size], dtype: (x as TensorType).dtype }];
   },
   emit: (w, names, { attrs, inputs }) => {
-    const { stride, padding, groups, size } = attrs;
+    const { stride, padding, groups, size, dilation } = attrs;
     const [x, weight] = inputs as [Value, Value];
     const extra = (axis: 0 | 1) =>
       size[axis] -
       ((x.shape[axis + 2] as number) - 1) * stride -
-      (weight.shape[axis + 2] as number) +
+      reach(weight.shape[axis + 2] as number, dilation) +
       (padding[axis] as number) +
       (padding[axis + 2] as number);
     return w.node("ConvTranspose", names, {
@@ -89,6 +100,7 @@ export const convTranspose2dOp: OpDef<ConvAttrs & { readonly size: readonly [num
       pads: padding,
       group: groups,
       output_padding: [extra(0), extra(1)],
+      dilations: [dilation, dilation],
     });
   },
   evaluate: ([x, weight], { attrs, outputs }) => {
@@ -102,7 +114,7 @@ export const convTranspose2dOp: OpDef<ConvAttrs & { readonly size: readonly [num
   },
 };
 
-function image(who: string, type: TensorType): [number, number, number, number] {
+export function image(who: string, type: TensorType): [number, number, number, number] {
   if (type.shape.length !== 4) throw new TypeError(`${who}: expects 4 axes, got ${showType(type)}`);
   return type.shape as unknown as [number, number, number, number];
 }
@@ -112,7 +124,7 @@ function eachTap(
   input: F64Array,
   weight: F64Array,
   out: readonly number[],
-  { stride, padding, groups }: ConvAttrs,
+  { stride, padding, groups, dilation }: ConvAttrs,
   visit: (at: number, from: number, tap: number) => void,
 ): void {
   const [, c, h, w] = input.shape as [number, number, number, number];
@@ -126,10 +138,10 @@ function eachTap(
           const at = ((b * o + k) * height + y) * width + x;
           for (let j = 0; j < perGroup; j++) {
             for (let dy = 0; dy < kh; dy++) {
-              const row = y * stride + dy - padding[0];
+              const row = y * stride + dy * dilation - padding[0];
               if (row < 0 || row >= h) continue;
               for (let dx = 0; dx < kw; dx++) {
-                const column = x * stride + dx - padding[1];
+                const column = x * stride + dx * dilation - padding[1];
                 if (column < 0 || column >= w) continue;
                 visit(
                   at,
@@ -202,8 +214,13 @@ function tiles(large: readonly number[], factor: number, visit: (large: number, 
   }
 }
 
-function attributes({ stride = 1, padding = 0, groups = 1 }: ConvOptions): ConvAttrs {
-  return { stride, groups, padding: typeof padding === "number" ? [padding, padding, padding, padding] : padding };
+function attributes({ stride = 1, padding = 0, groups = 1, dilation = 1 }: ConvOptions): ConvAttrs {
+  return {
+    stride,
+    groups,
+    dilation,
+    padding: typeof padding === "number" ? [padding, padding, padding, padding] : padding,
+  };
 }
 
 export function conv2d(x: Value, weight: Value, bias?: Value, options: ConvOptions = {}): Value {

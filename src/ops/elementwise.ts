@@ -93,7 +93,16 @@ const sigmoid64 = (x: number) => 1 / (1 + Math.exp(-x));
 export const addOp = binary("add", "Add", (x, y) => x + y);
 export const subOp = binary("sub", "Sub", (x, y) => x - y);
 export const mulOp = binary("mul", "Mul", (x, y) => x * y);
-export const divOp = binary("div", "Div", (x, y) => x / y);
+const dividing = binary("div", "Div", (x, y) => x / y);
+/** Of whole numbers the quotient is whole, rounded towards zero. */
+export const divOp: OpDef<NoAttrs> = {
+  ...dividing,
+  evaluate: (inputs, node) => {
+    const [quotient] = dividing.evaluate(inputs, node) as [F64Array];
+    const whole = !isFloating((node.outputs[0] as Value).dtype);
+    return [whole ? { shape: quotient.shape, data: quotient.data.map(Math.trunc) } : quotient];
+  },
+};
 export const maximumOp = binary("maximum", "Max", Math.max);
 export const minimumOp = binary("minimum", "Min", Math.min);
 export const greaterOp = binary("greater", "Greater", (x, y) => (x > y ? 1 : 0), "bool");
@@ -103,6 +112,7 @@ export const negOp = unary("neg", "Neg", (x) => -x);
 export const expOp = unary("exp", "Exp", Math.exp);
 export const logOp = unary("log", "Log", Math.log);
 export const sqrtOp = unary("sqrt", "Sqrt", Math.sqrt);
+export const floorOp = unary("floor", "Floor", Math.floor);
 export const absOp = unary("abs", "Abs", Math.abs);
 export const signOp = unary("sign", "Sign", Math.sign);
 export const tanhOp = unary("tanh", "Tanh", Math.tanh);
@@ -203,6 +213,7 @@ export const neg = (x: Value): Value => apply1(negOp, [x], NONE);
 export const exp = (x: Value): Value => apply1(expOp, [x], NONE);
 export const log = (x: Value): Value => apply1(logOp, [x], NONE);
 export const sqrt = (x: Value): Value => apply1(sqrtOp, [x], NONE);
+export const floor = (x: Value): Value => apply1(floorOp, [x], NONE);
 export const abs = (x: Value): Value => apply1(absOp, [x], NONE);
 export const sign = (x: Value): Value => apply1(signOp, [x], NONE);
 export const tanh = (x: Value): Value => apply1(tanhOp, [x], NONE);

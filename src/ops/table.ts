@@ -5,6 +5,7 @@ import * as matmul from "./matmul.js";
 import * as movement from "./movement.js";
 import * as norm from "./norm.js";
 import * as reduce from "./reduce.js";
+import * as select from "./select.js";
 import * as source from "./source.js";
 
 /** Every op. The gradient rules and the test cases are checked for completeness against this table. */
@@ -25,6 +26,7 @@ export const OPS = {
   exp: elementwise.expOp,
   log: elementwise.logOp,
   sqrt: elementwise.sqrtOp,
+  floor: elementwise.floorOp,
   abs: elementwise.absOp,
   sign: elementwise.signOp,
   tanh: elementwise.tanhOp,
@@ -55,6 +57,10 @@ export const OPS = {
   convTranspose2d: conv.convTranspose2dOp,
   averagePool: conv.averagePoolOp,
   upsampleNearest: conv.upsampleNearestOp,
+  gatherElements: select.gatherElementsOp,
+  scatterElements: select.scatterElementsOp,
+  topK: select.topKOp,
+  maxPool: select.maxPoolOp,
   layerNorm: norm.layerNormOp,
   standardize: norm.standardizeOp,
   softmax: norm.softmaxOp,

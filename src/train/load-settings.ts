@@ -126,7 +126,7 @@ function parseYaml(text: string, where: string, lineCounter?: yaml.LineCounter):
   requireShallow(text, where);
   let document: yaml.Document;
   try {
-    document = yaml.parseDocument(text, { lineCounter, prettyErrors: true });
+    document = yaml.parseDocument(text, { lineCounter, prettyErrors: true, logLevel: "error" });
     // Aliases let a few lines stand for gigabytes; no recipe needs one.
     yaml.visit(document, {
       Alias: (_, alias) => {

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import type { Value } from "../graph/value.js";
 import { mean } from "../ops/index.js";
 import { defaultRewardFolder, openReward, type Reward } from "../rewards/index.js";
+import { onnxReward } from "../rewards/onnx.js";
 import { InputError } from "../tensor/errors.js";
 import { fromTensors } from "../weights/source.js";
 import { locate } from "./locate.js";
@@ -9,6 +10,7 @@ import type { RewardSettings } from "./settings.js";
 
 /** The reward of a run's settings, its weights found as every path of a recipe is. */
 export async function openSettingsReward(reward: RewardSettings): Promise<Reward> {
+  if (reward.name === "onnx") return onnxReward(reward, { find: locate });
   const absent = absentWeights(reward);
   if (absent !== undefined) {
     throw new InputError(
@@ -27,7 +29,8 @@ export function absentWeights(reward: RewardSettings): string | undefined {
   return folder === undefined || existsSync(locate(folder)) ? undefined : folder;
 }
 
-const folderOf = ({ name, weights }: RewardSettings) => weights ?? defaultRewardFolder(name);
+const folderOf = (reward: RewardSettings) =>
+  reward.name === "onnx" ? undefined : (reward.weights ?? defaultRewardFolder(reward.name));
 
 /** Stands in a plan for a reward whose weights are absent: depends on the picture, costs next to nothing. */
 export function uncountedReward(name: string): Reward {

@@ -6,6 +6,7 @@
 import { availableParallelism } from "node:os";
 import { z } from "zod";
 import { defaultRewardFolder, rewardNames } from "../rewards/index.js";
+import { onnxSchema } from "../rewards/onnx.js";
 import { parseBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 import { isRecord } from "../tensor/record.js";
@@ -34,7 +35,7 @@ const truncation = z.discriminatedUnion("mode", [
   z.strictObject({ mode: z.literal("fixed"), k: count.nullable().default(1) }),
 ]);
 
-const reward = z
+const namedReward = z
   .strictObject({
     name: z.enum(rewardNames),
     /** The folder that holds `clip/` and, for `aesthetic`, `aesthetic/`. `null`: the reward's own default. */
@@ -44,6 +45,14 @@ const reward = z
     path: ["weights"],
     error: "this reward has no weights",
   });
+
+const reward = z.discriminatedUnion("name", [namedReward, onnxSchema]);
+
+/** `reward: clip` is short for `reward: { name: clip }`, and a file's name for an ONNX file. */
+function asReward(value: unknown): unknown {
+  if (typeof value !== "string") return value;
+  return /\.onnx$/i.test(value) ? { name: "onnx", file: value } : { name: value };
+}
 
 /** What a recipe leaves out of `lora` is the starting adapter's where there is one. */
 function asStarted(lora: unknown): unknown {
@@ -122,8 +131,7 @@ export const settingsSchema = z.strictObject({
     })
     .prefault({}),
 
-  /** `reward: clip` is short for `reward: { name: clip }`. */
-  reward: z.preprocess((value) => (typeof value === "string" ? { name: value } : value), reward).prefault("aesthetic"),
+  reward: z.preprocess(asReward, reward).prefault("aesthetic"),
 
   loss: z
     .strictObject({

@@ -1,6 +1,6 @@
 import type { Value } from "../../graph/value.js";
 import type { ConvAttrs } from "../../ops/conv.js";
-import { averagePool, conv2d, convTranspose2d, upsampleNearest } from "../../ops/conv.js";
+import { averagePool, conv2d, convTranspose2d, reach, upsampleNearest } from "../../ops/conv.js";
 import { mul } from "../../ops/elementwise.js";
 import { matmul } from "../../ops/matmul.js";
 import { concat, flip, pad, reshape, slice, transpose } from "../../ops/movement.js";
@@ -13,16 +13,18 @@ import type { Rules } from "../rule.js";
  * swapped; with frozen weights the runtime folds that flip away.
  */
 function inputGradient(dy: Value, weight: Value, size: readonly [number, number], attrs: ConvAttrs): Value {
-  const { stride, padding, groups } = attrs;
+  const { stride, padding, groups, dilation } = attrs;
   const [o, perGroup, kh, kw] = weight.shape as [number, number, number, number];
   // Padding wider than the kernel reaches would become a negative one.
-  const reaches = Math.max(padding[0], padding[2]) < kh && Math.max(padding[1], padding[3]) < kw;
+  const [rows, columns] = [reach(kh, dilation), reach(kw, dilation)];
+  const reaches = Math.max(padding[0], padding[2]) < rows && Math.max(padding[1], padding[3]) < columns;
   if (stride !== 1 || !reaches) return convTranspose2d(dy, weight, size, attrs);
   const grouped = transpose(reshape(weight, [groups, o / groups, perGroup, kh, kw]), [0, 2, 1, 3, 4]);
   const turned = kh === 1 && kw === 1 ? grouped : flip(grouped, [3, 4]);
   return conv2d(dy, reshape(turned, [groups * perGroup, o / groups, kh, kw]), undefined, {
     groups,
-    padding: [kh - 1 - padding[0], kw - 1 - padding[1], kh - 1 - padding[2], kw - 1 - padding[3]],
+    dilation,
+    padding: [rows - 1 - padding[0], columns - 1 - padding[1], rows - 1 - padding[2], columns - 1 - padding[3]],
   });
 }
 
@@ -34,7 +36,7 @@ function weightGradient(
   x: Value,
   dy: Value,
   [, , kh, kw]: readonly number[],
-  { stride, padding, groups }: ConvAttrs,
+  { stride, padding, groups, dilation }: ConvAttrs,
 ): Value {
   const [, c] = x.shape as [number, number];
   const [, o, height, width] = dy.shape as [number, number, number, number];
@@ -49,8 +51,9 @@ function weightGradient(
   const taps: Value[] = [];
   for (let i = 0; i < (kh as number); i++) {
     for (let j = 0; j < (kw as number); j++) {
-      const rows = slice(channelsFirst, 2, i, i + (height - 1) * stride + 1, stride);
-      const shifted = slice(rows, 3, j, j + (width - 1) * stride + 1, stride);
+      const [row, column] = [i * dilation, j * dilation];
+      const rows = slice(channelsFirst, 2, row, row + (height - 1) * stride + 1, stride);
+      const shifted = slice(rows, 3, column, column + (width - 1) * stride + 1, stride);
       const flat = reshape(shifted, [groups, c / groups, -1]);
       taps.push(
         groups === 1

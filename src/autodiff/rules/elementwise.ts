@@ -34,6 +34,7 @@ type Elementwise = Pick<
   | "exp"
   | "log"
   | "sqrt"
+  | "floor"
   | "abs"
   | "sign"
   | "tanh"
@@ -63,6 +64,7 @@ export const elementwiseRules: Rules<Elementwise> = {
   exp: (dy, { y }) => [() => mul(dy, y)],
   log: (dy, { inputs: [x] }) => [() => div(dy, x)],
   sqrt: (dy, { y }) => [() => div(dy, mul(y, 2))],
+  floor: "nondifferentiable",
   abs: (dy, { inputs: [x] }) => [() => mul(dy, sign(x))],
   sign: "nondifferentiable",
   tanh: (dy, { y }) => [() => mul(dy, sub(1, mul(y, y)))],

@@ -1,0 +1,114 @@
+/**
+ * ONNX files against autograd: value and image gradient of each model that parity/onnx_models.py exported, and how far
+ * PyTorch's own gradient in float32 is from the one in float64 that both are compared with.
+ *
+ *     python parity/onnx_models.py --full FOLDER
+ *     node dist/bench/onnx.js FOLDER
+ */
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { gradients } from "../src/autodiff/index.js";
+import { topologicalOrder } from "../src/graph/graph.js";
+import { openOnnx } from "../src/onnx/import/file.js";
+import { OnnxImport } from "../src/onnx/import/import.js";
+import { input } from "../src/ops/index.js";
+import { Runtime } from "../src/runtime/runtime.js";
+import { type HostTensor, toNumbers } from "../src/tensor/host.js";
+import { openSafetensors } from "../src/weights/safetensors.js";
+import { readTensor } from "../src/weights/source.js";
+
+export interface OnnxParity {
+  /** Largest difference over the largest expected value. */
+  readonly valueError: number;
+  readonly gradientError: number;
+  /** Of PyTorch's own gradient in float32. */
+  readonly peerError: number;
+  readonly nodes: number;
+  readonly importSeconds: number;
+  /** Of one call that gives value and gradient. */
+  readonly seconds: number;
+}
+
+/** `model` is an ONNX file of one input and one output; `golden` holds image, upstream, output and gradient. */
+export async function onnxParity(runtime: Runtime, model: string, golden: string): Promise<OnnxParity> {
+  const expected = await openSafetensors(golden);
+  const tensor = async (name: string): Promise<HostTensor> => {
+    const stored = expected.get(name);
+    if (!stored) throw new Error(`${golden}: has no ${name}`);
+    return readTensor(stored);
+  };
+  const started = performance.now();
+  const file = await openOnnx(model);
+  const given = await tensor("image");
+  const image = input(given.shape);
+  const [name] = file.inputs.map((one) => one.name);
+  const output = new OnnxImport(file, { [name ?? ""]: image }).output(file.outputs[0] ?? "");
+  const upstream = input(output.shape);
+  const [gradient] = gradients([{ value: output, gradient: upstream }], [image]);
+  if (!gradient) throw new Error(`${model}: no gradient reaches the image`);
+  const importSeconds = (performance.now() - started) / 1000;
+  const program = await runtime.compile(
+    { name: model, inputs: { image, upstream }, outputs: { output, gradient } },
+    file.weights,
+  );
+  const feeds = { image: given, upstream: await tensor("upstream") };
+  await program.run(feeds);
+  const ready = performance.now();
+  const results = await program.run(feeds);
+  const seconds = (performance.now() - ready) / 1000;
+  await program.release();
+  return {
+    valueError: difference(results.output as HostTensor, await tensor("output")),
+    gradientError: difference(results.gradient as HostTensor, await tensor("gradient")),
+    peerError: toNumbers(await tensor("float32_error"))[0] as number,
+    nodes: topologicalOrder([output]).length,
+    importSeconds,
+    seconds,
+  };
+}
+
+function difference(actual: HostTensor, expected: HostTensor): number {
+  const [a, b] = [toNumbers(actual), toNumbers(expected)];
+  if (a.length !== b.length) throw new Error(`${a.length} elements, expected ${b.length}`);
+  const largest = b.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  return b.reduce((most, value, i) => Math.max(most, Math.abs((a[i] as number) - value)), 0) / largest;
+}
+
+async function main(folder: string): Promise<void> {
+  const runtime = await Runtime.start();
+  const files = (await readdir(folder)).filter((name) => name.endsWith(".onnx")).sort();
+  console.log(["model".padEnd(44), "value", "gradient", "PyTorch", "nodes", "import s", "call s"].join("\t"));
+  let failed = 0;
+  for (const name of files) {
+    try {
+      const golden = join(folder, `${name.split(".").slice(0, -2).join(".")}.safetensors`);
+      const { valueError, gradientError, peerError, nodes, importSeconds, seconds } = await onnxParity(
+        runtime,
+        join(folder, name),
+        golden,
+      );
+      if (!(gradientError <= 1e-3)) failed++;
+      const columns = [
+        valueError.toExponential(1),
+        gradientError.toExponential(1),
+        peerError.toExponential(1),
+        nodes,
+        importSeconds.toFixed(2),
+        seconds.toFixed(2),
+      ];
+      console.log([name.padEnd(44), ...columns].join("\t"));
+    } catch (error) {
+      failed++;
+      console.log(`${name.padEnd(44)}\t${(error as Error).message}`);
+    }
+  }
+  await runtime.close();
+  console.log(`${files.length - failed} of ${files.length} agree with autograd's gradient to 1e-3`);
+  process.exitCode = failed === 0 ? 0 : 1;
+}
+
+const [folder] = process.argv.slice(2);
+if (import.meta.filename === process.argv[1]) {
+  if (folder === undefined) throw new Error("usage: node dist/bench/onnx.js FOLDER");
+  await main(folder);
+}

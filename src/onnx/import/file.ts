@@ -1,0 +1,200 @@
+import { createHash } from "node:crypto";
+import { realpath } from "node:fs/promises";
+import type {
+  AttributeProto,
+  FunctionProto,
+  GraphProto,
+  ModelProto,
+  NodeProto,
+  TensorProto,
+  ValueInfoProto,
+} from "onnx-buf";
+import type { DType } from "../../tensor/dtype.js";
+import { InputError } from "../../tensor/errors.js";
+import type { HostTensor } from "../../tensor/host.js";
+import { sizeOf } from "../../tensor/shape.js";
+import { asInputError, readFully, withFile } from "../../weights/files.js";
+import type { StoredTensor, WeightSource } from "../../weights/source.js";
+import { decodeModel } from "./decode.js";
+import { dtypeOf, type OnnxTensor, TensorReader } from "./tensors.js";
+
+/** What protobuf allows a message; larger models keep their weights in files beside. */
+const MOST_BYTES = 2 ** 31;
+/** Before this version operators meant other things. */
+const OLDEST_OPSET = 7;
+/** ONNX's own domain has two names. */
+const ONNX_DOMAINS = ["", "ai.onnx"];
+
+/** A model that was read and whose tensors were checked; nothing of its graph has been looked at yet. */
+export interface OnnxFile {
+  readonly path: string;
+  /** Such as "pytorch 2.6". */
+  readonly producer: string;
+  /** Version of ONNX's own operators; see `opsetOf` for functions. */
+  readonly opset: number;
+  readonly graph: GraphProto;
+  /** Bodies of operators that the file itself defines, by `functionKey`. */
+  readonly functions: ReadonlyMap<string, FunctionProto>;
+  readonly inputs: readonly OnnxInput[];
+  readonly outputs: readonly string[];
+  readonly tensors: ReadonlyMap<TensorProto, OnnxTensor>;
+  /** The large tensors, by the names that they have in `tensors`. */
+  readonly weights: WeightSource;
+  /** A hash of all of the file but its weights, which have names of their own. */
+  readonly digest: HostTensor;
+  /** Numbers in all floating point initializers. */
+  readonly parameters: number;
+  /** How often each operator occurs, in the order of the first occurrence. */
+  readonly operators: ReadonlyMap<string, number>;
+}
+
+/** What a model is given; a text names an extent that is open, undefined one that is not even named. */
+export interface OnnxInput {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly (number | string | undefined)[];
+}
+
+export async function openOnnx(path: string): Promise<OnnxFile> {
+  const bytes = await withFile(path, async (file, size) => {
+    if (size > MOST_BYTES) throw new InputError(`${path}: has ${size} bytes; an ONNX file has at most ${MOST_BYTES}.`);
+    const content = new Uint8Array(size);
+    await readFully(file, content, 0, path);
+    return content;
+  });
+  const realPath = await realpath(path).catch((error: unknown) => {
+    throw asInputError(error, path, "read");
+  });
+  const model = decodeModel(bytes, path);
+  const { graph } = model;
+  if (!graph || graph.node.length === 0) {
+    throw new InputError(`${path}: holds no graph. Is it an ONNX file? Fetch or export it again.`);
+  }
+  const opset = opsetOf(model.opsetImport, path);
+  const reader = new TensorReader(path, realPath, bytes);
+  const tensors = new Map<TensorProto, OnnxTensor>();
+  const weights = new Map<string, StoredTensor>();
+  const names = new Set<string>();
+  let parameters = 0;
+  for (const [proto, called] of allTensors(model)) {
+    let name = called;
+    for (let i = 1; names.has(name); i++) name = `${called}#${i}`;
+    names.add(name);
+    const tensor = await reader.read(proto, name);
+    tensors.set(proto, tensor);
+    letGo(proto);
+    if (tensor.kind === "weight") weights.set(tensor.name, tensor.stored);
+    const { shape, dtype } = tensor.kind === "weight" ? tensor.stored : tensor;
+    if (dtype.includes("float")) parameters += sizeOf(shape);
+  }
+  const digest = digestOf(bytes, realPath, weights.values());
+  for (const attribute of allAttributes(model)) {
+    attribute.s = attribute.s.slice();
+    attribute.strings = attribute.strings.map((text) => text.slice());
+  }
+  const initialized = new Set(graph.initializer.map(({ name }) => name));
+  return {
+    path,
+    producer: `${model.producerName} ${model.producerVersion}`.trim().slice(0, 100),
+    opset,
+    graph,
+    functions: new Map(model.functions.map((body) => [functionKey(body.domain, body.name, body.overload), body])),
+    inputs: graph.input.filter(({ name }) => !initialized.has(name)).map((info) => inputOf(info, path)),
+    outputs: graph.output.map(({ name }) => name),
+    tensors,
+    weights: { describe: path, names: () => weights.keys(), get: (name) => weights.get(name) },
+    digest,
+    parameters,
+    operators: countOperators(graph.node),
+  };
+}
+
+function digestOf(bytes: Uint8Array, path: string, weights: Iterable<StoredTensor>): HostTensor {
+  const hash = createHash("sha256");
+  const inside = [...weights].flatMap((stored) => (stored.kind === "file" && stored.path === path ? [stored] : []));
+  let at = 0;
+  for (const { offset, length } of inside.sort((a, b) => a.offset - b.offset)) {
+    hash.update(bytes.subarray(at, offset));
+    at = offset + length;
+  }
+  hash.update(bytes.subarray(at));
+  return { dtype: "uint8", shape: [32], data: new Uint8Array(hash.digest()) };
+}
+
+export const functionKey = (domain: string, name: string, overload: string) =>
+  JSON.stringify([ONNX_DOMAINS.includes(domain) ? "" : domain, name, overload]);
+
+export function opsetOf(imports: ModelProto["opsetImport"], where: string): number {
+  const version = Number(imports.find(({ domain }) => ONNX_DOMAINS.includes(domain))?.version ?? 0);
+  if (version < OLDEST_OPSET) {
+    throw new InputError(
+      `${where}: is of opset ${version}; from ${OLDEST_OPSET} on opsets are read. Export the model again with opset 17 or later.`,
+    );
+  }
+  return version;
+}
+
+/** The elements, which have been read; they share the memory of the whole file, which would stay for as long as the graph. */
+function letGo(proto: TensorProto): void {
+  proto.rawData = new Uint8Array();
+  [proto.floatData, proto.int32Data, proto.doubleData] = [[], [], []];
+  [proto.int64Data, proto.uint64Data, proto.stringData] = [[], [], []];
+}
+
+/** Every tensor with a name: initializers, and those that nodes hold, also in branches and functions. */
+function* allTensors(model: ModelProto): Generator<[TensorProto, string]> {
+  if (model.graph) yield* tensorsOfGraph(model.graph);
+  for (const body of model.functions) {
+    yield* tensorsOfNodes(body.node);
+    for (const attribute of body.attributeProto) yield* tensorsOfAttribute(attribute, `${body.name}.${attribute.name}`);
+  }
+}
+
+function* allAttributes(model: ModelProto): Generator<AttributeProto> {
+  const graphs = model.graph ? [model.graph] : [];
+  for (const body of [...graphs, ...model.functions]) yield* attributesOf(body);
+  for (const { attributeProto } of model.functions) yield* attributeProto;
+}
+
+function* attributesOf(body: GraphProto | FunctionProto): Generator<AttributeProto> {
+  for (const { attribute } of body.node) {
+    yield* attribute;
+    for (const { g } of attribute) if (g) yield* attributesOf(g);
+  }
+}
+
+function* tensorsOfGraph(graph: GraphProto): Generator<[TensorProto, string]> {
+  for (const tensor of graph.initializer) yield [tensor, tensor.name];
+  yield* tensorsOfNodes(graph.node);
+}
+
+function* tensorsOfNodes(nodes: readonly NodeProto[]): Generator<[TensorProto, string]> {
+  for (const node of nodes) {
+    const name = node.output[0] || node.name;
+    for (const attribute of node.attribute) yield* tensorsOfAttribute(attribute, name);
+  }
+}
+
+function* tensorsOfAttribute(attribute: AttributeProto, name: string): Generator<[TensorProto, string]> {
+  if (attribute.t) yield [attribute.t, name];
+  if (attribute.g) yield* tensorsOfGraph(attribute.g);
+}
+
+function inputOf({ name, type }: ValueInfoProto, path: string): OnnxInput {
+  const tensor = type?.value.case === "tensorType" ? type.value.value : undefined;
+  const dtype = tensor && dtypeOf(tensor.elemType);
+  if (!tensor || !dtype) throw new InputError(`${path}: the input ${JSON.stringify(name)} is not a tensor of numbers.`);
+  const shape = tensor.shape?.dim.map(({ value }) => {
+    if (value.case === "dimParam") return value.value;
+    // Some exporters write 0 or -1 for what is open.
+    return value.case === "dimValue" && value.value > 0n ? Number(value.value) : undefined;
+  });
+  if (!shape) throw new InputError(`${path}: the input ${JSON.stringify(name)} has no shape. Export the model again.`);
+  return { name, dtype, shape };
+}
+
+function countOperators(nodes: readonly NodeProto[]): Map<string, number> {
+  const counts = new Map<string, number>();
+  for (const { opType } of nodes) counts.set(opType, (counts.get(opType) ?? 0) + 1);
+  return counts;
+}

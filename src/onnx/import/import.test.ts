@@ -1,0 +1,435 @@
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { AttributeProtoSchema, ModelProtoSchema, TensorProto_DataLocation } from "onnx-buf";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { functionProto, graph, type ModelInit, model, node, tensor } from "../../../test/onnx-model.js";
+import { topologicalOrder } from "../../graph/graph.js";
+import { interpret } from "../../graph/interpret.js";
+import type { Value } from "../../graph/value.js";
+import { input } from "../../ops/index.js";
+import { Runtime } from "../../runtime/runtime.js";
+import { fromNumbers, toNumbers } from "../../tensor/host.js";
+import { openOnnx } from "./file.js";
+import { OnnxImport } from "./import.js";
+
+const scratch = mkdtempSync(join(tmpdir(), "alignprop-import-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+const path = join(scratch, "model.onnx");
+
+async function open(init: ModelInit | Uint8Array) {
+  writeFileSync(path, init instanceof Uint8Array ? init : model(init));
+  return openOnnx(path);
+}
+
+/** The model's only output, from an x of this shape. */
+async function load(init: ModelInit | Uint8Array, shape: readonly number[] = [2, 3]): Promise<{ x: Value; y: Value }> {
+  const file = await open(init);
+  const x = input(shape);
+  return { x, y: new OnnxImport(file, file.inputs.length > 0 ? { x } : {}).output(file.outputs[0] as string) };
+}
+
+/** What y is for x = 1, 2, 3 … */
+async function evaluate(init: ModelInit, shape: readonly number[] = [2, 3]): Promise<number[]> {
+  const { x, y } = await load(init, shape);
+  const data = Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => i + 1);
+  return [...(interpret({ name: "test", inputs: { x }, outputs: { y } }, { x: { shape, data } }).y?.data ?? [])];
+}
+
+const xy = { inputs: { x: [2, 3] }, outputs: ["y"] } as const;
+const opsOf = (value: Value) => topologicalOrder([value]).map(({ op }) => op.name);
+
+describe("what depends on shapes alone", () => {
+  test("becomes constants, through every operator that computes with shapes", async () => {
+    // reshape x to [⌊(rows · 4 + 2) / 2⌋ - 3, …]: what exporters write instead of a number.
+    const { y } = await load({
+      ...xy,
+      inputs: { x: ["n", 3] },
+      initializers: [tensor("zero", [0], []), tensor("two", [2]), tensor("four", [4]), tensor("three", [3])],
+      nodes: [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["rows"]),
+        node("Unsqueeze", ["rows", "axis"], ["list"]),
+        node("Constant", [], ["axis"], { value_ints: [0] }),
+        node("Mul", ["list", "four"], ["a"]),
+        node("Add", ["a", "two"], ["b"]),
+        node("Div", ["b", "two"], ["c"]),
+        node("Sub", ["c", "three"], ["d"]),
+        node("Cast", ["d"], ["e"], { to: 1 }),
+        node("Floor", ["e"], ["f"]),
+        node("Cast", ["f"], ["g"], { to: 7 }),
+        node("Concat", ["g", "h"], ["i"], { axis: 0 }),
+        node("ConstantOfShape", ["one"], ["h"], { value: tensor("", [-1]) }),
+        node("Constant", [], ["one"], { value_ints: [1] }),
+        node("Reshape", ["x", "i"], ["y"]),
+      ],
+    });
+    expect(y.shape).toEqual([2, 3]);
+    expect(opsOf(y)).toEqual(["input"]);
+  });
+
+  test("of whole numbers is divided as whole numbers", async () => {
+    const init = { ...xy, inputs: { x: [6] }, initializers: [tensor("a", [-7]), tensor("b", [2])] };
+    const { y } = await load(
+      {
+        ...init,
+        nodes: [
+          node("Div", ["a", "b"], ["c"]),
+          node("Expand", ["x", "s"], ["y"]),
+          node("Abs", ["c"], ["t"]),
+          node("Concat", ["t", "six"], ["s"], { axis: 0 }),
+          node("Constant", [], ["six"], { value_ints: [6] }),
+        ],
+      },
+      [6],
+    );
+    expect(y.shape).toEqual([3, 6]);
+  });
+
+  test("is left to the runtime where it would be large", async () => {
+    const { y } = await load(
+      {
+        ...xy,
+        inputs: { x: [1] },
+        nodes: [node("ConstantOfShape", ["shape"], ["zeros"]), node("Add", ["zeros", "x"], ["y"])],
+        initializers: [tensor("shape", [1000, 1000, 100])],
+      },
+      [1],
+    );
+    expect(y.shape).toEqual([1000, 1000, 100]);
+    expect(opsOf(y)).toContain("broadcastTo");
+  });
+});
+
+describe("control flow", () => {
+  const branches = {
+    then_branch: graph([node("Add", ["x", "x"], ["t"])], ["t"]),
+    else_branch: graph([node("Neg", ["inner"], ["e"])], ["e"], [tensor("inner", [5, 6], [2], "float32")]),
+  };
+  const choosing = (value: number): ModelInit => ({
+    ...xy,
+    initializers: [tensor("which", [value], [], "bool")],
+    nodes: [node("If", ["which"], ["y"], branches)],
+  });
+
+  test("takes the branch of a constant condition, which sees the names around it", async () => {
+    expect(await evaluate(choosing(1))).toEqual([2, 4, 6, 8, 10, 12]);
+    expect(await evaluate(choosing(0))).toEqual([-5, -6]);
+  });
+
+  test("that depends on the picture is refused by the node's name", async () => {
+    const init = {
+      ...xy,
+      nodes: [
+        node("ReduceMax", ["x"], ["m"], { keepdims: 0 }),
+        node("Greater", ["m", "m"], ["c"]),
+        node("If", ["c"], ["y"], branches),
+      ],
+    };
+    await expect(load(init)).rejects.toThrow(/node "the If" \(If\): its condition depends on the picture/);
+  });
+});
+
+describe("functions of the file's own", () => {
+  const scaled = functionProto({
+    name: "Scaled",
+    domain: "own",
+    input: ["a", "b"],
+    output: ["out"],
+    attribute: ["alpha"],
+    attributeProto: [create(AttributeProtoSchema, { name: "power", type: 2, i: 7n })],
+    opsetImport: [{ domain: "", version: 18n }],
+    node: [
+      {
+        ...node("LeakyRelu", ["a"], ["r"]),
+        attribute: [create(AttributeProtoSchema, { name: "alpha", type: 1, refAttrName: "alpha" })],
+      },
+      {
+        ...node("Cast", ["r"], ["out"]),
+        attribute: [create(AttributeProtoSchema, { name: "to", type: 2, refAttrName: "power" })],
+      },
+    ],
+  });
+
+  test("are put in place of their calls, with the call's attributes and the defaults", async () => {
+    const init = {
+      ...xy,
+      functions: [scaled],
+      nodes: [node("Neg", ["x"], ["n"]), node("Scaled", ["n"], ["y"], { alpha: { float: 2 } }, "own")],
+    };
+    const { y } = await load(init);
+    expect(y.dtype).toBe("int64");
+    expect(await evaluate(init)).toEqual([-2, -4, -6, -8, -10, -12]);
+  });
+
+  test("that call themselves are refused", async () => {
+    const loop = functionProto({ ...scaled, node: [node("Scaled", ["a"], ["out"], {}, "own")], attributeProto: [] });
+    const init = { ...xy, functions: [loop], nodes: [node("Scaled", ["x"], ["y"], {}, "own")] };
+    await expect(load(init)).rejects.toThrow("functions call each other more than 50 deep");
+  });
+
+  test("that double at every level stop at a number of nodes", async () => {
+    const body = (i: number) =>
+      functionProto({
+        name: `F${i}`,
+        domain: "own",
+        input: ["a"],
+        output: ["c"],
+        node:
+          i === 0
+            ? [node("Neg", ["a"], ["c"])]
+            : [node(`F${i - 1}`, ["a"], ["b"], {}, "own"), node(`F${i - 1}`, ["b"], ["c"], {}, "own")],
+      });
+    const init = {
+      ...xy,
+      functions: Array.from({ length: 40 }, (_, i) => body(i)),
+      nodes: [node("F39", ["x"], ["y"], {}, "own")],
+    };
+    await expect(load(init)).rejects.toThrow("takes more than 100000 nodes");
+  });
+});
+
+describe("a node that cannot be imported is named", () => {
+  test.each([
+    [
+      "an unknown operator, with the nearest",
+      [node("Sofmax", ["x"], ["y"])],
+      /node "the Sofmax" \(Sofmax\): the operator Sofmax is not known here \(the nearest is Softmax\)/,
+    ],
+    [
+      "an operator of another domain",
+      [node("FusedConv", ["x"], ["y"], {}, "com.microsoft")],
+      /the operator com\.microsoft\.FusedConv is not known/,
+    ],
+    [
+      "a loop",
+      [node("Loop", ["x"], ["y"])],
+      /Loop is not supported: a graph here has no loops\. Export the model for a fixed size/,
+    ],
+    [
+      "a quantised operator",
+      [node("QuantizeLinear", ["x", "x"], ["y"])],
+      /QuantizeLinear is not supported: the model is quantised/,
+    ],
+    [
+      "shapes that do not fit",
+      [node("MatMul", ["x", "x"], ["y"])],
+      /node "the MatMul" \(MatMul\): gemm: float32\[2, 3\] · float32\[2, 3\] does not fit/,
+    ],
+    [
+      "a shape that depends on the picture",
+      [node("Cast", ["x"], ["i"], { to: 7 }), node("Reshape", ["x", "i"], ["y"])],
+      /its shape \(input 1\) depends on the picture or on weights/,
+    ],
+    [
+      "an attribute of another type",
+      [node("Softmax", ["x"], ["y"], { axis: "one" })],
+      /attribute axis is of type STRING, not INT/,
+    ],
+  ])("%s", async (_, nodes, message) => {
+    await expect(load({ ...xy, nodes })).rejects.toThrow(message);
+  });
+
+  test("but not where the output does not need it", async () => {
+    const nodes = [node("Neg", ["x"], ["y"]), node("NonMaxSuppression", ["x"], ["boxes"])];
+    expect(await evaluate({ ...xy, nodes })).toEqual([-1, -2, -3, -4, -5, -6]);
+  });
+});
+
+describe("a broken graph is refused", () => {
+  test.each([
+    [
+      "that reads a name nobody makes",
+      [node("Neg", ["c_1"], ["y"]), node("Neg", ["x"], ["c_2"])],
+      /reads "c_1", which nothing makes; the nearest name is "c_2"/,
+    ],
+    [
+      "that goes round in a circle",
+      [node("Add", ["x", "b"], ["a"]), node("Neg", ["a"], ["b"]), node("Neg", ["b"], ["y"])],
+      /depends on its own output/,
+    ],
+    ["that makes a name twice", [node("Neg", ["x"], ["y"]), node("Exp", ["x"], ["y"])], /the name "y" is made twice/],
+    [
+      "that makes its input again",
+      [node("Neg", ["x"], ["x"]), node("Exp", ["x"], ["y"])],
+      /the name "x" is made twice/,
+    ],
+    [
+      "whose tensors would be too large",
+      [node("Expand", ["x", "huge"], ["y"])],
+      /would give float32\[2147483647, 2, 3\]/,
+    ],
+  ])("%s", async (_, nodes, message) => {
+    await expect(load({ ...xy, nodes, initializers: [tensor("huge", [2 ** 31 - 1, 1, 1])] })).rejects.toThrow(message);
+  });
+
+  test("in a chain of 20,000 nodes without recursion", async () => {
+    const chain = Array.from({ length: 20_000 }, (_, i) =>
+      node("Neg", [i === 0 ? "x" : `v${i}`], [i === 19_999 ? "y" : `v${i + 1}`]),
+    );
+    expect((await load({ ...xy, nodes: chain.reverse() })).y.shape).toEqual([2, 3]);
+  });
+});
+
+describe("a hostile file is refused", () => {
+  const sound = model({ ...xy, nodes: [node("Neg", ["x"], ["y"])] });
+
+  test("when a length leads out of it", async () => {
+    const lying = sound.slice();
+    lying[lying.indexOf(0x3a) + 1] = 0x7f;
+    await expect(open(lying)).rejects.toThrow(/says that 127 bytes follow byte .*, where \d+ are left/);
+    await expect(open(sound.subarray(0, 20))).rejects.toThrow(/bytes follow|middle of a number/);
+  });
+
+  test("when a few bytes ask for gigabytes", async () => {
+    // 8 million empty nodes: two bytes each in the file, hundreds decoded.
+    const nodes = Buffer.alloc(16_000_000, Buffer.from([0x0a, 0x00]));
+    const length: number[] = [];
+    for (let rest = nodes.length; rest > 0; rest = Math.floor(rest / 128))
+      length.push((rest % 128) | (rest >= 128 ? 0x80 : 0));
+    await expect(open(Buffer.concat([Buffer.from([0x3a, ...length]), nodes]))).rejects.toThrow(
+      "would take more than 1 GiB to decode",
+    );
+  });
+
+  test("when it nests without end", async () => {
+    let inner: Uint8Array = new Uint8Array();
+    const wrap = (tag: number, bytes: Uint8Array) => {
+      const length: number[] = [];
+      for (let rest = bytes.length; rest > 0; rest = Math.floor(rest / 128))
+        length.push((rest % 128) | (rest >= 128 ? 0x80 : 0));
+      return Buffer.concat([Buffer.from([tag, ...(length.length > 0 ? length : [0])]), bytes]);
+    };
+    // graph → node → attribute → graph …
+    for (let i = 0; i < 60; i++) inner = wrap(0x0a, wrap(0x2a, wrap(0x32, inner)));
+    await expect(open(wrap(0x3a, inner))).rejects.toThrow("is nested more than 100 levels deep");
+  });
+
+  test.each([
+    [
+      "with fewer bytes than its shape",
+      { ...tensor("w", [1, 2, 3]), dims: [4n] },
+      /INT64 \[4\] takes 32 bytes, but 24 are there/,
+    ],
+    ["with a negative extent", { ...tensor("w", [1, 2]), dims: [-2n] }, /\[-2\] is not a shape/],
+    ["with a shape past all memory", { ...tensor("w", [1]), dims: [2n ** 40n, 2n ** 40n] }, /is not a shape/],
+    ["of a quantised type", { ...tensor("w", [1]), dataType: 22 }, /is of type INT4, which is not supported/],
+  ])("for a tensor %s", async (_, broken, message) => {
+    await expect(open({ ...xy, nodes: [node("Neg", ["x"], ["y"])], initializers: [broken] })).rejects.toThrow(message);
+  });
+
+  test("of an opset before 7, or without a graph", async () => {
+    await expect(open({ ...xy, nodes: [node("Neg", ["x"], ["y"])], opset: 6 })).rejects.toThrow("is of opset 6");
+    await expect(open(toBinary(ModelProtoSchema, create(ModelProtoSchema)))).rejects.toThrow("holds no graph");
+  });
+});
+
+describe("weights", () => {
+  const values = Array.from({ length: 3000 }, (_, i) => Math.sin(i));
+  const product = (initializer: ReturnType<typeof tensor>): ModelInit => ({
+    ...xy,
+    nodes: [node("MatMul", ["x", "w"], ["y"])],
+    initializers: [initializer],
+  });
+  const weight = (dtype: "float32" | "float16") => tensor("w", values, [3, 1000], dtype);
+  let runtime: Runtime;
+  beforeAll(async () => {
+    runtime = await Runtime.start({ threads: 1 });
+  });
+  afterAll(() => runtime.close());
+
+  /** Row 0 of what the runtime computes with x = 1 0 0 / 0 1 0. */
+  async function run(at = path) {
+    const file = await openOnnx(at);
+    const x = input([2, 3]);
+    const program = await runtime.compile(
+      { name: "weights", inputs: { x }, outputs: { y: new OnnxImport(file, { x }).output("y") } },
+      file.weights,
+    );
+    const { y } = await program.run({ x: fromNumbers([1, 0, 0, 0, 1, 0], [2, 3]) });
+    await program.release();
+    return toNumbers(y as NonNullable<typeof y>);
+  }
+
+  function external(location: string, extra: Readonly<Record<string, string>> = {}, dims = [3n, 1000n]) {
+    const entries = Object.entries({ location, ...extra }).map(([key, value]) => ({
+      $typeName: "onnx.StringStringEntryProto" as const,
+      key,
+      value,
+    }));
+    return {
+      ...weight("float32"),
+      dims,
+      rawData: new Uint8Array(),
+      dataLocation: TensorProto_DataLocation.EXTERNAL,
+      externalData: entries,
+    };
+  }
+
+  test("stay in the file, whatever their place in it", async () => {
+    const file = await open(product(weight("float32")));
+    expect(file.weights.get("w")).toMatchObject({ kind: "file", path, dtype: "float32", length: 12_000 });
+    expect((await run())[1]).toBeCloseTo(Math.sin(1), 6);
+    expect((await run())[1000]).toBeCloseTo(Math.sin(1000), 6);
+  });
+
+  test("let go of the rest of the file, which the decoded graph would keep in memory", async () => {
+    const init = product(weight("float32"));
+    const file = await open({
+      ...init,
+      nodes: [...init.nodes, node("Constant", [], ["c"], { value: tensor("", [1]), note: "words" })],
+    });
+    const held = (value: unknown): number => {
+      if (ArrayBuffer.isView(value)) return value.buffer.byteLength;
+      return typeof value === "object" && value !== null ? Math.max(0, ...Object.values(value).map(held)) : 0;
+    };
+    expect(held(file.graph)).toBeLessThan(100);
+  });
+
+  test("of half precision are widened by the graph", async () => {
+    const file = await open(product(weight("float16")));
+    expect(file.weights.get("w")).toMatchObject({ dtype: "float16", length: 6000 });
+    expect((await run())[1]).toBeCloseTo(Math.sin(1), 3);
+  });
+
+  test("may lie in files beside the model", async () => {
+    writeFileSync(
+      join(scratch, "model.data"),
+      Buffer.concat([Buffer.alloc(64), Buffer.from(Float32Array.from(values).buffer)]),
+    );
+    await open(product(external("model.data", { offset: "64", length: "12000" })));
+    expect((await run())[2]).toBeCloseTo(Math.sin(2), 6);
+  });
+
+  test("are found where a model and its data are links to files side by side", async () => {
+    const [blobs, snapshot] = [join(scratch, "blobs"), join(scratch, "snapshot")];
+    mkdirSync(blobs);
+    mkdirSync(snapshot);
+    writeFileSync(join(blobs, "a"), model(product(external("weights.bin"))));
+    writeFileSync(join(blobs, "b"), Float32Array.from(values));
+    symlinkSync(join(blobs, "a"), join(snapshot, "model.onnx"));
+    symlinkSync(join(blobs, "b"), join(snapshot, "weights.bin"));
+    expect((await run(join(snapshot, "model.onnx")))[2]).toBeCloseTo(Math.sin(2), 6);
+  });
+
+  test.each([
+    ["/etc/passwd", {}, /"\/etc\/passwd"; a file beside the model is needed/],
+    ["../secret", {}, /"\.\.\/secret"; a file beside the model is needed/],
+    ["sub/../../secret", {}, /a file beside the model is needed/],
+    ["", {}, /a file beside the model is needed/],
+    ["link", {}, /leads out of the model's folder/],
+    ["none", {}, /should lie in .*none, which is not there/],
+    ["short", {}, /lies at 0 … 12000 of short, which has 8 bytes/],
+    ["short", { offset: "-1" }, /offset: "-1" is not a whole number/],
+    ["short", { length: "8" }, /takes 12000 bytes, but its external data is said to have 8/],
+  ])("at %j %j are refused", async (location, extra, message) => {
+    const outside = mkdtempSync(join(tmpdir(), "alignprop-outside-"));
+    writeFileSync(join(outside, "secret"), Float32Array.from(values));
+    rmSync(join(scratch, "link"), { force: true });
+    symlinkSync(join(outside, "secret"), join(scratch, "link"));
+    writeFileSync(join(scratch, "short"), "12345678");
+    await expect(open(product(external(location, extra)))).rejects.toThrow(message);
+    rmSync(outside, { recursive: true });
+  });
+});

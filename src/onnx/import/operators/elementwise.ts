@@ -1,0 +1,219 @@
+/** https://onnx.ai/onnx/operators/: what works on each element by itself, and logic. */
+import type { Value } from "../../../graph/value.js";
+import {
+  abs,
+  add,
+  broadcastTo,
+  cast,
+  constant,
+  cos,
+  div,
+  equal,
+  erf,
+  exp,
+  floor,
+  gelu,
+  greater,
+  less,
+  log,
+  maximum,
+  minimum,
+  mul,
+  neg,
+  pow,
+  quickGelu,
+  reshape,
+  sigmoid,
+  sign,
+  silu,
+  sin,
+  sqrt,
+  sub,
+  tanh,
+  where,
+} from "../../../ops/index.js";
+import { type DType, isFloating } from "../../../tensor/dtype.js";
+import { numbersOf, type OnnxNode } from "../node.js";
+import { dtypeOf, typeName } from "../tensors.js";
+import type { Operator, Operators } from "./operator.js";
+
+const unary =
+  (f: (x: Value) => Value): Operator =>
+  (node) =>
+    f(node.input(0));
+const binary =
+  (f: (x: Value, y: Value) => Value): Operator =>
+  (node) =>
+    f(node.input(0), node.input(1));
+const folded =
+  (f: (x: Value, y: Value) => Value): Operator =>
+  (node) =>
+    node.all().reduce(f);
+
+/** For functions that have no gradient and that shapes are computed with. */
+const onNumbers =
+  (f: (x: number) => number): Operator =>
+  (node) => {
+    const { shape, dtype } = node.input(0);
+    return constant((node.numbers(0, "operand") ?? []).map(f), shape, dtype);
+  };
+
+const isTrue = (x: Value) => cast(x, "float32");
+const not = (x: Value) => less(isTrue(x), 0.5);
+
+/** Floating point is float32 throughout. */
+export const computedAs = (dtype: DType): DType => (isFloating(dtype) ? "float32" : dtype);
+
+function toType(node: OnnxNode): Value {
+  const to = node.int("to") ?? node.fail("has no attribute to");
+  const dtype = dtypeOf(to) ?? node.fail(`casts to ${typeName(to)}, which is not supported`);
+  return cast(node.input(0), computedAs(dtype));
+}
+
+/** ReLU has no gradient at 0, as in torch: at a tie `maximum` gives it to the first operand. */
+const relu = (x: Value) => maximum(0, x);
+const softplus = (x: Value) => add(maximum(0, x), log(add(exp(neg(abs(x))), 1)));
+const hardSigmoid = (x: Value, slope: number, offset: number) => minimum(maximum(add(mul(x, slope), offset), 0), 1);
+/** slope · (eˣ − 1) below 0. */
+const below = (x: Value, slope: number) => mul(sub(exp(minimum(x, 0)), 1), slope);
+
+function clipped(node: OnnxNode): Value {
+  const x = node.input(0);
+  const bound = (name: string, index: number) => node.float(name) ?? node.number(index, name);
+  const [low, high] = [bound("min", 1), bound("max", 2)];
+  const raised = low === undefined ? x : maximum(x, low);
+  return high === undefined ? raised : minimum(raised, high);
+}
+
+function power(node: OnnxNode): Value {
+  const [x, exponent] = [node.input(0), node.input(1)];
+  const [base, power] = [numbersOf(x), numbersOf(exponent)];
+  if (power && power.data.length > 0 && power.data.every((value) => value === power.data[0])) {
+    const y = pow(cast(x, "float32"), power.data[0] as number);
+    const shaped =
+      exponent.shape.length > x.shape.length
+        ? reshape(y, [...exponent.shape.slice(x.shape.length).fill(1), ...x.shape])
+        : y;
+    return cast(shaped, x.dtype);
+  }
+  // xᵃ = exp(a ln x)
+  if (base?.data.every((value) => value > 0)) return exp(mul(cast(exponent, "float32"), log(x)));
+  return node.fail("the exponent must be one constant number, or the base constant and positive");
+}
+
+/** x - y ⌊x / y⌋, of y's sign, as Python's; with `fmod` of x's, as C's. */
+function modulo(node: OnnxNode): Value {
+  const [x, y] = [node.input(0), node.input(1)];
+  const quotient = div(cast(x, "float32"), cast(y, "float32"));
+  const whole = node.int("fmod") === 1 ? mul(sign(quotient), floor(abs(quotient))) : floor(quotient);
+  return sub(x, mul(y, cast(whole, x.dtype)));
+}
+
+const signed = (node: OnnxNode, f: (x: Value) => Value, whole: (x: Value) => Value) => {
+  const x = node.input(0);
+  return isFloating(x.dtype) ? f(x) : whole(x);
+};
+
+export const elementwise: Operators = {
+  Add: binary(add),
+  Sub: binary(sub),
+  Mul: binary(mul),
+  Div: binary(div),
+  Pow: power,
+  Mod: modulo,
+  Max: folded(maximum),
+  Min: folded(minimum),
+  Sum: folded(add),
+  Mean: (node) => div(node.all().reduce(add), node.inputs.length),
+  Neg: (node) => signed(node, neg, (x) => mul(x, -1)),
+  Abs: (node) => signed(node, abs, (x) => maximum(x, mul(x, -1))),
+  Sign: (node) => signed(node, sign, (x) => cast(sign(cast(x, "float32")), x.dtype)),
+  Exp: unary(exp),
+  Log: unary(log),
+  Sqrt: unary(sqrt),
+  Reciprocal: unary((x) => pow(x, -1)),
+  Sin: unary(sin),
+  Cos: unary(cos),
+  Tan: unary((x) => div(sin(x), cos(x))),
+  Tanh: unary(tanh),
+  Sinh: unary((x) => mul(sub(exp(x), exp(neg(x))), 0.5)),
+  Cosh: unary((x) => mul(add(exp(x), exp(neg(x))), 0.5)),
+  Atan: onNumbers(Math.atan),
+  Erf: unary(erf),
+  Floor: unary(floor),
+  Ceil: unary((x) => neg(floor(neg(x)))),
+  // Halves go to the even neighbour.
+  Round: onNumbers((x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x))),
+  Clip: clipped,
+  Relu: unary(relu),
+  LeakyRelu: (node) => {
+    const x = node.input(0);
+    return where(greater(x, 0), x, mul(x, node.float("alpha") ?? 0.01));
+  },
+  PRelu: (node) => {
+    const [x, slope] = [node.input(0), node.input(1)];
+    return where(greater(x, 0), x, mul(x, slope));
+  },
+  ThresholdedRelu: (node) => {
+    const x = node.input(0);
+    return where(greater(x, node.float("alpha") ?? 1), x, 0);
+  },
+  Elu: (node) => {
+    const x = node.input(0);
+    return where(greater(x, 0), x, below(x, node.float("alpha") ?? 1));
+  },
+  Celu: (node) => {
+    const [x, alpha] = [node.input(0), node.float("alpha") ?? 1];
+    return where(greater(x, 0), x, below(div(x, alpha), alpha));
+  },
+  Selu: (node) => {
+    const x = node.input(0);
+    const scaled = where(greater(x, 0), x, below(x, node.float("alpha") ?? 1.6732632));
+    return mul(scaled, node.float("gamma") ?? 1.050701);
+  },
+  Sigmoid: unary(sigmoid),
+  HardSigmoid: (node) => hardSigmoid(node.input(0), node.float("alpha") ?? 0.2, node.float("beta") ?? 0.5),
+  HardSwish: unary((x) => mul(x, hardSigmoid(x, 1 / 6, 0.5))),
+  Softplus: unary(softplus),
+  Softsign: unary((x) => div(x, add(abs(x), 1))),
+  Mish: unary((x) => mul(x, tanh(softplus(x)))),
+  Swish: (node) => {
+    const [x, alpha] = [node.input(0), node.float("alpha") ?? 1];
+    return alpha === 1 ? silu(x) : mul(x, sigmoid(mul(x, alpha)));
+  },
+  Gelu: (node) => {
+    const x = node.input(0);
+    if (node.choice("approximate", ["none", "tanh"], "none") === "none") return gelu(x);
+    const inner = mul(add(x, mul(mul(mul(x, x), x), 0.044715)), Math.sqrt(2 / Math.PI));
+    return mul(mul(x, 0.5), add(tanh(inner), 1));
+  },
+  "com.microsoft.Gelu": unary(gelu),
+  "com.microsoft.QuickGelu": (node) => {
+    const [x, alpha] = [node.input(0), node.float("alpha") ?? 1.702];
+    return Math.abs(alpha - 1.702) < 1e-6 ? quickGelu(x) : mul(x, sigmoid(mul(x, alpha)));
+  },
+  Greater: binary(greater),
+  Less: binary(less),
+  Equal: binary(equal),
+  GreaterOrEqual: binary((x, y) => not(less(x, y))),
+  LessOrEqual: binary((x, y) => not(greater(x, y))),
+  Not: unary(not),
+  And: binary((x, y) => greater(mul(isTrue(x), isTrue(y)), 0.5)),
+  Or: binary((x, y) => greater(add(isTrue(x), isTrue(y)), 0.5)),
+  Xor: binary((x, y) => not(equal(isTrue(x), isTrue(y)))),
+  IsNaN: unary((x) => not(equal(x, x))),
+  IsInf: (node) => {
+    const x = node.input(0);
+    if (node.int("detect_positive") === 0) return equal(x, Number.NEGATIVE_INFINITY);
+    return equal(node.int("detect_negative") === 0 ? x : abs(x), Number.POSITIVE_INFINITY);
+  },
+  Where: (node) => where(node.input(0), node.input(1), node.input(2)),
+  Cast: toType,
+  CastLike: (node) => cast(node.input(0), node.input(1).dtype),
+  Identity: unary((x) => x),
+  // Nothing is dropped outside training.
+  Dropout: (node) => {
+    const x = node.input(0);
+    return [x, broadcastTo(constant([1], [], "bool"), x.shape)];
+  },
+};

@@ -1,0 +1,123 @@
+/** Products of matrices. */
+import type { Value } from "../../../graph/value.js";
+import { add, linear, matmul, mul, reshape, softmax, sum, transpose } from "../../../ops/index.js";
+import { type Shape, showShape, sizeOf } from "../../../tensor/shape.js";
+import type { OnnxNode } from "../node.js";
+import type { Operators } from "./operator.js";
+
+/** NumPy's rule: a vector is a row on the left and a column on the right, and its axis goes again. */
+function product(node: OnnxNode): Value {
+  const [a, b] = [node.input(0), node.input(1)];
+  if (a.shape.length === 0 || b.shape.length === 0) node.fail("multiplies a scalar");
+  const [row, column] = [a.shape.length === 1, b.shape.length === 1];
+  const y = matmul(row ? reshape(a, [1, -1]) : a, column ? reshape(b, [-1, 1]) : b);
+  if (!row && !column) return y;
+  const batch = y.shape.slice(0, -2);
+  return reshape(y, [
+    ...batch,
+    ...(row ? [] : [y.shape.at(-2) as number]),
+    ...(column ? [] : [y.shape.at(-1) as number]),
+  ]);
+}
+
+function gemm(node: OnnxNode): Value {
+  const [a, b, c] = [node.input(0), node.input(1), node.inputs[2]];
+  const [transposeA, transposeB] = [node.int("transA") === 1, node.int("transB") === 1];
+  const [alpha, beta] = [node.float("alpha") ?? 1, node.float("beta") ?? 1];
+  const [, columns] = transposeB ? [...b.shape].reverse() : b.shape;
+  // The Linear layer of PyTorch.
+  if (!transposeA && transposeB && alpha === 1 && beta === 1 && c?.shape.length === 1 && c.shape[0] === columns) {
+    return linear(a, b, c);
+  }
+  const y = matmul(a, b, { transposeA, transposeB });
+  const scaled = alpha === 1 ? y : mul(y, alpha);
+  if (!c || beta === 0) return scaled;
+  return add(scaled, beta === 1 ? c : mul(c, beta));
+}
+
+/** Sums of products over named axes, of one operand or two: "bhqd,bhkd->bhqk". */
+function einsum(node: OnnxNode): Value {
+  const equation = (node.text("equation") ?? node.fail("has no equation")).replaceAll(" ", "");
+  const operands = node.all();
+  const [left = "", right] = equation.split("->");
+  const terms = left.split(",");
+  const isSimple =
+    terms.length === operands.length && [...terms, right ?? ""].every((term) => /^[a-zA-Z]*$/.test(term));
+  const isUnique = [...terms, right ?? ""].every((term) => new Set(term).size === term.length);
+  if (right === undefined || !isSimple || !isUnique || operands.length > 2) {
+    return node.fail(
+      `the equation ${JSON.stringify(equation.slice(0, 80))} is of a form that is not supported: one or two operands, a letter an axis, "->" and the result`,
+    );
+  }
+  for (const [i, term] of terms.entries()) {
+    if (term.length !== operands[i]?.shape.length) node.fail(`${term} does not name the axes of operand ${i}`);
+  }
+  const extents = new Map(
+    terms.flatMap((term, i) => [...term].map((letter, axis) => [letter, operands[i]?.shape[axis] as number] as const)),
+  );
+  const extent = (letter: string) => extents.get(letter) ?? node.fail(`${letter} is in the result only`);
+  /** The operand with the axes of `letters` in their order; the others are summed away. */
+  const arranged = (i: number, letters: string): Value => {
+    const term = terms[i] as string;
+    const kept = [...term].filter((letter) => letters.includes(letter));
+    const gone = [...term].flatMap((letter, axis) => (letters.includes(letter) ? [] : [axis]));
+    return transpose(
+      sum(operands[i] as Value, gone),
+      [...letters].map((letter) => kept.indexOf(letter)),
+    );
+  };
+  const [first = "", second] = terms;
+  if (second === undefined) return arranged(0, right);
+  const both = [...first].filter((letter) => second.includes(letter));
+  const batch = both.filter((letter) => right.includes(letter)).join("");
+  const summed = both.filter((letter) => !right.includes(letter)).join("");
+  const rows = [...first].filter((letter) => !second.includes(letter) && right.includes(letter)).join("");
+  const columns = [...second].filter((letter) => !first.includes(letter) && right.includes(letter)).join("");
+  const shapeOf = (letters: string): Shape => [...letters].map(extent);
+  const a = reshape(arranged(0, batch + rows + summed), [
+    ...shapeOf(batch),
+    sizeOf(shapeOf(rows)),
+    sizeOf(shapeOf(summed)),
+  ]);
+  const b = reshape(arranged(1, batch + summed + columns), [
+    ...shapeOf(batch),
+    sizeOf(shapeOf(summed)),
+    sizeOf(shapeOf(columns)),
+  ]);
+  const found = batch + rows + columns;
+  if (found.length !== right.length) node.fail(`${right} names an axis that no operand has`);
+  const y = reshape(matmul(a, b), shapeOf(found));
+  return transpose(
+    y,
+    [...right].map((letter) => found.indexOf(letter)),
+  );
+}
+
+/** softmax(q kᵀ · scale + mask) v; ONNX's Attention of opset 23, with heads apart: [b, heads, n, d]. */
+function attention(node: OnnxNode): Value {
+  const [query, key, value, mask] = [node.input(0), node.input(1), node.input(2), node.inputs[3]];
+  if (node.int("is_causal") === 1 || node.inputs.slice(4).some(Boolean) || node.outputs > 1) {
+    node.fail("a causal mask, a cache and further outputs are not supported");
+  }
+  if (mask && mask.dtype !== "float32") node.fail("a mask of bools is not supported");
+  const split = (x: Value, heads: number | undefined) => {
+    if (x.shape.length === 4) return x;
+    const [b, n, c] = x.shape as [number, number, number];
+    if (x.shape.length !== 3 || !heads) return node.fail(`${showShape(x.shape)} is not split into heads`);
+    return transpose(reshape(x, [b, n, heads, c / heads]), [0, 2, 1, 3]);
+  };
+  const [queryHeads, heads] = [node.int("q_num_heads"), node.int("kv_num_heads")];
+  const q = split(query, queryHeads);
+  const scale = node.float("scale") ?? 1 / Math.sqrt(q.shape.at(-1) as number);
+  const scores = matmul(mul(q, scale), split(key, heads), { transposeB: true });
+  const y = matmul(softmax(mask ? add(scores, mask) : scores), split(value, heads));
+  const [b, , n] = y.shape as [number, number, number];
+  return query.shape.length === 4 ? y : reshape(transpose(y, [0, 2, 1, 3]), [b, n, -1]);
+}
+
+export const products: Operators = {
+  MatMul: product,
+  Gemm: gemm,
+  Einsum: einsum,
+  Attention: attention,
+};
