@@ -46,5 +46,5 @@ export {
 } from "./movement.js";
 export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
 export { allAxes, max, mean, sum } from "./reduce.js";
-export { resizeBilinear } from "./resize.js";
+export { bicubicMatrix, resizeBilinear } from "./resize.js";
 export { constant, filled, input, parameter, zeros } from "./source.js";
