@@ -7,6 +7,7 @@ import { generateCommand } from "./generate.js";
 import { mixCommand } from "./mix.js";
 import { planCommand } from "./plan.js";
 import { pushCommand } from "./push.js";
+import { scoreCommand } from "./score.js";
 import { processTerminal, type Terminal } from "./terminal.js";
 import { trainCommand } from "./train.js";
 import { packageVersion } from "./version.js";
@@ -47,7 +48,15 @@ function program(terminal: Terminal, asked: string | undefined): Command {
     })
     .exitOverride()
     .addHelpText("after", "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or bad input.");
-  for (const add of [trainCommand, generateCommand, evaluateCommand, mixCommand, planCommand, pushCommand])
+  for (const add of [
+    trainCommand,
+    generateCommand,
+    evaluateCommand,
+    mixCommand,
+    planCommand,
+    scoreCommand,
+    pushCommand,
+  ])
     add(root, terminal);
   return root;
 }
