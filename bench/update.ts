@@ -2,9 +2,10 @@
  * Times whole AlignProp updates of this trainer in a process of their own and prints one line of JSON. Compiling comes
  * before the clock starts, as loading does in the peer.
  */
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { input, matmul } from "../src/ops/index.js";
-import { openReward } from "../src/rewards/index.js";
+import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { float32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
@@ -53,7 +54,8 @@ const measuring = await Runtime.start({ threads });
 const matmulGflops = await matmulPeak(measuring);
 await measuring.close();
 const pipeline = await openPipeline(settings.model);
-const reward = await openReward("aesthetic", values.rewards);
+const chosen = { name: "aesthetic", clip: join(values.rewards, "clip"), head: join(values.rewards, "aesthetic") };
+const reward = await openReward(rewardSettings.parse(chosen), pathsOnly);
 const estimator = alignprop(settings.estimator.truncation);
 const { layout, start } = await openLearned(settings, pipeline);
 const plan = countPlan(settings, pipeline, reward, layout, estimator);

@@ -10,19 +10,19 @@ import { joinFlat } from "../src/nn/flat.js";
 import { type LoraLayout, loraAdapter } from "../src/nn/lora.js";
 import { frozenScope } from "../src/nn/scope.js";
 import { input } from "../src/ops/index.js";
-import { openReward } from "../src/rewards/index.js";
+import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import type { Feeds, Runtime } from "../src/runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { sizeOf } from "../src/tensor/shape.js";
 import { adapterLayout } from "../src/train/adapter.js";
 import { alignprop } from "../src/train/estimators/alignprop.js";
-import { decodeGraph } from "../src/train/graphs.js";
+import { decodeGraph } from "../src/train/judge-graphs.js";
 import { Learner } from "../src/train/learner.js";
 import { openPipeline, type Pipeline } from "../src/train/pipeline.js";
 import { PromptEncoder } from "../src/train/prompt-encoder.js";
 import { Sampler } from "../src/train/sampler.js";
 import type { TrainingSample } from "../src/train/samples.js";
-import { type Settings, settingsSchema } from "../src/train/settings.js";
+import { resolvedLoss, type Settings, settingsSchema } from "../src/train/settings.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type WeightSource } from "../src/weights/source.js";
 
@@ -95,6 +95,7 @@ async function openFamily(runtime: Runtime, folder: string): Promise<Family> {
   const settings: Settings = {
     ...parsed,
     name: "parity",
+    loss: resolvedLoss(parsed),
     prompts: { train: [...prompts], eval: [...prompts], template: "{}", negative },
     train: { updates: 1 },
   };
@@ -246,7 +247,8 @@ async function compareDecode({ runtime, pipeline, tensor }: Family): Promise<num
 /** An update's gradient by every number of the adapter, the gradient of every step kept. */
 async function compareUpdate(family: Family, rewardFolder: string): Promise<number> {
   const { runtime, pipeline, settings, reference, layout, lora, tensor, inOrder } = family;
-  const reward = await openReward("aesthetic", rewardFolder);
+  const chosen = { name: "aesthetic", clip: join(rewardFolder, "clip"), head: join(rewardFolder, "aesthetic") };
+  const reward = await openReward(rewardSettings.parse(chosen), pathsOnly);
   const estimator = alignprop(settings.estimator.truncation);
   const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
   const noise = toFloat32(await tensor("update.noise"));

@@ -11,6 +11,7 @@ from image import make_image
 from ldm import make_ldm
 from noise import make_noise
 from reference_loop import make_reference_loop
+from rewards import make_rewards
 from unet import make_unets
 from vae import make_vae
 
@@ -23,6 +24,7 @@ MAKERS = {
     "ldm": make_ldm,
     "noise": make_noise,
     "reference-loop": make_reference_loop,
+    "rewards": make_rewards,
     "families": make_families,
     "adapters": make_adapters,
 }

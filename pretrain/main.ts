@@ -15,25 +15,28 @@ import { fromTensors, merge } from "../src/weights/source.js";
 import { trainAesthetic } from "./aesthetic.js";
 import { trainClassifier } from "./classifier.js";
 import { clipModelConfig, PREPROCESSOR_CONFIG, trainClip } from "./clip.js";
+import { COUNT_CONFIG, countAccuracy, trainCount } from "./count.js";
 import { ANIMALS } from "./data/animals.js";
 import { writeTokenizer } from "./data/bpe.js";
 import { CAPTION_WORDS } from "./data/captions.js";
 import { loadIcons } from "./data/icons.js";
 import { writeGrid } from "./grid.js";
-import { writeClipFolder, writeModelFolder, writeWeights } from "./model-folder.js";
+import { writeClipFolder, writeCountFolder, writeModelFolder, writeWeights } from "./model-folder.js";
 import { draw } from "./preview.js";
 import { quality } from "./quality.js";
 import { encodeLatents, SCHEDULER_CONFIG, scalingFactor, trainUnet, UNET_CONFIG } from "./unet.js";
 import { trainVae, VAE_CONFIG } from "./vae.js";
 
 /** Steps of each stage. */
-const STEPS = { vae: 1600, clip: 800, aesthetic: 2000, unet: 8000, judge: 3000 };
+const STEPS = { vae: 1600, clip: 800, aesthetic: 2000, count: 600, unet: 8000, judge: 3000 };
 const SEED = 1;
 
 const { values: options } = parseArgs({
   options: {
     state: { type: "string", default: ".pretrain" },
     models: { type: "string", default: "models" },
+    /** One stage that needs no other: count. */
+    only: { type: "string" },
   },
 });
 const stateOf = (stage: string) => path.join(options.state, stage);
@@ -43,6 +46,17 @@ const tokenizerFolder = path.join(modelFolder, "tokenizer");
 
 const runtime = await Runtime.start();
 const icons = await loadIcons();
+
+const count = await trainCount(runtime, icons, stateOf("count"), STEPS.count, SEED);
+await writeCountFolder(path.join(rewards, "count"), COUNT_CONFIG, count);
+console.log(
+  `the judge of numbers is right on ${(100 * (await countAccuracy(runtime, icons, count, SEED))).toFixed(1)} % of renderings`,
+);
+if (options.only === "count") {
+  await runtime.close();
+  process.exit(0);
+}
+
 await writeTokenizer(tokenizerFolder, CAPTION_WORDS, 32);
 const tokenizer = await openClipTokenizer(tokenizerFolder);
 

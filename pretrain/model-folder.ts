@@ -58,6 +58,12 @@ export async function writeModelFolder(
   if (path.resolve(copy) !== path.resolve(tokenizer)) await cp(tokenizer, copy, { recursive: true });
 }
 
+/** The embedded judge of numbers. */
+export async function writeCountFolder(folder: string, config: object, weights: ReadonlyMap<string, HostTensor>) {
+  await writeJson(path.join(folder, "config.json"), config);
+  await writeWeights(path.join(folder, "model.safetensors"), weights);
+}
+
 /** A CLIPModel folder of transformers. */
 export async function writeClipFolder(
   folder: string,

@@ -4,6 +4,16 @@
  *     const settings = await loadSettings({ recipe: "default" });
  *     await train(settings, (event) => console.log(event.kind));
  */
+export { type CheckOptions, checkReward, type RewardCheck } from "./rewards/check.js";
+export {
+  defineReward,
+  ops,
+  type RewardDefinition,
+  type RewardModule,
+  type RewardToolkit,
+} from "./rewards/define.js";
+export type { Reward, RewardGraph, RewardPart } from "./rewards/reward.js";
+export { findPictures, type PictureFile, readPicture } from "./runs/picture-files.js";
 export { InputError } from "./tensor/errors.js";
 export { type EvaluateOptions, evaluate } from "./train/evaluate.js";
 export type {
@@ -22,5 +32,6 @@ export { type MixForm, mixAdapters } from "./train/mix.js";
 export type { Picture } from "./train/pictures.js";
 export { plan } from "./train/plan.js";
 export { type TrainOptions, train } from "./train/recipe.js";
+export { type ScoredPicture, type ScoreOptions, type Scores, score } from "./train/score.js";
 export type { Settings, SettingsInput } from "./train/settings.js";
 export { type LoraAdapter, readLora, writeKohyaLora, writePeftLora } from "./weights/lora-files.js";

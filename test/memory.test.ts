@@ -1,6 +1,5 @@
 /** Keeping residuals instead of computing the U-Net twice: the same gradients, in the memory that the user names. */
 import { afterAll, describe, expect, test } from "vitest";
-import { openReward } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { showBytes } from "../src/tensor/bytes.js";
 import { InputError } from "../src/tensor/errors.js";
@@ -13,10 +12,10 @@ import { plan } from "../src/train/plan.js";
 import { samplesOf } from "../src/train/samples.js";
 import type { Settings, SettingsInput } from "../src/train/settings.js";
 import { openLearned } from "../src/train/start.js";
-import { TINY_SD, tinySettings } from "./tiny.js";
+import { TINY_SD, tinyReward, tinySettings } from "./tiny.js";
 
 const pipeline = await openPipeline(TINY_SD);
-const reward = await openReward("compressibility", "");
+const reward = await tinyReward("compressibility");
 const runtime = await Runtime.start({ threads: 1 });
 afterAll(() => runtime.close());
 

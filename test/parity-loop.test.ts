@@ -5,7 +5,6 @@
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
-import { openReward } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { sizeOf } from "../src/tensor/shape.js";
@@ -18,7 +17,7 @@ import type { TrainingSample } from "../src/train/samples.js";
 import { openLearned } from "../src/train/start.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
-import { tinySettings } from "./tiny.js";
+import { tinyReward, tinySettings } from "./tiny.js";
 
 interface ReferenceRun {
   readonly about: string;
@@ -49,7 +48,7 @@ const reference = JSON.parse(await readFile(goldens("reference-loop.json"), "utf
 };
 const recorded = await openSafetensors(goldens("reference-loop.safetensors"));
 const pipeline = await openPipeline(goldens("tiny-sd"));
-const reward = await openReward("aesthetic", goldens("tiny-reward"));
+const reward = await tinyReward("aesthetic");
 const runtime = await Runtime.start({ threads: 1 });
 afterAll(() => runtime.close());
 

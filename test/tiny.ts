@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
-import { type Settings, type SettingsInput, settingsSchema } from "../src/train/settings.js";
+import { openReward, pathsOnly, type Reward, rewardSettings } from "../src/rewards/index.js";
+import { resolvedLoss, type Settings, type SettingsInput, settingsSchema } from "../src/train/settings.js";
 
 /** The Stable Diffusion folder with random weights: 8x8 latents, 32x32 pixels. */
 export const TINY_SD = fileURLToPath(new URL("./goldens/tiny-sd", import.meta.url));
@@ -18,6 +19,26 @@ export const TINY_RECIPE = {
   batch: { samples_per_epoch: 8, total: 4, per_device: 2 },
 } as const;
 
+/** A CLIP and a head with random weights. */
+export const TINY_REWARD = fileURLToPath(new URL("./goldens/tiny-reward", import.meta.url));
+
+const WITH_CLIP: readonly string[] = ["aesthetic", "clip"];
+
+/** A reward on the tiny weights, by its name or with settings of its own. */
+export function tinyReward(
+  chosen: string | ({ name: string; root?: string } & Record<string, unknown>),
+): Promise<Reward> {
+  const { name, root = "reward", ...own } = typeof chosen === "string" ? { name: chosen } : chosen;
+  const settings = {
+    name,
+    ...(WITH_CLIP.includes(name) && { clip: `${TINY_REWARD}/clip` }),
+    ...(["hps", "pickscore"].includes(name) && { weights: `${TINY_REWARD}/clip` }),
+    ...(name === "aesthetic" && { head: `${TINY_REWARD}/aesthetic` }),
+    ...own,
+  };
+  return openReward(rewardSettings.parse(settings), { ...pathsOnly, root });
+}
+
 /** Resolved settings of a run that takes seconds; `changes` are written as in a recipe. */
 export function tinySettings(changes: SettingsInput & { updates?: number } = {}): Settings {
   const { updates = 4, ...recipe } = changes;
@@ -34,6 +55,7 @@ export function tinySettings(changes: SettingsInput & { updates?: number } = {})
   return {
     ...parsed,
     name: "tiny",
+    loss: resolvedLoss(parsed),
     prompts: { template: "a {}", negative: "", train: ["cat", "dog", "horse"], eval: ["two cats"] },
     train: { updates },
   };

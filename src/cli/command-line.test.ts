@@ -74,10 +74,19 @@ describe("wrong usage ends with 2 and a message that helps", () => {
     [["mix", "/none", "base", "--coefficient", "1", "--out", join(scratch, "o")], "/none"],
     [["plan", "a", "b"], "too many arguments"],
     [["train", "--raward=clip"], "unknown option '--raward=clip'\n(Did you mean --reward?)"],
-    [["train", "aesthetic", "--model", TINY_SD], 'docs/rewards.md says under "Using other weights" what belongs there'],
+    [
+      ["train", "aesthetic", "--model", TINY_SD, "--set", "loading.offline=true"],
+      "Fetch it once with the network, or name a folder.",
+    ],
     [["train", "hps", "--model", TINY_SD], "prompts.train: "],
-    [["evaluate", "evaluate-soup", "--model", TINY_SD], "reward.weights: models/rewards/vit-l-14 is not here"],
-    [["train", "--set", "reward={ name: compressibility, weights: x }"], "reward.weights: this reward has no weights"],
+    [
+      ["evaluate", "evaluate-soup", "--model", TINY_SD, "--set", "loading.offline=true"],
+      "model openai/clip-vit-large-patch14: is no folder here and not in the cache",
+    ],
+    [
+      ["train", "--set", "reward={ name: compressibility, weights: x }"],
+      "reward.weights does not go with name: compressibility",
+    ],
   ])("%j", async (args, message) => {
     const { code, printed, said } = await alignprop(...args);
     expect(said).toContain(message);

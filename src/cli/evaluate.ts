@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import type { Command } from "commander";
+import { rewardTitle } from "../rewards/index.js";
 import { openAdapter, openTuned, recipeOfAdapter, type Tuned } from "../runs/checkpoints.js";
 import { format } from "../runs/format.js";
 import { requireEmpty, requireWritable } from "../runs/output-folder.js";
@@ -74,7 +75,7 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
   const { rewards, mean, std } = result;
   const { model, sampling, reward, prompts } = settings;
   const summary = {
-    reward: reward.name,
+    reward: rewardTitle(reward),
     mean,
     std,
     pictures: rewards.length,
@@ -86,7 +87,7 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
   };
   const names = out === undefined ? undefined : await writeEvaluation(out, result, summary);
   if (options.json) terminal.print(JSON.stringify({ ...summary, samples: samplesOf(result, out, names) }));
-  else printEvaluation(result, reward.name, terminal);
+  else printEvaluation(result, rewardTitle(reward), terminal);
 }
 
 async function tunedBy(

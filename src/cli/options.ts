@@ -1,6 +1,6 @@
 /** Options that several commands share, and how they become settings. */
 import { type Command, InvalidArgumentError } from "commander";
-import { rewardNames } from "../rewards/index.js";
+import { isRewardFile, rewardNames } from "../rewards/index.js";
 import { type Override, parseSet } from "../train/load-settings.js";
 
 export interface CommonOptions {
@@ -38,7 +38,7 @@ export function settingsOptions(command: Command): Command {
   return command
     .option("--model <model>", "a folder, a single file, or an id of the Hugging Face hub such as org/name@revision")
     .option("--offline", "take models of the hub from its cache alone")
-    .option("--reward <name>", list([...rewardNames, "an ONNX file"]))
+    .option("--reward <name>", `${list([...rewardNames, "an ONNX file"])}, or the file of one of your own (.js)`)
     .option("--prompts <list>", PROMPTS)
     .option("--template <text>", 'the sentence around each prompt, such as "a photo of a {}"')
     .option("--negative-prompt <text>", "what pictures should stay away from")
@@ -55,11 +55,11 @@ export const PRECISION = "what the U-Net computes in: auto, float32 or float16 (
 export const PROMPTS = "a text file with a prompt a line (.txt), or a list's name such as animals";
 
 /** "a, b or c" */
-function list(names: readonly string[]): string {
+export function list(names: readonly string[]): string {
   return `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`;
 }
 
-function collectSet(argument: string, before: readonly Override[] = []): Override[] {
+export function collectSet(argument: string, before: readonly Override[] = []): Override[] {
   return [...before, parseSet(argument)];
 }
 
@@ -91,14 +91,12 @@ export function overridesOf(
   const short = Object.entries({ ...settingOfOption, ...instead }).flatMap(([option, path]): Override[] => {
     const text = options[option as keyof typeof settingOfOption];
     if (text === undefined) return [];
-    // The file of a reward replaces what the recipe says of its own reward.
-    if (option === "reward" && /\.onnx$/i.test(text)) {
-      return [{ path: ["reward"], value: { name: "onnx", file: text }, origin: `--reward ${text}` }];
-    }
+    // A file is a reward by itself; a name leaves the recipe's settings of that reward as they are.
+    const target = option === "reward" && isRewardFile(text) ? "reward" : path;
     const value = numeric.includes(option) && text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
     return [
       {
-        path: path.split("."),
+        path: target.split("."),
         value,
         origin: `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} ${text}`,
       },

@@ -8,6 +8,7 @@ import { mixCommand } from "./mix.js";
 import { planCommand } from "./plan.js";
 import { pushCommand } from "./push.js";
 import { rewardCommand } from "./reward.js";
+import { scoreCommand } from "./score.js";
 import { processTerminal, type Terminal } from "./terminal.js";
 import { trainCommand } from "./train.js";
 import { packageVersion } from "./version.js";
@@ -55,6 +56,7 @@ function program(terminal: Terminal, asked: string | undefined): Command {
     mixCommand,
     planCommand,
     rewardCommand,
+    scoreCommand,
     pushCommand,
   ])
     add(root, terminal);

@@ -48,6 +48,13 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
 
 const IN_PRECISION: Readonly<Record<Precision, string>> = { float32: "", float16: ", the U-Net computes in float16" };
 
+/** " (aesthetic 4.31, clip 0.24)" of a combination. */
+function partsText(parts: StepMetrics["rewards"]): string {
+  if (parts === undefined) return "";
+  const each = Object.entries(parts).map(([label, value]) => `${label} ${format(value)}`);
+  return ` (${each.join(", ")})`;
+}
+
 function evaluationLine(mean: number, std: number, when: string): string {
   return `  evaluation reward ${format(mean)} ± ${format(std)}, ${when}`;
 }
@@ -57,7 +64,7 @@ export function stepLine(metrics: StepMetrics, updates: number, remaining: numbe
   const width = String(updates).length;
   return [
     `step ${String(step).padStart(width)}/${updates}`,
-    `reward ${format(reward_mean)} ± ${format(reward_std)}`,
+    `reward ${format(reward_mean)} ± ${format(reward_std)}${partsText(metrics.rewards)}`,
     `loss ${format(loss)}`,
     grad_norm === null ? `skipped: the gradient overflows at scale ${loss_scale}` : `grad ${format(grad_norm)}`,
     `${(peak_rss_bytes / 2 ** 30).toFixed(2)} GiB`,

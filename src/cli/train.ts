@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { rewardTitle } from "../rewards/index.js";
 import { adapterPath, bestStep, savedSteps } from "../runs/checkpoints.js";
 import { format } from "../runs/format.js";
 import { checkpointFolder, samplesFolder } from "../runs/layout.js";
@@ -82,7 +83,7 @@ export async function withStart(settings: Settings): Promise<Settings> {
 }
 
 async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Promise<void> {
-  const listener = observers(run.observe, progress(terminal, run.settings.reward.name));
+  const listener = observers(run.observe, progress(terminal, rewardTitle(run.settings.reward)));
   let result: TrainResult;
   try {
     result = await interruptible(terminal, "Finishing this step and saving", (signal) =>

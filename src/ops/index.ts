@@ -47,6 +47,6 @@ export {
 } from "./movement.js";
 export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
 export { allAxes, max, mean, sum } from "./reduce.js";
-export { resizeBicubic, resizeBilinear, resizeNearest } from "./resize.js";
+export { bicubicMatrix, resizeBicubic, resizeBilinear, resizeNearest } from "./resize.js";
 export { gatherElements, maxPool, scatterElements, topK } from "./select.js";
 export { constant, filled, input, parameter, zeros } from "./source.js";

@@ -1,80 +1,56 @@
 /**
- * CLIP's opinion of how well a picture fits its prompt: the cosine of their embeddings (Radford et al. 2021,
- * arXiv 2103.00020), without the logit scale. HPS v2 (Wu et al. 2023, arXiv 2306.09341) is the same graph with other
- * weights; its loss in the reference, 1 − cosine, is the target form with target 1.
+ * CLIP's opinion of how well a picture fits a text: the cosine of their embeddings (Radford et al. 2021,
+ * arXiv 2103.00020), without the logit scale. The text is the picture's prompt or, with `texts`, the user's own; what is
+ * like `away` counts against it.
+ *
+ * - Input: resized to the vision tower's size, bilinear and without antialiasing, then the mean and deviation of
+ *   preprocessor_config.json.
+ * - Range: a cosine, -1 … 1; with `away` the difference of two, -2 … 2.
+ * - Weights: any CLIPModel. The default is this package's own, made from drawn animals and of use for nothing else
+ *   (Apache-2.0). OpenAI's `openai/clip-vit-large-patch14` is under the MIT licence.
  */
-import { join } from "node:path";
 import { z } from "zod";
 import type { Value } from "../graph/value.js";
-import { imageEmbedding, normalize, textEmbedding } from "../models/clip/clip.js";
-import { type ClipConfig, parseClipConfig } from "../models/clip/config.js";
-import { clipPixels, type Normalization, parseNormalization } from "../models/clip/preprocess.js";
-import { endOfText } from "../models/clip/text.js";
-import { openClipTokenizer } from "../models/clip/tokenizer.js";
-import { truncationWarnings } from "../models/clip/truncation.js";
-import { frozenScope, type Scope } from "../nn/scope.js";
-import { input, mul, sum } from "../ops/index.js";
-import { InputError } from "../tensor/errors.js";
-import { fromNumbers } from "../tensor/host.js";
-import { openWeights, readConfig } from "../weights/folder.js";
-import { type WeightSource, withPrefix } from "../weights/source.js";
-import type { Reward } from "./reward.js";
+import { mean, sub } from "../ops/index.js";
+import { cosines, embedImages, embedTexts, openClip, openTexts, promptInputs } from "./clip-model.js";
+import { common, MAXIMIZE, place, rewardKind } from "./kind.js";
 
-/** A folder in the layout of Hugging Face's CLIPModel. */
-export interface ClipFolder {
-  readonly config: ClipConfig;
-  readonly normalization: Normalization;
-  /** Its tensors, each under `reward.clip.`. */
-  readonly weights: WeightSource;
-  readonly scope: Scope;
-}
+const texts = z.array(z.string().max(4096)).min(1).max(1000).nullable().default(null);
 
-export async function openClip(folder: string): Promise<ClipFolder> {
-  const preprocessor = "preprocessor_config.json";
-  const weights = withPrefix(await openWeights(folder), "reward.clip.");
-  return {
-    config: parseClipConfig(await readConfig(folder, z.unknown()), join(folder, "config.json")),
-    normalization: parseNormalization(await readConfig(folder, z.unknown(), preprocessor), join(folder, preprocessor)),
-    weights,
-    scope: frozenScope(weights, "reward.clip"),
-  };
-}
-
-/** images [b, 3, h, w] in 0 … 1 → image embeddings of length 1 [b, d] */
-export function embedImages({ config, normalization, scope }: ClipFolder, images: Value): Value {
-  const pixels = clipPixels(images, config.vision.imageSize, normalization);
-  return normalize(imageEmbedding(scope, config, pixels));
-}
-
-export async function clipReward(folder: string, name = "clip"): Promise<Reward> {
-  const clip = await openClip(folder);
-  const { text } = clip.config;
-  const tokenizer = await openClipTokenizer(folder, { contextLength: text.maxPositions });
-  if (tokenizer.vocabularySize > text.vocabSize) {
-    throw new InputError(
-      `reward ${name}: the tokenizer in ${folder} gives ids below ${tokenizer.vocabularySize}, but the text model takes ids below ${text.vocabSize}. Do both belong to one CLIP?`,
-    );
-  }
-  return {
-    name,
-    weights: clip.weights,
-    build(images) {
-      const batch = images.shape[0] as number;
-      const ids = input([batch, tokenizer.maxLength], "int64");
-      const end = input([batch, tokenizer.maxLength]);
-      const prompts = normalize(textEmbedding(clip.scope, clip.config, ids, end));
-      return {
-        rewards: sum(mul(embedImages(clip, images), prompts), 1),
-        inputs: { reward_ids: ids, reward_end: end },
-      };
-    },
-    feeds(prompts) {
-      const ids = prompts.map((prompt) => tokenizer.encode(prompt).ids);
-      return {
-        reward_ids: fromNumbers(ids.flat(), [ids.length, tokenizer.maxLength], "int64"),
-        reward_end: endOfText(ids, text),
-      };
-    },
-    warnings: (prompts) => truncationWarnings(tokenizer, prompts, `the reward ${name}`),
-  };
-}
+export const clip = rewardKind({
+  schema: z.strictObject({
+    name: z.literal("clip"),
+    ...common,
+    /** A CLIPModel: a folder, or an id of the hub. */
+    clip: place.default("models/rewards/clip"),
+    /** `null`: each picture's prompt. */
+    texts,
+    /** Texts that pictures should be unlike. */
+    away: texts,
+  }),
+  loss: MAXIMIZE,
+  async open({ clip: at, texts: towards, away, batch }, opening) {
+    const model = await openClip(at, opening);
+    const tokens = await openTexts("clip", model, null, opening);
+    const prompts = promptInputs(tokens);
+    /** images' embeddings [b, d] → mean cosine with some fixed texts [b] */
+    const alike = (images: Value, words: readonly string[]) =>
+      mean(cosines(images, embedTexts(model, tokens.constants(words)), "each with all"), 1);
+    return {
+      name: "clip",
+      weights: model.weights,
+      ...(batch !== null && { batch }),
+      build(images) {
+        const seen = embedImages(model, images);
+        const asked = towards ? undefined : prompts.declare(images.shape[0] as number);
+        const fits = asked ? cosines(seen, embedTexts(model, asked), "pairs") : alike(seen, towards ?? []);
+        return {
+          rewards: away ? sub(fits, alike(seen, away)) : fits,
+          inputs: asked ? prompts.named(asked) : {},
+        };
+      },
+      feeds: (given) => (towards ? {} : prompts.feeds(given)),
+      warnings: (given) => tokens.warnings([...(towards ?? given), ...(away ?? [])]),
+    };
+  },
+});

@@ -36,6 +36,7 @@ import { exists, readText } from "../weights/files.js";
 import { checkJson, parseJson, readJson } from "../weights/json.js";
 import { openSafetensors } from "../weights/safetensors.js";
 import { fromTensors, merge, readTensor, withPrefix } from "../weights/source.js";
+import { common, MAXIMIZE, rewardKind } from "./kind.js";
 import {
   type Preprocessing,
   parsePreprocessor,
@@ -51,6 +52,7 @@ const MOST_CLASSES = 1_000_000;
 
 export const onnxSchema = z.strictObject({
   name: z.literal("onnx"),
+  ...common,
   file: text,
   /** The output that is the reward; needed where there are several. */
   output: text.nullable().default(null),
@@ -100,6 +102,21 @@ export interface OnnxJudge {
   /** images [b, 3, h, w] in 0 … 1 → one of the file's outputs */
   output(images: Value, name: string): Value;
 }
+
+/** In a recipe or as `--reward`, a file of this name is an ONNX reward. */
+export const ONNX_FILE = /\.onnx$/i;
+
+export const onnx = rewardKind({
+  schema: onnxSchema,
+  loss: MAXIMIZE,
+  async open(settings, { find, root }) {
+    const named = (what: string) => async () => {
+      throw new InputError(`reward onnx: name the file in ${what}, such as ${what}/model.onnx`);
+    };
+    const reward = await onnxReward(settings, { find: (path) => find(path, named), root });
+    return settings.batch === null ? reward : { ...reward, batch: settings.batch };
+  },
+});
 
 export async function onnxReward(settings: OnnxSettings, opening: OnnxOpening): Promise<Reward> {
   const { reward, preprocessing } = await openOnnxJudge(settings, opening);

@@ -2,7 +2,7 @@ import type { Value } from "../graph/value.js";
 import type { HostTensor } from "../tensor/host.js";
 import type { WeightSource } from "../weights/source.js";
 
-/** A differentiable judge of pictures. Higher is better. */
+/** A differentiable judge of pictures. Higher is better. It judges each picture of a batch by itself. */
 export interface Reward {
   readonly name: string;
   /** The tensors that its graph names; every name starts with `reward.`. */
@@ -13,9 +13,26 @@ export interface Reward {
   feeds(prompts: readonly string[]): Record<string, HostTensor>;
   /** What of these prompts it cannot read; nothing where it reads none. */
   warnings(prompts: readonly string[]): string[];
+  /** Pictures that it judges at once, where that is a number of its own. */
+  readonly batch?: number;
+  /** What it is a sum of, where it is one. */
+  readonly parts?: readonly RewardPart[];
 }
 
 export interface RewardGraph {
   readonly rewards: Value;
   readonly inputs: Readonly<Record<string, Value>>;
+  /** Of a combination what each of its parts makes of the pictures, before it is weighed [b]. */
+  readonly values?: readonly Value[];
+}
+
+/** A summand of a combination. */
+export interface RewardPart {
+  /** Unlike any other part's: the reward's name, numbered where it comes twice. */
+  readonly label: string;
+  readonly reward: Reward;
+  /** What its rewards [b] add to the sum [b]. */
+  weigh(rewards: Value): Value;
+  /** Whether it has a say on pictures of this prompt. */
+  judges(prompt: string): boolean;
 }

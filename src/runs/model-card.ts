@@ -2,10 +2,12 @@
  * `README.md` beside an adapter: what the Hugging Face hub shows of it, and what a person needs to use it. It is made from
  * the run's folder alone, and its pictures lie beside it, so that the checkpoint's folder can go anywhere.
  */
+
 import { existsSync } from "node:fs";
 import { copyFile, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { stringify } from "yaml";
+import { rewardTitle } from "../rewards/index.js";
 import type { StepMetrics } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { locate } from "../train/locate.js";
@@ -72,7 +74,7 @@ ${frontMatter(card)}---
 
 # ${name}
 
-${settings.trainable === "unet" ? `The U-Net of ${code(modelName(settings))}` : `A LoRA adapter for ${code(modelName(settings))}`} that was fine-tuned on the **${reward.name}** reward with AlignProp: the gradient of the
+${settings.trainable === "unet" ? `The U-Net of ${code(modelName(settings))}` : `A LoRA adapter for ${code(modelName(settings))}`} that was fine-tuned on the **${rewardTitle(reward)}** reward with AlignProp: the gradient of the
 reward, sent back through the denoising chain ([Prabhudesai et al. 2023](https://arxiv.org/abs/2310.03739)). It has had
 ${updates}.
 
@@ -114,7 +116,7 @@ function outcome({ evaluations, settings }: Card): string {
   const [before, after] = [evaluations[0], evaluations.at(-1)];
   if (before === undefined || after === undefined || before === after) return "";
   return (
-    `On the evaluation's prompts, drawn on the same noise, the ${settings.reward.name} reward went from ${spread(before)} ` +
+    `On the evaluation's prompts, drawn on the same noise, the ${rewardTitle(settings.reward)} reward went from ${spread(before)} ` +
     `to ${spread(after)} (mean ± standard deviation over the pictures).\n\n`
   );
 }
@@ -125,7 +127,7 @@ function gallery({ pictures, settings }: Card): string {
     ({ url, prompt, seed, reward }) =>
       `| ![${markdown(prompt)}](${encodeURI(url)}) | ${markdown(prompt)} | ${seed} | ${format(reward)} |`,
   );
-  return `## Pictures\n\n| | prompt | seed | ${settings.reward.name} |\n| --- | --- | --- | --- |\n${rows.join("\n")}\n\n`;
+  return `## Pictures\n\n| | prompt | seed | ${rewardTitle(settings.reward)} |\n| --- | --- | --- | --- |\n${rows.join("\n")}\n\n`;
 }
 
 function curve({ metrics, evaluations }: Card): string {
@@ -208,7 +210,7 @@ function settingsOf(settings: Settings) {
   const learnt =
     trainable === "unet" ? {} : { lora: { ...adapter, ...(start !== null && { start: basename(start) }) } };
   const { template, negative } = prompts;
-  const [model, reward] = [modelName(settings), settings.reward.name];
+  const [model, reward] = [modelName(settings), rewardTitle(settings.reward)];
   const counted = { train: `${prompts.train.length} prompts`, eval: `${prompts.eval.length} prompts` };
   const shown = { ...counted, template, negative };
   return { model, seed, prompts: shown, sampling, reward, loss, trainable, ...learnt, estimator, optimizer, batch };

@@ -1,5 +1,8 @@
 /** `report.html`: what a run did, in one file with its pictures and charts inside, made from the run's folder alone. */
+
 import { join } from "node:path";
+import { rewardTitle } from "../rewards/index.js";
+import type { StepMetrics } from "../train/events.js";
 import type { Settings } from "../train/settings.js";
 import { writeFileAtomic } from "../weights/atomic.js";
 import { lineChart } from "./chart.js";
@@ -21,7 +24,7 @@ export async function writeReport(path: string): Promise<void> {
 function renderReport(run: RunRecord): string {
   const { settings } = run;
   const metrics = evenly(run.metrics, mostPoints);
-  const title = `${settings.name}: ${settings.reward.name} reward`;
+  const title = `${settings.name}: ${rewardTitle(settings.reward)} reward`;
   return reportPage(
     title,
     html`<header>
@@ -53,6 +56,7 @@ ${lineChart({
 <p class="legend"><span class="key train"></span>training prompts <span class="key eval"></span>${evaluationKind(settings)} prompts, on the
 same noise each time. Bands: one standard deviation. Across: steps.</p>
 </section>
+${parts(run)}
 <section class="pair">
 <div><h2>Loss</h2>${lineChart({ title: "Loss over steps", series: [{ label: "loss", className: "train", points: metrics.map((row) => ({ x: row.step, y: row.loss })) }] })}</div>
 <div><h2>Gradient norm</h2>${lineChart({ title: "Gradient norm over steps", series: [{ label: "gradient norm", className: "train", points: metrics.flatMap(({ step, grad_norm }) => (grad_norm === null ? [] : [{ x: step, y: grad_norm }])) }] })}</div>
@@ -65,15 +69,36 @@ ${usage(run)}
   );
 }
 
+/** Of a combination a chart for each part, as it is before scale and weight. */
+function parts({ metrics }: RunRecord): Html {
+  const labels = [...new Set(metrics.flatMap(({ rewards = {} }) => Object.keys(rewards)))];
+  if (labels.length === 0) return html``;
+  const rows = evenly(metrics, mostPoints);
+  const points = (values: (row: StepMetrics) => number | undefined) =>
+    rows.flatMap((row) => {
+      const y = values(row);
+      return y === undefined ? [] : [{ x: row.step, y }];
+    });
+  const chart = (label: string) =>
+    html`<div><h2>${label}</h2>${lineChart({
+      title: `${label} over steps`,
+      series: [
+        { label: "training", className: "train", points: points(({ rewards }) => rewards?.[label]) },
+        { label: "evaluation", className: "eval", dots: true, points: points((row) => row.eval_rewards?.[label]) },
+      ],
+    })}</div>`;
+  return html`<section class="pair">${labels.map(chart)}</section>`;
+}
+
 function headline({ settings, metrics, evaluations }: RunRecord): string {
   const [before, after] = [evaluations[0], evaluations.at(-1)];
   const steps = metrics.at(-1)?.step ?? 0;
   if (before === undefined || after === undefined || after.step === before.step) {
-    return `${settings.reward.name} reward after ${steps} steps`;
+    return `${rewardTitle(settings.reward)} reward after ${steps} steps`;
   }
   const gain = after.mean - before.mean;
   return (
-    `In ${after.step - before.step} steps the ${settings.reward.name} reward on ${evaluationKind(settings)} prompts ` +
+    `In ${after.step - before.step} steps the ${rewardTitle(settings.reward)} reward on ${evaluationKind(settings)} prompts ` +
     `${gain > 0 ? "rose" : gain < 0 ? "fell" : "stayed"} from ${format(before.mean)} to ${format(after.mean)}` +
     `${before.std > 0 ? `, ${signed(gain / before.std)} standard deviations of the base model` : ""}.`
   );

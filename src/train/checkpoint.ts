@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { type LoraLayout, layoutOf } from "../nn/lora.js";
 import { type Adaptable, survey } from "../nn/scope.js";
+import { rewardTitle } from "../rewards/index.js";
 import { InputError } from "../tensor/errors.js";
 import { float32, toFloat32 } from "../tensor/host.js";
 import { isRecord } from "../tensor/record.js";
@@ -133,7 +134,7 @@ export async function resumeFrom(folder: string, layout: LearnedLayout, origin: 
   for (const what of ["model", "reward"] as const) {
     if (saved[what] === origin[what]) continue;
     throw new InputError(
-      `${path}: the run was made with other ${what} weights than the ${what} has now (${what === "model" ? origin.settings.model : origin.settings.reward.name}); put the old ones back, or start a new run`,
+      `${path}: the run was made with other ${what} weights than the ${what} has now (${what === "model" ? origin.settings.model : rewardTitle(origin.settings.reward)}); put the old ones back, or start a new run`,
     );
   }
 

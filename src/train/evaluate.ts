@@ -1,13 +1,12 @@
 /** The held-out prompts on fixed noise, so that pictures and rewards compare from step to step. */
 import type { Reward } from "../rewards/index.js";
-import { type Program, Runtime } from "../runtime/runtime.js";
+import { Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
-import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
 import type { WeightSource } from "../weights/source.js";
 import { toFlat } from "./adapter.js";
 import type { EvaluationResult, RgbImage } from "./events.js";
-import { judgeGraph } from "./graphs.js";
+import { ImageJudge, joinParts, type PartRewards } from "./judge.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { type Picture, samplePictures, toRgb } from "./pictures.js";
 import { promptWarnings, withUnet } from "./pipeline.js";
@@ -19,6 +18,8 @@ import type { Settings } from "./settings.js";
 
 export interface EvaluateOptions extends OpenListener {
   readonly adapter?: LoraAdapter | undefined;
+  /** A reward made in code (`defineReward`), in the place of the settings' own. */
+  readonly reward?: Reward | undefined;
   /** Weights in the place of the model's U-Net. */
   readonly unet?: WeightSource | undefined;
 }
@@ -26,11 +27,11 @@ export interface EvaluateOptions extends OpenListener {
 /** Samples the evaluation's pictures with the model, or with an adapter on it, and rewards them. */
 export async function evaluate(
   settings: Settings,
-  { adapter, unet, ...listener }: EvaluateOptions = {},
+  { adapter, unet, reward: given, ...listener }: EvaluateOptions = {},
 ): Promise<EvaluationResult> {
   const { signal, warn = () => {} } = listener;
   const pipeline = withUnet(await openModel(settings, listener), unet);
-  const reward = await openSettingsReward(settings.reward);
+  const reward = given ?? (await openSettingsReward(settings, listener));
   const lora = adapter && toFlat(pipeline, adapter);
   const prompts = evaluationPrompts(settings);
   for (const message of [...promptWarnings(pipeline, prompts), ...reward.warnings(prompts)]) warn(message);
@@ -60,13 +61,15 @@ export interface EvaluatorLane {
 }
 
 export class Evaluator {
-  private readonly judges = new Map<EvaluatorLane, Promise<Program>>();
+  private readonly judges: ReadonlyMap<EvaluatorLane, ImageJudge>;
 
   constructor(
     private readonly lanes: readonly EvaluatorLane[],
     private readonly reward: Reward,
     private readonly settings: Settings,
-  ) {}
+  ) {
+    this.judges = new Map(lanes.map((lane) => [lane, new ImageJudge(lane.runtime, reward)]));
+  }
 
   async evaluate(lora?: Float32Array, signal?: AbortSignal): Promise<EvaluationResult> {
     // Every picture has a seed of its own, so that `generate` makes it again from its prompt and seed.
@@ -87,6 +90,7 @@ export class Evaluator {
       rewards,
       images: shares.flatMap((drawn) => drawn.images),
       ...meanAndStd(rewards),
+      ...(this.reward.parts && { parts: joinParts(shares.map((drawn) => drawn.parts)) }),
     };
   }
 
@@ -95,13 +99,15 @@ export class Evaluator {
     pictures: readonly Picture[],
     lora: Float32Array | undefined,
     signal: AbortSignal | undefined,
-  ): Promise<{ rewards: number[]; images: RgbImage[] }> {
+  ): Promise<{ rewards: number[]; images: RgbImage[]; parts: PartRewards | undefined }> {
     const rewards: number[] = [];
+    const parts: (PartRewards | undefined)[] = [];
     const images: RgbImage[] = [];
     for await (const batch of samplePictures(lane.sampler, pictures, lora, signal)) {
-      const judged = await this.rewardsOf(lane, batch.images, batch.prompts);
+      const judged = await (this.judges.get(lane) as ImageJudge).judge(batch.images, batch.prompts);
+      parts.push(judged.parts && firstOf(judged.parts, batch.pictures.length));
       for (const [i, { prompt, seed }] of batch.pictures.entries()) {
-        const value = judged[i] as number;
+        const value = judged.rewards[i] as number;
         if (!Number.isFinite(value)) {
           throw new InputError(
             `the reward ${this.reward.name} is ${value} for the evaluation's "${prompt}" (seed ${seed})`,
@@ -111,21 +117,13 @@ export class Evaluator {
       }
       images.push(...toRgb(batch.images).slice(0, batch.pictures.length));
     }
-    return { rewards, images };
+    return { rewards, images, parts: joinParts(parts) };
   }
+}
 
-  /** images [b, 3, h, w] in 0 … 1 and their prompts → rewards */
-  private async rewardsOf(lane: EvaluatorLane, images: HostTensor, prompts: readonly string[]): Promise<Float32Array> {
-    let judge = this.judges.get(lane);
-    if (!judge) {
-      const graph = judgeGraph(this.reward, images.shape as [number, number, number, number]);
-      judge = lane.runtime.compile(graph, this.reward.weights);
-      this.judges.set(lane, judge);
-    }
-    const program = await judge;
-    const { rewards } = await program.run({ images, ...this.reward.feeds(prompts) });
-    return toFloat32(rewards as HostTensor);
-  }
+/** The rest are repetitions that fill a batch up. */
+function firstOf(parts: PartRewards, count: number): PartRewards {
+  return Object.fromEntries(Object.entries(parts).map(([label, values]) => [label, values.slice(0, count)]));
 }
 
 export function evaluationPrompts({ prompts }: Settings): string[] {

@@ -6,6 +6,7 @@
  * `evaluated` where one is due, `stepped`, and `checkpointed` where one is due; last `finished`.
  */
 
+import type { PartRewards } from "./judge.js";
 import type { MemoryPlan } from "./memory.js";
 import type { Precision } from "./precision.js";
 import type { Settings } from "./settings.js";
@@ -40,6 +41,9 @@ export interface StepMetrics {
   /** Present where this step evaluated. */
   readonly eval_reward_mean?: number;
   readonly eval_reward_std?: number;
+  /** Where the reward is a combination: the mean of each part as it is, before scale and weight, by its label. */
+  readonly rewards?: Readonly<Record<string, number>>;
+  readonly eval_rewards?: Readonly<Record<string, number>>;
 }
 
 /** The held-out prompts on fixed noise. Entry i of every list belongs to picture i. */
@@ -51,6 +55,8 @@ export interface EvaluationResult {
   readonly mean: number;
   /** Population standard deviation of `rewards`. */
   readonly std: number;
+  /** Where the reward is a combination. */
+  readonly parts?: PartRewards | undefined;
 }
 
 /** What a run costs, counted before it starts. "Calls" are runs of the U-Net's forward or VJP graph on one micro-batch. */

@@ -10,12 +10,12 @@ import { clipTextStates, projectedText } from "../models/clip/text.js";
 import { TIME_IDS } from "../models/unet/config.js";
 import { unet } from "../models/unet/unet.js";
 import { vaeFactor } from "../models/vae/config.js";
-import { decode } from "../models/vae/vae.js";
 import { joinFlat } from "../nn/flat.js";
 import { frozenScope } from "../nn/scope.js";
-import { abs, add, clip, concat, constant, div, filled, input, mul, neg, sub } from "../ops/index.js";
+import { concat, constant, input } from "../ops/index.js";
 import type { Reward } from "../rewards/reward.js";
 import type { Estimator } from "./estimators/estimator.js";
+import { decodeGraph, imageJudge, type PartGraph, type TrainingJudge, trainingJudge } from "./judge-graphs.js";
 import { type LearnedLayout, learnedScope } from "./learned.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
 import { inPrecision, type Precision } from "./precision.js";
@@ -28,8 +28,8 @@ export interface TrainingGraphs {
   /** Where residuals are kept (in float32 alone), forward and backward; where not, the product that computes forward again. */
   readonly split: Split;
   readonly vjp: Graph;
-  readonly reward: Graph;
-  readonly evaluation: { readonly forward: Graph; readonly decode: Graph; readonly judge: Graph };
+  readonly judge: TrainingJudge;
+  readonly evaluation: { readonly forward: Graph; readonly decode: Graph; readonly judge: readonly PartGraph[] };
 }
 
 export function trainingGraphs(
@@ -53,14 +53,14 @@ export function trainingGraphs(
     forward,
     split: denoiseSplit(pipeline, layout, shape, wantsDx),
     vjp: inPrecision(denoiseVjpGraph(pipeline, layout, shape, wantsDx), precision),
-    reward: rewardGraph(pipeline, reward, loss, { batch, size, samples }),
+    judge: trainingJudge(pipeline, reward, loss, { batch, size, samples }),
     evaluation: {
       forward:
         evaluated === batch
           ? forward
           : inPrecision(denoiseGraph(pipeline, layout, { ...shape, batch: evaluated }), precision),
       decode,
-      judge: judgeGraph(reward, (decode.outputs.images as Value).shape as [number, number, number, number]),
+      judge: imageJudge(reward, (decode.outputs.images as Value).shape as [number, number, number, number]),
     },
   };
 }
@@ -187,47 +187,4 @@ function timeIds({ vae }: Pipeline, batch: number, { height, width }: LatentSize
   const pixels = [height * vaeFactor(vae), width * vaeFactor(vae)];
   const ids = [...pixels, 0, 0, ...pixels];
   return constant(new Array(batch).fill(ids).flat(), [batch, TIME_IDS]);
-}
-
-/** latents [b, c, h, w] → images [b, 3, H, W] in 0 … 1 */
-export function decodeGraph(pipeline: Pipeline, batch: number, size: LatentSize): Graph {
-  const latents = input([batch, pipeline.unet.inChannels, size.height, size.width]);
-  return { name: "VAE decoder", inputs: { latents }, outputs: { images: toImages(pipeline, latents) } };
-}
-
-/** latents, and what the reward asks for → rewards [b], losses [b] and dLatents, the gradient of the losses' sum over `samples` */
-function rewardGraph(
-  pipeline: Pipeline,
-  reward: Reward,
-  loss: Settings["loss"],
-  { batch, size, samples }: { batch: number; size: LatentSize; samples: number },
-): Graph {
-  const latents = input([batch, pipeline.unet.inChannels, size.height, size.width]);
-  const { rewards, inputs } = reward.build(toImages(pipeline, latents));
-  const losses = lossOf(rewards, loss);
-  const [dLatents] = gradients([{ value: losses, gradient: filled(losses.shape, 1 / samples) }], [latents]);
-  if (!dLatents) throw new TypeError(`reward ${reward.name}: does not depend on the picture`);
-  return { name: `reward ${reward.name}`, inputs: { latents, ...inputs }, outputs: { rewards, losses, dLatents } };
-}
-
-/** rewards [b] → losses [b] */
-function lossOf(rewards: Value, { form, target, scale }: Settings["loss"]): Value {
-  switch (form) {
-    case "target":
-      return mul(abs(sub(rewards, target)), scale);
-    case "maximize":
-      return mul(neg(rewards), scale);
-  }
-}
-
-/** images [b, 3, H, W] in 0 … 1 → rewards [b] */
-export function judgeGraph(reward: Reward, shape: readonly [number, number, number, number]): Graph {
-  const images = input(shape);
-  const { rewards, inputs } = reward.build(images);
-  return { name: `reward ${reward.name}`, inputs: { images, ...inputs }, outputs: { rewards } };
-}
-
-function toImages({ vae, weights }: Pipeline, latents: Value): Value {
-  const pixels = decode(frozenScope(weights, "vae"), vae, div(latents, vae.scalingFactor));
-  return clip(add(mul(pixels, 0.5), 0.5), 0, 1);
 }

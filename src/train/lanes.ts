@@ -5,6 +5,7 @@
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import type { Estimator } from "./estimators/estimator.js";
+import { joinParts } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
 import { type Experience, Learner, requireFinite } from "./learner.js";
 import type { MemoryPlan } from "./memory.js";
@@ -79,6 +80,7 @@ export class Learners {
       overflowed,
       loss: seen.reduce((sum, { loss }) => sum + loss / this.lanes.length, 0),
       rewards: seen.flatMap(({ rewards }) => rewards),
+      parts: joinParts(seen.map(({ parts }) => parts)),
     };
   }
 }

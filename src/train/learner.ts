@@ -1,13 +1,12 @@
 /** The compiled side of training: from pictures to sample to the gradient of what learns. */
 import { forward, type Trajectory } from "../diffusion/trajectory.js";
 import type { Reward } from "../rewards/index.js";
-import type { Program, Runtime } from "../runtime/runtime.js";
+import type { Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
-import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import { sizeOf } from "../tensor/shape.js";
-import { merge } from "../weights/source.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { trainingGraphs } from "./graphs.js";
+import { joinParts, LatentJudge, type PartRewards } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
 import { HalfOverflow } from "./loss-scale.js";
 import { type MemoryPlan, memoryOf } from "./memory.js";
@@ -28,6 +27,8 @@ export interface Experience {
   readonly loss: number;
   /** Of each sample. */
   readonly rewards: readonly number[];
+  /** What the parts of a combination made of them. */
+  readonly parts?: PartRewards | undefined;
 }
 
 export class Learner {
@@ -37,7 +38,7 @@ export class Learner {
     private readonly estimator: Estimator,
     private readonly reward: Reward,
     private readonly backward: UnetBackward,
-    private readonly judge: Program,
+    private readonly judge: LatentJudge,
   ) {}
 
   /** `memory` says which U-Net calls keep their residuals (`memory.ts`). */
@@ -60,7 +61,7 @@ export class Learner {
       precision,
     });
     const backward = await UnetBackward.compile(runtime, sampler, layout, graphs, memory);
-    const judge = await runtime.compile(graphs.reward, merge(pipeline.weights, reward.weights));
+    const judge = await LatentJudge.compile(runtime, pipeline, reward, graphs.judge, settings);
     return new Learner(sampler, layout, estimator, reward, backward, judge);
   }
 
@@ -73,19 +74,17 @@ export class Learner {
     const rewards: number[] = [];
     const losses: number[] = [];
     let overflowed = false;
+    const parts: (PartRewards | undefined)[] = [];
     for (const walk of walksOf(samples, this.sampler.batch)) {
       const seen = await this.thereAndBack(walk, parameters, overflowed ? null : gradient, scale);
       rewards.push(...seen.rewards);
       losses.push(...seen.losses);
       overflowed ||= seen.overflowed;
+      parts.push(seen.parts);
     }
     if (!overflowed) requireFinite(gradient, this.layout, "the gradient");
-    return {
-      gradient,
-      overflowed,
-      rewards,
-      loss: losses.reduce((sum, value) => sum + value / samples.length, 0),
-    };
+    const loss = losses.reduce((sum, value) => sum + value / samples.length, 0);
+    return { gradient, overflowed, rewards, parts: joinParts(parts), loss };
   }
 
   async release(): Promise<void> {
@@ -108,6 +107,7 @@ export class Learner {
     const rewards: number[] = [];
     const losses: number[] = [];
     let overflowed = false;
+    const parts: (PartRewards | undefined)[] = [];
     const back = this.backward.begin(walk, parameters, scale);
     try {
       for (const [n, batch] of walk.entries()) {
@@ -125,6 +125,7 @@ export class Learner {
         pool.add(trajectory, judged.dLatents);
         rewards.push(...judged.rewards);
         losses.push(...judged.losses);
+        parts.push(judged.parts);
       }
       // dL/d parameters
       const chain = { steps, vjp: back.vjp, trajectory: pool.trajectory };
@@ -136,18 +137,12 @@ export class Learner {
     } finally {
       await back.release();
     }
-    return { rewards, losses, overflowed };
+    return { rewards, losses, overflowed, parts: joinParts(parts) };
   }
 
   private async judgeLatents(latents: Float32Array, batch: readonly TrainingSample[]) {
     const prompts = batch.map(({ prompt }) => prompt);
-    const feeds = { ...this.reward.feeds(prompts), latents: this.sampler.place(latents, 0).latents };
-    const { rewards, losses, dLatents } = await this.judge.run(feeds);
-    const judged = {
-      rewards: toFloat32(rewards as HostTensor),
-      losses: toFloat32(losses as HostTensor),
-      dLatents: toFloat32(dLatents as HostTensor),
-    };
+    const judged = await this.judge.judge(this.sampler.place(latents, 0).latents, prompts);
     const each = latents.length / batch.length;
     for (const [i, { prompt, epoch, index }] of batch.entries()) {
       const row = (values: Float32Array) => values.subarray(i * each, (i + 1) * each);

@@ -81,7 +81,7 @@ describe("a recipe", () => {
   });
 
   test("whose text is a word is that choice's name", async () => {
-    expect((await load("reward: clip")).reward).toEqual({ name: "clip", weights: null });
+    expect((await load("reward: clip")).reward).toMatchObject({ name: "clip", clip: "models/rewards/clip" });
   });
 
   test("may be empty", async () => {
@@ -129,7 +129,7 @@ describe("wrong settings", () => {
   });
 
   test.each([
-    ["reward: aestetic", "reward.name must be one of aesthetic, clip, hps, compressibility, incompressibility"],
+    ["reward: aestetic", "reward.name must be one of aesthetic, hps, pickscore, image-reward, clip, compressibility"],
     ["reward: aestetic", "did you mean aesthetic?"],
     ["device: gpu", 'device must be one of cpu, cuda, webgpu, found "gpu"'],
     ["learning_rate: 1", "learning_rate is no setting; did you mean optimizer.learning_rate?"],

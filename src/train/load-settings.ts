@@ -6,6 +6,7 @@
 import { readdir, stat } from "node:fs/promises";
 import { basename, join, relative } from "node:path";
 import * as yaml from "yaml";
+import { defaultLoss, rewardTitle } from "../rewards/index.js";
 import { InputError, nearest } from "../tensor/errors.js";
 import { isRecord } from "../tensor/record.js";
 import { readText } from "../weights/files.js";
@@ -15,6 +16,7 @@ import {
   accumulationSteps,
   defaultEpochs,
   type ParsedSettings,
+  resolvedLoss,
   type Settings,
   type SettingsInput,
   settingsSchema,
@@ -181,6 +183,7 @@ async function resolveSettings(
   return {
     ...parsed.data,
     name: parsed.data.name ?? recipeName,
+    loss: resolvedLoss(parsed.data),
     prompts: {
       ...prompts,
       train: await resolvePrompts(prompts.train, { setting: "prompts.train", absent }),
@@ -194,13 +197,13 @@ async function resolveSettings(
  * Keys that decide which others may stand beside them: a new choice on the command line sets the recipe's old one and
  * all that belonged to it aside, so that `--set estimator.truncation.mode=fixed` needs no cleaning up after.
  */
-const choices = ["reward.name", "estimator.truncation.mode", "train.updates", "train.epochs"];
+const choices = ["reward.name", "reward", "estimator.truncation.mode", "train.updates", "train.epochs"];
 
 function applyOverrides(written: Record<string, unknown>, overrides: readonly Override[]): Record<string, unknown> {
   const isChoice = ({ path }: Override) => choices.includes(path.join("."));
   let settings = written;
   for (const override of overrides.filter(isChoice))
-    settings = withValue(settings, override.path, override.value, true);
+    settings = withValue(settings, override.path, override.value, override.path.length > 1);
   for (const override of overrides.filter((o) => !isChoice(o)))
     settings = withValue(settings, override.path, override.value);
   return settings;
@@ -220,8 +223,12 @@ function withValue(
 }
 
 /** What no single key can show: numbers that must fit each other. */
-function relations({ batch, estimator, sampling }: ParsedSettings, devices: number): Problem[] {
+function relations({ batch, estimator, sampling, loss, reward }: ParsedSettings, devices: number): Problem[] {
   const problems: Problem[] = [];
+  if (loss.form === "target" && loss.target === null && defaultLoss(reward).form !== "target") {
+    const message = `loss.target must be given with form: target; the ${rewardTitle(reward)} reward has no usual one`;
+    problems.push({ path: ["loss", "form"], message });
+  }
   try {
     accumulationSteps(batch, devices);
   } catch (error) {

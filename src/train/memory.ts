@@ -12,6 +12,7 @@ import { InputError } from "../tensor/errors.js";
 import { sizeOf } from "../tensor/shape.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
+import { judgeCalls } from "./judge-graphs.js";
 import type { LearnedLayout } from "./learned.js";
 import type { Pipeline } from "./pipeline.js";
 import type { Precision } from "./precision.js";
@@ -130,10 +131,17 @@ const BYTES_PER_LEARNED = 4 + 2 * 4 + 2 * 8 + 4 * 4;
 
 export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Omit<MemoryPlan, "lanes"> {
   const { keepable, all, trajectoryBytes } = options;
-  const { text, forward, vjp, split, reward, evaluation } = graphs;
+  const { text, forward, vjp, split, judge, evaluation } = graphs;
   const { residualBytes } = split;
   // The evaluation samples with the training's own program where its batch is as large.
-  const always = new Set([text, forward, reward, ...Object.values(evaluation)]);
+  const always = new Set([
+    text,
+    forward,
+    ...judgeCalls(judge).map(({ graph }) => graph),
+    evaluation.forward,
+    evaluation.decode,
+    ...evaluation.judge.map(({ graph }) => graph),
+  ]);
   const learned = sizeOf((forward.inputs.parameters as Value).shape);
   const base = PROCESS_BYTES + trajectoryBytes + learned * BYTES_PER_LEARNED;
   const expected = (kept: number, recomputes: boolean) =>

@@ -5,7 +5,7 @@ import { InputError, nearest } from "../tensor/errors.js";
 import { DEFAULT_REVISION, type HubId, hubOf, parseHubId, saysHub, showId } from "../weights/hub/id.js";
 import { pipelineFiles, tokenizerFiles } from "../weights/hub/pipeline-files.js";
 import { type Choose, type FetchProgress, snapshot } from "../weights/hub/snapshot.js";
-import { isSingleFile, tokenizerBeside, tokenizerIn } from "../weights/ldm/single-file.js";
+import { CLIP_TOKENIZER, isSingleFile, tokenizerBeside, tokenizerIn } from "../weights/ldm/single-file.js";
 import { locate, shippedModels } from "./locate.js";
 import { type OpenOptions, openPipeline, type Pipeline } from "./pipeline.js";
 import type { Settings } from "./settings.js";
@@ -20,9 +20,6 @@ export interface OpenListener {
 }
 
 export type ModelSettings = Pick<Settings, "model"> & { readonly loading?: Settings["loading"] };
-
-/** CLIP's own: all models that are read here share its vocabulary. */
-const TOKENIZER = "openai/clip-vit-large-patch14";
 
 export async function openModel(settings: ModelSettings, listener: OpenListener = {}): Promise<Pipeline> {
   const { path, ...options } = await resolveModel(settings, listener);
@@ -40,10 +37,8 @@ export async function resolveModel(
   const path = !id ? locate(model) : await fetch(id, id.file === undefined ? pipelineFiles(showId(id)) : only(id.file));
   if (!(await isSingleFile(path))) return { path, prediction };
 
-  const folderOf = async (place: string, setting: string, choose: (what: string) => Choose) => {
-    const named = hubIdOf(place, setting);
-    return named ? fetch(named, choose(showId(named))) : locate(place);
-  };
+  const folderOf = (place: string, setting: string, choose: (what: string) => Choose) =>
+    findPlace(place, setting, choose, loading, listener);
   if (loading?.config != null) {
     const choose = (what: string) => pipelineFiles(what, { weights: false });
     return { path, prediction, config: await folderOf(loading.config, "loading.config", choose) };
@@ -51,11 +46,29 @@ export async function resolveModel(
   const tokenizer = loading?.tokenizer ?? (await tokenizerBeside(path));
   const folder =
     tokenizer === undefined
-      ? await fetch({ repo: TOKENIZER, revision: DEFAULT_REVISION }, tokenizerFiles(TOKENIZER)).catch((error) => {
-          throw withoutTokenizer(path, error);
-        })
+      ? await fetch({ repo: CLIP_TOKENIZER, revision: DEFAULT_REVISION }, tokenizerFiles(CLIP_TOKENIZER)).catch(
+          (error) => {
+            throw withoutTokenizer(path, error);
+          },
+        )
       : await folderOf(tokenizer, "loading.tokenizer", tokenizerFiles);
   return { path, prediction, tokenizer: (await tokenizerIn(folder)) ?? folder };
+}
+
+/**
+ * Where a setting's path or hub id lies on this machine; what is on the hub is fetched first. `choose` says which files of a
+ * repository are needed where the id names none itself.
+ */
+export async function findPlace(
+  place: string,
+  setting: string,
+  choose: (what: string) => Choose,
+  loading: Settings["loading"] | undefined,
+  listener: OpenListener,
+): Promise<string> {
+  const id = hubIdOf(place, setting);
+  if (!id) return locate(place);
+  return fetchInto(id, id.file === undefined ? choose(showId(id)) : only(id.file), loading?.offline ?? false, listener);
 }
 
 function withoutTokenizer(path: string, error: unknown): unknown {

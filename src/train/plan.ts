@@ -10,13 +10,14 @@ import type { Estimator } from "./estimators/estimator.js";
 import type { Plan, PlanEstimate } from "./events.js";
 import { flops } from "./flops.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
+import { judgeCalls } from "./judge-graphs.js";
 import { precisionHere, startLanes } from "./lanes.js";
 import type { LearnedLayout } from "./learned.js";
 import { memoryOf } from "./memory.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import type { Pipeline } from "./pipeline.js";
 import { choosePrecision, type Precision } from "./precision.js";
-import { absentWeights, openSettingsReward, uncountedReward } from "./reward.js";
+import { plannedReward } from "./reward.js";
 import { accumulationSteps, evaluationBatch, laneSettings, type Settings } from "./settings.js";
 import { openLearned } from "./start.js";
 import { type BackwardCalls, backwardCalls, drawnWalks } from "./walks.js";
@@ -27,12 +28,10 @@ export async function plan(
   { calibrate = true, ...listener }: { calibrate?: boolean } & OpenListener = {},
 ): Promise<Plan> {
   const pipeline = await openModel(settings, listener);
-  const absent = absentWeights(settings.reward);
-  const reward =
-    absent === undefined ? await openSettingsReward(settings.reward) : uncountedReward(settings.reward.name);
+  const { reward, absent } = await plannedReward(settings);
   const estimator = alignprop(settings.estimator.truncation);
   const { layout } = await openLearned(settings, pipeline, { warn: listener.warn });
-  const uncounted = absent === undefined ? [] : [`the ${reward.name} reward, whose weights (${absent}) are not here`];
+  const uncounted = absent === undefined ? [] : [`the ${reward.name} reward, which cannot be opened here (${absent})`];
   const count = (precision: Precision): Plan => ({
     ...countPlan(settings, pipeline, reward, layout, estimator, precision),
     uncounted,
@@ -87,7 +86,7 @@ export function countPlan(
       forwardCalls * flops(graphs.forward) +
       kept * flops(graphs.split.backward) +
       recomputed * flops(graphs.vjp) +
-      microBatches * flops(graphs.reward),
+      microBatches * judgeCalls(graphs.judge).reduce((sum, { graph, calls }) => sum + calls * flops(graph), 0),
     memory,
     uncounted: [],
     // Before the first update, after every so many and after the last.
@@ -114,7 +113,7 @@ function elementsUnder(source: WeightSource, prefix: string): number {
 async function timed(
   runtimes: readonly Runtime[],
   plan: Plan,
-  { forward, split, vjp, reward, evaluation }: TrainingGraphs,
+  { forward, split, vjp, judge, evaluation }: TrainingGraphs,
   settings: Settings,
   weights: WeightSource,
 ): Promise<PlanEstimate> {
@@ -127,11 +126,13 @@ async function timed(
   const recomputed = plan.unetRecomputedCallsPerUpdate;
   const kept = plan.unetBackwardCallsPerUpdate - recomputed;
   const secondsForward = await seconds(forward);
+  let secondsToJudge = 0;
+  for (const { graph, calls } of judgeCalls(judge)) secondsToJudge += calls * (await seconds(graph));
   const secondsPerUpdate =
     (plan.unetForwardCallsPerUpdate - kept) * secondsForward +
     (kept && kept * ((await seconds(split.forward, split.residuals)) + (await seconds(split.backward)))) +
     (recomputed && recomputed * (await seconds(vjp))) +
-    plan.accumulation * lanes * (await seconds(reward));
+    plan.accumulation * lanes * secondsToJudge;
   const secondsPerPicture =
     (sampling.steps * secondsForward) / batch.per_device +
     (await seconds(evaluation.decode)) / evaluationBatch(settings);

@@ -20,6 +20,7 @@ import { alignprop } from "./estimators/alignprop.js";
 import { Evaluator, evaluationPrompts, meanAndStd } from "./evaluate.js";
 import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
+import { partMeans } from "./judge.js";
 import { Learners, precisionHere, startLanes } from "./lanes.js";
 import { requireFinite } from "./learner.js";
 import { initialLossScale, keepScale, lowerScale, MOST_SKIPPED } from "./loss-scale.js";
@@ -39,6 +40,8 @@ export interface TrainOptions {
   readonly resume?: string | undefined;
   /** When aborted, the step in progress is finished and saved. */
   readonly signal?: AbortSignal | undefined;
+  /** A reward made in code (`defineReward`), in the place of the settings' own. */
+  readonly reward?: Reward | undefined;
   /** Told how the download of a model goes on. */
   readonly onFetch?: OpenListener["onFetch"];
 }
@@ -46,14 +49,14 @@ export interface TrainOptions {
 export async function train(
   settings: Settings,
   observer: TrainObserver,
-  { resume, signal, onFetch }: TrainOptions = {},
+  { resume, signal, reward: given, onFetch }: TrainOptions = {},
 ): Promise<TrainResult> {
   const began = performance.now();
   accumulationSteps(settings.batch); // throws where the numbers don't divide
   const warnings: string[] = [];
   const warn = (message: string) => void warnings.push(message);
   const pipeline = await openModel(settings, { warn, onFetch, signal });
-  const reward = await openSettingsReward(settings.reward);
+  const reward = given ?? (await openSettingsReward(settings, { warn, onFetch, signal }));
   const estimator = alignprop(settings.estimator.truncation);
   const { layout, start: initial } = await openLearned(settings, pipeline, { resume, warn });
   const origin = {
@@ -99,7 +102,9 @@ export async function train(
       const stepBegan = performance.now();
       const samples = samplesOf(step + 1, settings, estimator, learner.latentElements);
       const scale = lossScale?.scale;
-      const { gradient, overflowed, loss, rewards } = await at(step + 1, () => learner.learn(samples, weights, scale));
+      const { gradient, overflowed, loss, rewards, parts } = await at(step + 1, () =>
+        learner.learn(samples, weights, scale),
+      );
       step += 1;
       let gradNorm: number | null = null;
       if (!overflowed) {
@@ -132,7 +137,9 @@ export async function train(
           ...(overflowed && { skipped: true as const }),
           seconds,
           peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+          ...(parts && { rewards: partMeans(parts) }),
           ...(evaluated && { eval_reward_mean: evaluated.mean, eval_reward_std: evaluated.std }),
+          ...(evaluated?.parts && { eval_rewards: partMeans(evaluated.parts) }),
         },
       });
 

@@ -1,39 +1,35 @@
-import { existsSync } from "node:fs";
 import type { Value } from "../graph/value.js";
 import { mean } from "../ops/index.js";
-import { defaultRewardFolder, openReward, type Reward } from "../rewards/index.js";
-import { onnxReward } from "../rewards/onnx.js";
+import { openReward, type Reward, rewardTitle } from "../rewards/index.js";
 import { InputError } from "../tensor/errors.js";
 import { fromTensors } from "../weights/source.js";
-import { locate } from "./locate.js";
-import type { RewardSettings } from "./settings.js";
+import { findPlace, type OpenListener } from "./open-model.js";
+import type { Settings } from "./settings.js";
 
-/** The reward of a run's settings, its weights found as every path of a recipe is. */
-export async function openSettingsReward(reward: RewardSettings): Promise<Reward> {
-  if (reward.name === "onnx") return onnxReward(reward, { find: locate });
-  const absent = absentWeights(reward);
-  if (absent !== undefined) {
-    throw new InputError(
-      `reward.weights: ${absent} is not here. The ${reward.name} reward of this recipe takes published weights, which ` +
-        'are not part of this package and which this version does not fetch: docs/rewards.md says under "Using other ' +
-        'weights" what belongs there. Without them a run can be planned (alignprop plan) but not started',
-    );
+export type JudgeSettings = Pick<Settings, "reward"> & { readonly loading?: Settings["loading"] };
+
+/** The reward of a run's settings; what of it lies on the hub is fetched first. */
+export async function openSettingsReward(
+  { reward, loading }: JudgeSettings,
+  listener: OpenListener = {},
+): Promise<Reward> {
+  return openReward(reward, { find: (place, choose) => findPlace(place, "reward", choose, loading, listener) });
+}
+
+/** For a plan, which fetches no reward: the reward as it is here, or one that counts for nothing, and why. */
+export async function plannedReward(
+  settings: JudgeSettings & { readonly loading: Settings["loading"] },
+): Promise<{ readonly reward: Reward; readonly absent?: string }> {
+  try {
+    return { reward: await openSettingsReward({ ...settings, loading: { ...settings.loading, offline: true } }) };
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    return { reward: uncountedReward(rewardTitle(settings.reward)), absent: error.message };
   }
-  const folder = folderOf(reward);
-  return openReward(reward.name, folder === undefined ? "" : locate(folder));
 }
-
-/** The folder of weights that the reward needs and that is not there. */
-export function absentWeights(reward: RewardSettings): string | undefined {
-  const folder = folderOf(reward);
-  return folder === undefined || existsSync(locate(folder)) ? undefined : folder;
-}
-
-const folderOf = (reward: RewardSettings) =>
-  reward.name === "onnx" ? undefined : (reward.weights ?? defaultRewardFolder(reward.name));
 
 /** Stands in a plan for a reward whose weights are absent: depends on the picture, costs next to nothing. */
-export function uncountedReward(name: string): Reward {
+function uncountedReward(name: string): Reward {
   return {
     name,
     weights: fromTensors(new Map()),

@@ -5,8 +5,7 @@
  */
 import { availableParallelism } from "node:os";
 import { z } from "zod";
-import { defaultRewardFolder, rewardNames } from "../rewards/index.js";
-import { onnxSchema } from "../rewards/onnx.js";
+import { defaultLoss, rewardSettings } from "../rewards/index.js";
 import { parseBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 import { isRecord } from "../tensor/record.js";
@@ -34,25 +33,6 @@ const truncation = z.discriminatedUnion("mode", [
   /** The last `k` steps, always: DRaFT-K. `k: null` is the full chain. */
   z.strictObject({ mode: z.literal("fixed"), k: count.nullable().default(1) }),
 ]);
-
-const namedReward = z
-  .strictObject({
-    name: z.enum(rewardNames),
-    /** The folder that holds `clip/` and, for `aesthetic`, `aesthetic/`. `null`: the reward's own default. */
-    weights: path.nullable().default(null),
-  })
-  .refine(({ name, weights }) => weights === null || defaultRewardFolder(name) !== undefined, {
-    path: ["weights"],
-    error: "this reward has no weights",
-  });
-
-const reward = z.discriminatedUnion("name", [namedReward, onnxSchema]);
-
-/** `reward: clip` is short for `reward: { name: clip }`, and a file's name for an ONNX file. */
-function asReward(value: unknown): unknown {
-  if (typeof value !== "string") return value;
-  return /\.onnx$/i.test(value) ? { name: "onnx", file: value } : { name: value };
-}
 
 /** What a recipe leaves out of `lora` is the starting adapter's where there is one. */
 function asStarted(lora: unknown): unknown {
@@ -131,13 +111,15 @@ export const settingsSchema = z.strictObject({
     })
     .prefault({}),
 
-  reward: z.preprocess(asReward, reward).prefault("aesthetic"),
+  /** `reward: clip` is short for `reward: { name: clip }`; a list of rewards stands for their weighted sum. */
+  reward: rewardSettings.prefault("aesthetic"),
 
   loss: z
     .strictObject({
       /** `target` is |reward - target|, `maximize` is -reward; the mean over the batch is multiplied by `scale`. */
-      form: z.enum(["target", "maximize"]).default("target"),
-      target: z.number().default(10),
+      form: z.enum(["target", "maximize"]).nullable().default(null),
+      /** `null`, for both: as the reward is commonly trained on (`docs/rewards.md`). */
+      target: z.number().nullable().default(null),
       scale: z.number().positive().default(0.01),
     })
     .prefault({}),
@@ -227,7 +209,8 @@ export const settingsSchema = z.strictObject({
 type Parsed = z.output<typeof settingsSchema>;
 
 /** A run's settings with nothing left to look up: prompts are lists, epochs have become updates, the run has a name. */
-export type Settings = Omit<Parsed, "name" | "prompts" | "train"> & {
+export type Settings = Omit<Parsed, "name" | "prompts" | "train" | "loss"> & {
+  loss: { form: "target" | "maximize"; target: number; scale: number };
   name: string;
   prompts: { train: string[]; eval: string[]; template: string; negative: string };
   train: { updates: number };
@@ -236,8 +219,14 @@ export type Settings = Omit<Parsed, "name" | "prompts" | "train"> & {
 /** What may be written in a recipe. */
 export type SettingsInput = z.input<typeof settingsSchema>;
 export type ParsedSettings = Parsed;
-export type RewardSettings = Settings["reward"];
 export type TruncationSettings = Settings["estimator"]["truncation"];
+
+/** The loss that a recipe asks for, or leaves to its reward. A target alone says the form. */
+export function resolvedLoss({ loss, reward }: Pick<Parsed, "loss" | "reward">): Settings["loss"] {
+  const usual = defaultLoss(reward);
+  const form = loss.form ?? (loss.target === null ? usual.form : "target");
+  return { form, target: loss.target ?? usual.target, scale: loss.scale };
+}
 
 /** The epochs of the paper's aesthetic run: 7 x 256 / 128 = 14 updates. */
 export const defaultEpochs = 7;

@@ -58,7 +58,7 @@ export async function singleFileModel(
   for (const [i, { className, text, padToken }] of texts.entries()) {
     const suffix = i === 0 ? "" : `_${i + 1}`;
     part(`text_encoder${suffix}`, className, text.config, await text.weights());
-    part(`tokenizer${suffix}`, "CLIPTokenizer", { ...TOKENIZER, pad_token: padToken });
+    part(`tokenizer${suffix}`, "CLIPTokenizer", { ...CLIP_TOKENIZER_CONFIG, pad_token: padToken });
   }
   const pipeline = family === "Stable Diffusion XL" ? "StableDiffusionXLPipeline" : "StableDiffusionPipeline";
   const real = await realpath(path).catch(() => resolve(path));
@@ -183,7 +183,11 @@ const SCHEDULER = {
   clip_sample: false,
 };
 
-const TOKENIZER = {
+/** Where it lies on the hub. */
+export const CLIP_TOKENIZER = "openai/clip-vit-large-patch14";
+
+/** What tokenizer_config.json says of CLIP's vocabulary, which all these models share. */
+export const CLIP_TOKENIZER_CONFIG = {
   tokenizer_class: "CLIPTokenizer",
   model_max_length: 77,
   bos_token: "<|startoftext|>",

@@ -30,12 +30,14 @@ export function readClip(source: WeightSource, prefix: string): LdmText {
   };
 }
 
-const EMBEDDINGS: readonly Layer[] = [
+/** OpenCLIP's text tower, by transformers' names. */
+export const EMBEDDINGS: readonly Layer[] = [
   { from: "token_embedding.weight", to: "text_model.embeddings.token_embedding.weight", tensor: true },
   { from: "positional_embedding", to: "text_model.embeddings.position_embedding.weight", tensor: true },
   { from: "ln_final", to: "text_model.final_layer_norm" },
 ];
-const BLOCK: readonly Layer[] = [
+/** A block of either of OpenCLIP's towers, by transformers' names. */
+export const RESBLOCK: readonly Layer[] = [
   { from: "ln_1", to: "layer_norm1" },
   { from: "ln_2", to: "layer_norm2" },
   { from: "mlp.c_fc", to: "mlp.fc1" },
@@ -63,7 +65,7 @@ export function readOpenClip(source: WeightSource, prefix: string, { penultimate
     (_, i): Module => ({
       from: `${prefix}.transformer.resblocks.${i}`,
       to: `text_model.encoder.layers.${i}.`,
-      layers: BLOCK,
+      layers: RESBLOCK,
     }),
   );
   const modules = [{ from: prefix, to: "", layers: EMBEDDINGS }, ...blocks];

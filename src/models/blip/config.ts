@@ -1,0 +1,75 @@
+import { InputError } from "../../tensor/errors.js";
+import type { WeightSource } from "../../weights/source.js";
+
+/**
+ * BLIP (Li et al. 2022, arXiv 2201.12086) as its own code saves it: a ViT under `visual_encoder` and a BERT with
+ * cross-attention to it under `text_encoder`. No configuration comes with such a file; the tensors' shapes are one.
+ */
+export interface BlipConfig {
+  readonly vision: BlipVisionConfig;
+  readonly text: BlipTextConfig;
+}
+
+export interface BlipVisionConfig {
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly patchSize: number;
+  readonly imageSize: number;
+}
+
+export interface BlipTextConfig {
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly vocabSize: number;
+  readonly maxPositions: number;
+}
+
+/** Far above the 24 layers of the largest. */
+const MOST_LAYERS = 1000;
+
+/** `path` is what lies before `visual_encoder` and `text_encoder`. */
+export function blipConfigOf(source: WeightSource, path: string): BlipConfig {
+  const extent = (name: string, axis: number): number => {
+    const found = source.get(`${path}.${name}`)?.shape[axis];
+    if (found) return found;
+    throw new InputError(
+      `${source.describe}: has no tensor ${path}.${name}, so it is no BLIP as its own code saves it.`,
+    );
+  };
+  const layersOf = (name: (i: number) => string): number => {
+    let count = 0;
+    while (count < MOST_LAYERS && source.get(`${path}.${name(count)}`)) count++;
+    return count;
+  };
+  const patchSize = extent("visual_encoder.patch_embed.proj.weight", 2);
+  const visionWidth = extent("visual_encoder.patch_embed.proj.weight", 0);
+  const textWidth = extent("text_encoder.embeddings.word_embeddings.weight", 1);
+  return {
+    vision: {
+      hiddenSize: visionWidth,
+      intermediateSize: extent("visual_encoder.blocks.0.mlp.fc1.weight", 0),
+      layers: layersOf((i) => `visual_encoder.blocks.${i}.norm1.weight`),
+      heads: headsOf(visionWidth),
+      patchSize,
+      // One position is the class token's.
+      imageSize: patchSize * Math.round(Math.sqrt(extent("visual_encoder.pos_embed", 1) - 1)),
+    },
+    text: {
+      hiddenSize: textWidth,
+      intermediateSize: extent("text_encoder.encoder.layer.0.intermediate.dense.weight", 0),
+      layers: layersOf((i) => `text_encoder.encoder.layer.${i}.output.dense.weight`),
+      heads: headsOf(textWidth),
+      vocabSize: extent("text_encoder.embeddings.word_embeddings.weight", 0),
+      maxPositions: extent("text_encoder.embeddings.position_embeddings.weight", 0),
+    },
+  };
+}
+
+/** 12 of ViT-B and BERT, 16 of ViT-L: 64 features each. */
+function headsOf(width: number): number {
+  return Math.max(1, Math.floor(width / 64));
+}

@@ -1,0 +1,67 @@
+import { z } from "zod";
+import { type Activation, activations } from "../../nn/layers.js";
+import { count, depth, only, parseConfig, upTo } from "../config.js";
+
+/** YOLOS (Fang et al. 2021, arXiv 2106.00666): a ViT whose last tokens are detections. */
+export interface YolosConfig {
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly activation: Activation;
+  readonly layerNormEps: number;
+  /** Height and width that the positions were trained at. */
+  readonly imageSize: readonly [number, number];
+  readonly patchSize: number;
+  readonly detectionTokens: number;
+  readonly midPositions: boolean;
+  readonly qkvBias: boolean;
+  /** Class number i is labels[i]; "no object" comes after the last. */
+  readonly labels: readonly string[];
+}
+
+const schema = z
+  .object({
+    hidden_size: count.default(768),
+    intermediate_size: count.default(3072),
+    num_hidden_layers: depth.default(12),
+    num_attention_heads: count.default(12),
+    hidden_act: z.enum(Object.keys(activations) as Activation[]).default("gelu"),
+    layer_norm_eps: z.number().positive().default(1e-12),
+    image_size: z.tuple([upTo(8192), upTo(8192)]).default([512, 864]),
+    patch_size: upTo(256).default(16),
+    num_channels: only(3),
+    num_detection_tokens: upTo(4096).default(100),
+    use_mid_position_embeddings: z.boolean().default(true),
+    qkv_bias: z.boolean().default(true),
+    id2label: z.record(z.string(), z.string()).default({}),
+  })
+  .refine(({ hidden_size, num_attention_heads }) => hidden_size % num_attention_heads === 0, {
+    path: ["num_attention_heads"],
+    error: "does not divide hidden_size",
+  });
+
+export function parseYolosConfig(json: unknown, file = "config.json"): YolosConfig {
+  const config = parseConfig(schema, json, file);
+  return {
+    hiddenSize: config.hidden_size,
+    intermediateSize: config.intermediate_size,
+    layers: config.num_hidden_layers,
+    heads: config.num_attention_heads,
+    activation: config.hidden_act,
+    layerNormEps: config.layer_norm_eps,
+    imageSize: config.image_size,
+    patchSize: config.patch_size,
+    detectionTokens: config.num_detection_tokens,
+    midPositions: config.use_mid_position_embeddings,
+    qkvBias: config.qkv_bias,
+    labels: labelsOf(config.id2label),
+  };
+}
+
+/** transformers writes `{"0": "cat", "1": "dog"}` and, where there are the default two, nothing. */
+export function labelsOf(byId: Readonly<Record<string, string>>): string[] {
+  const names = Object.entries(byId);
+  if (names.length === 0) return ["LABEL_0", "LABEL_1"];
+  return Array.from({ length: names.length }, (_, id) => byId[String(id)] ?? "N/A");
+}

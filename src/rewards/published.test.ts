@@ -1,0 +1,161 @@
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { expectParity, openGolden } from "../../test/golden.js";
+import { TINY_REWARD, tinyReward } from "../../test/tiny.js";
+import { interpret } from "../graph/interpret.js";
+import { openBertTokenizer } from "../models/blip/tokenizer.js";
+import { aestheticConfigOf, aestheticScore } from "../models/heads/aesthetic.js";
+import { frozenScope } from "../nn/scope.js";
+import { input } from "../ops/index.js";
+import { Runtime } from "../runtime/runtime.js";
+import { fromNumbers, toNumbers } from "../tensor/host.js";
+import { readOpenClipModel } from "../weights/open-clip.js";
+import { openPytorch } from "../weights/pytorch.js";
+import { readTensor, type StoredTensor, type WeightSource, withPrefix } from "../weights/source.js";
+import { checkReward } from "./check.js";
+
+const golden = (name: string) => fileURLToPath(new URL(`../../test/goldens/${name}`, import.meta.url));
+
+/** Each reward as its authors' libraries compute it on the same weights, in the layout that they are published in. */
+const PUBLISHED = {
+  "reward-hps": { name: "hps", weights: join(golden("reward-hps"), "HPS.pt") },
+  "reward-pickscore": { name: "pickscore", weights: join(TINY_REWARD, "clip") },
+  "reward-image-reward": {
+    name: "image-reward",
+    weights: join(golden("reward-image-reward"), "ImageReward.pt"),
+    tokenizer: golden("reward-image-reward"),
+  },
+  "reward-yolos": { name: "count", detector: golden("reward-yolos"), object: ["cat", "Dog"], count: 2 },
+  "reward-yolos-tiny": { name: "count", detector: golden("reward-yolos-tiny"), object: ["dog", "cat"], count: 2 },
+};
+
+describe("against the original library", () => {
+  let runtime: Runtime;
+  beforeAll(async () => {
+    runtime = await Runtime.start({ threads: 1 });
+  });
+  afterAll(() => runtime.close());
+
+  for (const [name, settings] of Object.entries(PUBLISHED)) {
+    test(`${name}: reward and image gradient agree to 1e-4, from prompt and picture`, async () => {
+      const expected = await openGolden(name);
+      const { prompts } = JSON.parse(await readFile(join(expected.folder, "golden.json"), "utf8"));
+      const reward = await tinyReward(settings);
+      const image = input(expected.tensor("input.image").shape);
+      const { rewards, inputs } = reward.build(image);
+      await expectParity(runtime, expected, {
+        inputs: { image, ...inputs },
+        outputs: { rewards },
+        wrt: { image },
+        weights: reward.weights,
+        given: reward.feeds(prompts),
+      });
+    });
+  }
+});
+
+test.each(["reward-hps", "reward-image-reward", "reward-yolos"] as const)(
+  "%s passes the check of gradient and independence",
+  async (name) => {
+    const { problems } = await checkReward(await tinyReward(PUBLISHED[name]));
+    expect(problems).toEqual([]);
+  },
+);
+
+test("BERT's tokenizer gives transformers' ids and masks, and says what it cuts off", async () => {
+  const folder = golden("reward-image-reward");
+  const tokenizer = await openBertTokenizer(folder, 35);
+  const { tokenized } = JSON.parse(await readFile(join(folder, "golden.json"), "utf8")) as {
+    tokenized: { text: string; ids: number[]; mask: number[] }[];
+  };
+  for (const { text, ids, mask } of tokenized) {
+    const encoded = tokenizer.encode(text);
+    expect(encoded, text).toMatchObject({ ids, mask });
+  }
+  expect(tokenizer.encode("horse ".repeat(40)).truncated).toBe("horse ".repeat(7).trim());
+});
+
+describe("a CLIP in OpenCLIP's layout", () => {
+  /** Names and shapes alone. */
+  const shapes = (tensors: Record<string, number[]>): WeightSource => ({
+    describe: "clip.pt",
+    names: () => Object.keys(tensors),
+    get: (name) =>
+      tensors[name] && {
+        kind: "file",
+        dtype: "float32",
+        shape: tensors[name],
+        path: "/clip.pt",
+        offset: 0,
+        length: 4 * tensors[name].reduce((a, b) => a * b, 1),
+      },
+  });
+
+  test("has the sizes of ViT-H/14 where it is HPSv2's", () => {
+    const layers = (tower: string, count: number, width: number) =>
+      Object.fromEntries(
+        Array.from({ length: count }, (_, i) => [`${tower}resblocks.${i}.ln_1.weight`, [width]]).concat([
+          [`${tower}resblocks.0.mlp.c_fc.weight`, [4 * width, width]],
+        ]),
+      );
+    const { config } = readOpenClipModel(
+      shapes({
+        "visual.conv1.weight": [1280, 3, 14, 14],
+        "visual.positional_embedding": [257, 1280],
+        "token_embedding.weight": [49408, 1024],
+        positional_embedding: [77, 1024],
+        text_projection: [1024, 1024],
+        ...layers("visual.transformer.", 32, 1280),
+        ...layers("transformer.", 24, 1024),
+      }),
+    );
+    expect(config).toMatchObject({
+      projection_dim: 1024,
+      vision_config: {
+        hidden_size: 1280,
+        num_attention_heads: 16,
+        num_hidden_layers: 32,
+        image_size: 224,
+        patch_size: 14,
+      },
+      text_config: { hidden_size: 1024, num_attention_heads: 16, num_hidden_layers: 24, vocab_size: 49408 },
+    });
+  });
+
+  test("that is something else, or lacks a tensor, is refused by its name", async () => {
+    expect(() => readOpenClipModel(shapes({ "layers.0.weight": [1, 1] }))).toThrow(
+      'clip.pt: is no CLIP in OpenCLIP\'s layout: it has no tensor visual.conv1.weight (the first is "layers.0.weight").',
+    );
+    expect(() => readOpenClipModel(shapes({ "module.visual.conv1.weight": [64, 3, 8, 8] }))).toThrow(
+      "clip.pt: is incomplete: module.visual.positional_embedding is missing.",
+    );
+  });
+});
+
+/** LAION's own file, which is not part of this package. */
+const HEAD =
+  process.env.ALIGNPROP_AESTHETIC_HEAD ??
+  fileURLToPath(new URL("../../../shared/data/sac+logos+ava1-l14-linearMSE.pth", import.meta.url));
+
+test.skipIf(!existsSync(HEAD))(
+  "the published aesthetic head gives PyTorch's scores (skipped where ../shared/data does not hold it)",
+  async () => {
+    const head = withPrefix(await openPytorch(HEAD), "head.");
+    const config = aestheticConfigOf(head, "head");
+    const { scores } = JSON.parse(await readFile(join(golden("aesthetic-head"), "golden.json"), "utf8"));
+    // The embedding with 1, 2, … 768 on it, alternately positive and negative, scaled to length 1; and its negative.
+    const raw = Array.from({ length: 768 }, (_, i) => (i % 2 === 0 ? i + 1 : -(i + 1)));
+    const norm = Math.hypot(...raw);
+    const embedding = [...raw.map((x) => x / norm), ...raw.map((x) => -x / norm)];
+    const weights = new Map();
+    for (const name of head.names()) weights.set(name, await readTensor(head.get(name) as StoredTensor));
+    const x = input([2, 768]);
+    const graph = { name: "head", inputs: { x }, outputs: { y: aestheticScore(frozenScope(head, "head"), config, x) } };
+    const { y } = interpret(graph, { x: fromNumbers(embedding, [2, 768]) }, (name) => weights.get(name));
+    for (const [i, score] of toNumbers(fromNumbers(y?.data ?? [], [2])).entries())
+      expect(score).toBeCloseTo(scores[i], 4);
+  },
+);

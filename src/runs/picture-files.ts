@@ -1,0 +1,71 @@
+/** Pictures of the user's: any format that sharp reads, decoded to 8-bit RGB. */
+import { readdir, stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import sharp from "sharp";
+import { z } from "zod";
+import { InputError } from "../tensor/errors.js";
+import type { RgbImage } from "../train/events.js";
+import { asInputError, exists } from "../weights/files.js";
+import { readJson } from "../weights/json.js";
+import { runFiles } from "./layout.js";
+
+export interface PictureFile {
+  readonly file: string;
+  /** From the index.json beside it. */
+  readonly prompt?: string;
+}
+
+const PICTURE = /\.(png|jpe?g|webp|avif|gif|tiff?)$/i;
+const MOST_FILES = 100_000;
+/** Far above what diffusion models draw; a file of a few bytes may claim to hold gigabytes. */
+const MOST_PIXELS = 4096 * 4096;
+
+const index = z.array(z.looseObject({ file: z.string(), prompt: z.string() }));
+
+/** Files as they are, and of each folder the pictures that lie right in it, by name. */
+export async function findPictures(paths: readonly string[]): Promise<PictureFile[]> {
+  const found: PictureFile[] = [];
+  const indexes = new Map<string, Map<string, string>>();
+  for (const path of paths) {
+    const info = await stat(path).catch((error) => {
+      throw asInputError(error, path, "read");
+    });
+    const inFolder = info.isDirectory()
+      ? (await readdir(path)).filter((name) => PICTURE.test(name)).sort()
+      : [basename(path)];
+    const folder = info.isDirectory() ? path : dirname(path);
+    if (inFolder.length === 0) throw new InputError(`${path}: holds no pictures (png, jpg, webp, avif, gif, tiff)`);
+    if (found.length + inFolder.length > MOST_FILES) throw new InputError(`more than ${MOST_FILES} pictures`);
+    const prompts = indexes.get(folder) ?? (await promptsIn(folder));
+    indexes.set(folder, prompts);
+    for (const name of inFolder) {
+      const prompt = prompts.get(name);
+      found.push({ file: info.isDirectory() ? join(path, name) : path, ...(prompt !== undefined && { prompt }) });
+    }
+  }
+  return found;
+}
+
+async function promptsIn(folder: string): Promise<Map<string, string>> {
+  const path = join(folder, runFiles.sampleIndex);
+  if (!(await exists(path))) return new Map();
+  return new Map((await readJson(path, index, 1 << 26)).map(({ file, prompt }) => [file, prompt]));
+}
+
+/** The first frame, upright, in sRGB; what is transparent shows white. */
+export async function readPicture(file: string): Promise<RgbImage> {
+  try {
+    const { data, info } = await sharp(file, { limitInputPixels: MOST_PIXELS, failOn: "error" })
+      .autoOrient()
+      .toColourspace("srgb")
+      .flatten({ background: "#fff" })
+      .removeAlpha()
+      .raw({ depth: "uchar" })
+      .toBuffer({ resolveWithObject: true });
+    if (info.channels !== 3) throw new InputError(`${file}: has ${info.channels} channels after decoding; expected 3`);
+    return { width: info.width, height: info.height, pixels: new Uint8Array(data) };
+  } catch (error) {
+    if (error instanceof InputError) throw error;
+    throw new InputError(`${file}: cannot be read as a picture: ${(error as Error).message}`);
+  }
+}
