@@ -230,7 +230,7 @@ describe("a name that is unknown gets the nearest one", () => {
   test("a reward", () =>
     expectRefused(
       ["--reward", "compresibility"],
-      "--reward compresibility: reward.name must be one of aesthetic, clip, hps, compressibility",
+      "--reward compresibility: reward.name must be one of aesthetic, hps, pickscore",
       "did you mean compressibility?",
     ));
 

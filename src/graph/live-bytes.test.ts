@@ -12,6 +12,12 @@ test("a value is alive from the node that makes it to the last that reads it", (
   expect(liveBytes({ name: "g", inputs: { x }, outputs: { y: exp(b) } })).toBe(800);
 });
 
+test("an output stays to the end", () => {
+  const x = input([100]);
+  const a = exp(x);
+  expect(liveBytes({ name: "g", inputs: { x }, outputs: { a, y: exp(exp(a)) } })).toBe(1200);
+});
+
 test("a reshape takes nothing, and keeps what it views alive", () => {
   const x = input([100]);
   const viewed = reshape(exp(x), [10, 10]);

@@ -1,7 +1,10 @@
 import { type Graph, topologicalOrder } from "./graph.js";
 import { bytesOf, type Value } from "./value.js";
 
-/** The most bytes that are alive at one time when the nodes run in order, weights aside. A reshape is the value that it views. */
+/**
+ * The most bytes that are alive at one time when the nodes run in order, weights aside. Outputs stay to the end, and a reshape is
+ * the value that it views.
+ */
 export function liveBytes(graph: Graph): number {
   const order = topologicalOrder(Object.values(graph.outputs)).filter(({ inputs }) => inputs.length > 0);
   const views = new Map<Value, Value>();
@@ -11,6 +14,7 @@ export function liveBytes(graph: Graph): number {
     if (op.name === "reshape") views.set(outputs[0] as Value, held(inputs[0] as Value));
     for (const value of [...inputs, ...outputs]) lastUse.set(held(value), i);
   }
+  for (const value of Object.values(graph.outputs)) lastUse.set(held(value), order.length);
   const ending = order.map((): Value[] => []);
   for (const [value, i] of lastUse) if (value.node.inputs.length > 0) ending[i]?.push(value);
   let alive = 0;

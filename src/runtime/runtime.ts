@@ -24,7 +24,7 @@ export interface RuntimeOptions {
  * programs the time of asking; large ones lose no time without it, and of several used in turn only one needs its memory.
  */
 export function returnsMemory(graph: Graph): boolean {
-  return liveBytes(graph) > 2 ** 28;
+  return liveBytes(graph) > 2 ** 27;
 }
 
 /** A compiled graph. Owns memory in the worker until released. */
