@@ -12,8 +12,9 @@ export {
   type RewardModule,
   type RewardToolkit,
 } from "./rewards/define.js";
+export { readPicture } from "./rewards/picture.js";
 export type { Reward, RewardGraph, RewardPart } from "./rewards/reward.js";
-export { findPictures, type PictureFile, readPicture } from "./runs/picture-files.js";
+export { findPictures, type PictureFile } from "./runs/picture-files.js";
 export { InputError } from "./tensor/errors.js";
 export { type EvaluateOptions, evaluate } from "./train/evaluate.js";
 export type {

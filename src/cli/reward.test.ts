@@ -115,7 +115,7 @@ describe("reward check", () => {
     [[vit, "--set", "preprocesing.size=3"], "preprocesing"],
     [[vit, "--set", "preprocessing=3"], "reward check: preprocessing is 3"],
     [[vit, "--out", "heat.jpg"], "name a .png file"],
-    [[vit, "--similar", vit], "is not a picture that can be read"],
+    [[vit, "--similar", vit], "cannot be read as a picture"],
   ])("%j ends with 2 and a message that helps", async (args, message) => {
     const { code, said } = await check(
       ...args,

@@ -3,12 +3,11 @@ import { dirname } from "node:path";
 import type { Command } from "commander";
 import { onnxSchema } from "../rewards/onnx.js";
 import { showPreprocessing } from "../rewards/onnx-preprocessing.js";
-import { readPicture } from "../rewards/picture.js";
+import { pictureTensor, readPicture } from "../rewards/picture.js";
 import { encodePng } from "../runs/contact-sheet.js";
 import { format } from "../runs/format.js";
 import { requireWritable } from "../runs/output-folder.js";
 import { InputError } from "../tensor/errors.js";
-import { fromNumbers, type HostTensor } from "../tensor/host.js";
 import { type CheckedOutput, checkReward, type RewardCheck } from "../train/check-reward.js";
 import type { RgbImage } from "../train/events.js";
 import { generate } from "../train/generate.js";
@@ -89,9 +88,9 @@ async function check(file: string, options: CheckOptions, terminal: Terminal): P
     options.image === undefined
       ? await interruptible(terminal, "Stopping", (signal) =>
           generate({ model, device, threads, sampling, pictures: [SAMPLE], signal }),
-        ).then(([image]) => asTensor(image as RgbImage))
+        ).then(([image]) => image as RgbImage)
       : await readPicture(options.image);
-  const checked = await checkReward(settings, picture, { device, ...(threads !== null && { threads }) });
+  const checked = await checkReward(settings, pictureTensor(picture), { device, ...(threads !== null && { threads }) });
   await mkdir(dirname(options.out), { recursive: true });
   await writeFileAtomic(options.out, await encodePng(beside(picture, checked.heatMap)));
   if (options.json) terminal.print(JSON.stringify(asJson(checked, options.out)));
@@ -122,28 +121,15 @@ function written(file: string, { output, class: chosen, similar, preprocessor, s
   return reward;
 }
 
-function asTensor({ width, height, pixels }: RgbImage): HostTensor {
-  const plane = width * height;
-  const values = Array.from(
-    { length: 3 * plane },
-    (_, i) => (pixels[3 * (i % plane) + Math.floor(i / plane)] as number) / 255,
-  );
-  return fromNumbers(values, [1, 3, height, width]);
-}
-
 /** The picture, and the heat map to its right. */
-function beside({ data, shape }: HostTensor, heat: RgbImage): RgbImage {
-  const [, , height, width] = shape as [number, number, number, number];
-  const plane = width * height;
-  const pixels = new Uint8Array(6 * plane);
-  for (let i = 0; i < plane; i++) {
-    const left = 3 * (Math.floor(i / width) * 2 * width + (i % width));
-    for (let channel = 0; channel < 3; channel++) {
-      pixels[left + channel] = Math.round(255 * Number(data[channel * plane + i]));
-      pixels[left + 3 * width + channel] = heat.pixels[3 * i + channel] as number;
-    }
+function beside({ width, height, pixels }: RgbImage, heat: RgbImage): RgbImage {
+  const both = new Uint8Array(6 * width * height);
+  for (let row = 0; row < height; row++) {
+    const line = pixels.subarray(3 * row * width, 3 * (row + 1) * width);
+    both.set(line, 6 * row * width);
+    both.set(heat.pixels.subarray(3 * row * width, 3 * (row + 1) * width), 6 * row * width + 3 * width);
   }
-  return { width: 2 * width, height, pixels };
+  return { width: 2 * width, height, pixels: both };
 }
 
 function asJson({ judge, outputs, value, gradientNorm, seconds }: RewardCheck, heatMap: string): object {

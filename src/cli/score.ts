@@ -1,7 +1,8 @@
 import type { Command } from "commander";
 import { rewardNames, rewardTitle } from "../rewards/index.js";
+import { readPicture } from "../rewards/picture.js";
 import { format } from "../runs/format.js";
-import { findPictures, type PictureFile, readPicture } from "../runs/picture-files.js";
+import { findPictures, type PictureFile } from "../runs/picture-files.js";
 import { loadSettings } from "../train/load-settings.js";
 import { type Scores, score } from "../train/score.js";
 import { fetchProgress } from "./fetch-progress.js";

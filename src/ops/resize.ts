@@ -118,24 +118,7 @@ function interpolation({ from, to, kernel, position, stretch = 1, outside = "cla
   return constant(weights, [to, from]);
 }
 
-/**
- * [to, from]: row i holds the weights that input positions have in output position i of torch's bicubic `interpolate`
- * without aligned corners and antialiasing (Keys 1981 with a = -0.75), where positions beyond the edge are the edge's.
- */
+/** [to, from]: the weights of torch's bicubic `interpolate` without aligned corners and antialiasing. */
 export function bicubicMatrix(from: number, to: number): Value {
-  const a = -0.75;
-  const cubic = (distance: number): number => {
-    const d = Math.abs(distance);
-    if (d <= 1) return ((a + 2) * d - (a + 3)) * d * d + 1;
-    return d < 2 ? (((d - 5) * d + 8) * d - 4) * a : 0;
-  };
-  const weights = new Float64Array(to * from);
-  for (let i = 0; i < to; i++) {
-    const center = ((i + 0.5) * from) / to - 0.5;
-    for (let j = Math.floor(center) - 1; j <= Math.floor(center) + 2; j++) {
-      const at = i * from + Math.min(Math.max(j, 0), from - 1);
-      weights[at] = (weights[at] as number) + cubic(j - center);
-    }
-  }
-  return constant(weights, [to, from]);
+  return interpolation({ from, to, kernel: CUBIC(-0.75), position: (i) => pixelCentres(i, from, to) });
 }

@@ -13,7 +13,7 @@ import { fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
 import { readTensor } from "../weights/source.js";
 import { onnxReward, onnxSchema } from "./onnx.js";
-import { readPicture } from "./picture.js";
+import { pictureTensor, readPicture } from "./picture.js";
 
 const scratch = mkdtempSync(join(tmpdir(), "alignprop-onnx-reward-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -243,7 +243,7 @@ describe("a reward that cannot be is refused", () => {
     write(CHANNEL_MEANS);
     writeFileSync(join(scratch, "broken.png"), "no picture");
     await expect(open({ similarity: { picture: "broken.png" } })).rejects.toThrow(
-      /broken\.png: is not a picture that can be read/,
+      /broken\.png: cannot be read as a picture/,
     );
   });
 });
@@ -295,7 +295,7 @@ test("a picture is read as rewards see it, transparent pixels white", async () =
   await sharp(Buffer.from([255, 0, 0, 255, 0, 0, 0, 0]), { raw: { width: 2, height: 1, channels: 4 } })
     .png()
     .toFile(file);
-  const { shape, data } = await readPicture(file);
+  const { shape, data } = pictureTensor(await readPicture(file));
   expect([shape, [...data]]).toEqual([
     [1, 3, 1, 2],
     [1, 1, 0, 1, 0, 1],

@@ -44,7 +44,7 @@ import {
   preprocessingSchema,
   resolvePreprocessing,
 } from "./onnx-preprocessing.js";
-import { readPicture } from "./picture.js";
+import { pictureTensor, readPicture } from "./picture.js";
 import type { Reward } from "./reward.js";
 
 const text = z.string().min(1).max(4096);
@@ -278,7 +278,8 @@ type Target = { readonly kind: "picture" | "embedding"; readonly tensor: HostTen
 
 async function openTarget({ similarity }: OnnxSettings, find: OnnxOpening["find"]): Promise<Target | undefined> {
   if (similarity === null) return undefined;
-  if ("picture" in similarity) return { kind: "picture", tensor: await readPicture(await find(similarity.picture)) };
+  if ("picture" in similarity)
+    return { kind: "picture", tensor: pictureTensor(await readPicture(await find(similarity.picture))) };
   const path = await find(similarity.embedding);
   if (path.endsWith(".json")) {
     const values = await readJson(path, z.array(z.number()).min(1).max(1_000_000), 2 ** 25);

@@ -1,10 +1,8 @@
-/** Pictures of the user's: any format that sharp reads, decoded to 8-bit RGB. */
+/** Which files a user means by pictures. */
 import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import sharp from "sharp";
 import { z } from "zod";
 import { InputError } from "../tensor/errors.js";
-import type { RgbImage } from "../train/events.js";
 import { asInputError, exists } from "../weights/files.js";
 import { readJson } from "../weights/json.js";
 import { runFiles } from "./layout.js";
@@ -17,8 +15,6 @@ export interface PictureFile {
 
 const PICTURE = /\.(png|jpe?g|webp|avif|gif|tiff?)$/i;
 const MOST_FILES = 100_000;
-/** Far above what diffusion models draw; a file of a few bytes may claim to hold gigabytes. */
-const MOST_PIXELS = 4096 * 4096;
 
 const index = z.array(z.looseObject({ file: z.string(), prompt: z.string() }));
 
@@ -50,22 +46,4 @@ async function promptsIn(folder: string): Promise<Map<string, string>> {
   const path = join(folder, runFiles.sampleIndex);
   if (!(await exists(path))) return new Map();
   return new Map((await readJson(path, index, 1 << 26)).map(({ file, prompt }) => [file, prompt]));
-}
-
-/** The first frame, upright, in sRGB; what is transparent shows white. */
-export async function readPicture(file: string): Promise<RgbImage> {
-  try {
-    const { data, info } = await sharp(file, { limitInputPixels: MOST_PIXELS, failOn: "error" })
-      .autoOrient()
-      .toColourspace("srgb")
-      .flatten({ background: "#fff" })
-      .removeAlpha()
-      .raw({ depth: "uchar" })
-      .toBuffer({ resolveWithObject: true });
-    if (info.channels !== 3) throw new InputError(`${file}: has ${info.channels} channels after decoding; expected 3`);
-    return { width: info.width, height: info.height, pixels: new Uint8Array(data) };
-  } catch (error) {
-    if (error instanceof InputError) throw error;
-    throw new InputError(`${file}: cannot be read as a picture: ${(error as Error).message}`);
-  }
 }

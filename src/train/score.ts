@@ -1,8 +1,8 @@
 /** The reward of pictures that are there already, by the same programs that judge an evaluation's. */
 import type { Reward } from "../rewards/index.js";
+import { pictureTensor } from "../rewards/picture.js";
 import { Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
-import { float32, type HostTensor } from "../tensor/host.js";
 import { meanAndStd, runtimeOptions } from "./evaluate.js";
 import type { RgbImage } from "./events.js";
 import { ImageJudge, joinParts, type PartRewards } from "./judge.js";
@@ -55,7 +55,7 @@ export async function score(
       const image = await picture.read();
       if (`${image.width}x${image.height}` !== size) await judge.release();
       size = `${image.width}x${image.height}`;
-      const judged = await judge.judge(toTensor(image), [prompts[i] as string]);
+      const judged = await judge.judge(pictureTensor(image), [prompts[i] as string]);
       const value = judged.rewards[0] as number;
       if (!Number.isFinite(value)) throw new InputError(`${picture.name}: the reward ${reward.name} is ${value}`);
       rewards.push(value);
@@ -74,14 +74,4 @@ function requirePrompts(reward: Reward, pictures: readonly ScoredPicture[]): voi
   throw new InputError(
     `${without.name}: the reward ${reward.name} judges a picture by its prompt, and none is known; give it with --prompt, or score a folder with an index.json as this program writes it`,
   );
-}
-
-/** → [1, 3, h, w] in 0 … 1 */
-function toTensor({ width, height, pixels }: RgbImage): HostTensor {
-  const plane = width * height;
-  const data = new Float32Array(3 * plane);
-  for (let i = 0; i < plane; i++) {
-    for (let channel = 0; channel < 3; channel++) data[channel * plane + i] = (pixels[3 * i + channel] as number) / 255;
-  }
-  return float32(data, [1, 3, height, width]);
 }
