@@ -121,7 +121,11 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
     { given: [[2, 3, 4], tensor("", [0, 1, 1, -1], [2, 2])] },
     { given: [[2, 3], tensor("", [1, 0], [2, 1])] },
   ],
-  ScatterND: [{ given: [floats(1, 2, 3, 4), tensor("", [3, 1], [2, 1]), floats(9, 8)] }],
+  ScatterND: [
+    { given: [floats(1, 2, 3, 4), tensor("", [3, 1], [2, 1]), floats(9, 8)] },
+    { given: [[4, 3, 2], tensor("", [3, -1, 0, 1], [2, 2]), [2, 2]] },
+    { given: [[4, 3], tensor("", [2, 2], [2, 1]), [2, 3]], attributes: { reduction: "add" } },
+  ],
   Pad: [
     { given: [[2, 3], ints(0, 1, 2, 0)] },
     { given: [[2, 3], ints(0, 1, 2, 0), scalar(1.5)] },

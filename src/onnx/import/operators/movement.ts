@@ -13,6 +13,7 @@ import {
   mul,
   pad,
   reshape,
+  scatterRows,
   slice,
   sub,
   sum,
@@ -20,7 +21,7 @@ import {
   where,
 } from "../../../ops/index.js";
 import { isFloating } from "../../../tensor/dtype.js";
-import { broadcastShapes, normalizeAxis, type Shape, showShape, sizeOf, stridesOf } from "../../../tensor/shape.js";
+import { broadcastShapes, normalizeAxis, showShape, sizeOf, stridesOf } from "../../../tensor/shape.js";
 import { integers, numbersOf, type OnnxNode } from "../node.js";
 import type { Operators } from "./operator.js";
 
@@ -351,29 +352,30 @@ export function imageOf({ shape }: Value, node: OnnxNode): [number, number, numb
     : node.fail(`${showShape(shape)} is not a batch of pictures with four axes`);
 }
 
-/** A constant with some slices replaced; what masks are made with. */
+/** Slices replaced, or added to: x [d₁ … dₖ, rest], constant indices [..., k], updates [..., rest]. */
 function scatteredND(node: OnnxNode): Value {
-  const x = node.input(0);
-  const shape: Shape = x.shape;
-  const data = Float64Array.from(node.numbers(0, "data") ?? []);
+  const [x, updates] = [node.input(0), node.input(2)];
+  const { shape } = x;
   const indices = node.integers(1, "indices") ?? [];
-  const updates = node.numbers(2, "updates") ?? [];
-  if (node.choice("reduction", ["none", "add"], "none") !== "none") node.fail("adds; only replacing is supported");
   const count = node.input(1).shape.at(-1) ?? node.fail("has a scalar for indices");
-  const row = sizeOf(shape.slice(count));
-  const strides = stridesOf(shape);
-  if (count > shape.length || (count > 0 && (indices.length / count) * row !== updates.length)) {
-    node.fail("indices and updates do not fit each other");
-  }
-  for (let i = 0; i < updates.length / row; i++) {
-    const tuple = indices.slice(i * count, (i + 1) * count);
-    const at = tuple.reduce((offset, index, axis) => {
-      const [position] = positionsIn([index], shape[axis] as number, node);
-      return offset + (position as number) * (strides[axis] as number);
-    }, 0);
-    data.set(updates.slice(i * row, (i + 1) * row), at);
-  }
-  return constant(data, shape, x.dtype);
+  if (!(count >= 1 && count <= shape.length)) node.fail(`has ${count} indices for each slice of ${showShape(shape)}`);
+  const [indexed, rest] = [shape.slice(0, count), shape.slice(count)];
+  const strides = stridesOf(indexed);
+  const rows = Array.from({ length: indices.length / count }, (_, i) =>
+    indexed.reduce((at, extent, axis) => {
+      const [position] = positionsIn([indices[i * count + axis] as number], extent, node);
+      return at + (position as number) * (strides[axis] as number);
+    }, 0),
+  );
+  const size = sizeOf(indexed);
+  if (size > MOST_ELEMENTS) node.fail(`${showShape(indexed)} are too many slices`);
+  const placed = scatterRows(integers(rows), reshape(updates, [rows.length, ...rest]), size);
+  const spread = reshape(placed, shape);
+  if (node.choice("reduction", ["none", "add"], "none") === "add") return add(x, spread);
+  if (new Set(rows).size !== rows.length) node.fail("replaces a slice twice");
+  const replaced = new Float64Array(size);
+  for (const row of rows) replaced[row] = 1;
+  return where(constant(replaced, [...indexed, ...rest.map(() => 1)], "bool"), spread, x);
 }
 
 function nonZero(node: OnnxNode): Value {
