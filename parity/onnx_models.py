@@ -200,7 +200,7 @@ FULL: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "swin-tiny": (lambda: Output(SwinForImageClassification(SwinConfig()), "logits"), 224),
     "swin-v2-torchvision": (lambda: torchvision.models.swin_v2_t(), 256),
     "clip-vit-base": (lambda: clip_vision(), 224),
-    "detr-resnet-50": (lambda: detr(resnet_backbone()), 320),
+    "detr-resnet-50": (lambda: detr(resnet_backbone()), 224),
 }
 
 

@@ -1,6 +1,6 @@
 /** Products of matrices. */
 import type { Value } from "../../../graph/value.js";
-import { add, linear, matmul, mul, reshape, softmax, sum, transpose } from "../../../ops/index.js";
+import { add, linear, matmul, mul, reshape, softmax, sum, transpose, where } from "../../../ops/index.js";
 import { type Shape, showShape, sizeOf } from "../../../tensor/shape.js";
 import type { OnnxNode } from "../node.js";
 import type { Operators } from "./operator.js";
@@ -93,13 +93,15 @@ function einsum(node: OnnxNode): Value {
   );
 }
 
+/** A score that softmax makes nothing of, even where it sees nothing else. */
+const UNSEEN = -1e30;
+
 /** softmax(q kᵀ · scale + mask) v; ONNX's Attention of opset 23, with heads apart: [b, heads, n, d]. */
 function attention(node: OnnxNode): Value {
   const [query, key, value, mask] = [node.input(0), node.input(1), node.input(2), node.inputs[3]];
   if (node.int("is_causal") === 1 || node.inputs.slice(4).some(Boolean) || node.outputs > 1) {
     node.fail("a causal mask, a cache and further outputs are not supported");
   }
-  if (mask && mask.dtype !== "float32") node.fail("a mask of bools is not supported");
   const split = (x: Value, heads: number | undefined) => {
     if (x.shape.length === 4) return x;
     const [b, n, c] = x.shape as [number, number, number];
@@ -110,7 +112,8 @@ function attention(node: OnnxNode): Value {
   const q = split(query, queryHeads);
   const scale = node.float("scale") ?? 1 / Math.sqrt(q.shape.at(-1) as number);
   const scores = matmul(mul(q, scale), split(key, heads), { transposeB: true });
-  const y = matmul(softmax(mask ? add(scores, mask) : scores), split(value, heads));
+  const seen = mask?.dtype === "bool" ? where(mask, scores, UNSEEN) : mask ? add(scores, mask) : scores;
+  const y = matmul(softmax(seen), split(value, heads));
   const [b, , n] = y.shape as [number, number, number];
   return query.shape.length === 4 ? y : reshape(transpose(y, [0, 2, 1, 3]), [b, n, -1]);
 }
