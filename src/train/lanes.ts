@@ -5,6 +5,7 @@
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import type { Estimator } from "./estimators/estimator.js";
+import { trainingGraphs } from "./graphs.js";
 import { joinParts } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
 import { type Experience, Learner, requireFinite } from "./learner.js";
@@ -49,10 +50,21 @@ export class Learners {
     precision: Precision,
     memory: MemoryPlan,
   ): Promise<Learners> {
+    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision);
     const lanes = await Promise.all(
       runtimes.map(async (runtime) => ({
         runtime,
-        learner: await Learner.compile(runtime, pipeline, reward, estimator, layout, settings, precision, memory),
+        learner: await Learner.compile(
+          runtime,
+          pipeline,
+          reward,
+          estimator,
+          layout,
+          settings,
+          precision,
+          memory,
+          graphs,
+        ),
       })),
     );
     return new Learners(lanes, layout);

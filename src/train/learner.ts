@@ -5,7 +5,7 @@ import type { Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
 import { sizeOf } from "../tensor/shape.js";
 import type { Estimator } from "./estimators/estimator.js";
-import { trainingGraphs } from "./graphs.js";
+import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
 import { joinParts, LatentJudge, type PartRewards } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
 import { HalfOverflow } from "./loss-scale.js";
@@ -51,9 +51,9 @@ export class Learner {
     settings: Settings,
     precision: Precision = "float32",
     memory: MemoryPlan = memoryOf(settings, pipeline, reward, layout, estimator, precision),
+    graphs: TrainingGraphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision),
   ): Promise<Learner> {
     const { sampling, batch, prompts } = settings;
-    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision);
     const sampler = await Sampler.compile(runtime, pipeline, sampling, {
       batch: batch.per_device,
       layout,
