@@ -1,4 +1,4 @@
-import { apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
+import { apply1, CONTRIB, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
 import type { DType } from "../tensor/dtype.js";
 import { isFloating } from "../tensor/dtype.js";
 import { broadcastShapes, type Shape, sizeOf, stridesOf } from "../tensor/shape.js";
@@ -123,10 +123,13 @@ export const cosOp = unary("cos", "Cos", Math.cos);
 /** x Φ(x), Φ the normal distribution function (Hendrycks & Gimpel 2016). */
 export const geluOp = unary("gelu", "Gelu", (x) => (x * (1 + erf64(x / Math.SQRT2))) / 2);
 
-/** x σ(x) (Elfwing et al. 2017). */
+/**
+ * x σ(x) (Elfwing et al. 2017). As one operator and not as a product with a Sigmoid: ONNX Runtime would find the same Sigmoid
+ * in the gradient and keep its output from the one to the other.
+ */
 export const siluOp: OpDef<NoAttrs> = {
   ...unary("silu", "", (x) => x * sigmoid64(x)),
-  emit: (w, [x]) => w.node("Mul", [x as string, w.node("Sigmoid", [x as string])[0] as string]),
+  emit: (w, [x]) => w.node(`${CONTRIB}.QuickGelu`, [x as string], { alpha: { float: 1 } }),
 };
 
 export const powOp: OpDef<{ readonly exponent: number }> = {

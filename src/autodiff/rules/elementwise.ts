@@ -81,11 +81,11 @@ export const elementwiseRules: Rules<Elementwise> = {
       return mul(dy, add(distribution, mul(x, density)));
     },
   ],
-  // d x σ(x) / dx = σ + y (1 - σ)
-  silu: (dy, { inputs: [x], y }) => [
+  // d x σ(x) / dx = σ (1 + x (1 - σ)), and not σ + y (1 - σ): y need not be kept for it.
+  silu: (dy, { inputs: [x] }) => [
     () => {
       const gate = sigmoid(x);
-      return mul(dy, add(gate, mul(y, sub(1, gate))));
+      return mul(dy, mul(gate, add(mul(x, sub(1, gate)), 1)));
     },
   ],
   pow: (dy, { inputs: [x], attrs: { exponent } }) => [() => mul(dy, mul(pow(x, exponent - 1), exponent))],
