@@ -13,9 +13,12 @@ import { input } from "../src/ops/index.js";
 import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import type { Feeds, Runtime } from "../src/runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../src/tensor/host.js";
+import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
 import { adapterLayout } from "../src/train/adapter.js";
-import { alignprop } from "../src/train/estimators/alignprop.js";
+import { CompiledEngine } from "../src/train/engine.js";
+import type { UpdateEstimator } from "../src/train/estimators/estimator.js";
+import { openEstimator } from "../src/train/estimators/index.js";
 import { decodeGraph } from "../src/train/judge-graphs.js";
 import { Learner } from "../src/train/learner.js";
 import { openPipeline, type Pipeline } from "../src/train/pipeline.js";
@@ -249,17 +252,20 @@ async function compareUpdate(family: Family, rewardFolder: string): Promise<numb
   const { runtime, pipeline, settings, reference, layout, lora, tensor, inOrder } = family;
   const chosen = { name: "aesthetic", clip: join(rewardFolder, "clip"), head: join(rewardFolder, "aesthetic") };
   const reward = await openReward(rewardSettings.parse(chosen), pathsOnly);
-  const estimator = alignprop(settings.estimator.truncation);
-  const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings);
+  const estimator = (await openEstimator(settings.estimator)) as UpdateEstimator;
+  const engine = await CompiledEngine.compile(runtime, { pipeline, reward, estimator, layout, settings });
   const noise = toFloat32(await tensor("update.noise"));
-  const { latentElements } = learner.sampler;
+  const { latentElements } = engine;
   const samples = reference.prompts.map((prompt, index): TrainingSample => {
     const initial = noise.subarray(index * latentElements, (index + 1) * latentElements);
     const mask = new Array<boolean>(reference.steps).fill(true);
-    return { epoch: 0, index, prompt, mask, noise: () => ({ initial, step: () => initial }) };
+    return { epoch: 0, index, prompt, mask, noise: () => ({ initial, step: () => initial }), rng: () => new Rng(0) };
   });
-  const { gradient, loss } = await learner.learn(samples, lora);
-  await learner.release();
+  const { gradient, loss } = await new Learner(engine, reward.name).learn(estimator, samples, {
+    parameters: lora,
+    total: samples.length,
+  });
+  await engine.release();
   return Math.max(
     relativeError([loss], toFloat32(await tensor("update.loss"))),
     relativeError(gradient, inOrder(await tensor("update.gradient"))),

@@ -50,11 +50,11 @@ describe("DDIM beside diffusers", () => {
       const upstreams: Float32Array[] = [];
       const vjp = async ({ step, upstream }: VjpCall) => {
         upstreams[step] = upstream;
-        return { dx: new Float32Array(upstream.length), dParameters: [] };
+        return { dx: new Float32Array(upstream.length) };
       };
       const keep = [steps.map(() => true)];
       const dFinal = toFloat32(golden.tensor("upstream.sample"));
-      await pullback(steps, { vjp }, trajectory, dFinal, keep, new Float64Array());
+      await pullback(steps, { vjp }, trajectory, dFinal, keep);
       expect(relativeError(joined(upstreams, shape), golden.tensor(`${name}.gradient.model_output`))).toBeLessThan(
         1e-4,
       );

@@ -3,7 +3,9 @@ import { afterAll, describe, expect, test } from "vitest";
 import { Runtime } from "../src/runtime/runtime.js";
 import { showBytes } from "../src/tensor/bytes.js";
 import { InputError } from "../src/tensor/errors.js";
-import { alignprop } from "../src/train/estimators/alignprop.js";
+import { CompiledEngine } from "../src/train/engine.js";
+import type { UpdateEstimator } from "../src/train/estimators/estimator.js";
+import { openEstimator } from "../src/train/estimators/index.js";
 import { Learner } from "../src/train/learner.js";
 import { type MemoryPlan, memoryOf } from "../src/train/memory.js";
 import { l2Norm } from "../src/train/optimizer.js";
@@ -47,7 +49,7 @@ async function countingKept(work: (runtime: Runtime) => Promise<void>): Promise<
 }
 
 async function opened(settings: Settings) {
-  const estimator = alignprop(settings.estimator.truncation);
+  const estimator = (await openEstimator(settings.estimator)) as UpdateEstimator;
   const { layout, start } = await openLearned(settings, pipeline);
   return { estimator, layout, start, memory: memoryOf(settings, pipeline, reward, layout, estimator) };
 }
@@ -55,18 +57,23 @@ async function opened(settings: Settings) {
 /** The gradients of two updates. */
 async function learn(on: Runtime, settings: Settings, change: Partial<MemoryPlan>): Promise<Float64Array[]> {
   const { estimator, layout, start, memory } = await opened(settings);
-  const learner = await Learner.compile(on, pipeline, reward, estimator, layout, settings, "float32", {
-    ...memory,
-    ...change,
+  const engine = await CompiledEngine.compile(on, {
+    pipeline,
+    reward,
+    estimator,
+    layout,
+    settings,
+    memory: { ...memory, ...change },
   });
+  const learner = new Learner(engine, reward.name);
   // Both factors away from zero, so that both have a gradient.
   const weights = (await start()).map((value, i) => value + 0.02 * Math.sin(i));
   const found: Float64Array[] = [];
   for (const step of [1, 2]) {
-    const samples = samplesOf(step, settings, estimator, learner.sampler.latentElements);
-    found.push((await learner.learn(samples, weights)).gradient);
+    const samples = samplesOf(step, settings, estimator, engine.latentElements);
+    found.push((await learner.learn(estimator, samples, { parameters: weights, total: samples.length })).gradient);
   }
-  await learner.release();
+  await engine.release();
   return found;
 }
 

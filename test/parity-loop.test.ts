@@ -7,8 +7,11 @@ import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
 import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
+import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
-import { alignprop } from "../src/train/estimators/alignprop.js";
+import { CompiledEngine } from "../src/train/engine.js";
+import type { UpdateEstimator } from "../src/train/estimators/estimator.js";
+import { openEstimator } from "../src/train/estimators/index.js";
 import type { LearnedLayout } from "../src/train/learned.js";
 import { Learner } from "../src/train/learner.js";
 import { adamw, adamwState, clipGradNorm, l2Norm } from "../src/train/optimizer.js";
@@ -87,24 +90,32 @@ describe("three updates beside PyTorch's AlignProp", () => {
         batch: { samples_per_epoch: 4, total: 4, per_device: 2 },
       });
       const { layout } = await openLearned(settings, pipeline);
-      const estimator = alignprop({ mode: "fixed", k: null });
+      const estimator = (await openEstimator({ name: "draft", k: null })) as UpdateEstimator;
       const memory = { lanes: 1, keptAtOnce: kept, recomputes: false, residualBytes: 0, expectedBytes: 0 };
-      const learner = await Learner.compile(runtime, pipeline, reward, estimator, layout, settings, "float32", memory);
+      const engine = await CompiledEngine.compile(runtime, { pipeline, reward, estimator, layout, settings, memory });
+      const learner = new Learner(engine, reward.name);
       const initial = await flat(layout, `lora.${run.lora}`);
       const weights = initial.slice();
       const state = adamwState(layout.size);
       const noise = await values("noise");
-      const { latentElements } = learner.sampler;
+      const { latentElements } = engine;
 
       for (const [update, { loss, grad_norm, micro_batches }] of run.updates.entries()) {
         const samples: TrainingSample[] = micro_batches.flatMap(({ prompts, mask }, batch) =>
           prompts.map((prompt, i) => {
             const at = (update * micro_batches.length + batch) * prompts.length + i;
             const initial = noise.subarray(at * latentElements, (at + 1) * latentElements);
-            return { epoch: update, index: at, prompt, mask, noise: () => ({ initial, step: () => initial }) };
+            return {
+              epoch: update,
+              index: at,
+              prompt,
+              mask,
+              noise: () => ({ initial, step: () => initial }),
+              rng: () => new Rng(0),
+            };
           }),
         );
-        const learnt = await learner.learn(samples, weights);
+        const learnt = await learner.learn(estimator, samples, { parameters: weights, total: samples.length });
         expect(Math.abs(learnt.loss / loss - 1)).toBeLessThan(1e-3);
         expect(distance(learnt.gradient, await flat(layout, `${name}.gradient`, update))).toBeLessThan(1e-3);
 
@@ -121,7 +132,7 @@ describe("three updates beside PyTorch's AlignProp", () => {
         const change = (now: Float32Array) => now.map((value, i) => value - (initial[i] as number));
         expect(distance(change(weights), change(expected))).toBeLessThan(1e-3);
       }
-      await learner.release();
+      await engine.release();
     });
   }
 });

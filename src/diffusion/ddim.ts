@@ -53,11 +53,38 @@ export function readSchedulerConfig(json: unknown, file: string): SchedulerConfi
 }
 
 /** One step of the chain: x_{t-1} = a · x_t + b · output + sigma · z. */
-export interface DdimStep {
+export interface ChainStep {
   readonly timestep: number;
   readonly a: number;
   readonly b: number;
   readonly sigma: number;
+}
+
+/** What follows from a latent and the network's output there: x · x_t + output · output. */
+export interface Linear {
+  readonly x: number;
+  readonly output: number;
+}
+
+/** A step of DDIM, which also knows what the network says about the picture and the noise in x_t. */
+export interface DdimStep extends ChainStep {
+  /** ᾱ_t: x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · ε. */
+  readonly alphaBar: number;
+  /** x̂_0, the picture that the network predicts. */
+  readonly sample: Linear;
+  /** ε̂, the noise that it predicts. */
+  readonly noise: Linear;
+}
+
+/** The prediction of a step, in latents picture after picture. */
+export function predicted({ x: ofX, output: ofOutput }: Linear, x: Float32Array, output: Float32Array): Float32Array {
+  return x.map((value, j) => ofX * value + ofOutput * (output[j] as number));
+}
+
+/** The forward process in one jump: x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · ε. */
+export function noised({ alphaBar }: DdimStep, sample: Float32Array, noise: Float32Array): Float32Array {
+  const [signal, deviation] = [Math.sqrt(alphaBar), Math.sqrt(1 - alphaBar)];
+  return sample.map((value, j) => signal * value + deviation * (noise[j] as number));
 }
 
 /** The chain of `steps` steps from noise to image; the first acts on x_T. `eta` 0 is deterministic, 1 is DDPM. */
@@ -70,7 +97,7 @@ export function ddimSteps(config: SchedulerConfig, steps: number, { eta = 0 }: {
     const alphaBarHere = at(alphaBar, timestep);
     const alphaBarPrevious = previous >= 0 ? at(alphaBar, previous) : finalAlphaBar;
     const step = { timestep, ...coefficients(config.prediction_type, alphaBarHere, alphaBarPrevious, eta) };
-    if (!Object.values(step).every(Number.isFinite)) {
+    if (![step.a, step.b, step.sigma].every(Number.isFinite)) {
       throw new InputError(
         `scheduler_config.json: its betas leave ${alphaBarHere} of the signal at timestep ${timestep}, from which no step can be computed; they are usually 0.0001 to 0.02`,
       );
@@ -80,22 +107,38 @@ export function ddimSteps(config: SchedulerConfig, steps: number, { eta = 0 }: {
 }
 
 /** Equation 12 of the paper, sorted by x_t and the network's output. */
-function coefficients(prediction: Prediction, alphaBar: number, alphaBarPrevious: number, eta: number) {
+function coefficients(
+  prediction: Prediction,
+  alphaBar: number,
+  alphaBarPrevious: number,
+  eta: number,
+): Omit<DdimStep, "timestep"> {
   // Equation 16.
   const variance = ((1 - alphaBarPrevious) / (1 - alphaBar)) * (1 - alphaBar / alphaBarPrevious);
   const sigma = eta * Math.sqrt(variance);
-  const [signal, noise] = [Math.sqrt(alphaBar), Math.sqrt(1 - alphaBar)];
+  const [sample, noise] = predictions(prediction, alphaBar);
 
-  // x_{t-1} = toSample · x̂_0 + toNoise · ε̂ + σ z, and x_t = signal · x̂_0 + noise · ε̂.
+  // x_{t-1} = toSample · x̂_0 + toNoise · ε̂ + σ z
   const toSample = Math.sqrt(alphaBarPrevious);
   const toNoise = Math.sqrt(1 - alphaBarPrevious - sigma ** 2);
+  const part = (of: keyof Linear) => toSample * sample[of] + toNoise * noise[of];
+  return { a: part("x"), b: part("output"), sigma, alphaBar, sample, noise };
+}
+
+/** x̂_0 and ε̂ of what the network predicts; x_t = signal · x̂_0 + deviation · ε̂. */
+function predictions(prediction: Prediction, alphaBar: number): [sample: Linear, noise: Linear] {
+  const [signal, deviation] = [Math.sqrt(alphaBar), Math.sqrt(1 - alphaBar)];
+  const itself = { x: 0, output: 1 };
   switch (prediction) {
-    case "epsilon": // x̂_0 = (x_t − noise ε̂) / signal
-      return { a: toSample / signal, b: toNoise - (toSample * noise) / signal, sigma };
-    case "sample": // ε̂ = (x_t − signal x̂_0) / noise
-      return { a: toNoise / noise, b: toSample - (toNoise * signal) / noise, sigma };
-    case "v_prediction": // x̂_0 = signal x_t − noise v and ε̂ = signal v + noise x_t (Salimans & Ho 2022)
-      return { a: toSample * signal + toNoise * noise, b: toNoise * signal - toSample * noise, sigma };
+    case "epsilon":
+      return [{ x: 1 / signal, output: -deviation / signal }, itself];
+    case "sample":
+      return [itself, { x: 1 / deviation, output: -signal / deviation }];
+    case "v_prediction": // Salimans & Ho 2022
+      return [
+        { x: signal, output: -deviation },
+        { x: deviation, output: signal },
+      ];
   }
 }
 

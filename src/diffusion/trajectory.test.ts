@@ -10,6 +10,7 @@ const rowSize = 3;
 
 /** A U-Net of two parameters: ε̂_j = tanh(p · x_j + q · (step + 1)). */
 function analytic([p, q]: readonly [number, number]) {
+  const gradient = new Float64Array(2);
   const asked: Pick<VjpCall, "step" | "pictures" | "wantsDx">[] = [];
   const activation = (x: number, step: number) => Math.tanh(p * x + q * (step + 1));
   const denoiser: Denoiser = {
@@ -19,11 +20,12 @@ function analytic([p, q]: readonly [number, number]) {
       // dε̂/dx = (1 − ε̂²) p, dε̂/dp = (1 − ε̂²) x, dε̂/dq = (1 − ε̂²) (step + 1)
       const local = upstream.map((u, j) => u * (1 - activation(x[j] as number, step) ** 2));
       const sum = (values: Float32Array) => values.reduce((total, value) => total + value, 0);
-      const dParameters = Float32Array.of(sum(local.map((l, j) => l * (x[j] as number))), sum(local) * (step + 1));
-      return { dx: wantsDx ? local.map((l) => l * p) : null, dParameters };
+      gradient[0] = (gradient[0] as number) + sum(local.map((l, j) => l * (x[j] as number)));
+      gradient[1] = (gradient[1] as number) + sum(local) * (step + 1);
+      return { dx: wantsDx ? local.map((l) => l * p) : null };
     },
   };
-  return { denoiser, asked, activation };
+  return { denoiser, gradient, asked, activation };
 }
 
 /** L = Σ x_0² / 2 in float64, where dropped steps use the outputs recorded at the unperturbed parameters. */
@@ -67,10 +69,9 @@ describe("pullback", () => {
     test(`agrees with finite differences when it keeps ${name}`, async () => {
       const parameters = [0.7, -0.2] as const;
       const initial = new Rng(1).normals(batch * rowSize);
-      const { denoiser } = analytic(parameters);
+      const { denoiser, gradient } = analytic(parameters);
       const trajectory = await forward(steps, denoiser, initial, () => initial);
-      const gradient = new Float64Array(2);
-      await pullback(steps, denoiser, trajectory, trajectory.final, keep, gradient); // dL/dx_0 = x_0
+      await pullback(steps, denoiser, trajectory, trajectory.final, keep); // dL/dx_0 = x_0
 
       const { outputs } = truncatedLoss(parameters, initial, keep);
       const h = 1e-5;
@@ -89,7 +90,7 @@ describe("pullback", () => {
     const { denoiser, asked } = analytic([0.7, -0.2]);
     const trajectory = await forward(steps, denoiser, new Rng(1).normals(batch * rowSize), () => new Float32Array());
     const keep = masks["scattered steps that differ between the samples"] as KeepMask;
-    await pullback(steps, denoiser, trajectory, trajectory.final, keep, new Float64Array(2));
+    await pullback(steps, denoiser, trajectory, trajectory.final, keep);
     expect(asked).toEqual([
       { step: 4, pictures: [0], wantsDx: true },
       { step: 3, pictures: [1], wantsDx: false },
@@ -98,10 +99,9 @@ describe("pullback", () => {
   });
 
   test("leaves the gradient alone when every step is dropped", async () => {
-    const { denoiser, asked } = analytic([0.7, -0.2]);
+    const { denoiser, gradient, asked } = analytic([0.7, -0.2]);
     const trajectory = await forward(steps, denoiser, new Rng(1).normals(batch * rowSize), () => new Float32Array());
-    const gradient = new Float64Array(2);
-    await pullback(steps, denoiser, trajectory, trajectory.final, [[], []], gradient);
+    await pullback(steps, denoiser, trajectory, trajectory.final, [[], []]);
     expect([...gradient, ...asked]).toEqual([0, 0]);
   });
 });

@@ -6,7 +6,7 @@
  * the latent. This is the gradient checkpointing of AlignProp (Prabhudesai et al. 2023, arXiv 2310.03739), with
  * the truncation as a mask over steps.
  */
-import type { DdimStep } from "./ddim.js";
+import type { ChainStep } from "./ddim.js";
 
 /** What the chain needs of a U-Net. Latents are held picture after picture; `step` counts from 0 at the noise. */
 export interface Denoiser {
@@ -21,14 +21,15 @@ export interface VjpCall {
   readonly pictures: readonly number[];
   readonly x: Float32Array;
   readonly upstream: Float32Array;
+  /** What `predict` gave for `x`, where it is known. */
+  readonly output?: Float32Array | undefined;
   readonly wantsDx: boolean;
 }
 
+/** What the product with the parameters comes to is added up where it is computed. */
 export interface Vjp {
   /** Like `x`; null where it was not wanted. */
   readonly dx: Float32Array | null;
-  /** Summed over the pictures. */
-  readonly dParameters: ArrayLike<number>;
 }
 
 export interface Trajectory {
@@ -36,13 +37,15 @@ export interface Trajectory {
   readonly latents: readonly Float32Array[];
   /** What the last step left: x_0. */
   readonly final: Float32Array;
+  /** The U-Net's output at each step that has one here. */
+  readonly outputs?: readonly (Float32Array | undefined)[];
 }
 
 /** Noise z of a step, like the latents; asked only where the step's sigma is positive. */
 export type StepNoise = (step: number) => Float32Array;
 
 export async function forward(
-  steps: readonly DdimStep[],
+  steps: readonly ChainStep[],
   denoiser: Pick<Denoiser, "predict">,
   initial: Float32Array,
   stepNoise: StepNoise,
@@ -67,7 +70,7 @@ export async function forward(
 export type KeepMask = readonly (readonly boolean[])[];
 
 /**
- * Walks dL/dx_0 of any number of pictures back through the chain and adds dL/d parameters to `gradient`.
+ * Walks dL/dx_0 of any number of pictures back through the chain.
  *
  *     dL/dx_t = a · dL/dx_{t-1} + [kept] · VJP(b · dL/dx_{t-1})
  *
@@ -75,12 +78,11 @@ export type KeepMask = readonly (readonly boolean[])[];
  * keeps: nothing before it has a gradient to receive.
  */
 export async function pullback(
-  steps: readonly DdimStep[],
+  steps: readonly ChainStep[],
   denoiser: Pick<Denoiser, "vjp">,
   trajectory: Trajectory,
   dFinal: Float32Array,
   keep: KeepMask,
-  gradient: Float64Array,
 ): Promise<void> {
   const size = dFinal.length / keep.length;
   const everyPicture = keep.map((_, picture) => picture);
@@ -90,16 +92,17 @@ export async function pullback(
 
   const dx = dFinal.slice();
   for (let i = steps.length - 1; i >= earliest; i--) {
-    const { a, b } = steps[i] as DdimStep;
+    const { a, b } = steps[i] as ChainStep;
     const pictures = keptAt[i] as number[];
     const upstream = take(dx, pictures, size).map((value) => b * value);
     for (let j = 0; j < dx.length; j++) dx[j] = a * (dx[j] as number);
     if (pictures.length === 0) continue;
 
     const x = take(trajectory.latents[i] as Float32Array, pictures, size);
+    const outputs = trajectory.outputs?.[i];
+    const output = outputs && take(outputs, pictures, size);
     const wantsDx = pictures.some((picture) => keep[picture]?.slice(0, i).includes(true));
-    const vjp = await denoiser.vjp({ step: i, pictures, x, upstream, wantsDx });
-    for (let j = 0; j < gradient.length; j++) gradient[j] = (gradient[j] as number) + (vjp.dParameters[j] as number);
+    const vjp = await denoiser.vjp({ step: i, pictures, x, upstream, output, wantsDx });
     for (const [n, picture] of pictures.entries()) {
       for (let j = 0; vjp.dx && j < size; j++) {
         const at = picture * size + j;
@@ -110,9 +113,17 @@ export async function pullback(
 }
 
 /** Some of the pictures, in the order given. */
-function take(values: Float32Array, pictures: readonly number[], size: number): Float32Array {
+export function take(values: Float32Array, pictures: readonly number[], size: number): Float32Array {
   const out = new Float32Array(pictures.length * size);
   for (const [n, picture] of pictures.entries())
     out.set(values.subarray(picture * size, (picture + 1) * size), n * size);
   return out;
+}
+
+/** Rows of a batch, one after another. */
+export function stack(rows: readonly Float32Array[]): Float32Array {
+  const each = rows[0]?.length ?? 0;
+  const all = new Float32Array(rows.length * each);
+  for (const [i, row] of rows.entries()) all.set(row, i * each);
+  return all;
 }

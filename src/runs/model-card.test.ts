@@ -23,7 +23,17 @@ async function cards(name: string, changes: SettingsInput, prompts = ["a fox", "
     const seeds = prompts.map((_, i) => 40 + i);
     await run.observe({ kind: "evaluated", step, result: { prompts, seeds, rewards, images, mean, std: 0.5 } });
     if (step === 0) continue;
-    const row = { step, epoch: 0, samples: step, loss: 0.05, reward_mean: mean - 1, reward_std: 0.25, grad_norm: 1 };
+    const row = {
+      step,
+      epoch: 0,
+      samples: step,
+      loss: 0.05,
+      reward_mean: mean - 1,
+      reward_std: 0.25,
+      reward_queries: 4,
+      unet_calls: 8,
+      grad_norm: 1,
+    };
     const evaluated = { eval_reward_mean: mean, eval_reward_std: 0.5 };
     await run.observe({ kind: "stepped", metrics: { ...row, seconds: 1, peak_rss_bytes: 1, ...evaluated } });
     const files = new Map([PEFT_FILE, `${name}.kohya.safetensors`].map((file) => [file, new Uint8Array([step])]));

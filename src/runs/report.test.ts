@@ -33,7 +33,17 @@ async function report(): Promise<string> {
   ].entries()) {
     await run.observe({ kind: "evaluated", step, result: evaluation(rewards) });
     if (step === 0) continue;
-    const row = { step, epoch: 0, samples: 4 * step, loss: 1, reward_mean: step, reward_std: 0.5, grad_norm: 2 };
+    const row = {
+      step,
+      epoch: 0,
+      samples: 4 * step,
+      loss: 1,
+      reward_mean: step,
+      reward_std: 0.5,
+      reward_queries: 4,
+      unet_calls: 8,
+      grad_norm: 2,
+    };
     await run.observe({ kind: "stepped", metrics: { ...row, seconds: 30, peak_rss_bytes: 2 ** 30 } });
   }
   await run.observe({ kind: "checkpointed", step: 2, files: new Map() });

@@ -26,6 +26,7 @@ const plan: Plan = {
   accumulation: 1,
   precision: "float32",
   unetForwardCallsPerUpdate: 1,
+  rewardCallsPerUpdate: 1,
   unetRecomputedCallsPerUpdate: 0,
   memory: { lanes: 1, keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
   uncounted: [],
@@ -36,7 +37,18 @@ const plan: Plan = {
 };
 
 function metrics(step: number, evaluated?: number): StepMetrics {
-  const row = { step, epoch: 0, samples: step * 4, loss: 1, reward_mean: 1, reward_std: 0, grad_norm: 1, seconds: 1 };
+  const row = {
+    step,
+    epoch: 0,
+    samples: step * 4,
+    loss: 1,
+    reward_mean: 1,
+    reward_std: 0,
+    reward_queries: 4,
+    unet_calls: 8,
+    grad_norm: 1,
+    seconds: 1,
+  };
   const evaluation = evaluated === undefined ? {} : { eval_reward_mean: evaluated, eval_reward_std: 0 };
   return { ...row, peak_rss_bytes: 1, ...evaluation };
 }

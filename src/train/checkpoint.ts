@@ -24,6 +24,7 @@ import { LARGEST_SCALE, LEAST_SCALE, type LossScale } from "./loss-scale.js";
 import type { AdamWState } from "./optimizer.js";
 import type { Pipeline } from "./pipeline.js";
 import { MOST_RANK, type Settings, settingsSchema } from "./settings.js";
+import type { Cost } from "./toolbox.js";
 
 export const STATE_FILE = "training_state.safetensors";
 
@@ -36,6 +37,10 @@ export interface TrainingState {
   readonly bestEvaluation: number | null;
   /** Of a run in float16. */
   readonly lossScale: LossScale | null;
+  /** What the training has cost so far. */
+  readonly cost: Cost;
+  /** What the estimator remembers of earlier steps, as plain data. */
+  readonly memory?: unknown;
 }
 
 /** What a state belongs to. */
@@ -53,7 +58,7 @@ export function checkpointFiles(
   origin: Origin,
   pipeline: Pipeline,
 ): ReadonlyMap<string, FileContent> {
-  const { step, weights, optimizer, bestEvaluation, lossScale } = state;
+  const { step, weights, optimizer, bestEvaluation, lossScale, cost, memory } = state;
   const vector = (data: Float32Array) => float32(data, [data.length]);
   const tensors = {
     weights: vector(weights),
@@ -62,7 +67,8 @@ export function checkpointFiles(
   };
   const metadata = {
     format: "alignprop training state 1",
-    state: JSON.stringify({ step, optimizerStep: optimizer.step, bestEvaluation, lossScale, ...origin }),
+    state: JSON.stringify({ step, optimizerStep: optimizer.step, bestEvaluation, lossScale, cost, ...origin }),
+    ...(memory !== undefined && { estimator: JSON.stringify(memory) }),
     ...(layout.kind === "lora" && { adapter: JSON.stringify(placesOf(layout)) }),
   };
   const files = exportFiles(layout, weights, { pipeline, name: origin.settings.name });
@@ -108,6 +114,10 @@ const savedState = z.object({
     })
     .nullable()
     .default(null),
+  /** Of a checkpoint that did not count yet, nothing. */
+  cost: z
+    .object({ unetCalls: z.number().min(0), rewardQueries: z.number().min(0) })
+    .default({ unetCalls: 0, rewardQueries: 0 }),
   settings: z.record(z.string(), z.unknown()),
   model: z.string(),
   reward: z.string(),
@@ -150,6 +160,8 @@ export async function resumeFrom(folder: string, layout: LearnedLayout, origin: 
     step: saved.step,
     bestEvaluation: saved.bestEvaluation,
     lossScale: saved.lossScale,
+    cost: saved.cost,
+    memory: file.metadata.estimator === undefined ? undefined : parseJson(file.metadata.estimator, path),
     weights: await read("weights"),
     optimizer: {
       step: saved.optimizerStep ?? saved.step,

@@ -18,7 +18,7 @@ export interface RgbImage {
   readonly pixels: Uint8Array;
 }
 
-/** One row of `metrics.jsonl`, with the row's own keys. A step is one optimizer update. */
+/** One row of `metrics.jsonl`, with the row's own keys. A step is `batch.total` pictures and the updates made of them. */
 export interface StepMetrics {
   /** Counted from 1. */
   readonly step: number;
@@ -29,11 +29,17 @@ export interface StepMetrics {
   readonly loss: number;
   readonly reward_mean: number;
   readonly reward_std: number;
-  /** L2 norm of the gradient of all that learns, before clipping; null where the update was skipped. */
+  /** Rewards asked for in training so far, evaluations not included. */
+  readonly reward_queries: number;
+  /** Calls of the U-Net on one picture in training so far, forward or back; one that computes forward again on its way back is two. */
+  readonly unet_calls: number;
+  /** The squared distance of the predicted noise from the base model's, where `kl.weight` is positive; the loss has it times the weight. */
+  readonly kl?: number;
+  /** L2 norm of the gradient of all that learns, before clipping, the mean over the step's updates; null where all were skipped. */
   readonly grad_norm: number | null;
   /** Of an update in float16: what its gradient was scaled by (`loss-scale.ts`). */
   readonly loss_scale?: number;
-  /** Present where halves could not hold the gradient, and the weights stayed as they were. */
+  /** Present where halves could not hold the gradient of an update, and it left the weights as they were. */
   readonly skipped?: true;
   /** Wall time of this step, its evaluation not included. */
   readonly seconds: number;
@@ -78,6 +84,8 @@ export interface Plan {
   readonly unetBackwardCallsPerUpdate: number;
   /** Of these, the ones that compute the forward pass a second time. */
   readonly unetRecomputedCallsPerUpdate: number;
+  /** Of the decoder and the reward, with the gradient where the estimator takes it, on one micro-batch. */
+  readonly rewardCallsPerUpdate: number;
   /** Floating-point operations of one update (a multiply-add counts as two). */
   readonly flopsPerUpdate: number;
   readonly memory: MemoryPlan;

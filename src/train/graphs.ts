@@ -45,7 +45,7 @@ export function trainingGraphs(
   const evaluated = evaluationBatch(settings);
   const size = latentSize(pipeline, sampling.height, sampling.width);
   const shape = { batch, size, guidanceScale: sampling.guidance_scale };
-  const wantsDx = estimator.needsDx(sampling.steps);
+  const wantsDx = estimator.kind === "update" && estimator.needsDx(sampling.steps);
   const forward = inPrecision(denoiseGraph(pipeline, layout, shape), precision);
   const decode = decodeGraph(pipeline, evaluated, size);
   return {
@@ -53,7 +53,7 @@ export function trainingGraphs(
     forward,
     split: denoiseSplit(pipeline, layout, shape, wantsDx),
     vjp: inPrecision(denoiseVjpGraph(pipeline, layout, shape, wantsDx), precision),
-    judge: trainingJudge(pipeline, reward, loss, { batch, size, samples }),
+    judge: trainingJudge(pipeline, reward, loss, { batch, size, samples }, { back: estimator.rewardGradient }),
     evaluation: {
       forward:
         evaluated === batch

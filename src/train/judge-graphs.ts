@@ -15,7 +15,12 @@ import type { Settings } from "./settings.js";
 
 export type TrainingJudge =
   | { readonly kind: "joint"; readonly graph: Graph }
-  | { readonly kind: "apart"; readonly decode: Graph; readonly parts: readonly PartGraph[]; readonly back: Graph };
+  | { readonly kind: "apart"; readonly decode: Graph; readonly parts: readonly PartGraph[]; readonly back: Graph }
+  /** Without the gradient. */
+  | { readonly kind: "rewards"; readonly decode: Graph; readonly parts: readonly PartGraph[] };
+
+/** [b, 3, h, w] */
+type ImageShape = readonly [number, number, number, number];
 
 /** A part of the reward by itself. */
 export interface PartGraph {
@@ -37,9 +42,14 @@ export function trainingJudge(
   reward: Reward,
   loss: Settings["loss"],
   pictures: JudgedPictures,
+  { back }: { readonly back: boolean },
 ): TrainingJudge {
   const parts = partsOf(reward);
   const { batch, size } = pictures;
+  if (!back) {
+    const decode = decodeGraph(pipeline, batch, size);
+    return { kind: "rewards", decode, parts: imageJudge(reward, (decode.outputs.images as Value).shape as ImageShape) };
+  }
   const apart = parts.some((part) => atOnce(part, batch) < batch);
   if (!apart) return { kind: "joint", graph: jointGraph(pipeline, reward, loss, pictures) };
   const decode = decodeGraph(pipeline, batch, size);
@@ -62,12 +72,12 @@ export function judgeCalls(judge: TrainingJudge): { readonly graph: Graph; reado
   return [
     { graph: judge.decode, calls: 1 },
     ...judge.parts.map(({ graph, batch }) => ({ graph, calls: Math.ceil(pictures / batch) })),
-    { graph: judge.back, calls: 1 },
+    ...(judge.kind === "apart" ? [{ graph: judge.back, calls: 1 }] : []),
   ];
 }
 
 /** For pictures that nothing is learnt from [b, 3, h, w]: what each part makes of them. */
-export function imageJudge(reward: Reward, [batch, ...rest]: readonly [number, number, number, number]): PartGraph[] {
+export function imageJudge(reward: Reward, [batch, ...rest]: ImageShape): PartGraph[] {
   return partsOf(reward).map((part) => {
     const own = atOnce(part, batch);
     return { part, batch: own, graph: partGraph(part, [own, ...rest], { back: false }) };
@@ -112,7 +122,7 @@ export const partOutput = (i: number) => `part_${i}`;
  */
 function partGraph(
   { label, reward, weigh }: RewardPart,
-  shape: readonly [number, number, number, number],
+  shape: ImageShape,
   { back }: { readonly back: boolean },
 ): Graph {
   const images = input(shape);

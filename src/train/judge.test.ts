@@ -42,7 +42,7 @@ async function sumOf(batch: { clip?: number; jpeg?: number }): Promise<Reward> {
 }
 
 async function judged(reward: Reward, loss: Settings["loss"]) {
-  const graphs = trainingJudge(pipeline, reward, loss, { batch: 3, size, samples: 6 });
+  const graphs = trainingJudge(pipeline, reward, loss, { batch: 3, size, samples: 6 }, { back: true });
   const settings = { loss, batch: { ...tinySettings().batch, total: 6 } };
   const judge = await LatentJudge.compile(runtime, pipeline, reward, graphs, settings);
   const found = await judge.judge(latents, prompts);
@@ -94,6 +94,7 @@ test("pictures are judged as latents are: sums and parts are those of training",
     reward,
     { form: "maximize", target: 0, scale: 1 },
     { batch: 3, size, samples: 6 },
+    { back: true },
   );
   if (graphs.kind !== "apart") throw new Error("jpeg has a batch of its own");
   const decoder = await runtime.compile(graphs.decode, pipeline.weights);

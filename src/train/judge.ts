@@ -17,8 +17,11 @@ export interface Judged {
   readonly parts?: PartRewards;
 }
 
-export interface JudgedLatents extends Judged {
+export interface JudgedPictures extends Judged {
   readonly losses: Float32Array;
+}
+
+export interface JudgedLatents extends JudgedPictures {
   /** The gradient of the losses' sum over all samples of the update, like the latents. */
   readonly dLatents: Float32Array;
 }
@@ -26,7 +29,7 @@ export interface JudgedLatents extends Judged {
 /** Rewards latents and gives the gradient of the loss. */
 export class LatentJudge {
   private constructor(
-    private readonly reward: Reward,
+    private readonly source: Reward,
     private readonly programs: Programs,
     private readonly loss: Settings["loss"],
     private readonly samples: number,
@@ -46,9 +49,26 @@ export class LatentJudge {
   /** latents [b, c, h, w], and the prompt of each */
   async judge(latents: HostTensor, prompts: readonly string[]): Promise<JudgedLatents> {
     const { programs } = this;
-    return programs.kind === "joint"
-      ? await this.jointly(programs.program, latents, prompts)
-      : await this.apart(programs, latents, prompts);
+    switch (programs.kind) {
+      case "joint":
+        return await this.jointly(programs.program, latents, prompts);
+      case "apart":
+        return await this.apart(programs, latents, prompts);
+      case "rewards":
+        throw new TypeError(
+          `the estimator has no use for the gradient of the reward ${this.source.name}, and there is none`,
+        );
+    }
+  }
+
+  /** The same without the gradient. */
+  async reward(latents: HostTensor, prompts: readonly string[]): Promise<JudgedPictures> {
+    const { programs } = this;
+    if (programs.kind !== "rewards") return await this.judge(latents, prompts);
+    const { images } = (await programs.decode.run({ latents })) as { images: HostTensor };
+    const seen = await runParts(programs.parts, images, prompts);
+    const losses = seen.rewards.map((reward) => lossAndSlope(reward, this.loss)[0]);
+    return { rewards: seen.rewards, losses, ...this.partsOf(seen, prompts) };
   }
 
   async release(): Promise<void> {
@@ -56,14 +76,18 @@ export class LatentJudge {
     const all =
       programs.kind === "joint"
         ? [programs.program]
-        : [programs.decode, programs.back, ...programs.parts.map(({ program }) => program)];
+        : [
+            programs.decode,
+            ...(programs.kind === "apart" ? [programs.back] : []),
+            ...programs.parts.map(({ program }) => program),
+          ];
     for (const program of all) await program.release();
   }
 
   private async jointly(program: Program, latents: HostTensor, prompts: readonly string[]): Promise<JudgedLatents> {
-    const found = await program.run({ ...this.reward.feeds(prompts), latents });
+    const found = await program.run({ ...this.source.feeds(prompts), latents });
     const row = (name: string) => toFloat32(found[name] as HostTensor);
-    const { parts } = this.reward;
+    const { parts } = this.source;
     return {
       rewards: row("rewards"),
       losses: row("losses"),
@@ -85,10 +109,17 @@ export class LatentJudge {
       for (let at = 0; at < each; at++) own[at] = ((own[at] as number) * slope) / this.samples;
     }
     const { dLatents } = await back.run({ latents, dImages: float32(seen.dImages, images.shape) });
-    const values = this.reward.parts && {
-      parts: byLabel(this.reward.parts, (_, i) => seen.values[i] as Float32Array, prompts),
+    return {
+      rewards: seen.rewards,
+      losses,
+      dLatents: toFloat32(dLatents as HostTensor),
+      ...this.partsOf(seen, prompts),
     };
-    return { rewards: seen.rewards, losses, dLatents: toFloat32(dLatents as HostTensor), ...values };
+  }
+
+  private partsOf({ values }: Seen, prompts: readonly string[]): Pick<Judged, "parts"> {
+    const { parts } = this.source;
+    return parts ? { parts: byLabel(parts, (_, i) => values[i] as Float32Array, prompts) } : {};
   }
 }
 
@@ -132,7 +163,10 @@ interface Apart {
   readonly back: Program;
 }
 
-type Programs = { readonly kind: "joint"; readonly program: Program } | Apart;
+type Programs =
+  | { readonly kind: "joint"; readonly program: Program }
+  | Apart
+  | { readonly kind: "rewards"; readonly decode: Program; readonly parts: readonly PartProgram[] };
 
 async function compileJudge(
   runtime: Runtime,
@@ -143,10 +177,13 @@ async function compileJudge(
   if (graphs.kind === "joint") {
     return { kind: "joint", program: await runtime.compile(graphs.graph, merge(pipeline.weights, reward.weights)) };
   }
+  const decode = await runtime.compile(graphs.decode, pipeline.weights);
+  const parts = await compileParts(runtime, graphs.parts);
+  if (graphs.kind === "rewards") return { kind: "rewards", decode, parts };
   return {
     kind: "apart",
-    decode: await runtime.compile(graphs.decode, pipeline.weights),
-    parts: await compileParts(runtime, graphs.parts),
+    decode,
+    parts,
     back: await runtime.compile(graphs.back, pipeline.weights),
   };
 }

@@ -4,16 +4,18 @@
  */
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
-import type { Estimator } from "./estimators/estimator.js";
+import { CompiledEngine } from "./engine.js";
+import type { Estimator, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
 import { trainingGraphs } from "./graphs.js";
 import { joinParts } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
-import { type Experience, Learner, requireFinite } from "./learner.js";
+import { Learner, type Learnt, type Rollout, requireFinite, type Seen } from "./learner.js";
 import type { MemoryPlan } from "./memory.js";
 import type { Pipeline } from "./pipeline.js";
 import { choosePrecision, type Precision } from "./precision.js";
 import type { TrainingSample } from "./samples.js";
 import { type Settings, threadsOf } from "./settings.js";
+import type { Cost, Update } from "./toolbox.js";
 
 /** Starts a runtime for each lane; the threads are divided among them. */
 export async function startLanes(settings: Settings, lanes: number): Promise<Runtime[]> {
@@ -32,10 +34,16 @@ export async function precisionHere(settings: Settings, warn?: (message: string)
   }
 }
 
+export interface Lane {
+  readonly runtime: Runtime;
+  readonly engine: CompiledEngine;
+  readonly learner: Learner;
+}
+
 /** The learners of all lanes as one. */
 export class Learners {
   private constructor(
-    readonly lanes: readonly { readonly runtime: Runtime; readonly learner: Learner }[],
+    readonly lanes: readonly Lane[],
     readonly layout: LearnedLayout,
   ) {}
 
@@ -51,48 +59,82 @@ export class Learners {
     memory: MemoryPlan,
   ): Promise<Learners> {
     const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision);
+    const options = { pipeline, reward, estimator, layout, settings, precision, memory, graphs };
     const lanes = await Promise.all(
-      runtimes.map(async (runtime) => ({
-        runtime,
-        learner: await Learner.compile(
-          runtime,
-          pipeline,
-          reward,
-          estimator,
-          layout,
-          settings,
-          precision,
-          memory,
-          graphs,
-        ),
-      })),
+      runtimes.map(async (runtime) => {
+        const engine = await CompiledEngine.compile(runtime, options);
+        return { runtime, engine, learner: new Learner(engine, reward.name) };
+      }),
     );
     return new Learners(lanes, layout);
   }
 
   get latentElements(): number {
-    return (this.lanes[0] as { learner: Learner }).learner.sampler.latentElements;
+    return (this.lanes[0] as Lane).engine.latentElements;
   }
 
   /** As `Learner.learn`; each lane takes as many of the pictures, one lane's after another's. */
-  async learn(samples: readonly TrainingSample[], parameters: Float32Array, scale?: number): Promise<Experience> {
-    const share = samples.length / this.lanes.length;
-    const seen = await Promise.all(
-      this.lanes.map(({ learner }, i) => learner.learn(samples.slice(i * share, (i + 1) * share), parameters, scale)),
+  async learn(estimator: UpdateEstimator, samples: readonly TrainingSample[], update: Update): Promise<Learnt & Seen> {
+    const seen = await this.share(samples, (learner, some) => learner.learn(estimator, some, update));
+    return { ...this.added(seen), ...joined(seen) };
+  }
+
+  async sample(
+    samples: readonly TrainingSample[],
+    update: Update,
+  ): Promise<{ rollouts: Rollout[]; cost: Cost } & Seen> {
+    const seen = await this.share(samples, (learner, some) => learner.sample(some, update));
+    return { rollouts: seen.flatMap(({ rollouts }) => rollouts), cost: costOf(seen), ...joined(seen) };
+  }
+
+  async relearn(
+    estimator: RoundEstimator,
+    rollouts: readonly Rollout[],
+    weights: readonly number[],
+    update: Update,
+  ): Promise<Learnt> {
+    return this.added(
+      await this.share([...rollouts.keys()], (learner, places) =>
+        learner.relearn(
+          estimator,
+          places.map((place) => rollouts[place] as Rollout),
+          places.map((place) => weights[place] as number),
+          update,
+        ),
+      ),
     );
-    // The lanes' gradients add up in one order, whichever ends first.
-    const [{ gradient }, ...others] = seen as [Experience, ...Experience[]];
+  }
+
+  private share<T, R>(items: readonly T[], work: (learner: Learner, some: readonly T[]) => Promise<R>): Promise<R[]> {
+    const share = Math.ceil(items.length / this.lanes.length);
+    return Promise.all(this.lanes.map(({ learner }, i) => work(learner, items.slice(i * share, (i + 1) * share))));
+  }
+
+  /** The lanes' gradients add up in one order, whichever ends first. */
+  private added(all: readonly Learnt[]): Learnt {
+    const [{ gradient, kl }, ...others] = all as [Learnt, ...Learnt[]];
     for (const other of others) {
       for (const [i, value] of other.gradient.entries()) gradient[i] = (gradient[i] as number) + value;
     }
-    const overflowed = seen.some((each) => each.overflowed);
+    const overflowed = all.some((each) => each.overflowed);
     if (!overflowed) requireFinite(gradient, this.layout, "the gradient");
     return {
       gradient,
       overflowed,
-      loss: seen.reduce((sum, { loss }) => sum + loss / this.lanes.length, 0),
-      rewards: seen.flatMap(({ rewards }) => rewards),
-      parts: joinParts(seen.map(({ parts }) => parts)),
+      loss: all.reduce((sum, { loss }) => sum + loss, 0),
+      ...(kl !== undefined && { kl: all.reduce((sum, each) => sum + (each.kl ?? 0), 0) }),
+      cost: costOf(all),
     };
   }
+}
+
+function joined(seen: readonly Seen[]): Seen {
+  return { rewards: seen.flatMap(({ rewards }) => rewards), parts: joinParts(seen.map(({ parts }) => parts)) };
+}
+
+function costOf(all: readonly { readonly cost: Cost }[]): Cost {
+  return {
+    unetCalls: all.reduce((sum, { cost }) => sum + cost.unetCalls, 0),
+    rewardQueries: all.reduce((sum, { cost }) => sum + cost.rewardQueries, 0),
+  };
 }

@@ -1,161 +1,173 @@
-/** The compiled side of training: from pictures to sample to the gradient of what learns. */
-import { forward, type Trajectory } from "../diffusion/trajectory.js";
-import type { Reward } from "../rewards/index.js";
-import type { Runtime } from "../runtime/runtime.js";
+/** From pictures to sample to the gradient of what learns, by an estimator on a lane's programs. */
+import type { Trajectory } from "../diffusion/trajectory.js";
+import { stack } from "../diffusion/trajectory.js";
 import { InputError } from "../tensor/errors.js";
 import { sizeOf } from "../tensor/shape.js";
-import type { Estimator } from "./estimators/estimator.js";
-import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
-import { joinParts, LatentJudge, type PartRewards } from "./judge.js";
+import type { Engine } from "./engine.js";
+import type { RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
+import { joinParts, type PartRewards } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
 import { HalfOverflow } from "./loss-scale.js";
-import { type MemoryPlan, memoryOf } from "./memory.js";
-import type { Pipeline } from "./pipeline.js";
-import type { Precision } from "./precision.js";
-import { Sampler, stack } from "./sampler.js";
-import type { TrainingSample } from "./samples.js";
-import type { Settings } from "./settings.js";
-import { UnetBackward } from "./unet-backward.js";
+import { inBatches, type TrainingSample } from "./samples.js";
+import { type Cost, type Update, WalkToolbox } from "./toolbox.js";
 import { type Walk, walksOf } from "./walks.js";
 
-/** What one update saw. */
-export interface Experience {
+/** What one optimizer update is made from. */
+export interface Learnt {
   /** dL/d parameters, the loss being the mean over all samples. */
   readonly gradient: Float64Array;
   /** Halves could not hold the gradient, which is of no use then. */
   readonly overflowed: boolean;
+  /** Summed over these samples, and over all samples of the update the mean. */
   readonly loss: number;
+  /** The same of the divergence from the base model, before it is weighed; undefined where there is no such pull. */
+  readonly kl?: number | undefined;
+  readonly cost: Cost;
+}
+
+/** What was seen of pictures. */
+export interface Seen {
   /** Of each sample. */
   readonly rewards: readonly number[];
   /** What the parts of a combination made of them. */
   readonly parts?: PartRewards | undefined;
 }
 
+/** A picture that was sampled to be learnt from later. */
+export interface Rollout {
+  readonly sample: TrainingSample;
+  /** x_T …, and last x_0. */
+  readonly latents: readonly Float32Array[];
+}
+
 export class Learner {
-  private constructor(
-    readonly sampler: Sampler,
-    readonly layout: LearnedLayout,
-    private readonly estimator: Estimator,
-    private readonly reward: Reward,
-    private readonly backward: UnetBackward,
-    private readonly judge: LatentJudge,
+  constructor(
+    private readonly engine: Engine,
+    private readonly rewardName: string,
   ) {}
 
-  /** `memory` says which U-Net calls keep their residuals (`memory.ts`). */
-  static async compile(
-    runtime: Runtime,
-    pipeline: Pipeline,
-    reward: Reward,
-    estimator: Estimator,
-    layout: LearnedLayout,
-    settings: Settings,
-    precision: Precision = "float32",
-    memory: MemoryPlan = memoryOf(settings, pipeline, reward, layout, estimator, precision),
-    graphs: TrainingGraphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision),
-  ): Promise<Learner> {
-    const { sampling, batch, prompts } = settings;
-    const sampler = await Sampler.compile(runtime, pipeline, sampling, {
-      batch: batch.per_device,
-      layout,
-      negativePrompt: prompts.negative,
-      precision,
-    });
-    const backward = await UnetBackward.compile(runtime, sampler, layout, graphs, memory);
-    const judge = await LatentJudge.compile(runtime, pipeline, reward, graphs.judge, settings);
-    return new Learner(sampler, layout, estimator, reward, backward, judge);
-  }
-
-  /**
-   * Samples pictures with the parameters as they are, rewards them and walks back to the parameters. `scale`: of what goes
-   * back through the U-Net, where it computes in halves.
-   */
-  async learn(samples: readonly TrainingSample[], parameters: Float32Array, scale?: number): Promise<Experience> {
-    const gradient = new Float64Array(this.layout.size);
+  /** Samples pictures with the parameters as they are, rewards them and walks back to the parameters. */
+  async learn(estimator: UpdateEstimator, samples: readonly TrainingSample[], update: Update): Promise<Learnt & Seen> {
+    const sums = new Sums(this.engine.learned, update);
     const rewards: number[] = [];
-    const losses: number[] = [];
-    let overflowed = false;
     const parts: (PartRewards | undefined)[] = [];
-    for (const walk of walksOf(samples, this.sampler.batch)) {
-      const seen = await this.thereAndBack(walk, parameters, overflowed ? null : gradient, scale);
-      rewards.push(...seen.rewards);
-      losses.push(...seen.losses);
-      overflowed ||= seen.overflowed;
-      parts.push(seen.parts);
+    for (const walk of walksOf(samples, this.engine.batch)) {
+      const tools = this.toolbox(walk, sums);
+      await sums.add(tools, async () => {
+        await estimator.learn(tools);
+        return tools.losses;
+      });
+      rewards.push(...tools.rewards);
+      parts.push(tools.parts);
     }
-    if (!overflowed) requireFinite(gradient, this.layout, "the gradient");
-    const loss = losses.reduce((sum, value) => sum + value / samples.length, 0);
-    return { gradient, overflowed, rewards, parts: joinParts(parts), loss };
+    return { ...sums.learnt, rewards, parts: joinParts(parts) };
   }
 
-  async release(): Promise<void> {
-    await this.sampler.release();
-    await this.backward.release();
-    await this.judge.release();
-  }
-
-  /** `gradient` null: only there, for what an update that is to be skipped tells of its pictures. */
-  private async thereAndBack(
-    walk: Walk,
-    parameters: Float32Array,
-    gradient: Float64Array | null,
-    scale: number | undefined,
-  ) {
-    const { sampler, estimator } = this;
-    const { steps } = sampler;
-    const pictures = walk.flat();
-    const pool = new Pool(pictures.length, sampler);
+  /** Samples pictures with the parameters as they are and rewards them. */
+  async sample(
+    samples: readonly TrainingSample[],
+    update: Update,
+  ): Promise<{ rollouts: Rollout[]; cost: Cost } & Seen> {
+    const sums = new Sums(this.engine.learned, update);
     const rewards: number[] = [];
-    const losses: number[] = [];
-    let overflowed = false;
     const parts: (PartRewards | undefined)[] = [];
-    const back = this.backward.begin(walk, parameters, scale);
-    try {
-      for (const [n, batch] of walk.entries()) {
-        const noises = batch.map((sample) => sample.noise());
-        const prompts = batch.map(({ prompt }) => prompt);
+    const rollouts: Rollout[] = [];
+    for (const batch of inBatches(samples, this.engine.batch)) {
+      const tools = this.toolbox([batch], sums);
+      const { latents, final } = await tools.sample({ outputs: false });
+      await tools.reward(final);
+      const row = (all: Float32Array, i: number) => all.slice(i * tools.size, (i + 1) * tools.size);
+      rollouts.push(...batch.map((sample, i) => ({ sample, latents: [...latents, final].map((x) => row(x, i)) })));
+      rewards.push(...tools.rewards);
+      parts.push(tools.parts);
+      sums.count(tools);
+    }
+    return { rollouts, rewards, parts: joinParts(parts), cost: sums.learnt.cost };
+  }
 
-        // x_T … x_0, keeping x_t of each step
-        const predict = back.predict(n, await sampler.condition(prompts, parameters));
-        const initial = stack(noises.map(({ initial }) => initial));
-        const trajectory = await forward(steps, { predict }, initial, (step) =>
-          stack(noises.map((noise) => noise.step(step))),
-        );
-        // r(decode(x_0)), the losses and dL/dx_0
-        const judged = await this.judgeLatents(trajectory.final, batch);
-        pool.add(trajectory, judged.dLatents);
-        rewards.push(...judged.rewards);
-        losses.push(...judged.losses);
-        parts.push(judged.parts);
-      }
-      // dL/d parameters
-      const chain = { steps, vjp: back.vjp, trajectory: pool.trajectory };
-      const keep = pictures.map(({ mask }) => mask);
-      if (gradient) await estimator.accumulate(chain, pool.dFinal, keep, gradient);
+  /** The gradient of pictures that were sampled before, each with what it counts for. */
+  async relearn(
+    estimator: RoundEstimator,
+    rollouts: readonly Rollout[],
+    weights: readonly number[],
+    update: Update,
+  ): Promise<Learnt> {
+    const sums = new Sums(this.engine.learned, update);
+    for (const places of inBatches([...rollouts.keys()], this.engine.batch)) {
+      const some = places.map((place) => rollouts[place] as Rollout);
+      const tools = this.toolbox([some.map(({ sample }) => sample)], sums);
+      await sums.add(tools, () =>
+        estimator.learn(
+          tools,
+          together(some),
+          places.map((place) => weights[place] as number),
+        ),
+      );
+    }
+    return sums.learnt;
+  }
+
+  private toolbox(walk: Walk, { rest, gradient }: Sums): WalkToolbox {
+    return new WalkToolbox(this.engine, walk, rest, this.rewardName, gradient);
+  }
+}
+
+/** The chains of several pictures as one. */
+function together(rollouts: readonly Rollout[]): Trajectory {
+  const steps = (rollouts[0] as Rollout).latents.length;
+  const latents = Array.from({ length: steps }, (_, step) =>
+    stack(rollouts.map((rollout) => rollout.latents[step] as Float32Array)),
+  );
+  const final = latents.pop() as Float32Array;
+  return { latents, final };
+}
+
+/** What the walks of an update add up to. */
+class Sums {
+  readonly gradient: Float64Array;
+  private readonly cost: Cost = { unetCalls: 0, rewardQueries: 0 };
+  private overflowed = false;
+  private loss = 0;
+  private kl = 0;
+
+  constructor(
+    size: number,
+    private readonly update: Update,
+  ) {
+    this.gradient = new Float64Array(size);
+  }
+
+  /** The update for the walks that are still to come. */
+  get rest(): Update {
+    return this.overflowed ? { ...this.update, lost: true } : this.update;
+  }
+
+  /** `learn` gives the samples' losses. */
+  async add(tools: WalkToolbox, learn: () => Promise<readonly number[]>): Promise<void> {
+    const { total, kl } = this.update;
+    try {
+      const losses = await learn();
+      for (const loss of losses) this.loss += loss / total;
     } catch (error) {
       if (!(error instanceof HalfOverflow)) throw error;
-      overflowed = true;
+      this.overflowed = true;
+      for (const loss of tools.losses) this.loss += loss / total;
     } finally {
-      await back.release();
+      await tools.release();
     }
-    return { rewards, losses, overflowed, parts: joinParts(parts) };
+    this.kl += tools.divergence / total;
+    if (kl) this.loss += (kl.weight * tools.divergence) / total;
+    this.count(tools);
   }
 
-  private async judgeLatents(latents: Float32Array, batch: readonly TrainingSample[]) {
-    const prompts = batch.map(({ prompt }) => prompt);
-    const judged = await this.judge.judge(this.sampler.place(latents, 0).latents, prompts);
-    const each = latents.length / batch.length;
-    for (const [i, { prompt, epoch, index }] of batch.entries()) {
-      const row = (values: Float32Array) => values.subarray(i * each, (i + 1) * each);
-      const fault = !row(latents).every(Number.isFinite)
-        ? "the denoised latents are not finite"
-        : !Number.isFinite(judged.rewards[i])
-          ? `the reward ${this.reward.name} is ${judged.rewards[i]}`
-          : !row(judged.dLatents).every(Number.isFinite)
-            ? `the gradient of the reward ${this.reward.name} is not finite`
-            : undefined;
-      if (fault) throw new InputError(`${fault} for "${prompt}" (sample ${index} of epoch ${epoch})`);
-    }
-    return judged;
+  count({ cost }: WalkToolbox): void {
+    this.cost.unetCalls += cost.unetCalls;
+    this.cost.rewardQueries += cost.rewardQueries;
+  }
+
+  get learnt(): Learnt {
+    const { gradient, overflowed, loss, cost } = this;
+    return { gradient, overflowed, loss, cost, ...(this.update.kl && { kl: this.kl }) };
   }
 }
 
@@ -165,24 +177,4 @@ export function requireFinite(values: Float32Array | Float64Array, layout: Learn
   if (at < 0) return;
   const entry = layout.entries.find(({ offset, shape }) => at < offset + sizeOf(shape));
   throw new InputError(`${what} of ${entry?.name} is ${values[at]}`);
-}
-
-/** The trajectories of a walk's micro-batches as one, for the way back. */
-class Pool {
-  readonly trajectory: Trajectory;
-  readonly dFinal: Float32Array;
-  private filled = 0;
-
-  constructor(pictures: number, { steps, latentElements }: Sampler) {
-    const size = pictures * latentElements;
-    this.trajectory = { latents: steps.map(() => new Float32Array(size)), final: new Float32Array(size) };
-    this.dFinal = new Float32Array(size);
-  }
-
-  add({ latents, final }: Trajectory, dFinal: Float32Array): void {
-    for (const [step, x] of latents.entries()) this.trajectory.latents[step]?.set(x, this.filled);
-    this.trajectory.final.set(final, this.filled);
-    this.dFinal.set(dFinal, this.filled);
-    this.filled += final.length;
-  }
 }

@@ -198,7 +198,7 @@ describe("--set", () => {
   test("of a choice sets aside what belonged to the recipe's", async () => {
     const recipe = "estimator: { truncation: { mode: gaussian, mean: 30 } }";
     const settings = await load(recipe, "estimator.truncation.k=3", "estimator.truncation.mode=fixed");
-    expect(settings.estimator.truncation).toEqual({ mode: "fixed", k: 3 });
+    expect(settings.estimator).toEqual({ name: "alignprop", truncation: { mode: "fixed", k: 3 } });
     expect((await load("train: { epochs: 2 }", "train.updates=5")).train).toEqual({ updates: 5 });
   });
 

@@ -10,6 +10,7 @@ import { defaultLoss, rewardTitle } from "../rewards/index.js";
 import { InputError, nearest } from "../tensor/errors.js";
 import { isRecord } from "../tensor/record.js";
 import { readText } from "../weights/files.js";
+import { estimatorProblems, withName } from "./estimators/index.js";
 import { locate, packageFolder } from "./locate.js";
 import { resolvePrompts } from "./prompts.js";
 import {
@@ -197,11 +198,20 @@ async function resolveSettings(
  * Keys that decide which others may stand beside them: a new choice on the command line sets the recipe's old one and
  * all that belonged to it aside, so that `--set estimator.truncation.mode=fixed` needs no cleaning up after.
  */
-const choices = ["reward.name", "reward", "estimator.truncation.mode", "train.updates", "train.epochs"];
+const choices = [
+  "reward.name",
+  "reward",
+  "estimator.name",
+  "estimator",
+  "estimator.truncation.mode",
+  "train.updates",
+  "train.epochs",
+];
 
 function applyOverrides(written: Record<string, unknown>, overrides: readonly Override[]): Record<string, unknown> {
   const isChoice = ({ path }: Override) => choices.includes(path.join("."));
-  let settings = written;
+  // An estimator that is not named has a name all the same, which a choice of the same one does not change.
+  let settings = "estimator" in written ? { ...written, estimator: withName(written.estimator) } : written;
   for (const override of overrides.filter(isChoice))
     settings = withValue(settings, override.path, override.value, override.path.length > 1);
   for (const override of overrides.filter((o) => !isChoice(o)))
@@ -235,24 +245,9 @@ function relations({ batch, estimator, sampling, loss, reward }: ParsedSettings,
     if (!(error instanceof InputError)) throw error;
     problems.push({ path: ["batch"], message: error.message.replaceAll("\n", "\n    and ") });
   }
-  const { truncation } = estimator;
-  const at = (key: string, message: string) =>
-    problems.push({ path: ["estimator", "truncation", key], message: `estimator.truncation.${key} ${message}` });
-  const { steps } = sampling;
-  const most = `sampling.steps is ${steps}; give at most ${steps}, or sample more steps`;
-  switch (truncation.mode) {
-    case "fixed":
-      if ((truncation.k ?? 1) > steps) at("k", `is ${truncation.k}, but ${most}`);
-      break;
-    case "gaussian":
-      if (truncation.mean > steps) at("mean", `is ${truncation.mean}, but ${most}`);
-      break;
-    case "per-step":
-    case "uniform": {
-      const high = truncation.high ?? steps;
-      if (high > steps) at("high", `is ${high}, but ${most}`);
-      if (truncation.low > high) at("low", `is ${truncation.low}, above high; give at most ${high}`);
-    }
+  for (const { path, message } of estimatorProblems(estimator, { sampling, batch })) {
+    const full = ["estimator", ...path];
+    problems.push({ path: full, message: path.length === 0 ? message : `${full.join(".")} ${message}` });
   }
   return problems;
 }

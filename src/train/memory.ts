@@ -100,14 +100,16 @@ function laneMemory(
   const walks = drawnWalks(settings, estimator).flat();
   const { per_device: batch } = settings.batch;
   const calls = walks.map((walk) => backwardCalls(walk, batch, Number.POSITIVE_INFINITY));
-  const pictures = Math.max(...walks.map((walk) => walk.flat().length));
+  // An estimator that learns from the pictures later keeps the chains of them all, and a call's residuals at a time.
+  const isRound = estimator.kind === "round";
+  const pictures = isRound ? settings.batch.total / lanes : Math.max(...walks.map((walk) => walk.flat().length));
   // Elsewhere residuals would cross between host and device and back.
   const keeps = onCpu && precision === "float32";
   const plan = planMemory(graphs, {
     // Each lane has its part of what the process itself does not take.
     budget: settings.memory === null ? null : PROCESS_BYTES + (settings.memory - PROCESS_BYTES) / lanes,
     free: PROCESS_BYTES + (process.availableMemory() / 2 - PROCESS_BYTES) / lanes,
-    keepable: keeps ? Math.max(...calls.map(({ kept }) => kept)) : 0,
+    keepable: keeps ? Math.max(isRound ? 1 : 0, ...calls.map(({ kept }) => kept)) : 0,
     all: keeps && calls.every(({ recomputed }) => recomputed === 0),
     trajectoryBytes: (settings.sampling.steps * pictures * bytesOf(graphs.forward.inputs.latents as Value)) / batch,
   });

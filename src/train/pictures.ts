@@ -1,10 +1,10 @@
 /** Pictures by prompt and seed, as evaluation and generation make them. */
-import type { StepNoise } from "../diffusion/trajectory.js";
+import { type StepNoise, stack } from "../diffusion/trajectory.js";
 import { InputError } from "../tensor/errors.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import { TorchGenerator } from "../tensor/torch-generator.js";
 import type { RgbImage } from "./events.js";
-import { type Sampler, stack } from "./sampler.js";
+import type { Sampler } from "./sampler.js";
 
 export interface Picture {
   readonly prompt: string;

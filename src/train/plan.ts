@@ -5,8 +5,9 @@ import type { Runtime } from "../runtime/runtime.js";
 import { fromNumbers } from "../tensor/host.js";
 import { sizeOf } from "../tensor/shape.js";
 import { merge, type WeightSource } from "../weights/source.js";
-import { alignprop } from "./estimators/alignprop.js";
+import { dryRun } from "./dry-run.js";
 import type { Estimator } from "./estimators/estimator.js";
+import { openEstimator } from "./estimators/index.js";
 import type { Plan, PlanEstimate } from "./events.js";
 import { flops } from "./flops.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
@@ -20,7 +21,6 @@ import { choosePrecision, type Precision } from "./precision.js";
 import { plannedReward } from "./reward.js";
 import { accumulationSteps, evaluationBatch, laneSettings, type Settings } from "./settings.js";
 import { openLearned } from "./start.js";
-import { type BackwardCalls, backwardCalls, drawnWalks } from "./walks.js";
 
 /** `calibrate` compiles the run's programs and times a call of each. */
 export async function plan(
@@ -29,17 +29,17 @@ export async function plan(
 ): Promise<Plan> {
   const pipeline = await openModel(settings, listener);
   const { reward, absent } = await plannedReward(settings);
-  const estimator = alignprop(settings.estimator.truncation);
+  const estimator = await openEstimator(settings.estimator);
   const { layout } = await openLearned(settings, pipeline, { warn: listener.warn });
   const uncounted = absent === undefined ? [] : [`the ${reward.name} reward, which cannot be opened here (${absent})`];
-  const count = (precision: Precision): Plan => ({
-    ...countPlan(settings, pipeline, reward, layout, estimator, precision),
+  const count = async (precision: Precision): Promise<Plan> => ({
+    ...(await countPlan(settings, pipeline, reward, layout, estimator, precision)),
     uncounted,
   });
-  if (!calibrate) return count(await choosePrecision(settings, undefined, listener.warn));
+  if (!calibrate) return await count(await choosePrecision(settings, undefined, listener.warn));
 
   const precision = await precisionHere(settings, listener.warn);
-  const counted = count(precision);
+  const counted = await count(precision);
   const { lanes } = counted.memory;
   const lane = laneSettings(settings, lanes);
   const graphs = trainingGraphs(lane, pipeline, reward, layout, estimator, precision);
@@ -53,21 +53,24 @@ export async function plan(
   }
 }
 
-export function countPlan(
+export async function countPlan(
   settings: Settings,
   pipeline: Pipeline,
   reward: Reward,
   layout: LearnedLayout,
   estimator: Estimator,
   precision: Precision = "float32",
-): Plan {
-  const { sampling, batch, prompts, evaluation, train } = settings;
+): Promise<Plan> {
+  const { batch, prompts, evaluation, train } = settings;
   const memory = memoryOf(settings, pipeline, reward, layout, estimator, precision);
   const lane = laneSettings(settings, memory.lanes);
   // Of all lanes together.
-  const microBatches = accumulationSteps(lane.batch);
-  const forwardCalls = microBatches * sampling.steps;
-  const { kept, recomputed } = callsPerUpdate(lane, estimator, memory.keptAtOnce * memory.lanes);
+  const { forward, kept, recomputed, judged } = await dryRun(
+    lane,
+    pipeline,
+    estimator,
+    memory.keptAtOnce * memory.lanes,
+  );
   const graphs = trainingGraphs(lane, pipeline, reward, layout, estimator, precision);
   return {
     model: settings.model,
@@ -79,29 +82,21 @@ export function countPlan(
     samplesPerUpdate: batch.total,
     accumulation: accumulationSteps(batch),
     precision,
-    unetForwardCallsPerUpdate: forwardCalls,
+    unetForwardCallsPerUpdate: forward,
     unetBackwardCallsPerUpdate: kept + recomputed,
     unetRecomputedCallsPerUpdate: recomputed,
+    rewardCallsPerUpdate: judged,
     flopsPerUpdate:
-      forwardCalls * flops(graphs.forward) +
+      forward * flops(graphs.forward) +
       kept * flops(graphs.split.backward) +
       recomputed * flops(graphs.vjp) +
-      microBatches * judgeCalls(graphs.judge).reduce((sum, { graph, calls }) => sum + calls * flops(graph), 0),
+      judged * judgeCalls(graphs.judge).reduce((sum, { graph, calls }) => sum + calls * flops(graph), 0),
     memory,
     uncounted: [],
     // Before the first update, after every so many and after the last.
     evaluations: 1 + Math.ceil(train.updates / evaluation.every),
     imagesPerEvaluation: prompts.eval.length * evaluation.seeds_per_prompt,
   };
-}
-
-/** The mean over the run's own draws. */
-function callsPerUpdate(settings: Settings, estimator: Estimator, limit: number): BackwardCalls {
-  const drawn = drawnWalks(settings, estimator);
-  const calls = drawn.flat().map((walk) => backwardCalls(walk, settings.batch.per_device, limit));
-  const mean = (count: (calls: BackwardCalls) => number) =>
-    calls.reduce((sum, each) => sum + count(each), 0) / drawn.length;
-  return { kept: mean(({ kept }) => kept), recomputed: mean(({ recomputed }) => recomputed) };
 }
 
 function elementsUnder(source: WeightSource, prefix: string): number {
@@ -132,7 +127,7 @@ async function timed(
     (plan.unetForwardCallsPerUpdate - kept) * secondsForward +
     (kept && kept * ((await seconds(split.forward, split.residuals)) + (await seconds(split.backward)))) +
     (recomputed && recomputed * (await seconds(vjp))) +
-    plan.accumulation * lanes * secondsToJudge;
+    plan.rewardCallsPerUpdate * secondsToJudge;
   const secondsPerPicture =
     (sampling.steps * secondsForward) / batch.per_device +
     (await seconds(evaluation.decode)) / evaluationBatch(settings);

@@ -16,13 +16,13 @@
 import type { Reward } from "../rewards/index.js";
 import { InputError } from "../tensor/errors.js";
 import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
-import { alignprop } from "./estimators/alignprop.js";
+import { openEstimator } from "./estimators/index.js";
 import { Evaluator, evaluationPrompts, meanAndStd } from "./evaluate.js";
 import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
 import { partMeans } from "./judge.js";
 import { Learners, precisionHere, startLanes } from "./lanes.js";
-import { requireFinite } from "./learner.js";
+import { type Learnt, requireFinite } from "./learner.js";
 import { initialLossScale, keepScale, lowerScale, MOST_SKIPPED } from "./loss-scale.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { adamw, adamwState, clipGradNorm } from "./optimizer.js";
@@ -30,6 +30,7 @@ import { promptWarnings } from "./pipeline.js";
 import { countPlan } from "./plan.js";
 import type { Precision } from "./precision.js";
 import { openSettingsReward } from "./reward.js";
+import { playRound } from "./round.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate, samplesOf } from "./samples.js";
 import { accumulationSteps, evaluationBatch, laneSettings, type Settings, updatesPerEpoch } from "./settings.js";
@@ -57,7 +58,7 @@ export async function train(
   const warn = (message: string) => void warnings.push(message);
   const pipeline = await openModel(settings, { warn, onFetch, signal });
   const reward = given ?? (await openSettingsReward(settings, { warn, onFetch, signal }));
-  const estimator = alignprop(settings.estimator.truncation);
+  const estimator = await openEstimator(settings.estimator);
   const { layout, start: initial } = await openLearned(settings, pipeline, { resume, warn });
   const origin = {
     settings,
@@ -74,13 +75,14 @@ export async function train(
         optimizer: adamwState(layout.size),
         lossScale: null,
         bestEvaluation: null,
+        cost: { unetCalls: 0, rewardQueries: 0 },
       };
   const { weights, optimizer } = start;
-  let { step, bestEvaluation } = start;
+  let { step, bestEvaluation, cost, memory: remembered } = start;
 
   const precision = await precisionHere(settings, warn);
   const lossScale = precision === "float16" ? (start.lossScale ?? initialLossScale()) : null;
-  const plan = countPlan(settings, pipeline, reward, layout, estimator, precision);
+  const plan = await countPlan(settings, pipeline, reward, layout, estimator, precision);
   const { memory } = plan;
   const runtimes = await startLanes(settings, memory.lanes);
   try {
@@ -102,20 +104,29 @@ export async function train(
       const stepBegan = performance.now();
       const samples = samplesOf(step + 1, settings, estimator, learner.latentElements);
       const scale = lossScale?.scale;
-      const { gradient, overflowed, loss, rewards, parts } = await at(step + 1, () =>
-        learner.learn(samples, weights, scale),
-      );
+      const applied = { gradNorms: [] as number[], skipped: false };
+      const apply = async ({ gradient, overflowed }: Learnt) => {
+        if (!overflowed) {
+          applied.gradNorms.push(clipGradNorm(gradient, settings.optimizer.max_grad_norm));
+          adamw(weights, gradient, optimizer, adamwOptions(settings));
+          requireFinite(weights, layout, "after the update, the weight");
+          if (lossScale) keepScale(lossScale);
+        } else if (lossScale) {
+          const tried = lossScale.scale;
+          applied.skipped = true;
+          lowerScale(lossScale);
+          requireFewSkipped(lossScale.skipped, tried);
+        }
+      };
+      const next = () => ({ parameters: weights, scale: lossScale?.scale });
+      const round = await at(step + 1, () => playRound(learner, estimator, samples, remembered, next, apply));
+      const { loss, rewards, parts } = round;
       step += 1;
-      let gradNorm: number | null = null;
-      if (!overflowed) {
-        gradNorm = clipGradNorm(gradient, settings.optimizer.max_grad_norm);
-        adamw(weights, gradient, optimizer, adamwOptions(settings));
-        await at(step, async () => requireFinite(weights, layout, "after the update, the weight"));
-        if (lossScale) keepScale(lossScale);
-      } else if (lossScale) {
-        lowerScale(lossScale);
-        await at(step, async () => requireFewSkipped(lossScale.skipped, scale));
-      }
+      remembered = round.memory;
+      cost = {
+        unetCalls: cost.unetCalls + round.cost.unetCalls,
+        rewardQueries: cost.rewardQueries + round.cost.rewardQueries,
+      };
       const seconds = (performance.now() - stepBegan) / 1000;
 
       let evaluated: EvaluationResult | undefined;
@@ -132,9 +143,12 @@ export async function train(
           loss,
           reward_mean: meanAndStd(rewards).mean,
           reward_std: meanAndStd(rewards).std,
-          grad_norm: gradNorm,
+          reward_queries: cost.rewardQueries,
+          unet_calls: cost.unetCalls,
+          ...(round.kl !== undefined && { kl: round.kl }),
+          grad_norm: applied.gradNorms.length === 0 ? null : meanAndStd(applied.gradNorms).mean,
           ...(scale !== undefined && { loss_scale: scale }),
-          ...(overflowed && { skipped: true as const }),
+          ...(applied.skipped && { skipped: true as const }),
           seconds,
           peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
           ...(parts && { rewards: partMeans(parts) }),
@@ -148,7 +162,7 @@ export async function train(
       const { every, keep_best } = settings.checkpoint;
       if (step % every === 0 || step === updates || signal?.aborted || (best && keep_best)) {
         const files = checkpointFiles(
-          { step, weights, optimizer, bestEvaluation, lossScale },
+          { step, weights, optimizer, bestEvaluation, lossScale, cost, memory: remembered },
           layout,
           origin,
           pipeline,
@@ -174,7 +188,7 @@ async function openEvaluator(
 ): Promise<Evaluator> {
   const batch = evaluationBatch(settings);
   const options = { batch, layout, negativePrompt: settings.prompts.negative, precision };
-  const samplerOf = async ({ runtime, learner: { sampler } }: (typeof lanes)[number]) =>
+  const samplerOf = async ({ runtime, engine: { sampler } }: (typeof lanes)[number]) =>
     sampler.batch === batch ? sampler : Sampler.compile(runtime, sampler.pipeline, settings.sampling, options);
   const drawing = lanes.map(async (lane) => ({ runtime: lane.runtime, sampler: await samplerOf(lane) }));
   return new Evaluator(await Promise.all(drawing), reward, settings);

@@ -116,11 +116,3 @@ export class Sampler {
     await (await this.decoder)?.release();
   }
 }
-
-/** Rows of a batch, one after another. */
-export function stack(rows: readonly Float32Array[]): Float32Array {
-  const each = rows[0]?.length ?? 0;
-  const all = new Float32Array(rows.length * each);
-  for (const [i, row] of rows.entries()) all.set(row, i * each);
-  return all;
-}

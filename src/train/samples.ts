@@ -12,13 +12,16 @@ export interface TrainingSample {
   /** Within the epoch. */
   readonly index: number;
   readonly prompt: string;
-  /** For each denoising step: does it keep its gradient? */
+  /** For each denoising step: does it keep its gradient? Empty where the estimator chooses later (`RoundEstimator`). */
   readonly mask: readonly boolean[];
+  /** Of its chain. */
   noise(): PictureNoise;
+  /** Random numbers for what else an estimator draws; each use has its own. */
+  rng(...use: number[]): Rng;
 }
 
 /** Independent sequences under the run's seed. */
-export const STREAMS = { adapter: 1, prompt: 2, noise: 3, mask: 4 } as const;
+export const STREAMS = { adapter: 1, prompt: 2, noise: 3, mask: 4, estimator: 5 } as const;
 
 /** The pictures of the `step`-th update, which counts from 1. */
 export function samplesOf(
@@ -38,8 +41,10 @@ export function samplesOf(
       epoch,
       index,
       prompt: inTemplate(prompt, prompts.template),
-      mask: estimator.mask(sampling.steps, new Rng(seed, STREAMS.mask, epoch, index)),
+      mask:
+        estimator.kind === "update" ? estimator.mask(sampling.steps, new Rng(seed, STREAMS.mask, epoch, index)) : [],
       noise: () => trainingNoise(latentElements, seed, epoch, index),
+      rng: (...use) => new Rng(seed, STREAMS.estimator, epoch, index, ...use),
     };
   });
 }

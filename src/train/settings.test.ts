@@ -16,7 +16,7 @@ describe("without a recipe, the settings are AlignProp's own", async () => {
     expect(settings.sampling).toMatchObject({ steps: 50, eta: 0, guidance_scale: 7.5 });
     expect(settings.loss).toEqual({ form: "target", target: 10, scale: 0.01 });
     expect(settings.lora).toEqual({ start: null, rank: 4, alpha: null, targets: ["attention"] });
-    expect(settings.estimator.truncation).toEqual({ mode: "per-step", low: 0, high: null });
+    expect(settings.estimator).toEqual({ name: "alignprop", truncation: { mode: "per-step", low: 0, high: null } });
     expect(settings.optimizer).toEqual({
       learning_rate: 1e-3,
       beta1: 0.9,

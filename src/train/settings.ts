@@ -9,6 +9,7 @@ import { defaultLoss, rewardSettings } from "../rewards/index.js";
 import { parseBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 import { isRecord } from "../tensor/record.js";
+import { estimatorSettings } from "./estimators/index.js";
 
 /** Of an adapter's factors. */
 export const MOST_RANK = 4096;
@@ -18,21 +19,6 @@ const nonnegative = z.number().min(0);
 const text = z.string().max(4096);
 const path = text.min(1);
 const promptSource = z.union([text.min(1), z.array(text).min(1).max(100_000)]);
-
-/**
- * Which denoising steps keep the gradient of the noise they predict. Steps count from 0 (pure noise) to
- * `sampling.steps` - 1; with a draw of d, the steps before d are detached and K = steps - d keep their gradient.
- */
-const truncation = z.discriminatedUnion("mode", [
-  /** A new draw at every step, both ends included: step i keeps its gradient with probability (i + 1) / (steps + 1). */
-  z.strictObject({ mode: z.literal("per-step"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
-  /** One draw for the whole trajectory, both ends included; `high: null` stands for `sampling.steps`. */
-  z.strictObject({ mode: z.literal("uniform"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
-  /** One draw for the whole trajectory from a normal distribution. */
-  z.strictObject({ mode: z.literal("gaussian"), mean: nonnegative.default(42), std: nonnegative.default(5) }),
-  /** The last `k` steps, always: DRaFT-K. `k: null` is the full chain. */
-  z.strictObject({ mode: z.literal("fixed"), k: count.nullable().default(1) }),
-]);
 
 /** What a recipe leaves out of `lora` is the starting adapter's where there is one. */
 function asStarted(lora: unknown): unknown {
@@ -142,12 +128,8 @@ export const settingsSchema = z.strictObject({
     )
     .prefault({}),
 
-  estimator: z
-    .strictObject({
-      name: z.literal("alignprop").default("alignprop"),
-      truncation: truncation.prefault({ mode: "per-step" }),
-    })
-    .prefault({}),
+  /** How a reward becomes a gradient; `estimator: ddpo` is short for `estimator: { name: ddpo }`. */
+  estimator: estimatorSettings.prefault({}),
 
   /** AdamW. */
   optimizer: z
@@ -219,7 +201,6 @@ export type Settings = Omit<Parsed, "name" | "prompts" | "train" | "loss"> & {
 /** What may be written in a recipe. */
 export type SettingsInput = z.input<typeof settingsSchema>;
 export type ParsedSettings = Parsed;
-export type TruncationSettings = Settings["estimator"]["truncation"];
 
 /** The loss that a recipe asks for, or leaves to its reward. A target alone says the form. */
 export function resolvedLoss({ loss, reward }: Pick<Parsed, "loss" | "reward">): Settings["loss"] {

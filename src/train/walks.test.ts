@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { Rng } from "../tensor/rng.js";
 import type { TrainingSample } from "./samples.js";
 import { backwardCalls, callsToKeep, walksOf } from "./walks.js";
 
@@ -10,6 +11,7 @@ function pictures(...masks: string[]): TrainingSample[] {
     prompt: "",
     mask: [...mask].map((mark) => mark === "x"),
     noise: () => ({ initial: new Float32Array(), step: () => new Float32Array() }),
+    rng: () => new Rng(0),
   }));
 }
 

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { Rng } from "../../tensor/rng.js";
-import type { TruncationSettings } from "../settings.js";
 import { alignprop } from "./alignprop.js";
-import { drawMask, earliestKept } from "./truncation.js";
+import type { UpdateEstimator } from "./estimator.js";
+import { drawMask, earliestKept, type TruncationSettings } from "./truncation.js";
 
 const steps = 50;
 const draws = 4000;
@@ -83,7 +83,8 @@ describe("truncation", () => {
 
 describe("the estimator", () => {
   test("needs dL/dx_t only where more than the last step may be kept", () => {
-    const needsDx = (truncation: TruncationSettings) => alignprop(truncation).needsDx(steps);
+    const needsDx = (truncation: TruncationSettings) =>
+      (alignprop.create({ name: "alignprop", truncation }) as UpdateEstimator).needsDx(steps);
     expect(needsDx({ mode: "fixed", k: 1 })).toBe(false);
     expect(needsDx({ mode: "fixed", k: 2 })).toBe(true);
     expect(needsDx({ mode: "per-step", low: 0, high: null })).toBe(true);
