@@ -10,6 +10,7 @@ import type { DefaultLoss, Opening, RewardKind } from "./kind.js";
 import { MODULE_FILE, module } from "./module.js";
 import { ONNX_FILE, onnx } from "./onnx.js";
 import { pickscore } from "./pickscore.js";
+import { program } from "./program.js";
 import type { Reward } from "./reward.js";
 
 export { type Opening, pathsOnly } from "./kind.js";
@@ -27,13 +28,14 @@ const REWARDS = {
   count,
   onnx,
   module,
+  program,
 } as const;
 
 export type RewardName = keyof typeof REWARDS;
 
-/** The names that `--reward` takes; others are given as their file. */
+/** The names that `--reward` takes; others are given as their file, or in a recipe. */
 export const rewardNames = (Object.keys(REWARDS) as RewardName[]).filter(
-  (name) => name !== "module" && name !== "onnx",
+  (name) => name !== "module" && name !== "onnx" && name !== "program",
 );
 
 /** Whether `--reward` or a recipe names a reward's file: an ONNX model or a module. */
@@ -50,6 +52,7 @@ const kinds = [
   count.schema,
   onnx.schema,
   module.schema,
+  program.schema,
 ] as const;
 
 const single = z.discriminatedUnion("name", kinds);
@@ -64,6 +67,7 @@ const parts = z.discriminatedUnion("name", [
   count.schema.extend(partKeys),
   onnx.schema.extend(partKeys),
   module.schema.extend(partKeys),
+  program.schema.extend(partKeys),
 ]);
 const combined = z.strictObject({
   name: z.literal("combination"),

@@ -2,7 +2,7 @@ import type { Value } from "../graph/value.js";
 import type { HostTensor } from "../tensor/host.js";
 import type { WeightSource } from "../weights/source.js";
 
-/** A differentiable judge of pictures. Higher is better. It judges each picture of a batch by itself. */
+/** A judge of pictures. Higher is better. It judges each picture of a batch by itself, and with a gradient but for one `outside`. */
 export interface Reward {
   readonly name: string;
   /** The tensors that its graph names; every name starts with `reward.`. */
@@ -13,6 +13,8 @@ export interface Reward {
   feeds(prompts: readonly string[]): Record<string, HostTensor>;
   /** What of these prompts it cannot read; nothing where it reads none. */
   warnings(prompts: readonly string[]): string[];
+  /** Where something outside of this program judges, in the place of `build`: images as above, and the prompt of each → rewards. */
+  readonly outside?: (images: HostTensor, prompts: readonly string[]) => Promise<readonly number[]>;
   /** Pictures that it judges at once, where that is a number of its own. */
   readonly batch?: number;
   /** What it is a sum of, where it is one. */

@@ -37,6 +37,8 @@ export interface TrainingState {
   readonly bestEvaluation: number | null;
   /** Of a run in float16. */
   readonly lossScale: LossScale | null;
+  /** Of the model that `kl` pulls towards, where it cannot be had again from the settings. */
+  readonly base?: Float32Array | undefined;
   /** What the training has cost so far. */
   readonly cost: Cost;
   /** What the estimator remembers of earlier steps, as plain data. */
@@ -58,12 +60,13 @@ export function checkpointFiles(
   origin: Origin,
   pipeline: Pipeline,
 ): ReadonlyMap<string, FileContent> {
-  const { step, weights, optimizer, bestEvaluation, lossScale, cost, memory } = state;
+  const { step, weights, optimizer, bestEvaluation, lossScale, cost, memory, base } = state;
   const vector = (data: Float32Array) => float32(data, [data.length]);
   const tensors = {
     weights: vector(weights),
     first_moment: vector(optimizer.firstMoment),
     second_moment: vector(optimizer.secondMoment),
+    ...(base && { base: vector(base) }),
   };
   const metadata = {
     format: "alignprop training state 1",
@@ -163,6 +166,7 @@ export async function resumeFrom(folder: string, layout: LearnedLayout, origin: 
     cost: saved.cost,
     memory: file.metadata.estimator === undefined ? undefined : parseJson(file.metadata.estimator, path),
     weights: await read("weights"),
+    base: file.get("base") && (await read("base")),
     optimizer: {
       step: saved.optimizerStep ?? saved.step,
       firstMoment: await read("first_moment"),

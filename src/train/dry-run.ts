@@ -71,6 +71,8 @@ export async function dryRun(
   const steps = Math.min(train.updates, 20);
   // Prompts decide nothing here, and a plan may have none.
   const promptless = { ...settings, prompts: { ...settings.prompts, train: [""] } };
+  const { weight } = settings.kl;
+  const update = { parameters: none, ...(weight > 0 && { kl: { weight, base: none } }) };
   let memory: unknown;
   for (let step = 1; step <= steps; step++) {
     const samples = samplesOf(step, promptless, estimator, 0);
@@ -79,7 +81,7 @@ export async function dryRun(
       estimator,
       samples,
       memory,
-      () => ({ parameters: none }),
+      () => update,
       () => {},
     );
     memory = played.memory;

@@ -10,6 +10,7 @@ import { decode } from "../models/vae/vae.js";
 import { frozenScope } from "../nn/scope.js";
 import { abs, add, clip, div, filled, input, mul, neg, sub } from "../ops/index.js";
 import type { Reward, RewardPart } from "../rewards/reward.js";
+import { InputError } from "../tensor/errors.js";
 import type { LatentSize, Pipeline } from "./pipeline.js";
 import type { Settings } from "./settings.js";
 
@@ -49,6 +50,12 @@ export function trainingJudge(
   if (!back) {
     const decode = decodeGraph(pipeline, batch, size);
     return { kind: "rewards", decode, parts: imageJudge(reward, (decode.outputs.images as Value).shape as ImageShape) };
+  }
+  const outside = parts.find(({ reward }) => reward.outside);
+  if (outside) {
+    throw new InputError(
+      `the reward ${outside.label} has no gradient, and this estimator learns from one; ddpo and rwr learn from rewards alone (estimator: ddpo with sampling.eta: 1, or estimator: rwr)`,
+    );
   }
   const apart = parts.some((part) => atOnce(part, batch) < batch);
   if (!apart) return { kind: "joint", graph: jointGraph(pipeline, reward, loss, pictures) };
@@ -118,13 +125,18 @@ export const partOutput = (i: number) => `part_${i}`;
 
 /**
  * images [b, 3, h, w] in 0 … 1, and what the reward asks for → its values [b], what they add to the sum [b] and, where
- * asked for, dImages, the gradient of what they add.
+ * asked for, dImages, the gradient of what they add. What judges outside gives the values [b] in the place of images.
  */
 function partGraph(
   { label, reward, weigh }: RewardPart,
   shape: ImageShape,
   { back }: { readonly back: boolean },
 ): Graph {
+  if (reward.outside) {
+    const given = input([shape[0]]);
+    const values = add(given, 0);
+    return { name: `reward ${label}`, inputs: { values: given }, outputs: { values, worth: weigh(values) } };
+  }
   const images = input(shape);
   const { rewards: values, inputs } = reward.build(images);
   const worth = weigh(values);

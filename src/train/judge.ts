@@ -214,7 +214,7 @@ async function runParts(parts: readonly PartProgram[], images: HostTensor, promp
   const dImages = new Float32Array(withGradient ? pixels.length : 0);
   const values: Float32Array[] = [];
   for (const { part, batch, program } of parts) {
-    const own = new Float32Array(prompts.length);
+    const kept = new Float32Array(prompts.length);
     const judged = [...prompts.keys()].filter((i) => part.judges(prompts[i] as string));
     for (let start = 0; start < judged.length; start += batch) {
       const some = judged.slice(start, start + batch);
@@ -222,23 +222,43 @@ async function runParts(parts: readonly PartProgram[], images: HostTensor, promp
       const full = Array.from({ length: batch }, (_, i) => some[Math.min(i, some.length - 1)] as number);
       const rows = new Float32Array(batch * each);
       for (const [at, i] of full.entries()) rows.set(pixels.subarray(i * each, (i + 1) * each), at * each);
-      const found = await program.run({
-        ...part.reward.feeds(full.map((i) => prompts[i] as string)),
-        images: float32(rows, [batch, ...images.shape.slice(1)]),
-      });
+      const given = float32(rows, [batch, ...images.shape.slice(1)]);
+      const own = full.map((i) => prompts[i] as string);
+      const { reward } = part;
+      const found = await program.run(
+        reward.outside
+          ? { values: await outsideValues(reward.outside, given, own, some.length) }
+          : { ...reward.feeds(own), images: given },
+      );
       const [value, worth] = [toFloat32(found.values as HostTensor), toFloat32(found.worth as HostTensor)];
       const slopes = withGradient ? toFloat32(found.dImages as HostTensor) : undefined;
       for (const [at, i] of some.entries()) {
-        own[i] = value[at] as number;
+        kept[i] = value[at] as number;
         rewards[i] = (rewards[i] as number) + (worth[at] as number);
         for (let p = 0; slopes && p < each; p++) {
           dImages[i * each + p] = (dImages[i * each + p] as number) + (slopes[at * each + p] as number);
         }
       }
     }
-    values.push(own);
+    values.push(kept);
   }
   return { rewards, values, dImages };
+}
+
+/** Of the first `count` pictures; the others repeat the last of them. */
+async function outsideValues(
+  judge: NonNullable<Reward["outside"]>,
+  images: HostTensor,
+  prompts: readonly string[],
+  count: number,
+): Promise<HostTensor> {
+  const [batch, ...rest] = images.shape as [number, ...number[]];
+  const some = float32(toFloat32(images).subarray(0, (images.data.length / batch) * count), [count, ...rest]);
+  const found = await judge(some, prompts.slice(0, count));
+  return float32(
+    Float32Array.from({ length: batch }, (_, i) => found[Math.min(i, count - 1)] as number),
+    [batch],
+  );
 }
 
 function byLabel(

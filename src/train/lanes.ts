@@ -5,7 +5,7 @@
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { CompiledEngine } from "./engine.js";
-import type { Estimator, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
+import type { Estimator, Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
 import { trainingGraphs } from "./graphs.js";
 import { joinParts } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
@@ -90,7 +90,7 @@ export class Learners {
   async relearn(
     estimator: RoundEstimator,
     rollouts: readonly Rollout[],
-    weights: readonly number[],
+    { weights, update: number }: Omit<Lesson, "trajectory">,
     update: Update,
   ): Promise<Learnt> {
     return this.added(
@@ -98,7 +98,7 @@ export class Learners {
         learner.relearn(
           estimator,
           places.map((place) => rollouts[place] as Rollout),
-          places.map((place) => weights[place] as number),
+          { weights: places.map((place) => weights[place] as number), update: number },
           update,
         ),
       ),

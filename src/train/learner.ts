@@ -4,7 +4,7 @@ import { stack } from "../diffusion/trajectory.js";
 import { InputError } from "../tensor/errors.js";
 import { sizeOf } from "../tensor/shape.js";
 import type { Engine } from "./engine.js";
-import type { RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
+import type { Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
 import { joinParts, type PartRewards } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
 import { HalfOverflow } from "./loss-scale.js";
@@ -89,7 +89,7 @@ export class Learner {
   async relearn(
     estimator: RoundEstimator,
     rollouts: readonly Rollout[],
-    weights: readonly number[],
+    { weights, update: number }: Omit<Lesson, "trajectory">,
     update: Update,
   ): Promise<Learnt> {
     const sums = new Sums(this.engine.learned, update);
@@ -97,11 +97,11 @@ export class Learner {
       const some = places.map((place) => rollouts[place] as Rollout);
       const tools = this.toolbox([some.map(({ sample }) => sample)], sums);
       await sums.add(tools, () =>
-        estimator.learn(
-          tools,
-          together(some),
-          places.map((place) => weights[place] as number),
-        ),
+        estimator.learn(tools, {
+          trajectory: together(some),
+          weights: places.map((place) => weights[place] as number),
+          update: number,
+        }),
       );
     }
     return sums.learnt;

@@ -42,6 +42,8 @@ export interface MemoryOptions {
   readonly all: boolean;
   /** x_t of all pictures that walk back together. */
   readonly trajectoryBytes: number;
+  /** Whether the base model's parameters are there as well. */
+  readonly pulls: boolean;
 }
 
 /**
@@ -105,13 +107,17 @@ function laneMemory(
   const pictures = isRound ? settings.batch.total / lanes : Math.max(...walks.map((walk) => walk.flat().length));
   // Elsewhere residuals would cross between host and device and back.
   const keeps = onCpu && precision === "float32";
+  const pulls = settings.kl.weight > 0;
   const plan = planMemory(graphs, {
     // Each lane has its part of what the process itself does not take.
     budget: settings.memory === null ? null : PROCESS_BYTES + (settings.memory - PROCESS_BYTES) / lanes,
     free: PROCESS_BYTES + (process.availableMemory() / 2 - PROCESS_BYTES) / lanes,
     keepable: keeps ? Math.max(isRound ? 1 : 0, ...calls.map(({ kept }) => kept)) : 0,
     all: keeps && calls.every(({ recomputed }) => recomputed === 0),
-    trajectoryBytes: (settings.sampling.steps * pictures * bytesOf(graphs.forward.inputs.latents as Value)) / batch,
+    trajectoryBytes:
+      // The pull towards the base model needs the outputs beside the latents.
+      ((pulls ? 2 : 1) * settings.sampling.steps * pictures * bytesOf(graphs.forward.inputs.latents as Value)) / batch,
+    pulls,
   });
   return { ...plan, lanes, expectedBytes: PROCESS_BYTES + lanes * (plan.expectedBytes - PROCESS_BYTES) };
 }
@@ -131,8 +137,11 @@ const SURPLUS = 1.5;
  */
 const BYTES_PER_LEARNED = 4 + 2 * 4 + 2 * 8 + 4 * 4;
 
+/** The base model's, and a call's copy of it. */
+const BYTES_PER_BASE = 2 * 4;
+
 export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Omit<MemoryPlan, "lanes"> {
-  const { keepable, all, trajectoryBytes } = options;
+  const { keepable, all, trajectoryBytes, pulls } = options;
   const { text, forward, vjp, split, judge, evaluation } = graphs;
   const { residualBytes } = split;
   // The evaluation samples with the training's own program where its batch is as large.
@@ -145,7 +154,8 @@ export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Omit
     ...evaluation.judge.map(({ graph }) => graph),
   ]);
   const learned = sizeOf((forward.inputs.parameters as Value).shape);
-  const base = PROCESS_BYTES + trajectoryBytes + learned * BYTES_PER_LEARNED;
+  const perLearned = BYTES_PER_LEARNED + (pulls ? BYTES_PER_BASE : 0);
+  const base = PROCESS_BYTES + trajectoryBytes + learned * perLearned;
   const expected = (kept: number, recomputes: boolean) =>
     base +
     programBytes([...always, ...(recomputes ? [vjp] : []), ...(kept > 0 ? [split.forward, split.backward] : [])]) +

@@ -14,6 +14,7 @@
  * is skipped. With `trainable: unet`, θ is the U-Net's own weights instead of an adapter's.
  */
 import type { Reward } from "../rewards/index.js";
+import { RewardProgramError } from "../rewards/program.js";
 import { InputError } from "../tensor/errors.js";
 import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
 import { openEstimator } from "./estimators/index.js";
@@ -78,6 +79,8 @@ export async function train(
         cost: { unetCalls: 0, rewardQueries: 0 },
       };
   const { weights, optimizer } = start;
+  const base = settings.kl.weight > 0 ? (start.base ?? (await baseOf(settings, layout.size, initial))) : undefined;
+  const kl = base && { weight: settings.kl.weight, base };
   let { step, bestEvaluation, cost, memory: remembered } = start;
 
   const precision = await precisionHere(settings, warn);
@@ -118,7 +121,7 @@ export async function train(
           requireFewSkipped(lossScale.skipped, tried);
         }
       };
-      const next = () => ({ parameters: weights, scale: lossScale?.scale });
+      const next = () => ({ parameters: weights, scale: lossScale?.scale, kl });
       const round = await at(step + 1, () => playRound(learner, estimator, samples, remembered, next, apply));
       const { loss, rewards, parts } = round;
       step += 1;
@@ -162,7 +165,16 @@ export async function train(
       const { every, keep_best } = settings.checkpoint;
       if (step % every === 0 || step === updates || signal?.aborted || (best && keep_best)) {
         const files = checkpointFiles(
-          { step, weights, optimizer, bestEvaluation, lossScale, cost, memory: remembered },
+          {
+            step,
+            weights,
+            optimizer,
+            bestEvaluation,
+            lossScale,
+            cost,
+            memory: remembered,
+            base: settings.lora.start === null ? undefined : base,
+          },
           layout,
           origin,
           pipeline,
@@ -194,6 +206,16 @@ async function openEvaluator(
   return new Evaluator(await Promise.all(drawing), reward, settings);
 }
 
+/** The parameters with which the model is what it was when the run began. */
+async function baseOf(
+  { trainable, lora }: Settings,
+  size: number,
+  initial: () => Promise<Float32Array>,
+): Promise<Float32Array> {
+  // An adapter of zeros changes nothing, as a fresh one with B = 0 does.
+  return trainable === "lora" && lora.start === null ? new Float32Array(size) : (await initial()).slice();
+}
+
 function allPrompts(settings: Settings): string[] {
   const { train, template } = settings.prompts;
   return [...train.map((prompt) => inTemplate(prompt, template)), ...evaluationPrompts(settings)];
@@ -218,6 +240,7 @@ async function at<T>(step: number, work: () => Promise<T>): Promise<T> {
     return await work();
   } catch (error) {
     if (!(error instanceof InputError)) throw error;
+    if (error instanceof RewardProgramError) throw new InputError(`step ${step}: ${error.message}`);
     const remedy =
       step === 0
         ? "Nothing was learnt yet: are the model's weights sound?"

@@ -2,7 +2,7 @@
  * One step of a run: its pictures are sampled and rewarded, and one or several optimizer updates are made from them. What
  * needs all pictures at once, such as an estimator's weights, is decided here, above whatever shares the work.
  */
-import type { Estimator, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
+import type { Estimator, Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
 import type { Learnt, Rollout, Seen } from "./learner.js";
 import type { TrainingSample } from "./samples.js";
 import type { Cost, Update } from "./toolbox.js";
@@ -14,7 +14,7 @@ export interface Workers {
   relearn(
     estimator: RoundEstimator,
     rollouts: readonly Rollout[],
-    weights: readonly number[],
+    lesson: Omit<Lesson, "trajectory">,
     update: Update,
   ): Promise<Learnt>;
 }
@@ -53,11 +53,11 @@ export async function playRound(
   const minibatches = estimator.minibatches(samples.length);
   const sums = { loss: 0, kl: 0, ...cost };
   let regularised = false;
-  for (const places of minibatches) {
+  for (const [update, places] of minibatches.entries()) {
     const learnt = await workers.relearn(
       estimator,
       places.map((place) => rollouts[place] as Rollout),
-      places.map((place) => weighed.weights[place] as number),
+      { weights: places.map((place) => weighed.weights[place] as number), update },
       { ...next(), total: places.length },
     );
     await apply(learnt);

@@ -131,6 +131,9 @@ export const settingsSchema = z.strictObject({
   /** How a reward becomes a gradient; `estimator: ddpo` is short for `estimator: { name: ddpo }`. */
   estimator: estimatorSettings.prefault({}),
 
+  /** A pull of the predicted noise towards the base model's, against over-optimisation (`docs/training.md`). */
+  kl: z.strictObject({ weight: nonnegative.default(0) }).prefault({}),
+
   /** AdamW. */
   optimizer: z
     .strictObject({

@@ -11,8 +11,7 @@
  */
 import { z } from "zod";
 import type { DdimStep } from "../../diffusion/ddim.js";
-import type { Trajectory } from "../../diffusion/trajectory.js";
-import { estimatorKind, type Rewarded, type Toolbox } from "./estimator.js";
+import { estimatorKind, type Lesson, type Rewarded, type Toolbox } from "./estimator.js";
 import { equalParts, repeated, roundProblems, rounds } from "./rounds.js";
 
 const schema = z.strictObject({
@@ -44,7 +43,7 @@ export const ddpo = estimatorKind({
     rewardGradient: false,
     minibatches: (pictures) => repeated(equalParts(pictures, settings.updates), settings.inner_epochs),
     weigh: (round, memory) => advantages(round, remembered.parse(memory ?? {}), settings),
-    learn: (tools, kept, weights) => learn(tools, kept, weights, settings),
+    learn: (tools, lesson) => learn(tools, lesson, settings),
   }),
 });
 
@@ -71,7 +70,7 @@ function statistics(values: readonly number[]) {
   return { mean, deviation: Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length) };
 }
 
-async function learn(tools: Toolbox, kept: Trajectory, advantages: readonly number[], { clip_range }: Ddpo) {
+async function learn(tools: Toolbox, { trajectory, weights }: Lesson, { clip_range }: Ddpo) {
   const { steps, samples, size, total } = tools;
   // Where DDIM adds no noise, as at the end of a chain whose last alpha-bar is 1, there is no policy.
   const random = [...steps.keys()].filter((t) => (steps[t] as DdimStep).sigma > 0);
@@ -79,8 +78,8 @@ async function learn(tools: Toolbox, kept: Trajectory, advantages: readonly numb
   const losses = new Array<number>(samples.length).fill(0);
   for (const t of random) {
     const { a, b, sigma } = steps[t] as DdimStep;
-    const x = kept.latents[t] as Float32Array;
-    const next = kept.latents[t + 1] ?? kept.final;
+    const x = trajectory.latents[t] as Float32Array;
+    const next = trajectory.latents[t + 1] ?? trajectory.final;
     const call = await tools.call({ step: t, x });
     const upstream = new Float32Array(x.length);
     for (const [i, noise] of noises.entries()) {
@@ -93,7 +92,7 @@ async function learn(tools: Toolbox, kept: Trajectory, advantages: readonly numb
         now[j] = ((next[at] as number) - a * (x[at] as number) - b * (call.output[at] as number)) / sigma;
         logRatio += ((then[j] as number) ** 2 - (now[j] as number) ** 2) / (2 * size);
       }
-      const advantage = advantages[i] as number;
+      const advantage = weights[i] as number;
       const ratio = Math.exp(logRatio);
       const clipped = Math.min(1 + clip_range, Math.max(1 - clip_range, ratio));
       losses[i] = (losses[i] as number) + Math.max(-advantage * ratio, -advantage * clipped) / random.length;

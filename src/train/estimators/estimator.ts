@@ -46,7 +46,16 @@ export interface RoundEstimator extends Common {
     memory: unknown,
   ): { readonly weights: readonly number[]; readonly memory?: unknown };
   /** Adds the gradient of the loss of some of the pictures; returns each one's loss. */
-  learn(tools: Toolbox, kept: Trajectory, weights: readonly number[]): Promise<readonly number[]>;
+  learn(tools: Toolbox, lesson: Lesson): Promise<readonly number[]>;
+}
+
+/** What was kept of the toolbox's pictures. */
+export interface Lesson {
+  readonly trajectory: Trajectory;
+  /** What each counts for. */
+  readonly weights: readonly number[];
+  /** Which of the round's optimizer updates this is, counted from 0. */
+  readonly update: number;
 }
 
 export interface Rewarded {

@@ -49,11 +49,13 @@ async function run(settings: Settings, folder?: string, resume?: string): Promis
 const ESTIMATORS: Record<string, SettingsInput> = {
   "draft of every step": { estimator: { name: "draft", k: null } },
   "draft-lv": { estimator: { name: "draft-lv", noises: 2 } },
+  "draft with a pull towards the base model": { estimator: "draft", kl: { weight: 0.5 }, lora: { rank: 2 } },
   refl: { estimator: { name: "refl", low: 1 } },
   ddpo: {
     estimator: { name: "ddpo", min_count: 2, buffer_size: 4, inner_epochs: 2 },
     sampling: { steps: 3, eta: 1 },
   },
+  rwr: { estimator: "rwr" },
 };
 
 for (const [name, changes] of Object.entries(ESTIMATORS)) {

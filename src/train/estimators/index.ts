@@ -7,8 +7,9 @@ import { draft } from "./draft.js";
 import { draftLv } from "./draft-lv.js";
 import type { Estimator, EstimatorKind, KeyProblem, OtherSettings } from "./estimator.js";
 import { refl } from "./refl.js";
+import { rwr } from "./rwr.js";
 
-const ESTIMATORS = { alignprop, draft, "draft-lv": draftLv, refl, ddpo } as const;
+const ESTIMATORS = { alignprop, draft, "draft-lv": draftLv, refl, ddpo, rwr } as const;
 
 /** The one that a recipe has where it names none. */
 const USUAL = "alignprop";
@@ -16,7 +17,7 @@ const USUAL = "alignprop";
 /** A name, or a mapping with one; without a name, AlignProp's settings. */
 export const estimatorSettings = z.preprocess(
   withName,
-  z.discriminatedUnion("name", [alignprop.schema, draft.schema, draftLv.schema, refl.schema, ddpo.schema]),
+  z.discriminatedUnion("name", [alignprop.schema, draft.schema, draftLv.schema, refl.schema, ddpo.schema, rwr.schema]),
 );
 
 export type EstimatorSettings = z.output<typeof estimatorSettings>;
