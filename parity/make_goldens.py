@@ -6,6 +6,7 @@ import torch
 from adapters import make_adapters
 from clip import make_clip
 from ddim import make_ddim
+from estimators import make_estimators
 from families import make_families
 from image import make_image
 from ldm import make_ldm
@@ -24,6 +25,7 @@ MAKERS = {
     "ldm": make_ldm,
     "noise": make_noise,
     "reference-loop": make_reference_loop,
+    "estimators": make_estimators,
     "rewards": make_rewards,
     "families": make_families,
     "adapters": make_adapters,

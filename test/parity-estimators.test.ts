@@ -1,0 +1,146 @@
+/** One update of each estimator beside its version in PyTorch (parity/estimators.py), with everything random given. */
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { afterAll, expect, test } from "vitest";
+import { Runtime } from "../src/runtime/runtime.js";
+import { toFloat32 } from "../src/tensor/host.js";
+import { Rng } from "../src/tensor/rng.js";
+import { sizeOf } from "../src/tensor/shape.js";
+import { CompiledEngine } from "../src/train/engine.js";
+import { openEstimator } from "../src/train/estimators/index.js";
+import { Learner, type Learnt } from "../src/train/learner.js";
+import { l2Norm } from "../src/train/optimizer.js";
+import { openPipeline } from "../src/train/pipeline.js";
+import { playRound } from "../src/train/round.js";
+import type { TrainingSample } from "../src/train/samples.js";
+import type { SettingsInput } from "../src/train/settings.js";
+import { openLearned } from "../src/train/start.js";
+import { openSafetensors } from "../src/weights/safetensors.js";
+import { readTensor } from "../src/weights/source.js";
+import { tinyReward, tinySettings } from "./tiny.js";
+
+interface Reference {
+  readonly prompts: string[];
+  readonly steps: number;
+  readonly jumps: number[];
+  readonly k: number;
+  readonly moved: number;
+  readonly ddpo: { clip_range: number; advantage_clip: number; buffer_size: number; min_count: number };
+  readonly temperature: number;
+  readonly kl_weight: number;
+  readonly guidance_scale: number;
+  readonly target: number;
+  readonly loss_scale: number;
+  readonly rank: number;
+  readonly updates: Record<string, { loss: number; rewards: number[]; kl?: number; weights?: number[] }>;
+}
+
+const goldens = (path: string) => fileURLToPath(new URL(`./goldens/${path}`, import.meta.url));
+const reference = JSON.parse(await readFile(goldens("estimators.json"), "utf8")) as Reference;
+const recorded = await openSafetensors(goldens("estimators.safetensors"));
+const pipeline = await openPipeline(goldens("tiny-sd"));
+const reward = await tinyReward("aesthetic");
+const runtime = await Runtime.start({ threads: 1 });
+afterAll(() => runtime.close());
+
+async function values(name: string): Promise<Float32Array> {
+  const stored = recorded.get(name);
+  if (!stored) throw new Error(`estimators.safetensors has no ${name}`);
+  return toFloat32(await readTensor(stored));
+}
+
+/** |a − b| / |b|, over all elements at once. */
+function distance(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  return l2Norm(Float64Array.from(expected, (value, i) => (actual[i] as number) - value)) / l2Norm(expected);
+}
+
+const { steps, k, ddpo, temperature, kl_weight } = reference;
+const rounds = { updates: 1, inner_epochs: 1 } as const;
+
+const UPDATES: Record<string, SettingsInput> = {
+  draft: { estimator: { name: "draft" } },
+  "draft-k": { estimator: { name: "draft", k } },
+  "draft-lv": { estimator: { name: "draft-lv", noises: 2 } },
+  refl: { estimator: { name: "refl", low: 2, high: 4 } },
+  ddpo: { estimator: { name: "ddpo", ...rounds, ...ddpo }, sampling: { eta: 1 } },
+  rwr: { estimator: { name: "rwr", ...rounds, temperature } },
+  kl: { estimator: { name: "draft", k }, kl: { weight: kl_weight } },
+};
+
+for (const [name, changes] of Object.entries(UPDATES)) {
+  test(`${name} gives PyTorch's loss, rewards and gradient`, async () => {
+    const expected = reference.updates[name] as Reference["updates"][string];
+    const settings = tinySettings({
+      loss: { form: "target", target: reference.target, scale: reference.loss_scale },
+      lora: { rank: reference.rank },
+      batch: { samples_per_epoch: 4, total: 4, per_device: 2 },
+      ...changes,
+      sampling: { steps, guidance_scale: reference.guidance_scale, ...changes.sampling },
+    });
+    const estimator = await openEstimator(settings.estimator);
+    const { layout } = await openLearned(settings, pipeline);
+    const engine = await CompiledEngine.compile(runtime, { pipeline, reward, estimator, layout, settings });
+    const flat = async (prefix: string) => {
+      const all = new Float32Array(layout.size);
+      for (const { name, shape, offset } of layout.entries) {
+        all.set((await values(`${prefix}.${name}`)).subarray(0, sizeOf(shape)), offset);
+      }
+      return all;
+    };
+
+    const size = engine.latentElements;
+    const given = { initial: await values("initial"), steps: await values("steps") };
+    const [again, levels] = [await values("again"), await values("levels")];
+    const row = (all: Float32Array, ...at: [picture: number] | [of: number, picture: number]) => {
+      const i = at.length === 1 ? at[0] : at[0] * reference.prompts.length + at[1];
+      return all.subarray(i * size, (i + 1) * size);
+    };
+    const samples = reference.prompts.map(
+      (prompt, i): TrainingSample => ({
+        epoch: 0,
+        index: i,
+        prompt,
+        mask:
+          name === "refl"
+            ? Array.from({ length: steps }, (_, step) => step === reference.jumps[i])
+            : estimator.kind === "update"
+              ? estimator.mask(steps, new Rng(0))
+              : [],
+        noise: () => ({ initial: row(given.initial, i), step: (step) => row(given.steps, step, i) }),
+        rng: (...use) =>
+          Object.assign(new Rng(0), {
+            normals: () => row(name === "rwr" ? levels : again, use.at(-1) as number, i),
+          }),
+      }),
+    );
+
+    const start = await flat("lora");
+    let parameters = start;
+    const kl = settings.kl.weight > 0 ? { weight: settings.kl.weight, base: new Float32Array(layout.size) } : undefined;
+    let learnt: Learnt | undefined;
+    const played = await playRound(
+      new Learner(engine, reward.name),
+      estimator,
+      samples,
+      undefined,
+      () => {
+        const now = parameters;
+        // What is learnt after the pictures were sampled, is learnt by an adapter that has moved.
+        parameters = start.map((value) => value * reference.moved);
+        return { parameters: now, kl };
+      },
+      (update) => {
+        learnt = update;
+      },
+    );
+    expect(distance(played.rewards, expected.rewards)).toBeLessThan(1e-4);
+    expect(Math.abs(played.loss / expected.loss - 1)).toBeLessThan(1e-3);
+    if (kl) expect(Math.abs((played.kl as number) / (expected.kl as number) - 1)).toBeLessThan(1e-3);
+    expect(distance(learnt?.gradient ?? [], await flat(`${name}.gradient`))).toBeLessThan(1e-3);
+    if (estimator.kind === "round") {
+      const round = samples.map(({ prompt }, i) => ({ prompt, reward: played.rewards[i] as number }));
+      expect(distance(estimator.weigh(round, undefined).weights, expected.weights as number[])).toBeLessThan(1e-3);
+    }
+    await engine.release();
+  });
+}
