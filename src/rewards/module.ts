@@ -25,24 +25,8 @@ export const module = rewardKind({
   }),
   loss: MAXIMIZE,
   async open({ file, options, batch }, { root }) {
-    const path = resolve(file);
-    if ((await stat(path).catch(() => undefined))?.isFile() !== true) {
-      throw new InputError(`reward ${file}: no such file`);
-    }
-    const fail = (what: string, error: unknown): never => {
-      if (error instanceof InputError) throw error;
-      throw new InputError(`reward ${file}: ${what}: ${error instanceof Error ? error.message : String(error)}`);
-    };
-    const imported: { default?: unknown } = await import(pathToFileURL(path).href).catch((error) =>
-      fail("cannot be imported", error),
-    );
-    const made = imported.default as RewardModule | undefined;
-    const reward: unknown =
-      typeof made === "function"
-        ? await Promise.resolve()
-            .then(() => made({ defineReward, ops, root }, options))
-            .catch((error) => fail("its function failed", error))
-        : made;
+    const what = `reward ${file}`;
+    const reward = await openModule(what, file, (made) => (made as MakesReward)({ defineReward, ops, root }, options));
     if (!isReward(reward)) {
       throw new InputError(
         `reward ${file}: its default export is no reward. Export what defineReward makes, or a function (toolkit, options) => reward`,
@@ -51,11 +35,32 @@ export const module = rewardKind({
     try {
       reward.build(input([2, 3, 64, 64]));
     } catch (error) {
-      fail("its graph cannot be built", error);
+      refuse(what, "its graph cannot be built", error);
     }
     return batch === null ? reward : { ...reward, batch };
   },
 });
+
+type MakesReward = Extract<RewardModule, (...args: never[]) => unknown>;
+
+/** The default export of a module of the user's; where it is a function, what `make` gets from it. */
+export async function openModule(what: string, file: string, make: (made: unknown) => unknown): Promise<unknown> {
+  const path = resolve(file);
+  if ((await stat(path).catch(() => undefined))?.isFile() !== true) throw new InputError(`${what}: no such file`);
+  const imported: { default?: unknown } = await import(pathToFileURL(path).href).catch((error) =>
+    refuse(what, "cannot be imported", error),
+  );
+  const made = imported.default;
+  if (typeof made !== "function") return made;
+  return await Promise.resolve()
+    .then(() => make(made))
+    .catch((error) => refuse(what, "its function failed", error));
+}
+
+function refuse(what: string, why: string, error: unknown): never {
+  if (error instanceof InputError) throw error;
+  throw new InputError(`${what}: ${why}: ${error instanceof Error ? error.message : String(error)}`);
+}
 
 function isReward(value: unknown): value is Reward {
   const keys = ["build", "feeds", "warnings"] as const;

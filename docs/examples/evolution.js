@@ -1,0 +1,35 @@
+/**
+ * An evolution strategy with antithetic pairs (Salimans et al. 2017, "Evolution Strategies as a Scalable Alternative to
+ * Reinforcement Learning", arXiv 1703.03864) as an estimator: no gradient of the reward, and none of the U-Net either.
+ *
+ *     g = (L(θ + σδ) − L(θ − σδ)) / 2σ · δ,   δ ~ N(0, 1)
+ *
+ * Every micro-batch has a δ of its own, and both signs draw the same pictures. Any reward will do:
+ *
+ *     alignprop train ddpo --set estimator=docs/examples/evolution.js --set reward=compressibility
+ *
+ * `estimator: { name: module, file: docs/examples/evolution.js, options: { sigma: 0.02 } }` sets σ.
+ */
+export default function evolution(_toolkit, { sigma = 0.01 }) {
+  return {
+    kind: "update",
+    name: "evolution",
+    rewardGradient: false,
+    // No U-Net call has its gradient taken.
+    mask: (steps) => new Array(steps).fill(false),
+    needsDx: () => false,
+
+    async learn(tools) {
+      const { parameters, samples, gradient, total } = tools;
+      const delta = samples[0].rng(0).normals(parameters.length);
+      let difference = 0;
+      for (const sign of [1, -1]) {
+        const moved = parameters.map((value, j) => value + sign * sigma * delta[j]);
+        const { final } = await tools.sample({ parameters: moved });
+        const { losses } = await tools.reward(final);
+        for (const loss of losses) difference += (sign * loss) / total;
+      }
+      for (let j = 0; j < gradient.length; j++) gradient[j] += (difference / (2 * sigma)) * delta[j];
+    },
+  };
+}
