@@ -16,6 +16,14 @@ export { readPicture } from "./rewards/picture.js";
 export type { Reward, RewardGraph, RewardPart } from "./rewards/reward.js";
 export { findPictures, type PictureFile } from "./runs/picture-files.js";
 export { InputError } from "./tensor/errors.js";
+export type {
+  Estimator,
+  Lesson,
+  RoundEstimator,
+  Toolbox,
+  UpdateEstimator,
+} from "./train/estimators/estimator.js";
+export type { EstimatorModule, EstimatorToolkit } from "./train/estimators/module.js";
 export { type EvaluateOptions, evaluate } from "./train/evaluate.js";
 export type {
   EvaluationResult,

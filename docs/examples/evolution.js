@@ -9,6 +9,10 @@
  *     alignprop train ddpo --set estimator=docs/examples/evolution.js --set reward=compressibility
  *
  * `estimator: { name: module, file: docs/examples/evolution.js, options: { sigma: 0.02 } }` sets σ.
+ *
+ * @param {import("alignprop").EstimatorToolkit} _toolkit
+ * @param {{ sigma?: number }} options
+ * @returns {import("alignprop").UpdateEstimator}
  */
 export default function evolution(_toolkit, { sigma = 0.01 }) {
   return {

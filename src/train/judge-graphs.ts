@@ -125,7 +125,7 @@ export const partOutput = (i: number) => `part_${i}`;
 
 /**
  * images [b, 3, h, w] in 0 … 1, and what the reward asks for → its values [b], what they add to the sum [b] and, where
- * asked for, dImages, the gradient of what they add. What judges outside gives the values [b] in the place of images.
+ * asked for, dImages, the gradient of what they add. What judges outside gives `given` [b] in the place of images.
  */
 function partGraph(
   { label, reward, weigh }: RewardPart,
@@ -135,7 +135,7 @@ function partGraph(
   if (reward.outside) {
     const given = input([shape[0]]);
     const values = add(given, 0);
-    return { name: `reward ${label}`, inputs: { values: given }, outputs: { values, worth: weigh(values) } };
+    return { name: `reward ${label}`, inputs: { given }, outputs: { values, worth: weigh(values) } };
   }
   const images = input(shape);
   const { rewards: values, inputs } = reward.build(images);

@@ -227,7 +227,7 @@ async function runParts(parts: readonly PartProgram[], images: HostTensor, promp
       const { reward } = part;
       const found = await program.run(
         reward.outside
-          ? { values: await outsideValues(reward.outside, given, own, some.length) }
+          ? { given: await outsideValues(reward.outside, given, own, some.length) }
           : { ...reward.feeds(own), images: given },
       );
       const [value, worth] = [toFloat32(found.values as HostTensor), toFloat32(found.worth as HostTensor)];

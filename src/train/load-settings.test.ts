@@ -141,6 +141,13 @@ describe("wrong settings", () => {
     ["prompts: { template: a photo }", 'prompts.template: must contain {} where the prompt goes, found "a photo"'],
     ["prompts: { eval: held-out-animal }", 'did you mean "held-out-animals"?'],
     ["train: { updates: 3, epochs: 2 }", "train: updates and epochs are both given; keep one"],
+    ["estimator: dddpo", "estimator.name must be one of alignprop, draft, draft-lv, refl, ddpo, rwr, module, found"],
+    ["estimator: ddpo", "ddpo learns from the noise of each step, but sampling.eta is 0; set sampling.eta: 1"],
+    ["estimator: { name: draft, k: 51 }", "estimator.k is 51, but sampling.steps is 50; give at most 50"],
+    ["estimator: { name: draft, noises: 2 }", "estimator.noises does not go with name: draft"],
+    ["estimator: { name: refl, high: 50 }", "estimator.high is 50, but the last of 50 steps is 49; give at most that"],
+    ["estimator: { name: rwr, updates: 3 }", "estimator.updates is 3, which does not divide batch.total 128"],
+    ["kl: { weight: -1 }", "kl.weight must be at least 0, found -1"],
     ["estimator: { truncation: { mode: fixed, mean: 3 } }", "estimator.truncation.mean does not go with mode: fixed"],
     [
       "estimator: { truncation: { mode: fixed, k: 51 } }",
@@ -193,6 +200,16 @@ describe("--set", () => {
     const settings = await load("lora: { rank: 2 }", "lora.rank=8", "lora.targets=[to_q, to_v]", "threads=null");
     expect(settings.lora).toMatchObject({ rank: 8, targets: ["to_q", "to_v"] });
     expect(settings.threads).toBeNull();
+  });
+
+  test("an estimator by its name sets the old one's keys aside, and keeps them where it is the same", async () => {
+    const recipe = "estimator: { truncation: { mode: gaussian, mean: 30 } }";
+    const other = await load(recipe, "estimator.name=draft", "estimator.k=3");
+    expect(other.estimator).toEqual({ name: "draft", k: 3 });
+    const same = await load(recipe, "estimator.name=alignprop", "estimator.truncation.std=2");
+    expect(same.estimator).toEqual({ name: "alignprop", truncation: { mode: "gaussian", mean: 30, std: 2 } });
+    const short = await load("estimator: draft", "estimator=alignprop", "estimator.truncation.mode=uniform");
+    expect(short.estimator).toMatchObject({ name: "alignprop", truncation: { mode: "uniform" } });
   });
 
   test("of a choice sets aside what belonged to the recipe's", async () => {

@@ -46,6 +46,34 @@ async function run(settings: Settings, folder?: string, resume?: string): Promis
   return { rows, evaluated, adapter };
 }
 
+describe("a reward without a gradient", async () => {
+  const file = join(scratch, "judge.cjs");
+  // The size of the picture's file: any program will do.
+  await writeFile(file, "console.log(require('fs').statSync(process.argv[2]).size / 1000)");
+  const reward = { name: "program" as const, command: [process.execPath, file] as [string, string] };
+
+  test("is refused by an estimator that needs one, which names those that do not", async () => {
+    await expect(run(tinySettings({ reward }))).rejects.toThrow(
+      /has no gradient.*estimator: ddpo with sampling\.eta: 1/,
+    );
+  });
+
+  test("is learnt from by ddpo, and judges the evaluation as well", async () => {
+    const { rows, evaluated } = await run(
+      tinySettings({
+        reward,
+        estimator: { name: "ddpo", updates: 1 },
+        sampling: { steps: 2, eta: 1 },
+        batch: { samples_per_epoch: 2, total: 2, per_device: 2 },
+        updates: 1,
+      }),
+    );
+    expect(rows[0]).toMatchObject({ reward_queries: 2, unet_calls: 2 * 2 * 3 });
+    expect(rows[0]?.grad_norm).toBeGreaterThan(0);
+    expect(evaluated.every((mean) => mean > 0.1 && mean < 10)).toBe(true);
+  });
+});
+
 const ESTIMATORS: Record<string, SettingsInput> = {
   "draft of every step": { estimator: { name: "draft", k: null } },
   "draft-lv": { estimator: { name: "draft-lv", noises: 2 } },
