@@ -131,6 +131,24 @@ async function contents(folder: string): Promise<Record<string, string>> {
   return Object.fromEntries((await Promise.all(read)).sort());
 }
 
+describe("estimators and programs", () => {
+  test("of the user's that are not what they should be are refused before anything is written", async () => {
+    await expectRefused(["--set", "estimator=./none.js"], "estimator ./none.js: no such file");
+    await writeFile(
+      join(scratch, "half.mjs"),
+      'export default { kind: "update", name: "half", rewardGradient: true };',
+    );
+    await expectRefused(
+      ["--set", "estimator=./half.mjs"],
+      "estimator ./half.mjs: its default export is no estimator (mask must be a function)",
+    );
+    const program = (command: string) => ["--set", `reward={ name: program, command: ${command} }`];
+    await expectRefused(program("[no-such-judge]"), 'reward program "no-such-judge": no such program');
+    await expectRefused(program("[node, judge.js]"), "the reward node has no gradient", "estimator: ddpo");
+    await expectRefused(["--set", "estimator=ddpo"], "--set estimator=ddpo: ddpo learns", "set sampling.eta: 1");
+  });
+});
+
 describe("a model folder", () => {
   test("that is missing", () =>
     expectRefused(["--model", "./nowhere/sd"], "model folder", "nowhere/sd: not found", "model_index.json"));

@@ -86,6 +86,23 @@ const ESTIMATORS: Record<string, SettingsInput> = {
   rwr: { estimator: "rwr" },
 };
 
+test("the pull towards an adapter that a run started from outlives that adapter", async () => {
+  const start = await mkdtemp(join(scratch, "start"));
+  await run(tinySettings({ optimizer: { learning_rate: 0.05 }, updates: 1 }), start);
+  const settings = (updates: number) =>
+    tinySettings({ lora: { start }, kl: { weight: 1 }, estimator: "draft", updates });
+  const whole = await run(settings(2));
+  const folder = await mkdtemp(join(scratch, "resume"));
+  await run(settings(1), folder);
+  await rm(start, { recursive: true });
+  const resumed = await run(settings(2), undefined, folder);
+  expect(resumed.rows).toEqual(whole.rows.slice(1));
+  // At first the model is what it started as, but for the rounding of another program.
+  const [first, second] = whole.rows.map(({ kl }) => kl as number);
+  expect(first).toBeLessThan(1e-9);
+  expect(second).toBeGreaterThan(1e-7);
+});
+
 for (const [name, changes] of Object.entries(ESTIMATORS)) {
   describe(name, () => {
     const settings = (updates: number) => tinySettings({ ...changes, evaluation: { every: 4, batch: 2 }, updates });
