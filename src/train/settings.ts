@@ -9,6 +9,7 @@ import { defaultLoss, rewardSettings } from "../rewards/index.js";
 import { parseBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 import { isRecord } from "../tensor/record.js";
+import { trackerSettings } from "./trackers.js";
 
 /** Of an adapter's factors. */
 export const MOST_RANK = 4096;
@@ -204,6 +205,9 @@ export const settingsSchema = z.strictObject({
       keep_best: z.boolean().default(true),
     })
     .prefault({}),
+
+  /** Where a run is watched from, beside its folder: `[tensorboard, { name: mlflow, uri: … }]`. */
+  trackers: trackerSettings.prefault([]),
 });
 
 type Parsed = z.output<typeof settingsSchema>;
