@@ -115,15 +115,11 @@ async function requireServer(server: Server, experiment: string): Promise<void> 
 }
 
 /** Undefined where there is no such experiment yet. */
-async function experimentId(server: Server, name: string, signal?: AbortSignal): Promise<string | undefined> {
+async function experimentId(server: Server, name: string): Promise<string | undefined> {
   const url = endpoint(server, "experiments", "get-by-name");
   url.searchParams.set("experiment_name", name);
   try {
-    const { experiment } = checked(
-      foundExperiment,
-      await sendJson("mlflow", url, { headers: server.headers, signal }),
-      url,
-    );
+    const { experiment } = checked(foundExperiment, await sendJson("mlflow", url, { headers: server.headers }), url);
     if (experiment.lifecycle_stage === "deleted") {
       throw new InputError(`mlflow: the experiment ${JSON.stringify(name)} is deleted; restore it, or name another`);
     }
@@ -168,16 +164,16 @@ class Mlflow implements Tracker {
     const started = this.#run;
     this.#outbox.post({
       vital: true,
-      send: async (signal) => {
-        if (started === undefined) await this.#create(run, signal);
-        else await this.#post(["runs", "update"], { run_id: started.run, status: "RUNNING" }, signal);
+      send: async () => {
+        if (started === undefined) await this.#create(run);
+        else await this.#post(["runs", "update"], { run_id: started.run, status: "RUNNING" });
         this.#tell();
       },
     });
     // Parameters of a run cannot be changed: they stay those that it began with.
     if (started === undefined) {
       for (const params of batches(paramsOf(run), LIMITS.params)) {
-        this.#outbox.post({ send: (signal) => this.#logBatch({ params }, signal) });
+        this.#outbox.post({ send: () => this.#logBatch({ params }) });
       }
     }
     // What the server has of steps that are done again is what comes out again; logging it twice would show it twice.
@@ -188,10 +184,10 @@ class Mlflow implements Tracker {
     const { step, scalars, pictures, time } = row;
     const metrics = [...scalars].map(([key, value]) => ({ key: metricName(key), value, timestamp: time, step }));
     for (const some of batches(metrics, LIMITS.metrics)) {
-      this.#outbox.post({ send: (signal) => this.#logBatch({ metrics: some }, signal) });
+      this.#outbox.post({ send: () => this.#logBatch({ metrics: some }) });
     }
     for (const [i, picture] of pictures.entries()) {
-      this.#outbox.post({ send: (signal) => this.#picture(row, picture, i, signal) });
+      this.#outbox.post({ send: () => this.#picture(row, picture, i) });
     }
     if (pictures.length > 0) {
       const captions = pictures.map((picture) => ({
@@ -202,7 +198,7 @@ class Mlflow implements Tracker {
       }));
       const path = [runFiles.samples, stepFolder(step), runFiles.sampleIndex];
       const index = `${JSON.stringify(captions, null, 2)}\n`;
-      this.#outbox.post({ send: (signal) => this.#artifact(path, new Blob([index]), signal) });
+      this.#outbox.post({ send: () => this.#artifact(path, new Blob([index])) });
     }
     this.#outbox.post({ send: () => this.#keep({ step }) });
   }
@@ -212,13 +208,13 @@ class Mlflow implements Tracker {
     if (path === undefined) return;
     const files = await takenAway(path, settings?.trainable === "lora");
     for (const [to, file] of files) {
-      this.#outbox.post({ send: async (signal) => this.#artifact(to, await openAsBlob(file), signal) });
+      this.#outbox.post({ send: async () => this.#artifact(to, await openAsBlob(file)) });
     }
     const status = ({ finished: "FINISHED", stopped: "KILLED", failed: "FAILED" } as const)[outcome];
     const end_time = Date.now();
     this.#outbox.post({
-      send: async (signal) => {
-        await this.#post(["runs", "update"], { run_id: this.#known.run, status, end_time }, signal);
+      send: async () => {
+        await this.#post(["runs", "update"], { run_id: this.#known.run, status, end_time });
       },
     });
     await this.#outbox.close();
@@ -230,24 +226,20 @@ class Mlflow implements Tracker {
     return this.#run;
   }
 
-  async #create({ path, settings }: TrackedRun, signal: AbortSignal): Promise<void> {
-    const experiment = await this.#experiment(signal);
-    const answer = await this.#post(
-      ["runs", "create"],
-      {
-        experiment_id: experiment,
-        run_name: basename(path),
-        start_time: Date.now(),
-        tags: [
-          { key: "mlflow.source.name", value: "alignprop" },
-          { key: "mlflow.source.type", value: "LOCAL" },
-          // Its pages show pictures by step where this is set.
-          { key: "mlflow.loggedImages", value: "True" },
-          { key: "alignprop.model", value: settings.model },
-        ],
-      },
-      signal,
-    );
+  async #create({ path, settings }: TrackedRun): Promise<void> {
+    const experiment = await this.#experiment();
+    const answer = await this.#post(["runs", "create"], {
+      experiment_id: experiment,
+      run_name: basename(path),
+      start_time: Date.now(),
+      tags: [
+        { key: "mlflow.source.name", value: "alignprop" },
+        { key: "mlflow.source.type", value: "LOCAL" },
+        // Its pages show pictures by step where this is set.
+        { key: "mlflow.loggedImages", value: "True" },
+        { key: "alignprop.model", value: settings.model },
+      ],
+    });
     const { run } = checked(madeRun, answer, endpoint(this.server, "runs", "create"));
     const { run_id, artifact_uri } = run.info;
     const server = shownAddress(this.server.uri);
@@ -255,15 +247,15 @@ class Mlflow implements Tracker {
     await this.#keep({});
   }
 
-  async #experiment(signal: AbortSignal): Promise<string> {
-    const there = await experimentId(this.server, this.experiment, signal);
+  async #experiment(): Promise<string> {
+    const there = await experimentId(this.server, this.experiment);
     if (there !== undefined) return there;
     try {
-      const answer = await this.#post(["experiments", "create"], { name: this.experiment }, signal);
+      const answer = await this.#post(["experiments", "create"], { name: this.experiment });
       return checked(madeExperiment, answer, endpoint(this.server, "experiments", "create")).experiment_id;
     } catch (error) {
       // Another run has made it in the meantime.
-      const now = error instanceof Refused ? await experimentId(this.server, this.experiment, signal) : undefined;
+      const now = error instanceof Refused ? await experimentId(this.server, this.experiment) : undefined;
       if (now === undefined) throw error;
       return now;
     }
@@ -280,16 +272,16 @@ class Mlflow implements Tracker {
     await this.options.keep(this.#run);
   }
 
-  async #post(path: readonly string[], json: object, signal: AbortSignal): Promise<unknown> {
-    return sendJson("mlflow", endpoint(this.server, ...path), { headers: this.server.headers, json, signal });
+  async #post(path: readonly string[], json: object): Promise<unknown> {
+    return sendJson("mlflow", endpoint(this.server, ...path), { headers: this.server.headers, json });
   }
 
-  async #logBatch(content: object, signal: AbortSignal): Promise<void> {
-    await this.#post(["runs", "log-batch"], { run_id: this.#known.run, ...content }, signal);
+  async #logBatch(content: object): Promise<void> {
+    await this.#post(["runs", "log-batch"], { run_id: this.#known.run, ...content });
   }
 
   /** The picture and a small one beside it, under the names that MLflow's pages look for. */
-  async #picture({ step, time }: TrackedRow, { prompt, path }: TrackedPicture, i: number, signal: AbortSignal) {
+  async #picture({ step, time }: TrackedRow, { prompt, path }: TrackedPicture, i: number) {
     const key = pictureName(prompt, i).replace(/\.png$/, "");
     // The same when it is sent again.
     const hash = createHash("sha256").update(`${this.#known.run} ${step} ${i}`).digest("hex");
@@ -300,12 +292,12 @@ class Mlflow implements Tracker {
       .resize({ width: 256, height: 256, fit: "inside", withoutEnlargement: true })
       .webp()
       .toBuffer();
-    await this.#artifact(["images", `${name}.png`], new Blob([png], { type: "image/png" }), signal);
-    await this.#artifact(["images", `${name}+compressed.webp`], new Blob([small], { type: "image/webp" }), signal);
+    await this.#artifact(["images", `${name}.png`], new Blob([png], { type: "image/png" }));
+    await this.#artifact(["images", `${name}+compressed.webp`], new Blob([small], { type: "image/webp" }));
   }
 
   /** Through the server, where it keeps artifacts itself; what lies elsewhere needs keys that it does not give. */
-  async #artifact(path: readonly string[], body: Blob, signal: AbortSignal): Promise<void> {
+  async #artifact(path: readonly string[], body: Blob): Promise<void> {
     const { artifacts } = this.#known;
     const folder = URL.canParse(artifacts) ? new URL(artifacts) : undefined;
     if (folder?.protocol !== "mlflow-artifacts:") {
@@ -319,7 +311,7 @@ class Mlflow implements Tracker {
     }
     const inside = folder.pathname.split("/").filter(Boolean).map(decodeURIComponent);
     const url = below(this.server.uri, "api", "2.0", "mlflow-artifacts", "artifacts", ...inside, ...path);
-    await send("mlflow", url, { method: "PUT", body, headers: this.server.headers, signal });
+    await send("mlflow", url, { method: "PUT", body, headers: this.server.headers });
   }
 }
 

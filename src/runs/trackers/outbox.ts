@@ -7,12 +7,12 @@ export interface OutboxOptions {
   /** Milliseconds to wait after the first failure; each further one doubles it, up to `longest`. */
   readonly first?: number;
   readonly longest?: number;
-  /** Milliseconds that the end of a run waits for what is not sent yet. */
+  /** Milliseconds for which the end of a run tries to reach a service that is away. */
   readonly patience?: number;
 }
 
 export interface Letter {
-  send(signal: AbortSignal): Promise<void>;
+  send(): Promise<void>;
   /** Without this one the others make no sense, such as the one that makes the run. */
   readonly vital?: boolean;
 }
@@ -26,12 +26,12 @@ export class Outbox {
   readonly #letters: Letter[] = [];
   readonly #options: Required<OutboxOptions>;
   #sending: Promise<void> | undefined;
-  /** Aborted when there is no more time. */
-  readonly #end = new AbortController();
-  /** Wakes what waits for the service to come back. */
-  #wake = new AbortController();
-  #warned = { away: false, refused: false };
-  /** Why nothing is sent any more. */
+  /** Aborted when the run is at its end. */
+  readonly #closing = new AbortController();
+  /** Since when the end of the run waits in vain. */
+  #inVainSince = 0;
+  readonly #warned = { away: false, refused: false };
+  /** Nothing is sent any more. */
   #stopped = false;
 
   constructor(name: string, { first = 1000, longest = 60_000, patience = 30_000, warn }: OutboxOptions) {
@@ -44,23 +44,17 @@ export class Outbox {
     return this.#letters.length === 0;
   }
 
-  post(...letters: readonly Letter[]): void {
+  post(letter: Letter): void {
     if (this.#stopped) return;
-    this.#letters.push(...letters);
-    this.#sending ??= this.#sendAll().finally(() => {
-      this.#sending = undefined;
-    });
+    this.#letters.push(letter);
+    this.#sending ??= this.#sendAll();
   }
 
-  /** Waits until all is sent, or for as long as its patience lasts. */
+  /** Waits until all is sent, or nothing can be. */
   async close(): Promise<void> {
-    this.#wake.abort();
-    const timer = setTimeout(() => this.#end.abort(), this.#options.patience);
-    try {
-      while (this.#sending !== undefined) await this.#sending;
-    } finally {
-      clearTimeout(timer);
-    }
+    this.#inVainSince = Date.now();
+    this.#closing.abort();
+    await this.#sending;
     if (this.#letters.length > 0 && !this.#stopped) {
       this.#options.warn(
         `${this.#name}: was not reached again; what is missing there is in the run's folder, and --resume sends it`,
@@ -70,17 +64,25 @@ export class Outbox {
   }
 
   async #sendAll(): Promise<void> {
+    try {
+      await this.#sendUntilEmpty();
+    } finally {
+      // In the same breath as it was found empty: what comes later starts anew.
+      this.#sending = undefined;
+    }
+  }
+
+  async #sendUntilEmpty(): Promise<void> {
     let failures = 0;
     for (let letter = this.#letters[0]; letter !== undefined && !this.#stopped; letter = this.#letters[0]) {
       try {
-        await letter.send(this.#end.signal);
+        await letter.send();
         failures = 0;
+        this.#inVainSince = Date.now();
       } catch (error) {
         if (error instanceof Unreachable) {
-          if (this.#end.signal.aborted) return;
           this.#warnOnce("away", `${error.message}; training goes on, and what is missing is sent when it is back`);
-          await this.#wait(failures++);
-          if (this.#end.signal.aborted) return;
+          if (!(await this.#wait(failures++))) return;
           continue;
         }
         this.#refused(error as Error, letter);
@@ -91,10 +93,8 @@ export class Outbox {
 
   #refused(error: Error, { vital = false }: Letter): void {
     this.#stopped = vital || (error instanceof Refused && [401, 403].includes(error.status));
-    this.#warnOnce(
-      "refused",
-      this.#stopped ? `${error.message}; training goes on without it` : `${error.message}; that is left out there`,
-    );
+    const what = this.#stopped ? "training goes on without it" : "that is left out there";
+    this.#warnOnce("refused", `${error.message}; ${what}`);
   }
 
   #warnOnce(kind: "away" | "refused", message: string): void {
@@ -102,11 +102,17 @@ export class Outbox {
     this.#warned[kind] = true;
   }
 
-  async #wait(failures: number): Promise<void> {
-    const { first, longest } = this.#options;
-    const signal = AbortSignal.any([this.#wake.signal, this.#end.signal]);
-    await sleep(Math.min(longest, first * 2 ** Math.min(failures, 16)), undefined, { signal }).catch(() => {});
-    // Only the wait at the time of closing is cut short.
-    if (this.#wake.signal.aborted) this.#wake = new AbortController();
+  /** Whether to try again after it. The end of the run cuts it short once, and then has less time for it. */
+  async #wait(failures: number): Promise<boolean> {
+    const { first, longest, patience } = this.#options;
+    const pause = Math.min(longest, first * 2 ** Math.min(failures, 16));
+    const { signal } = this.#closing;
+    if (!signal.aborted) {
+      await sleep(pause, undefined, { signal }).catch(() => {});
+      return true;
+    }
+    const left = patience - (Date.now() - this.#inVainSince);
+    await sleep(Math.max(0, Math.min(pause, left)));
+    return left > 0;
   }
 }

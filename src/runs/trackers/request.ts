@@ -19,6 +19,8 @@ export class Refused extends Error {
 }
 
 const TIMEOUT_MS = 30_000;
+/** Bytes in a millisecond, of files: 100 kB in a second. */
+const SLOWEST_UPLOAD = 100;
 /** Of an answer; a service that sends more is not the one that was meant. */
 const MOST_ANSWER = 1 << 24;
 
@@ -26,23 +28,23 @@ export interface Request {
   readonly method?: string;
   readonly headers?: Record<string, string> | undefined;
   readonly body?: string | Blob;
-  readonly signal?: AbortSignal | undefined;
 }
 
 /**
  * The text of a good answer. Messages name the service by `name` and an address without what may be secret in it: a user, or
  * the query, where upload links carry their signature.
  */
-export async function send(name: string, url: URL, { signal, headers = {}, ...init }: Request): Promise<string> {
-  const timeout = AbortSignal.timeout(TIMEOUT_MS);
+export async function send(name: string, url: URL, { headers = {}, ...init }: Request): Promise<string> {
+  const patience = TIMEOUT_MS + Math.ceil((init.body instanceof Blob ? init.body.size : 0) / SLOWEST_UPLOAD);
+  const signal = AbortSignal.timeout(patience);
   const shown = shownAddress(url);
   let response: Response;
   let text: string;
   try {
-    response = await fetch(url, { ...init, headers, signal: signal ? AbortSignal.any([signal, timeout]) : timeout });
+    response = await fetch(url, { ...init, headers, signal });
     text = await readAnswer(response);
   } catch (error) {
-    throw new Unreachable(`${name}: ${shown} cannot be reached (${reasonOf(error)})`);
+    throw new Unreachable(`${name}: ${shown} cannot be reached (${reasonOf(error, patience)})`);
   }
   if (response.ok) return text;
   const said = `${name}: ${shown} answered ${response.status}${briefly(text)}`;
@@ -54,19 +56,18 @@ export async function send(name: string, url: URL, { signal, headers = {}, ...in
 export async function sendJson(
   name: string,
   url: URL,
-  { headers, json, signal }: { headers?: Record<string, string>; json?: unknown; signal?: AbortSignal | undefined },
+  { headers, json }: { headers?: Record<string, string>; json?: unknown },
 ): Promise<unknown> {
-  const body = {
-    method: "POST",
-    body: JSON.stringify(json),
-    headers: { ...headers, "Content-Type": "application/json" },
-  };
-  const text = await send(name, url, { ...(json === undefined ? { headers } : body), signal });
+  const text = await send(name, url, json === undefined ? { headers } : posted(json, headers));
   try {
     return JSON.parse(text);
   } catch {
     throw new Refused(`${name}: ${shownAddress(url)} gave an answer that is no JSON`, 200, text);
   }
+}
+
+export function posted(json: unknown, headers: Record<string, string> = {}): Request {
+  return { method: "POST", body: JSON.stringify(json), headers: { ...headers, "Content-Type": "application/json" } };
 }
 
 export function shownAddress(url: URL): string {
@@ -92,9 +93,9 @@ async function readAnswer(response: Response): Promise<string> {
 }
 
 /** fetch says "fetch failed"; what failed is its cause. */
-function reasonOf(error: unknown): string {
+function reasonOf(error: unknown, patience: number): string {
   const { name, cause, message } = error as Error;
-  if (name === "TimeoutError") return `no answer in ${TIMEOUT_MS / 1000} s`;
+  if (name === "TimeoutError") return `no answer in ${Math.round(patience / 1000)} s`;
   const inner = cause as (NodeJS.ErrnoException & { errors?: Error[] }) | undefined;
   return inner?.message || inner?.errors?.[0]?.message || inner?.code || message;
 }

@@ -132,8 +132,8 @@ describe("event files", () => {
     const images = values.filter(({ plugin }) => plugin === "images");
     expect(images.map(({ step, tag }) => [step, tag])).toEqual(
       [0, 2, 4].flatMap((step) => [
-        [step, "samples/000_a-fox"],
-        [step, "samples/001_two-dogs-b-猫-b-at-50-night"],
+        [step, "pictures/000_a-fox"],
+        [step, "pictures/001_two-dogs-b-猫-b-at-50-night"],
       ]),
     );
     for (const [i, { step, shape, strings, title }] of images.entries()) {
@@ -164,7 +164,7 @@ describe("event files", () => {
     const [, second = []] = await filesOf(again.folder.path);
     // field 7: SessionLog with status START, at the first step that follows.
     const marks = second.filter((event) => event.has(7));
-    expect(marks.map((event) => [event.get(2)?.[0], event.get(7)?.[0]])).toEqual([[3, Uint8Array.of(8, 1)]]);
+    expect(marks.map((event) => [event.get(2)?.[0], event.get(7)?.[0]])).toEqual([[3, Buffer.of(8, 1)]]);
     const steps = valuesOf(second).flatMap(({ tag, step }) => (tag === "loss" ? [step] : []));
     expect(steps).toEqual([3, 4]);
   });

@@ -53,7 +53,7 @@ class Tensorboard implements Tracker {
         // A tag keeps its first description: what changes from step to step has no place in it.
         const { prompt, seed, path } = picture;
         const about = { title: prompt, description: `${escaped(prompt)}, seed ${seed}` };
-        values.push(imageValue(`samples/${pictureName(prompt, i).replace(/\.png$/, "")}`, await readPng(path), about));
+        values.push(imageValue(`pictures/${pictureName(prompt, i).replace(/\.png$/, "")}`, await readPng(path), about));
       }
       if (pictures.length > 0) await this.#add(step, { values: [...values, captionTable(pictures)] }, time);
       await this.keep({ step });

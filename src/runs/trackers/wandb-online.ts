@@ -6,7 +6,7 @@ import { basename } from "node:path";
 import { z } from "zod";
 import { InputError } from "../../tensor/errors.js";
 import { Outbox, type OutboxOptions } from "./outbox.js";
-import { below, Refused, send, sendJson, shownAddress, Unreachable } from "./request.js";
+import { below, posted, Refused, send, sendJson, shownAddress, Unreachable } from "./request.js";
 import type { TrackedRow } from "./row.js";
 import type { Outcome, TrackedRun, Tracker, TrackerOptions } from "./tracker.js";
 import { configOf, EXIT_CODES, historyOf, type Kept, type MediaFile, newRunId, type WandbTarget } from "./wandb-run.js";
@@ -97,10 +97,9 @@ async function graphql<S extends z.ZodType>(
   query: string,
   variables: object,
   schema: S,
-  signal?: AbortSignal,
 ): Promise<z.output<S>> {
   const url = below(account.server, "graphql");
-  const answer = await sendJson("wandb", url, { headers: authorization(account), json: { query, variables }, signal });
+  const answer = await sendJson("wandb", url, { headers: authorization(account), json: { query, variables } });
   const { data, errors } = (answer ?? {}) as { data?: unknown; errors?: { message?: unknown }[] };
   const problem = errors?.[0]?.message;
   if (typeof problem === "string") throw new Refused(`wandb: ${shownAddress(url)}: ${problem.slice(0, 200)}`, 200);
@@ -134,9 +133,9 @@ class WandbOnline implements Tracker {
 
   async start(run: TrackedRun): Promise<number> {
     const first = this.#run.step + 1;
-    this.#outbox.post({ vital: true, send: (signal) => this.#upsert(run, signal) });
+    this.#outbox.post({ vital: true, send: () => this.#upsert(run) });
     this.#heartbeat = setInterval(() => {
-      if (this.#outbox.idle) this.#outbox.post({ send: (signal) => this.#stream({}, signal) });
+      if (this.#outbox.idle) this.#outbox.post({ send: () => this.#stream({}) });
     }, HEARTBEAT_MS);
     this.#heartbeat.unref();
     // The history is lines that are not written twice; what comes out again of steps that are done again stays away.
@@ -145,21 +144,18 @@ class WandbOnline implements Tracker {
 
   async row(row: TrackedRow): Promise<void> {
     this.#outbox.post({
-      send: async (signal) => {
+      send: async () => {
         const { values, media } = await historyOf(row, this.#run.began);
-        if (media.length > 0) await this.#upload(media, signal);
+        if (media.length > 0) await this.#upload(media);
         const json = JSON.stringify(values);
-        await this.#stream(
-          {
-            files: {
-              // A line a step, the base model's the first: sent again, it goes where it was.
-              "wandb-history.jsonl": { offset: row.step, content: [json] },
-              "wandb-summary.json": { offset: 0, content: [json] },
-            },
-            ...(media.length > 0 && { uploaded: media.map(({ path }) => path) }),
+        await this.#stream({
+          files: {
+            // A line a step, the base model's the first: sent again, it goes where it was.
+            "wandb-history.jsonl": { offset: row.step, content: [json] },
+            "wandb-summary.json": { offset: 0, content: [json] },
           },
-          signal,
-        );
+          ...(media.length > 0 && { uploaded: media.map(({ path }) => path) }),
+        });
         await this.#keep({ step: row.step });
       },
     });
@@ -168,12 +164,12 @@ class WandbOnline implements Tracker {
   async end(outcome: Outcome): Promise<void> {
     clearInterval(this.#heartbeat);
     this.#outbox.post({
-      send: (signal) => this.#stream({ complete: true, exitcode: EXIT_CODES[outcome] }, signal),
+      send: () => this.#stream({ complete: true, exitcode: EXIT_CODES[outcome] }),
     });
     await this.#outbox.close();
   }
 
-  async #upsert({ path, settings }: TrackedRun, signal: AbortSignal): Promise<void> {
+  async #upsert({ path, settings }: TrackedRun): Promise<void> {
     const { entity, project, id } = this.#run;
     const config = Object.entries(configOf({ ...settings, out: path })).map(([key, value]) => [key, { value }]);
     const variables = {
@@ -183,7 +179,7 @@ class WandbOnline implements Tracker {
       displayName: basename(path),
       config: JSON.stringify(Object.fromEntries(config)),
     };
-    const { bucket } = (await graphql(this.account, UPSERT, variables, upserted, signal)).upsertBucket;
+    const { bucket } = (await graphql(this.account, UPSERT, variables, upserted)).upsertBucket;
     this.#address = { entity: bucket.project.entity.name, project: bucket.project.name };
     await this.#keep({});
     this.place = this.#page();
@@ -195,10 +191,9 @@ class WandbOnline implements Tracker {
     return [this.account.app, ...[entity, project, "runs", this.#run.id].map(encodeURIComponent)].join("/");
   }
 
-  async #upload(media: readonly MediaFile[], signal: AbortSignal): Promise<void> {
+  async #upload(media: readonly MediaFile[]): Promise<void> {
     const variables = { ...this.#address, run: this.#run.id, files: media.map(({ path }) => path) };
-    const { files, uploadHeaders } = (await graphql(this.account, CREATE_FILES, variables, uploads, signal))
-      .createRunFiles;
+    const { files, uploadHeaders } = (await graphql(this.account, CREATE_FILES, variables, uploads)).createRunFiles;
     const headers = Object.fromEntries((uploadHeaders ?? []).map((line) => line.split(/:\s*(.*)/s).slice(0, 2)));
     for (const { name, uploadUrl } of files) {
       const file = media.find(({ path }) => path === name);
@@ -209,14 +204,14 @@ class WandbOnline implements Tracker {
       // Other hosts have a signature in the address, and must not see the key.
       const own = (url as URL).origin === this.account.server.origin ? authorization(this.account) : {};
       const body = new Blob([file.bytes], { type: "image/png" });
-      await send("wandb", url as URL, { method: "PUT", body, headers: { ...own, ...headers }, signal });
+      await send("wandb", url as URL, { method: "PUT", body, headers: { ...own, ...headers } });
     }
   }
 
-  async #stream(json: object, signal: AbortSignal): Promise<void> {
+  async #stream(json: object): Promise<void> {
     const { entity, project } = this.#address;
     const url = below(this.account.server, "files", entity, project, this.#run.id, "file_stream");
-    await sendJson("wandb", url, { headers: authorization(this.account), json, signal });
+    await send("wandb", url, posted(json, authorization(this.account)));
   }
 
   async #keep(change: Partial<Kept>): Promise<void> {

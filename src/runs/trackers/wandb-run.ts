@@ -57,7 +57,7 @@ export async function historyOf(row: TrackedRow, began: number) {
   const [first] = read;
   const values: Record<string, unknown> = {
     ...Object.fromEntries(scalars),
-    ...(first && { samples: imagesValue(first, media, pictures.map(captionOf)) }),
+    ...(first && { pictures: imagesValue(first, media, pictures.map(captionOf)) }),
     _step: step,
     _timestamp: time / 1000,
     _runtime: (time - began) / 1000,
@@ -72,7 +72,7 @@ function imagesValue({ width, height }: Png, media: readonly MediaFile[], captio
 
 function mediaPath(step: number, index: number, bytes: Buffer): string {
   const hash = createHash("sha256").update(bytes).digest("hex").slice(0, 20);
-  return `media/images/samples_${step}_${index}_${hash}.png`;
+  return `media/images/pictures_${step}_${index}_${hash}.png`;
 }
 
 /** Of the process, as W&B shows it: 0 is finished, all else is failed. */

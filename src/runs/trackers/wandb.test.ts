@@ -51,7 +51,7 @@ describe("a run in Weights & Biases", () => {
     await run.stepsTo(4);
     const { history, files, uploaded } = only();
     for (const step of [0, 2, 4]) {
-      const samples = history.get(step)?.samples as { filenames: string[] };
+      const samples = history.get(step)?.pictures as { filenames: string[] };
       expect(samples).toMatchObject({ _type: "images/separated", format: "png", width: 7, height: 5, count: 2 });
       expect(samples).toHaveProperty("captions", [
         `a fox, reward ${(step - 0.25).toPrecision(3)}, seed 7`,
@@ -64,8 +64,8 @@ describe("a run in Weights & Biases", () => {
       }
     }
     expect(server.asked.filter((route) => /upload |file_stream/.test(route)).slice(0, 3)).toEqual([
-      expect.stringMatching(/^upload media\/images\/samples_0_0_/),
-      expect.stringMatching(/^upload media\/images\/samples_0_1_/),
+      expect.stringMatching(/^upload media\/images\/pictures_0_0_/),
+      expect.stringMatching(/^upload media\/images\/pictures_0_1_/),
       "file_stream",
     ]);
   });
@@ -114,7 +114,11 @@ describe("a run in Weights & Biases", () => {
     ["no key", { WANDB_API_KEY: "" }, /^wandb: WANDB_API_KEY is not set: .*\/authorize shows yours; .* mode: offline/],
     ["half a key", { WANDB_API_KEY: "abc" }, /^wandb: WANDB_API_KEY is no key, which has 40 characters or more/],
     ["another's key", { WANDB_API_KEY: "x".repeat(40) }, /does not know the key in WANDB_API_KEY/],
-    ["nobody there", { WANDB_BASE_URL: "http://127.0.0.1:9" }, /cannot be reached .*; for later, there is mode: offline/],
+    [
+      "nobody there",
+      { WANDB_BASE_URL: "http://127.0.0.1:9" },
+      /cannot be reached .*; for later, there is mode: offline/,
+    ],
     ["no address", { WANDB_BASE_URL: "here" }, /^WANDB_BASE_URL: is not the address/],
     ["an odd mode", { WANDB_MODE: "sometimes" }, /^WANDB_MODE "sometimes": must be online, offline or disabled/],
     ["an odd project", { WANDB_PROJECT: "a/b" }, /^wandb: project "a\/b" \(or WANDB_PROJECT\) may hold letters/],
@@ -191,7 +195,8 @@ async function offlineOf(run: string): Promise<Offline> {
   const id = /^offline-run-\d{8}_\d{6}-([a-z0-9]{8})$/.exec(names[0] as string)?.[1];
   const records = recordsOf(await readFile(join(folder, `run-${id}.wandb`))).map(fieldsOf);
   expect(records.map((record) => record.get(1)?.[0])).toEqual(records.map((_, i) => i + 1));
-  const of = (field: number) => records.flatMap((record) => (record.get(field) ?? []).map((m) => fieldsOf(m as Uint8Array)));
+  const of = (field: number) =>
+    records.flatMap((record) => (record.get(field) ?? []).map((m) => fieldsOf(m as Uint8Array)));
   const history = of(2).map((row) =>
     Object.fromEntries(
       (row.get(1) ?? []).map((item) => {
@@ -230,7 +235,9 @@ describe("a run for wandb sync", () => {
     const named = history.flatMap(({ pictures }) => (pictures as { filenames: string[] } | undefined)?.filenames ?? []);
     expect(named).toEqual(files);
     expect(named).toHaveLength(6);
-    const pixels = await sharp(join(folder, "files", named[3] as string)).raw().toBuffer();
+    const pixels = await sharp(join(folder, "files", named[3] as string))
+      .raw()
+      .toBuffer();
     expect([...pixels]).toEqual([...(evaluationOf(2).images[1]?.pixels ?? [])]);
   });
 
@@ -250,7 +257,10 @@ describe("a run for wandb sync", () => {
 
   test("spans blocks where a record is larger than one", async () => {
     const run = await startRun(join(scratch, "offline-long"), offline);
-    const long = { ...metricsOf(1), rewards: Object.fromEntries(Array.from({ length: 4000 }, (_, i) => [`part-${i}`, i])) };
+    const long = {
+      ...metricsOf(1),
+      rewards: Object.fromEntries(Array.from({ length: 4000 }, (_, i) => [`part-${i}`, i])),
+    };
     await run.tell({ kind: "stepped", metrics: long });
     await run.stepsTo(4);
     const { history, exitCode } = await offlineOf(run.folder.path);
