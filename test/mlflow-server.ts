@@ -64,6 +64,12 @@ export async function startMlflow(authorization?: string): Promise<MlflowServer>
         runs.set(id, { experiment: json.experiment_id, name: json.run_name, status: "RUNNING", tags, ...empty });
         return { json: { run: { info: { run_id: id, artifact_uri: `${server.artifactRoot}/1/${id}/artifacts` } } } };
       }
+      case "GET runs/get": {
+        const run = runs.get(url.searchParams.get("run_id") as string);
+        if (run === undefined) return refusal("RESOURCE_DOES_NOT_EXIST", "no such run", 404);
+        const latest = new Map(run.metrics.map((metric) => [metric.key, metric]));
+        return { json: { run: { data: { metrics: [...latest.values()] } } } };
+      }
       case "POST runs/update":
       case "POST runs/log-batch": {
         const run = runs.get(json.run_id);

@@ -1,5 +1,5 @@
 /** Tracking in a small MLflow server of the tests' own; parity/trackers.ts does the same with the real one. */
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
@@ -89,6 +89,20 @@ describe("a run in MLflow", () => {
     expect(server.runs.size).toBe(1);
     expect(stepsOf("loss")).toEqual([1, 2, 3, 4]);
     expect(only().status).toBe("FINISHED");
+  });
+
+  test("is asked what it has where a kill came before that was noted", async () => {
+    const killed = await startRun(join(scratch, "unnoted"), mlflow(), { timing });
+    await killed.stepsTo(3);
+    await killed.trackers.end("failed");
+    const ledger = join(killed.folder.path, "trackers.json");
+    const kept = JSON.parse(await readFile(ledger, "utf8"));
+    await writeFile(ledger, JSON.stringify({ mlflow: { ...kept.mlflow, step: 1 } }));
+    const pictures = only().artifacts.size;
+    const again = await resumeRun(killed.folder.path, { timing });
+    await again.trackers.end("stopped");
+    expect(stepsOf("loss")).toEqual([1, 2, 3]);
+    expect(only().artifacts.size).toBe(pictures);
   });
 
   test("that is interrupted is killed, which can go on", async () => {

@@ -30,6 +30,7 @@ const keptSchema = z.object({
   experiment: id,
   run: id,
   artifacts: z.string(),
+  began: z.int(),
   step: z.int().min(-1),
 });
 type Kept = z.output<typeof keptSchema>;
@@ -38,6 +39,11 @@ const foundExperiment = z.object({
   experiment: z.object({ experiment_id: id, lifecycle_stage: z.string().optional() }),
 });
 const madeExperiment = z.object({ experiment_id: id });
+const foundRun = z.object({
+  run: z.object({
+    data: z.object({ metrics: z.array(z.object({ key: z.string(), step: z.coerce.number() })).default([]) }),
+  }),
+});
 const madeRun = z.object({ run: z.object({ info: z.object({ run_id: id, artifact_uri: z.string() }) }) });
 
 export async function openMlflow(
@@ -146,6 +152,8 @@ class Mlflow implements Tracker {
   #run: Kept | undefined;
   #tracked: TrackedRun | undefined;
   #toldOfArtifacts = false;
+  /** The last step whose numbers the server has, of a run that goes on. */
+  #has = -1;
   place: string | undefined;
 
   constructor(
@@ -166,7 +174,7 @@ class Mlflow implements Tracker {
       vital: true,
       send: async () => {
         if (started === undefined) await this.#create(run);
-        else await this.#post(["runs", "update"], { run_id: started.run, status: "RUNNING" });
+        else await this.#goOn(started);
         this.#tell();
       },
     });
@@ -184,7 +192,11 @@ class Mlflow implements Tracker {
     const { step, scalars, pictures, time } = row;
     const metrics = [...scalars].map(([key, value]) => ({ key: metricName(key), value, timestamp: time, step }));
     for (const some of batches(metrics, LIMITS.metrics)) {
-      this.#outbox.post({ send: () => this.#logBatch({ metrics: some }) });
+      this.#outbox.post({
+        send: async () => {
+          if (step > this.#has) await this.#logBatch({ metrics: some });
+        },
+      });
     }
     for (const [i, picture] of pictures.entries()) {
       this.#outbox.post({ send: () => this.#picture(row, picture, i) });
@@ -228,6 +240,7 @@ class Mlflow implements Tracker {
 
   async #create({ path, settings }: TrackedRun): Promise<void> {
     const experiment = await this.#experiment();
+    const began = Date.now();
     const answer = await this.#post(["runs", "create"], {
       experiment_id: experiment,
       run_name: basename(path),
@@ -243,8 +256,17 @@ class Mlflow implements Tracker {
     const { run } = checked(madeRun, answer, endpoint(this.server, "runs", "create"));
     const { run_id, artifact_uri } = run.info;
     const server = shownAddress(this.server.uri);
-    this.#run = { server, experiment, run: run_id, artifacts: artifact_uri, step: -1 };
+    this.#run = { server, experiment, run: run_id, artifacts: artifact_uri, began, step: -1 };
     await this.#keep({});
+  }
+
+  /** What was sent in the moment before a kill may not have been noted any more: the server knows. */
+  async #goOn({ run }: Kept): Promise<void> {
+    await this.#post(["runs", "update"], { run_id: run, status: "RUNNING" });
+    const url = endpoint(this.server, "runs", "get");
+    url.searchParams.set("run_id", run);
+    const found = checked(foundRun, await sendJson("mlflow", url, { headers: this.server.headers }), url);
+    this.#has = Math.max(-1, ...found.run.data.metrics.map(({ step }) => step));
   }
 
   async #experiment(): Promise<string> {
@@ -281,9 +303,10 @@ class Mlflow implements Tracker {
   }
 
   /** The picture and a small one beside it, under the names that MLflow's pages look for. */
-  async #picture({ step, time }: TrackedRow, { prompt, path }: TrackedPicture, i: number) {
+  async #picture({ step }: TrackedRow, { prompt, path }: TrackedPicture, i: number) {
     const key = pictureName(prompt, i).replace(/\.png$/, "");
-    // The same when it is sent again.
+    // Both are the same when the picture is sent again.
+    const time = this.#known.began + step;
     const hash = createHash("sha256").update(`${this.#known.run} ${step} ${i}`).digest("hex");
     const uuid = hash.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12}).*$/, "$1-$2-$3-$4-$5");
     const name = `${key}+step+${step}+timestamp+${time}+${uuid}`;

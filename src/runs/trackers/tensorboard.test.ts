@@ -143,14 +143,14 @@ describe("event files", () => {
       expect([...pixels]).toEqual([...(evaluationOf(step).images[i % 2]?.pixels ?? [])]);
       expect(title).toBe(PROMPTS[i % 2]);
     }
-    expect(images[1]?.description).toBe("two \\*dogs\\* \\| \\<b\\>猫\\</b\\>, at 50% \\+ night, seed 8");
+    expect(images[1]?.description).toBe("two \\*dogs\\* | &lt;b\\>猫&lt;/b\\>, at 50% \\+ night, seed 8");
     const captions = values.filter(({ tag }) => tag === "captions");
     expect(captions.map(({ step, shape }) => [step, ...shape])).toEqual([0, 2, 4].map((step) => [step, 3, 2]));
     expect(captions[1]?.strings.map(text).slice(0, 4)).toEqual([
       "picture",
       "caption",
       "000_a-fox",
-      "a fox, reward 1.75, seed 7",
+      "a fox, reward 1\\.75, seed 7",
     ]);
     const config = values.find(({ tag }) => tag === "config");
     expect(text(config?.strings[0])).toContain("\n      rank: 4\n");

@@ -88,7 +88,8 @@ function captionTable(pictures: readonly TrackedPicture[]): Uint8Array {
   return tensorValue({ tag: "captions", plugin: "text", shape: [pictures.length + 1, 2], strings });
 }
 
-/** So that Markdown shows it as it is. */
+/** So that TensorBoard's Markdown shows it as it is. */
 function escaped(text: string): string {
-  return text.replace(/[\\`*_{}[\]()<>#+!|~]/g, "\\$&");
+  const entities: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;" };
+  return text.replace(/[&<]|[\\`*_{}[\]()>#+\-.!]/g, (sign) => entities[sign] ?? `\\${sign}`);
 }
