@@ -120,7 +120,7 @@ async function syncedRows(): Promise<Row> {
     for (const [key, value] of Object.entries(row)) {
       if (["_timestamp", "_runtime"].includes(key)) continue;
       same(`step ${step}: ${key}`, found[key], value);
-      if (key !== "pictures") scalars++;
+      if (key !== "pictures" && !key.startsWith("_")) scalars++;
     }
     const shown = row.pictures as { filenames: string[]; captions: string[] } | undefined;
     for (const file of shown?.filenames ?? []) {
@@ -132,7 +132,7 @@ async function syncedRows(): Promise<Row> {
   same("exit code", [online.exitcode, synced.exitcode], [0, 0]);
   same("settings", synced.config.lora, online.config.lora);
   return {
-    by: "wandb sync, to the online run's service",
+    by: "wandb sync, beside the online run",
     scalars,
     pictures,
     captions,
