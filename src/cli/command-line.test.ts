@@ -50,6 +50,11 @@ describe("wrong usage ends with 2 and a message that helps", () => {
     [["train", "defalt"], 'unknown recipe "defalt"; did you mean default?'],
     [["train", "--steps", "many"], '--steps many: train.updates must be a number, found "many"'],
     [["train", "--reward", "aestetic"], "did you mean aesthetic?"],
+    [
+      ["train", "--track", "tensorbord"],
+      "--track tensorbord: trackers.0.name must be one of tensorboard, mlflow, wandb",
+    ],
+    [["train", "--set", "trackers=[{ name: mlflow, uri: here }]"], "mlflow: its uri must be the address of a tracking"],
     [["train", "--set", "lora.rnk=2"], "--set lora.rnk=2: lora.rnk is no setting; did you mean lora.rank?"],
     [["train", "--set", "lora"], "expected path.to.key=value"],
     [["train", "--model", "/no/such/model"], "model folder /no/such/model: not found"],
@@ -119,7 +124,15 @@ describe("a run from the command line", () => {
   const out = join(scratch, "run");
 
   test("trains, says how it goes on stderr and what came of it on stdout", async () => {
-    const { code, printed, said } = await alignprop("train", tinyRecipe, "--out", out, "--json");
+    const { code, printed, said } = await alignprop(
+      "train",
+      tinyRecipe,
+      "--out",
+      out,
+      "--json",
+      "--track",
+      "tensorboard",
+    );
     expect(said).toMatch(/^step 1\/2 {2}reward .* loss .* grad .* GiB .*\/step .* left$/m);
     expect(said).toMatch(/^ {2}evaluation reward .*, after step 2$/m);
     expect(code).toBe(0);
@@ -130,7 +143,9 @@ describe("a run from the command line", () => {
       updates: 2,
       interrupted: false,
       report: join(out, "report.html"),
+      trackers: { tensorboard: join(out, "tensorboard") },
     });
+    expect(await readdir(join(out, "tensorboard"))).toEqual([expect.stringMatching(/^events\.out\.tfevents\./)]);
     expect(result.checkpoint).toBe(join(out, "checkpoints/step-000002"));
     expect(result.after.step).toBe(2);
     const rows = (await readFile(join(out, "metrics.jsonl"), "utf8")).trimEnd().split("\n");
@@ -140,7 +155,8 @@ describe("a run from the command line", () => {
   test("goes on with --resume as if it had never stopped", async () => {
     const whole = join(scratch, "whole");
     expect((await alignprop("train", tinyRecipe, "--out", whole, "--steps", "3")).code).toBe(0);
-    expect((await alignprop("train", "--resume", out, "--steps", "3")).code).toBe(0);
+    // Where it is watched from is no part of what is learnt.
+    expect((await alignprop("train", "--resume", out, "--steps", "3", "--set", "trackers=[]")).code).toBe(0);
     const losses = async (run: string) =>
       (await readFile(join(run, "metrics.jsonl"), "utf8"))
         .trimEnd()

@@ -24,6 +24,7 @@ export interface SettingsOptions extends CommonOptions {
   memory?: string;
   offline?: boolean;
   adapter?: string;
+  track?: string[];
   set?: Override[];
 }
 
@@ -105,7 +106,10 @@ export function overridesOf(
   const offline: Override[] = options.offline
     ? [{ path: ["loading", "offline"], value: true, origin: "--offline" }]
     : [];
-  return [...short, ...offline, ...(options.set ?? [])];
+  const track = (options.track ?? []).map(
+    (name): Override => ({ path: ["trackers"], value: name, origin: `--track ${name}`, adds: true }),
+  );
+  return [...short, ...offline, ...track, ...(options.set ?? [])];
 }
 
 /** A parser for options that are no settings. */

@@ -6,14 +6,16 @@ import { checkpointFolder, samplesFolder } from "../runs/layout.js";
 import { writeReport } from "../runs/report.js";
 import { RunFolder } from "../runs/run-folder.js";
 import { readEvaluations } from "../runs/samples.js";
+import { Trackers } from "../runs/trackers/trackers.js";
 import { InputError } from "../tensor/errors.js";
 import { observers, type TrainResult } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { train } from "../train/recipe.js";
 import type { Settings } from "../train/settings.js";
+import { trackerNames } from "../train/trackers.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
-import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
+import { commonOptions, list, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
 import { progress } from "./progress.js";
 import type { Terminal } from "./terminal.js";
 
@@ -34,7 +36,8 @@ export function trainCommand(root: Command, terminal: Terminal): void {
     .option("--out <folder>", "the run's folder (default: runs/<recipe>-<n>)")
     .option("--resume <folder>", "go on with the run in this folder")
     .option("--eval-prompts <list>", "what evaluation draws, given like --prompts")
-    .option("--adapter <path>", START_HELP);
+    .option("--adapter <path>", START_HELP)
+    .option("--track <name>", `also watch the run in ${list(trackerNames)}; may be repeated`, collect);
   commonOptions(settingsOptions(command))
     .addHelpText(
       "after",
@@ -48,12 +51,17 @@ Examples:
   alignprop train --set lora.targets=[attention,feed-forward] --set lora.rank=8
   alignprop train --adapter runs/default-1 --reward clip   a new run from that one's adapter
   alignprop train --set trainable=unet --set optimizer.learning_rate=1e-5
+  alignprop train --track tensorboard --track wandb   watch it there as well
   alignprop train --resume runs/default-1 --steps 80  go on, and further`,
     )
     .action(async (recipe: string | undefined, options: TrainCommandOptions) => {
       const run = await openRun(recipe, options);
       await trainInto(run, terminal, options.json === true);
     });
+}
+
+function collect(name: string, before: readonly string[] = []): string[] {
+  return [...before, name];
 }
 
 async function openRun(recipe: string | undefined, options: TrainCommandOptions): Promise<RunFolder> {
@@ -83,7 +91,12 @@ export async function withStart(settings: Settings): Promise<Settings> {
 }
 
 async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Promise<void> {
-  const listener = observers(run.observe, progress(terminal, rewardTitle(run.settings.reward)));
+  const trackers = await Trackers.open(run, {
+    warn: (message) => terminal.say(`warning: ${message}`),
+    tell: (message) => terminal.say(message),
+  });
+  const title = rewardTitle(run.settings.reward);
+  const listener = observers(run.observe, trackers.observe, progress(terminal, title));
   let result: TrainResult;
   try {
     result = await interruptible(terminal, "Finishing this step and saving", (signal) =>
@@ -92,9 +105,10 @@ async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Pro
   } catch (error) {
     // Whatever ended it, what was done so far is worth a look.
     if (run.started) await reportSoFar(run, terminal);
+    await trackers.end("failed");
     throw error;
   }
-  const outcome = await outcomeOf(run, result);
+  const outcome = await outcomeOf(run, result, trackers.places);
   if (json) terminal.print(JSON.stringify(outcome));
   else printOutcome(outcome, terminal);
 }
@@ -109,7 +123,7 @@ async function reportSoFar(run: RunFolder, terminal: Terminal): Promise<void> {
 }
 
 /** What `--json` prints. */
-async function outcomeOf(run: RunFolder, result: TrainResult) {
+async function outcomeOf(run: RunFolder, result: TrainResult, watched: Trackers["places"]) {
   const { path, report, metrics } = run;
   const evaluations = await readEvaluations(path);
   const saved = await savedSteps(path);
@@ -123,6 +137,7 @@ async function outcomeOf(run: RunFolder, result: TrainResult) {
     checkpoint: last === undefined ? null : checkpointFolder(path, last),
     best_checkpoint: best === undefined ? null : checkpointFolder(path, best),
     report,
+    trackers: watched,
   };
 }
 
@@ -144,4 +159,5 @@ function printOutcome(outcome: Awaited<ReturnType<typeof outcomeOf>>, terminal: 
   if (after !== null) terminal.print(`pictures  ${samplesFolder(run, after.step)}`);
   if (checkpoint !== null) terminal.print(`saved     ${checkpoint}`);
   if (best !== null && best !== checkpoint) terminal.print(`best      ${best}`);
+  for (const [name, place] of Object.entries(outcome.trackers)) terminal.print(`${name.padEnd(9)} ${place}`);
 }

@@ -10,6 +10,7 @@ export const runFiles = {
   evaluation: "evaluation.json",
   checkpoints: "checkpoints",
   report: "report.html",
+  trackers: "trackers.json",
 } as const;
 
 /** What a checkpoint's folder holds for the hub. */

@@ -199,7 +199,8 @@ function settingText(json: string): string {
   if (value === null) return "automatic";
   if (!Array.isArray(value)) return String(value) || "(empty)";
   const rest = value.length > mostItems ? ` … and ${value.length - mostItems} more` : "";
-  return value.slice(0, mostItems).join(", ") + rest;
+  const shown = value.slice(0, mostItems).map((item) => (typeof item === "object" ? JSON.stringify(item) : item));
+  return (shown.join(", ") || "(none)") + rest;
 }
 
 function shellQuoted(text: string): string {

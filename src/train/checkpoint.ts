@@ -188,6 +188,7 @@ const FREE = [
   "train",
   "checkpoint",
   "evaluation",
+  "trackers",
 ];
 
 /** `lora.rank is 8 now and was 4`, for each setting that differs. */

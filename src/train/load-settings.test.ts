@@ -195,6 +195,40 @@ describe("a recipe's name", () => {
   });
 });
 
+describe("trackers", () => {
+  const added = (name: string): Override => ({
+    path: ["trackers"],
+    value: name,
+    origin: `--track ${name}`,
+    adds: true,
+  });
+  const mlflow = { name: "mlflow", uri: null, experiment: null };
+
+  test("are given by name or with settings", async () => {
+    const { trackers } = await load("trackers: [tensorboard, { name: mlflow, experiment: foxes }]");
+    expect(trackers).toEqual([{ name: "tensorboard" }, { ...mlflow, experiment: "foxes" }]);
+    expect((await load("")).trackers).toEqual([]);
+  });
+
+  test("are added to by --track, which leaves one with settings as it is", async () => {
+    const recipe = join(folder, "tracked.yaml");
+    await writeFile(recipe, "trackers: [{ name: mlflow, experiment: foxes }]");
+    const overrides = [added("mlflow"), added("tensorboard"), added("tensorboard")];
+    const { trackers } = await loadSettings({ recipe, overrides });
+    expect(trackers).toEqual([{ ...mlflow, experiment: "foxes" }, { name: "tensorboard" }]);
+  });
+
+  test("that are not known, or known twice, are refused", async () => {
+    expect(await complaint("trackers: [tensorbord]")).toBe(
+      'recipe.yaml:1: trackers.0.name must be one of tensorboard, mlflow, wandb, found "tensorbord"; did you mean tensorboard?',
+    );
+    expect(await complaint("trackers: [{ name: wandb, api_key: abc }]")).toMatch(/trackers.0.api_key is no setting/);
+    expect(await complaint("trackers: [wandb, { name: wandb, mode: offline }]")).toMatch(/name each tracker once/);
+    const twice = loadSettings({ overrides: [added("wndb")] });
+    await expect(twice).rejects.toThrow(/^--track wndb: trackers.0.name must be one of .* did you mean wandb\?$/);
+  });
+});
+
 describe("--set", () => {
   test("goes over the recipe and reads its value as YAML", async () => {
     const settings = await load("lora: { rank: 2 }", "lora.rank=8", "lora.targets=[to_q, to_v]", "threads=null");

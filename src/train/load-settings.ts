@@ -30,6 +30,8 @@ export interface Override {
   readonly path: readonly string[];
   readonly value: unknown;
   readonly origin: string;
+  /** The value is the name of one more entry of a list, unless the list has an entry of that name. */
+  readonly adds?: true;
 }
 
 export interface LoadOptions {
@@ -214,8 +216,14 @@ function applyOverrides(written: Record<string, unknown>, overrides: readonly Ov
   let settings = "estimator" in written ? { ...written, estimator: withName(written.estimator) } : written;
   for (const override of overrides.filter(isChoice))
     settings = withValue(settings, override.path, override.value, override.path.length > 1);
-  for (const override of overrides.filter((o) => !isChoice(o)))
+  for (const override of overrides.filter((o) => !isChoice(o) && !o.adds))
     settings = withValue(settings, override.path, override.value);
+  for (const { path, value } of overrides.filter(({ adds }) => adds)) {
+    const [key] = path as [string];
+    const list = Array.isArray(settings[key]) ? settings[key] : [];
+    const named = list.some((entry) => entry === value || (isRecord(entry) && entry.name === value));
+    if (!named) settings = { ...settings, [key]: [...list, value] };
+  }
   return settings;
 }
 

@@ -103,6 +103,9 @@ function keysOf(schema: unknown, prefix = "", found = new Map<string, unknown[]>
     case "pipe":
       keysOf(def.out, prefix, found);
       break;
+    case "array":
+      keysOf(def.element, prefix, found);
+      break;
     default:
       if (def.innerType !== undefined) keysOf(def.innerType, prefix, found);
   }
@@ -116,6 +119,7 @@ interface SchemaDefinition {
   readonly values?: readonly unknown[];
   readonly innerType?: unknown;
   readonly out?: unknown;
+  readonly element?: unknown;
 }
 
 /** List indices have no place in a key's name. */

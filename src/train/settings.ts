@@ -10,6 +10,7 @@ import { parseBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 import { isRecord } from "../tensor/record.js";
 import { estimatorSettings } from "./estimators/index.js";
+import { trackerSettings } from "./trackers.js";
 
 /** Of an adapter's factors. */
 export const MOST_RANK = 4096;
@@ -189,6 +190,9 @@ export const settingsSchema = z.strictObject({
       keep_best: z.boolean().default(true),
     })
     .prefault({}),
+
+  /** Where a run is watched from, beside its folder: `[tensorboard, { name: mlflow, uri: … }]`. */
+  trackers: trackerSettings.prefault([]),
 });
 
 type Parsed = z.output<typeof settingsSchema>;

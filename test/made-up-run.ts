@@ -1,0 +1,121 @@
+/** A run's events without its training: numbers and pictures that are made up, told to a real run's folder and its trackers. */
+import { basename } from "node:path";
+import { RunFolder } from "../src/runs/run-folder.js";
+import { Trackers, type TrackersOptions } from "../src/runs/trackers/trackers.js";
+import type { EvaluationResult, Plan, RgbImage, StepMetrics, TrainEvent } from "../src/train/events.js";
+import { settingsFrom } from "../src/train/load-settings.js";
+import type { SettingsInput } from "../src/train/settings.js";
+
+export const plan: Plan = {
+  model: "m",
+  reward: "clip",
+  backboneParameters: 1,
+  trainable: "lora",
+  trainableParameters: 1,
+  updates: 4,
+  samplesPerUpdate: 4,
+  accumulation: 1,
+  precision: "float32",
+  unetForwardCallsPerUpdate: 1,
+  unetRecomputedCallsPerUpdate: 0,
+  memory: { lanes: 1, keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
+  uncounted: [],
+  unetBackwardCallsPerUpdate: 1,
+  flopsPerUpdate: 1,
+  evaluations: 1,
+  imagesPerEvaluation: 1,
+};
+
+/** With what Markdown, XML and file names give a meaning. */
+export const PROMPTS = ["a fox", "two *dogs* | <b>猫</b>, at 50% + night"];
+
+const EVALUATED = [0, 2, 4];
+
+export function metricsOf(step: number): StepMetrics {
+  const evaluated = EVALUATED.includes(step) && { eval_reward_mean: step + 0.25, eval_reward_std: 0.5 };
+  return {
+    step,
+    epoch: 0,
+    samples: step * 4,
+    loss: 1 / step,
+    reward_mean: step / 3,
+    reward_std: 0.125,
+    // As of an update that was skipped.
+    ...(step === 3 ? { grad_norm: null, loss_scale: 2 ** 15, skipped: true as const } : { grad_norm: 1e-7 * step }),
+    seconds: 1.5,
+    peak_rss_bytes: 3 * 2 ** 30,
+    rewards: { clip: step / 7, "my reward: é": -step },
+    ...evaluated,
+    ...(evaluated && { eval_rewards: { clip: step / 11, "my reward: é": -step } }),
+  };
+}
+
+export function evaluationOf(step: number): EvaluationResult {
+  const images = PROMPTS.map((_, i): RgbImage => {
+    const pixels = Uint8Array.from({ length: 3 * 7 * 5 }, (_, at) => (at * 37 + step * 11 + i * 101) % 256);
+    return { width: 7, height: 5, pixels };
+  });
+  const rewards = PROMPTS.map((_, i) => step + 0.25 + (i === 0 ? -0.5 : 0.5));
+  return { prompts: PROMPTS, seeds: [7, 8], rewards, images, mean: step + 0.25, std: 0.5 };
+}
+
+export interface MadeUpRun {
+  readonly folder: RunFolder;
+  readonly trackers: Trackers;
+  readonly said: string[];
+  readonly warnings: string[];
+  tell(event: TrainEvent): Promise<void>;
+  /** Steps up to `last`, with a checkpoint at step 2 and at the end. */
+  stepsTo(last: number): Promise<void>;
+}
+
+/** A new run of 4 steps, told that it starts and what the model was. */
+export async function startRun(
+  out: string,
+  trackers: SettingsInput["trackers"],
+  options: Partial<TrackersOptions> = {},
+): Promise<MadeUpRun> {
+  const settings = await settingsFrom({ out, train: { updates: 4 }, trackers, lora: { rank: 4 } }, basename(out));
+  const run = await watched(await RunFolder.plan(settings), options);
+  await run.tell({ kind: "started", plan, step: 0 });
+  await run.tell({ kind: "evaluated", step: 0, result: evaluationOf(0) });
+  return run;
+}
+
+/** The run goes on from its checkpoint at step 2. */
+export async function resumeRun(
+  path: string,
+  options: Partial<TrackersOptions> = {},
+  trackers?: SettingsInput["trackers"],
+): Promise<MadeUpRun> {
+  const change = trackers === undefined ? [] : [{ path: ["trackers"], value: trackers, origin: "the test" }];
+  const run = await watched(await RunFolder.resume(path, change), options);
+  await run.tell({ kind: "started", plan, step: 2 });
+  return run;
+}
+
+async function watched(folder: RunFolder, options: Partial<TrackersOptions>): Promise<MadeUpRun> {
+  const [said, warnings]: string[][] = [[], []] as [string[], string[]];
+  const told = { warn: (line: string) => void warnings.push(line), tell: (line: string) => void said.push(line) };
+  const trackers = await Trackers.open(folder, { env: {}, ...told, ...options });
+  const tell = async (event: TrainEvent) => {
+    await folder.observe(event);
+    await trackers.observe(event);
+  };
+  const stepsTo = async (last: number) => {
+    for (let step = (folder.metrics.at(-1)?.step ?? 0) + 1; step <= last; step++) {
+      if (EVALUATED.includes(step)) await tell({ kind: "evaluated", step, result: evaluationOf(step) });
+      await tell({ kind: "stepped", metrics: metricsOf(step) });
+      if (step === 2 || step === 4) await tell({ kind: "checkpointed", step, files: FILES });
+    }
+    if (last === 4) {
+      await tell({ kind: "finished", result: { step: 4, updates: 4, interrupted: false, seconds: 1 } });
+    }
+  };
+  return { folder, trackers, said, warnings, tell, stepsTo };
+}
+
+const FILES = new Map([
+  ["pytorch_lora_weights.safetensors", new Uint8Array([1, 2, 3])],
+  ["training_state.safetensors", new Uint8Array([4])],
+]);

@@ -1,0 +1,50 @@
+/** An HTTP server on this machine for tests: requests with their whole body, and answers in JSON. */
+import { createServer, type IncomingMessage } from "node:http";
+import type { AddressInfo } from "node:net";
+import { gunzipSync } from "node:zlib";
+
+export interface SmallRequest {
+  readonly method: string;
+  readonly url: URL;
+  readonly headers: IncomingMessage["headers"];
+  readonly body: Buffer;
+}
+
+export interface SmallAnswer {
+  readonly status?: number;
+  readonly json?: unknown;
+}
+
+export interface SmallServer {
+  readonly address: string;
+  /** What goes wrong. `status`: answered to everything; `away`: connections are cut. */
+  faults: { status?: number; away?: boolean };
+  close(): Promise<void>;
+}
+
+export async function startServer(answer: (request: SmallRequest) => SmallAnswer): Promise<SmallServer> {
+  const server = createServer(async (request, response) => {
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk as Buffer);
+    if (small.faults.away) return void response.destroy();
+    const raw = Buffer.concat(chunks);
+    const body = request.headers["content-encoding"] === "gzip" ? gunzipSync(raw) : raw;
+    const url = new URL(request.url ?? "/", small.address);
+    const { status: fault } = small.faults;
+    const { status = 200, json = {} } =
+      fault === undefined
+        ? answer({ method: request.method ?? "GET", url, headers: request.headers, body })
+        : { status: fault, json: { message: "as the test wants it" } };
+    response.writeHead(status, { "Content-Type": "application/json" }).end(JSON.stringify(json));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const small: SmallServer = {
+    address: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    faults: {},
+    close: async () => {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+  return small;
+}
