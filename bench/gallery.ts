@@ -4,8 +4,8 @@
  *     npx alignprop train compressibility --out runs/compressibility     (and clip, and count)
  *     npm run build && node dist/bench/gallery.js runs/compressibility runs/clip runs/count
  *
- * Writes docs/images/NAME.png, a row for the first evaluation and one for the last, a column for each prompt's first seed; and
- * docs/images/NAME.svg, from metrics.jsonl and the evaluations. NAME is the run's.
+ * Writes docs/images/recipe-NAME.png, the pictures of the first evaluation above those of the last, with their rewards; and
+ * docs/images/recipe-NAME.svg, the training's mean reward by step and the evaluations', with their deviation. NAME is the run's.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -15,6 +15,10 @@ import { lineChart, type Series } from "../src/runs/chart.js";
 import { contactSheet, type LabelledPicture } from "../src/runs/contact-sheet.js";
 import { format } from "../src/runs/format.js";
 import { type RunRecord, readRun } from "../src/runs/run-record.js";
+
+const STYLE = `text { font: 12px sans-serif; fill: #6d6a64 } .grid { stroke: #e5e2dc } .line { fill: none; stroke-width: 2 }
+.line.train { stroke: #8a8f98 } .line.eval { stroke: #d9480f } .band { opacity: 0.16 }
+.band.train, circle.train { fill: #8a8f98 } .band.eval, circle.eval { fill: #d9480f }`;
 
 const { values, positionals: runs } = parseArgs({
   options: { out: { type: "string", default: "docs/images" } },
@@ -36,24 +40,17 @@ function ends<T>(items: readonly T[]): [T, T] {
   return [first, last];
 }
 
-/** The palette halves the file, and pictures of emoji have few colours. */
+/** A palette makes the file half as large, and such pictures have few colours. */
 async function pictures({ shown }: RunRecord): Promise<Buffer> {
+  const rows = ends(shown).map(({ samples }) => samples);
   const cells: LabelledPicture[] = [];
-  const rows = ends(shown).map(({ samples }) => {
-    const prompts = new Set<string>();
-    return samples.filter(({ prompt }) => !prompts.has(prompt) && prompts.add(prompt));
-  });
   for (const { png, prompt, reward } of rows.flat()) {
     const { data, info } = await sharp(Buffer.from(png, "base64")).raw().toBuffer({ resolveWithObject: true });
     cells.push({ ...info, pixels: new Uint8Array(data), label: `${prompt} ${format(reward)}` });
   }
-  const sheet = await contactSheet(cells, { columns: rows[0]?.length ?? 1, scale: 2 });
+  const sheet = await contactSheet(cells, { columns: cells.length / 2, scale: 1 });
   return sharp(sheet).png({ palette: true, compressionLevel: 9 }).toBuffer();
 }
-
-const STYLE = `text { font: 12px sans-serif; fill: #6d6a64 } .grid { stroke: #e5e2dc } .line { fill: none; stroke-width: 2 }
-.line.train { stroke: #8a8f98 } .line.eval { stroke: #d9480f } .band { opacity: 0.16 }
-.band.train, circle.train { fill: #8a8f98 } .band.eval, circle.eval { fill: #d9480f }`;
 
 /** The report's chart, with what it takes to stand alone. */
 function curve({ metrics, evaluations }: RunRecord): string {
