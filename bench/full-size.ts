@@ -14,13 +14,10 @@ import { parseUnetConfig } from "../src/models/unet/config.js";
 import { unet, unetInputs } from "../src/models/unet/unet.js";
 import { parseVaeConfig } from "../src/models/vae/config.js";
 import { decode, encode } from "../src/models/vae/vae.js";
-import { type Scope, survey } from "../src/nn/scope.js";
+import type { Scope } from "../src/nn/scope.js";
 import { input } from "../src/ops/index.js";
 import type { DType } from "../src/tensor/dtype.js";
-import { fromNumbers, type HostTensor } from "../src/tensor/host.js";
-import { Rng } from "../src/tensor/rng.js";
-import { sizeOf } from "../src/tensor/shape.js";
-import { writeSafetensors } from "../src/weights/safetensors.js";
+import { writeRandomWeights } from "./random-weights.js";
 
 const { values: options } = parseArgs({
   options: { out: { type: "string" }, float32: { type: "boolean", default: false } },
@@ -77,22 +74,9 @@ async function writeJson(file: string, content: unknown): Promise<void> {
   await writeFile(file, `${JSON.stringify(content, null, 2)}\n`);
 }
 
-/** Weights of a variance that keeps activations near 1; none is zero, so that every gradient is there. */
 async function writePart(name: string, config: object, file: string, build: (scope: Scope) => unknown) {
   await writeJson(path.join(folder, name, "config.json"), config);
-  const rng = new Rng(0);
-  const tensors = new Map<string, HostTensor>();
-  for (const { name: key, shape, init } of survey(name, build).parameters.entries) {
-    const size = sizeOf(shape);
-    const isScale = "constant" in init && init.constant === 1;
-    const bound = shape.length > 1 ? Math.sqrt(1.5 / sizeOf(shape.slice(1))) : 0.01;
-    const values = isScale
-      ? new Float32Array(size).fill(1)
-      : Float32Array.from({ length: size }, () => bound * (2 * rng.uniform() - 1));
-    tensors.set(key.slice(name.length + 1), fromNumbers(values, shape, dtype));
-  }
-  await writeSafetensors(path.join(folder, name, file), tensors, { format: "pt" });
-  const numbers = [...tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const numbers = await writeRandomWeights(path.join(folder, name, file), dtype, build);
   console.log(`${name}: ${(numbers / 1e6).toFixed(1)} M parameters, ${dtype}`);
 }
 

@@ -1,4 +1,4 @@
-"""Rewards against the code that they were published with: OpenCLIP for HPSv2, transformers for PickScore and YOLOS, timm's
+"""Rewards against the code that they were published with: OpenCLIP for HPSv2, transformers for PickScore, YOLOS and DETR, timm's
 ViT and transformers' BLIP text model for ImageReward. Each from a picture of 0 … 1 to the reward, preprocessing included."""
 
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import open_clip
 import timm
 import torch
-from golden import GOLDENS, Tensors, differentiate, randomize, write_golden, write_json
+from golden import GOLDENS, Tensors, differentiate, generator, randomize, write_golden, write_json
 from image import CLIP_MEAN, CLIP_STD
 from tiny_sd import REWARD_CLIP, TEXTS
 from torch import nn
@@ -19,6 +19,9 @@ from transformers import (
     BlipTextModel,
     CLIPModel,
     CLIPTokenizer,
+    DetrConfig,
+    DetrForObjectDetection,
+    ResNetConfig,
     YolosConfig,
     YolosForObjectDetection,
 )
@@ -183,6 +186,29 @@ def make_image_reward() -> None:
                  tokenized=[{"text": t, "ids": i, "mask": m} for t, i, m in zip(texts, tokens.input_ids, tokens.attention_mask, strict=True)])  # fmt: skip
 
 
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+LABELS = {0: "N/A", 1: "cat", 2: "dog"}
+
+
+def write_detector(name: str, model: nn.Module, edges: tuple[int, int], processed: tuple[int, int], seed: int) -> None:
+    """`edges` are the shortest and the longest of its preprocessor_config.json, which make a picture of 20x26 `processed`."""
+    kind = type(model).__name__.replace("ForObjectDetection", "")
+    write_json(
+        GOLDENS / name / "preprocessor_config.json",
+        {"image_processor_type": f"{kind}ImageProcessor", "size": {"shortest_edge": edges[0], "longest_edge": edges[1]},
+         "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},  # fmt: skip
+    )
+
+    def call(x: Tensors) -> Tensors:
+        pixels = seen(x["image"], processed, IMAGENET_MEAN, IMAGENET_STD)
+        probabilities = model(pixels).logits.softmax(-1)
+        expected = probabilities[..., [1, 2]].sum((1, 2))
+        return {"rewards": -(expected - 2).abs()}
+
+    about = f"minus the distance from 2 of the expected number of cats and dogs that a {kind}ForObjectDetection sees"
+    write_reward(name, about, model, call, {"image": picture(seed + 1, 20, 26)}, seed + 2)
+
+
 def make_yolos() -> None:
     for name, mid, seed in [("reward-yolos", True, 231), ("reward-yolos-tiny", False, 241)]:
         folder = start(name)
@@ -195,27 +221,71 @@ def make_yolos() -> None:
             patch_size=8,
             num_detection_tokens=5,
             use_mid_position_embeddings=mid,
-            id2label={0: "N/A", 1: "cat", 2: "dog"},
-            label2id={"N/A": 0, "cat": 1, "dog": 2},
+            id2label=LABELS,
+            label2id={label: i for i, label in LABELS.items()},
         )
         model = YolosForObjectDetection(config).eval().requires_grad_(False)
         randomize(model, seed=seed)
         model.save_pretrained(folder)
-        write_json(
-            folder / "preprocessor_config.json",
-            {"image_processor_type": "YolosImageProcessor", "size": {"shortest_edge": 32, "longest_edge": 56},
-             "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},  # fmt: skip
+        write_detector(name, model, (32, 56), (32, 40), seed)
+
+
+def tiny_timm_resnet(pretrained: bool = False, **options) -> nn.Module:
+    """timm's ResNet-50 but for its sizes; the stem has 64 channels in all of them."""
+    sizes = dict(block=timm.models.resnet.Bottleneck, layers=(1, 2, 1, 2), channels=(4, 4, 8, 8))
+    return timm.models.resnet._create_resnet("resnet50", pretrained, **sizes, **options)
+
+
+def randomize_statistics(module: nn.Module, seed: int) -> None:
+    """Frozen batch normalisation, all of which are buffers."""
+    random = generator(seed)
+    for name, part in sorted(module.named_modules()):
+        if type(part).__name__ == "DetrFrozenBatchNorm2d":
+            noise = torch.randn(4, *part.weight.shape, generator=random)
+            part.weight.copy_(1 + 0.2 * noise[0])
+            part.bias.copy_(0.2 * noise[1])
+            part.running_mean.copy_(0.2 * noise[2])
+            part.running_var.copy_((0.3 * noise[3]).exp())
+
+
+def make_detr() -> None:
+    own = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 12, 16, 24], depths=[1, 2, 1, 1], layer_type="basic", out_features=["stage4"]
+    )
+    # As transformers 4 wrote the settings of a backbone from timm, which is how the published files have them.
+    old = {"use_timm_backbone": True, "backbone": "resnet50", "backbone_config": None}
+    cases = [
+        ("reward-detr", {"use_timm_backbone": False, "backbone_config": own}, None, 251),
+        ("reward-detr-timm", {"use_timm_backbone": True, "backbone": "resnet50"}, old, 261),
+        ("reward-detr-dilated", {"use_timm_backbone": True, "backbone": "resnet50", "dilation": True}, None, 271),
+    ]
+    entrypoints = timm.models._registry._model_entrypoints
+    published, entrypoints["resnet50"] = entrypoints["resnet50"], tiny_timm_resnet
+    for name, backbone, rewritten, seed in cases:
+        folder = start(name)
+        config = DetrConfig(
+            **backbone,
+            d_model=16,
+            encoder_layers=2,
+            encoder_attention_heads=2,
+            encoder_ffn_dim=24,
+            decoder_layers=2,
+            decoder_attention_heads=4,
+            decoder_ffn_dim=20,
+            num_queries=5,
+            id2label=LABELS,
+            label2id={label: i for i, label in LABELS.items()},
         )
-        processed = (32, 40)
-
-        def call(x: Tensors) -> Tensors:
-            pixels = seen(x["image"], processed, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-            probabilities = model(pixels).logits.softmax(-1)
-            expected = probabilities[..., [1, 2]].sum((1, 2))
-            return {"rewards": -(expected - 2).abs()}
-
-        about = "minus the distance from 2 of the expected number of cats and dogs that a YolosForObjectDetection sees"
-        write_reward(name, about, model, call, {"image": picture(seed + 1, 20, 26)}, seed + 2)
+        model = DetrForObjectDetection(config).eval().requires_grad_(False)
+        randomize(model, seed=seed)
+        randomize_statistics(model, seed=seed + 3)
+        model.half().save_pretrained(folder)
+        model.float()
+        if rewritten:
+            file = folder / "config.json"
+            write_json(file, json.loads(file.read_text()) | rewritten)
+        write_detector(name, model, (64, 90), (64, 83), seed)
+    entrypoints["resnet50"] = published
 
 
 HEAD = Path(__file__).resolve().parents[2] / "shared" / "data" / "sac+logos+ava1-l14-linearMSE.pth"
@@ -242,6 +312,7 @@ def make_rewards() -> None:
     make_pickscore()
     make_image_reward()
     make_yolos()
+    make_detr()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
 import { tinyReward } from "../../test/tiny.js";
+import { input } from "../ops/index.js";
 import { checkReward } from "./check.js";
 import { numberIn } from "./count.js";
 import { sizeWithin } from "./detector.js";
@@ -40,11 +41,13 @@ test("the embedded judge of numbers has the gradient that finite differences sho
 });
 
 describe("a detector's picture", () => {
-  test("has the wanted shorter side, unless the longer one would be too long, in whole patches", () => {
-    expect(sizeWithin(64, 64, { shortest: 512, longest: 1333, unit: 16 })).toEqual([512, 512]);
-    expect(sizeWithin(100, 200, { shortest: 512, longest: 1333, unit: 16 })).toEqual([512, 1024]);
-    expect(sizeWithin(100, 400, { shortest: 512, longest: 800, unit: 16 })).toEqual([192, 800]);
-    expect(sizeWithin(20, 26, { shortest: 32, longest: 56, unit: 8 })).toEqual([32, 40]);
+  test("has the wanted shorter side, unless the longer one would be too long", () => {
+    expect(sizeWithin(64, 64, { shortest: 512, longest: 1333 })).toEqual([512, 512]);
+    expect(sizeWithin(100, 200, { shortest: 512, longest: 1333 })).toEqual([512, 1024]);
+    expect(sizeWithin(100, 400, { shortest: 512, longest: 800 })).toEqual([200, 800]);
+    // As DetrImageProcessor: the shorter side is rounded, 31.5 up, and the longer one cut off, 40.95 and 53.3.
+    expect(sizeWithin(20, 26, { shortest: 31.5, longest: 56 })).toEqual([32, 40]);
+    expect(sizeWithin(480, 800, { shortest: 32, longest: 1333 })).toEqual([32, 53]);
   });
 });
 
@@ -57,12 +60,50 @@ describe("a reward that counts is refused", () => {
     await expect(tinyReward({ name: "count", ...settings })).rejects.toThrow(message);
   });
 
-  test("with a detector of another kind, by its kind", async () => {
-    await cp(DETECTOR, join(scratch, "other"), { recursive: true });
-    const config = join(scratch, "other", "config.json");
-    const text = await readFile(config, "utf8");
-    await writeFile(config, text.replace('"model_type": "yolos"', '"model_type": "yolo"'));
-    const opening = tinyReward({ name: "count", detector: join(scratch, "other"), object: "cat" });
-    await expect(opening).rejects.toThrow(/config\.json: model_type is "yolo"; supported: yolos/);
+  /** A golden's folder with some of its config.json, or of another of its files, replaced. */
+  async function changed(golden: string, changes: object, file = "config.json"): Promise<string> {
+    const folder = await mkdtemp(join(scratch, "detector-"));
+    await cp(fileURLToPath(new URL(`../../test/goldens/${golden}`, import.meta.url)), folder, { recursive: true });
+    const json = JSON.parse(await readFile(join(folder, file), "utf8"));
+    await writeFile(join(folder, file), JSON.stringify({ ...json, ...changes }));
+    return folder;
+  }
+
+  test.each([
+    ["reward-yolos", { model_type: "yolo" }, /config\.json: model_type is "yolo"; supported: yolos, detr/],
+    ["reward-detr", { position_embedding_type: "learned" }, /position_embedding_type is "learned"; supported: sine/],
+    ["reward-detr", { encoder_attention_heads: 3 }, /encoder_attention_heads: 3 does not divide d_model \(16\)/],
+    ["reward-detr", { dilation: true }, /dilation is true; supported: false/],
+    [
+      "reward-detr",
+      { backbone_config: { model_type: "swin" } },
+      /backbone_config\.model_type is "swin"; supported: timm_back/,
+    ],
+    ["reward-detr", { backbone_config: null }, /backbone_config is null/],
+    ["reward-detr-timm", { backbone: "resnet50d" }, /backbone is "resnet50d": supported: resnet18, .*resnet152/],
+    [
+      "reward-detr-timm",
+      { backbone_kwargs: { out_indices: [1, 2, 3] } },
+      /out_indices: must end with 4, the last stage/,
+    ],
+    [
+      "reward-detr-timm",
+      { num_queries: 6 },
+      /query_position_embeddings.weight has shape \[5, 16\], but config.json makes it \[6, 16\]/,
+    ],
+    [
+      "reward-detr",
+      { use_timm_backbone: true, backbone_config: null },
+      /no convolution reward\.detector\.model\.backbone\.conv_encoder\.model\.layer1\.0\.conv2/,
+    ],
+  ])("with a config.json of another model (%s, %j)", async (golden, changes, message) => {
+    const opening = tinyReward({ name: "count", detector: await changed(golden, changes), object: "cat" });
+    await expect(opening.then((reward) => reward.build(input([1, 3, 32, 32])))).rejects.toThrow(message);
+  });
+
+  test("with a preprocessor_config.json that shows a detector what is not supported", async () => {
+    const detector = await changed("reward-detr", { pad_size: { height: 64, width: 64 } }, "preprocessor_config.json");
+    const opening = tinyReward({ name: "count", detector, object: "cat" });
+    await expect(opening).rejects.toThrow(/preprocessor_config\.json: pad_size is .*expected null/);
   });
 });

@@ -2,15 +2,16 @@
  * How many there are: minus the distance between the number of objects that is expected of a picture and the number that
  * is wanted.
  *
- * With a detector (YOLOS, Fang et al. 2021, arXiv 2106.00666) the expected number is the sum over its detections of the
- * probability that they are the object: such a detector is trained to claim each object once. Without one it is the
- * embedded model's own judge of numbers, which knows one to four equal drawn animals, of whatever kind.
+ * With a detector (YOLOS, Fang et al. 2021, arXiv 2106.00666, or DETR, Carion et al. 2020, arXiv 2005.12872) the expected
+ * number is the sum over its detections of the probability that they are the object: such a detector is trained to claim
+ * each object once. Without one it is the embedded model's own judge of numbers, which knows one to four equal drawn
+ * animals, of whatever kind.
  *
  * - Input: for a detector resized to the size of preprocessor_config.json, bilinear and without antialiasing, and
  *   normalised by it; for the embedded judge to 64x64.
  * - Range: 0 where the number is right, negative elsewhere.
- * - Weights: such as `hustvl/yolos-tiny` of the hub (Apache-2.0), which knows the 80 classes of COCO; the embedded ones are
- *   this package's own (Apache-2.0).
+ * - Weights: such as `hustvl/yolos-tiny` or `facebook/detr-resnet-50` of the hub (Apache-2.0), which know the 80 classes of
+ *   COCO; the embedded ones are this package's own (Apache-2.0).
  */
 import { z } from "zod";
 import type { Value } from "../graph/value.js";
@@ -37,7 +38,7 @@ export const count = rewardKind({
       .union([word, z.array(word).min(1).max(100)])
       .nullable()
       .default(null),
-    /** A YOLOS in transformers' layout: a folder, or an id of the hub. `null`: the embedded judge of numbers. */
+    /** A YOLOS or DETR in transformers' layout: a folder, or an id of the hub. `null`: the embedded judge of numbers. */
     detector: place.nullable().default(null),
     /** The shorter side that a detector sees pictures at; `null`: its own. Smaller is faster. */
     size: z.int().min(16).max(4096).nullable().default(null),

@@ -2,15 +2,18 @@
 import { join } from "node:path";
 import { z } from "zod";
 import type { Value } from "../graph/value.js";
-import { parseConfig } from "../models/config.js";
+import { only, parseConfig } from "../models/config.js";
+import { parseDetrConfig } from "../models/detr/config.js";
+import { detrLogits } from "../models/detr/detr.js";
 import { parseYolosConfig } from "../models/yolos/config.js";
 import { yolosLogits } from "../models/yolos/yolos.js";
 import { frozenScope, type Scope } from "../nn/scope.js";
-import { constant, div, resizeBilinear, softmax, sub } from "../ops/index.js";
+import { softmax } from "../ops/index.js";
 import { openWeights, readConfig } from "../weights/folder.js";
 import { modelFiles } from "../weights/hub/model-files.js";
 import { type WeightSource, withPrefix } from "../weights/source.js";
 import type { Opening } from "./kind.js";
+import { parsePreprocessor, preprocess } from "./onnx-preprocessing.js";
 
 export interface Detector {
   readonly path: string;
@@ -21,19 +24,18 @@ export interface Detector {
   detect(images: Value): Value;
 }
 
-const modelType = z.looseObject({ model_type: z.enum(["yolos"]) });
+const modelType = z.looseObject({ model_type: z.enum(["yolos", "detr"]) });
 
-const edge = z.int().min(1).max(4096);
-const preprocessor = z.looseObject({
-  // ImageNet's, which such detectors are trained with.
-  image_mean: z.array(z.number()).length(3).default([0.485, 0.456, 0.406]),
-  image_std: z.array(z.number().positive()).length(3).default([0.229, 0.224, 0.225]),
-  // Older files give the shorter side alone, and the longer one's limit beside it.
-  size: z
-    .union([edge, z.looseObject({ shortest_edge: edge.default(800), longest_edge: edge.default(1333) })])
-    .default({ shortest_edge: 800, longest_edge: 1333 }),
-  max_size: edge.optional(),
-});
+/** ImageNet's statistics and the size that such detectors are trained with, where a file does not say. */
+const PREPROCESSOR = {
+  image_mean: [0.485, 0.456, 0.406],
+  image_std: [0.229, 0.224, 0.225],
+  size: { shortest_edge: 800, longest_edge: 1333 },
+  max_size: 1333,
+};
+
+/** What would show the detector another picture. */
+const unpadded = z.looseObject({ do_center_crop: only(false), pad_size: z.null().optional() });
 
 /** From a folder in transformers' layout. `size`: the shorter side that pictures are resized to; null: the folder's own. */
 export async function openDetector(place: string, size: number | null, { find, root }: Opening): Promise<Detector> {
@@ -42,20 +44,36 @@ export async function openDetector(place: string, size: number | null, { find, r
   const json = await readConfig(path, z.unknown());
   const weights = withPrefix(await openWeights(path), `${root}.detector.`);
   const scope = frozenScope(weights, `${root}.detector`);
-  const seen = parseConfig(preprocessor, await readConfig(path, z.unknown(), "preprocessor_config.json"), path);
-  const own = typeof seen.size === "number" ? seen.size : seen.size.shortest_edge;
-  const longest = typeof seen.size === "number" ? (seen.max_size ?? 1333) : seen.size.longest_edge;
-  const model = architecture(parseConfig(modelType, json, file).model_type, json, file);
+  const given = await readConfig(path, unpadded, "preprocessor_config.json");
+  const own = parsePreprocessor({ ...PREPROCESSOR, ...given }, join(path, "preprocessor_config.json"));
+  const edge = size === null ? own.shortestEdge?.edge : size;
+  const longest = own.shortestEdge?.longest ?? PREPROCESSOR.max_size;
+  const model = architecture(parseConfig(modelType, json, file).model_type, json, { file, weights, root: scope.path });
   return {
     path,
     labels: model.labels,
     weights,
     detect(images) {
       const [, , height, width] = images.shape as [number, number, number, number];
-      const target = sizeWithin(height, width, { shortest: size ?? own, longest, unit: model.unit });
-      const resized = target[0] === height && target[1] === width ? images : resizeBilinear(images, target);
-      const perChannel = (values: readonly number[]) => constant(values, [1, 3, 1, 1]);
-      const pixels = div(sub(resized, perChannel(seen.image_mean)), perChannel(seen.image_std));
+      const [rows, columns] =
+        edge === undefined ? (own.size ?? [height, width]) : sizeWithin(height, width, { shortest: edge, longest });
+      const whole = (extent: number) => Math.max(model.unit, Math.floor(extent / model.unit) * model.unit);
+      const pixels = preprocess(
+        images,
+        {
+          size: [whole(rows), whole(columns)],
+          shortestEdge: undefined,
+          crop: undefined,
+          resize: own.resize ?? "bilinear",
+          antialias: false,
+          range: own.range ?? [0, 1],
+          mean: own.mean ?? [0, 0, 0],
+          std: own.std ?? [1, 1, 1],
+          layout: "nchw",
+          channels: "rgb",
+        },
+        path,
+      );
       return softmax(model.logits(scope, pixels));
     },
   };
@@ -68,23 +86,34 @@ interface Architecture {
   logits(scope: Scope, pixels: Value): Value;
 }
 
-function architecture(type: z.output<typeof modelType>["model_type"], json: unknown, file: string): Architecture {
+function architecture(
+  type: z.output<typeof modelType>["model_type"],
+  json: unknown,
+  { file, weights, root }: { readonly file: string; readonly weights: WeightSource; readonly root: string },
+): Architecture {
   switch (type) {
     case "yolos": {
       const config = parseYolosConfig(json, file);
       const logits = (scope: Scope, pixels: Value) => yolosLogits(scope, config, pixels);
       return { labels: config.labels, unit: config.patchSize, logits };
     }
+    case "detr": {
+      const config = parseDetrConfig(json, weights, root, file);
+      const logits = (scope: Scope, pixels: Value) => detrLogits(scope, config, pixels);
+      return { labels: config.labels, unit: 1, logits };
+    }
   }
 }
 
-/** The size whose shorter side is `shortest`, unless the longer one would pass its limit; both multiples of `unit`. */
+/** The size whose shorter side is `shortest`, unless the longer one would pass its limit; rounded as transformers does. */
 export function sizeWithin(
   height: number,
   width: number,
-  { shortest, longest, unit }: { readonly shortest: number; readonly longest: number; readonly unit: number },
+  { shortest, longest }: { readonly shortest: number; readonly longest: number },
 ): [number, number] {
-  const scale = Math.min(shortest / Math.min(height, width), longest / Math.max(height, width));
-  const whole = (extent: number) => Math.max(unit, Math.floor((extent * scale + 1e-9) / unit) * unit);
-  return [whole(height), whole(width)];
+  const shorter = Math.min(height, width);
+  const scale = Math.min(shortest / shorter, longest / Math.max(height, width));
+  const scaled = (extent: number) =>
+    Math.max(1, extent === shorter ? Math.round(extent * scale) : Math.floor(extent * scale + 1e-9));
+  return [scaled(height), scaled(width)];
 }

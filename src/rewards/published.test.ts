@@ -30,6 +30,9 @@ const PUBLISHED = {
   },
   "reward-yolos": { name: "count", detector: golden("reward-yolos"), object: ["cat", "Dog"], count: 2 },
   "reward-yolos-tiny": { name: "count", detector: golden("reward-yolos-tiny"), object: ["dog", "cat"], count: 2 },
+  "reward-detr": { name: "count", detector: golden("reward-detr"), object: ["cat", "dog"], count: 2 },
+  "reward-detr-timm": { name: "count", detector: golden("reward-detr-timm"), object: ["cat", "dog"], count: 2 },
+  "reward-detr-dilated": { name: "count", detector: golden("reward-detr-dilated"), object: ["cat", "dog"], count: 2 },
 };
 
 describe("against the original library", () => {
@@ -57,7 +60,7 @@ describe("against the original library", () => {
   }
 });
 
-test.each(["reward-hps", "reward-image-reward", "reward-yolos"] as const)(
+test.each(["reward-hps", "reward-image-reward", "reward-yolos", "reward-detr"] as const)(
   "%s passes the check of gradient and independence",
   async (name) => {
     const { problems } = await checkReward(await tinyReward(PUBLISHED[name]));

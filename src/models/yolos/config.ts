@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { type Activation, activations } from "../../nn/layers.js";
 import { count, depth, only, parseConfig, upTo } from "../config.js";
+import { labelsOf } from "../labels.js";
 
 /** YOLOS (Fang et al. 2021, arXiv 2106.00666): a ViT whose last tokens are detections. */
 export interface YolosConfig {
@@ -57,11 +58,4 @@ export function parseYolosConfig(json: unknown, file = "config.json"): YolosConf
     qkvBias: config.qkv_bias,
     labels: labelsOf(config.id2label),
   };
-}
-
-/** transformers writes `{"0": "cat", "1": "dog"}` and, where there are the default two, nothing. */
-export function labelsOf(byId: Readonly<Record<string, string>>): string[] {
-  const names = Object.entries(byId);
-  if (names.length === 0) return ["LABEL_0", "LABEL_1"];
-  return Array.from({ length: names.length }, (_, id) => byId[String(id)] ?? "N/A");
 }

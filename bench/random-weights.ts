@@ -1,0 +1,31 @@
+/** Weights of a real size that nobody trained: what they cost in time and memory is the same. */
+import { type Scope, survey } from "../src/nn/scope.js";
+import type { DType } from "../src/tensor/dtype.js";
+import { fromNumbers, type HostTensor } from "../src/tensor/host.js";
+import { Rng } from "../src/tensor/rng.js";
+import { sizeOf } from "../src/tensor/shape.js";
+import { writeSafetensors } from "../src/weights/safetensors.js";
+
+/**
+ * Writes the parameters that a model asks for, as one file; they have a variance that keeps activations near 1, and none is
+ * zero, so that every gradient is there. Returns how many numbers they are.
+ */
+export async function writeRandomWeights(
+  file: string,
+  dtype: DType,
+  build: (scope: Scope) => unknown,
+): Promise<number> {
+  const rng = new Rng(0);
+  const tensors = new Map<string, HostTensor>();
+  for (const { name, shape, init } of survey("model", build).parameters.entries) {
+    const size = sizeOf(shape);
+    const isScale = "constant" in init && init.constant === 1;
+    const bound = shape.length > 1 ? Math.sqrt(1.5 / sizeOf(shape.slice(1))) : 0.01;
+    const values = isScale
+      ? new Float32Array(size).fill(1)
+      : Float32Array.from({ length: size }, () => bound * (2 * rng.uniform() - 1));
+    tensors.set(name.slice("model.".length), fromNumbers(values, shape, dtype));
+  }
+  await writeSafetensors(file, tensors, { format: "pt" });
+  return [...tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+}

@@ -1,0 +1,81 @@
+/**
+ * Times a reward's value and image gradient in a process of its own and prints one line of JSON: the child of
+ * bench/towers.ts. What it computed goes to a file beside the weights, for the peer to compare with.
+ */
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { gradients } from "../src/autodiff/index.js";
+import type { Value } from "../src/graph/value.js";
+import { filled, input } from "../src/ops/index.js";
+import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
+import { Runtime } from "../src/runtime/runtime.js";
+import { float32 } from "../src/tensor/host.js";
+import { Rng } from "../src/tensor/rng.js";
+import { flops } from "../src/train/flops.js";
+import { writeSafetensors } from "../src/weights/safetensors.js";
+
+export type Tower = "vit-l-14" | "vit-h-14";
+
+const PROMPTS = ["a photo of a cat", "a photo of a dog", "a cat", "a dog of a photo"];
+
+const { values } = parseArgs({
+  options: {
+    folder: { type: "string", default: "." },
+    tower: { type: "string", default: "vit-l-14" },
+    batch: { type: "string", default: "4" },
+    side: { type: "string", default: "512" },
+    threads: { type: "string", default: "2" },
+    repeat: { type: "string", default: "3" },
+  },
+});
+const { folder } = values;
+const [batch, side] = [Number(values.batch), Number(values.side)];
+const settings: Record<Tower, object> = {
+  "vit-l-14": { name: "aesthetic", clip: join(folder, "clip"), head: join(folder, "head") },
+  "vit-h-14": { name: "hps", weights: join(folder, "clip") },
+};
+
+const reward = await openReward(rewardSettings.parse(settings[values.tower as Tower]), pathsOnly);
+const images = input([batch, 3, side, side]);
+const { rewards, inputs } = reward.build(images);
+const [gradient] = gradients([{ value: rewards, gradient: filled([batch], 1) }], [images]) as [Value];
+const graph = { name: reward.name, inputs: { images, ...inputs }, outputs: { rewards, gradient } };
+const runtime = await Runtime.start({ threads: Number(values.threads) });
+const started = performance.now();
+const program = await runtime.compile(graph, reward.weights);
+const compileSeconds = (performance.now() - started) / 1000;
+const loadedRssBytes = process.memoryUsage.rss();
+
+const pictures = float32(Float32Array.from({ length: batch * 3 * side * side }, uniform(new Rng(1))), [
+  batch,
+  3,
+  side,
+  side,
+]);
+const fed = reward.feeds(Array.from({ length: batch }, (_, i) => PROMPTS[i % PROMPTS.length] as string));
+const seconds: number[] = [];
+let results = await program.run({ images: pictures, ...fed });
+for (let i = 0; i < Number(values.repeat); i++) {
+  const began = performance.now();
+  results = await program.run({ images: pictures, ...fed });
+  seconds.push((performance.now() - began) / 1000);
+}
+await runtime.close();
+const ids = fed.reward_ids;
+await writeSafetensors(
+  join(folder, "ours.safetensors"),
+  new Map([["images", pictures], ...Object.entries(results), ...(ids ? ([["ids", ids]] as const) : [])]),
+);
+console.log(
+  JSON.stringify({
+    seconds,
+    compile_seconds: compileSeconds,
+    loaded_rss_bytes: loadedRssBytes,
+    peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    flops: flops(graph),
+  }),
+);
+
+function uniform(rng: Rng): () => number {
+  return () => rng.uniform();
+}

@@ -1,0 +1,89 @@
+"""A reward's value and image gradient in PyTorch and transformers, timed: the peer of bench/towers.ts.
+
+It reads the folder that bench/towers.ts wrote, and what bench/tower.ts computed from it. A process measures one way to run it, so
+that the peak memory belongs to that way. Prints one JSON object.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from peer import memory
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--tower", choices=["vit-l-14", "vit-h-14"], required=True)
+    parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute each layer in the backward pass")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=3)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]:  # read once, when torch is imported
+        os.environ[variable] = str(given.threads)
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+    import torch
+    from safetensors.torch import load_file
+    from torch.nn import functional as F
+    from transformers import CLIPModel, CLIPVisionModelWithProjection
+
+    torch.set_num_threads(given.threads)
+    kind = CLIPVisionModelWithProjection if given.tower == "vit-l-14" else CLIPModel
+    model = kind.from_pretrained(given.folder / "clip", attn_implementation=given.attention, dtype=torch.float32)
+    model.eval().requires_grad_(False)
+    if given.checkpointing:
+        # transformers recomputes only what it thinks is in training; nothing of CLIP's behaves otherwise then.
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    normalization = json.loads((given.folder / "clip" / "preprocessor_config.json").read_text())
+    mean, std = (torch.tensor(normalization[f"image_{name}"])[:, None, None] for name in ["mean", "std"])
+    ours = load_file(given.folder / "ours.safetensors")
+    if given.tower == "vit-l-14":
+        head = load_file(given.folder / "head" / "model.safetensors")
+    else:
+        ids = ours["ids"]
+    images = ours["images"].requires_grad_()
+    unit = lambda x: x / x.norm(dim=-1, keepdim=True)
+
+    def rewards() -> torch.Tensor:
+        pixels = (F.interpolate(images, size=(224, 224), mode="bilinear", align_corners=False) - mean) / std
+        if given.tower == "vit-l-14":
+            h = unit(model(pixels).image_embeds)
+            for layer in [0, 2, 4, 6, 7]:
+                h = F.linear(h, head[f"layers.{layer}.weight"], head[f"layers.{layer}.bias"])
+            return h[:, 0]
+        with torch.no_grad():
+            texts = unit(model.get_text_features(ids).pooler_output)
+        return (unit(model.get_image_features(pixels).pooler_output) * texts).sum(-1)
+
+    loaded_rss = memory("VmRSS")
+    seconds = []
+    for _ in range(1 + given.repeat):
+        start = time.perf_counter()
+        value = rewards()
+        (gradient,) = torch.autograd.grad(value.sum(), images)
+        seconds.append(time.perf_counter() - start)
+    error = lambda x, y: ((x - y).abs().max() / y.abs().max()).item()
+    print(
+        json.dumps(
+            {
+                "seconds": seconds[1:],
+                "loaded_rss_bytes": loaded_rss,
+                "peak_rss_bytes": memory("VmHWM"),
+                "value_error": error(ours["rewards"], value.detach()),
+                "gradient_error": error(ours["gradient"], gradient),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+import type { Value } from "../../graph/value.js";
+import { activations, conv2d, layerNorm, linear } from "../../nn/layers.js";
+import { NORMAL, type Scope } from "../../nn/scope.js";
+import { add, attention, broadcastTo, constant, reshape, transpose, zeros } from "../../ops/index.js";
+import { BACKBONE, type DetrConfig, type DetrStackConfig } from "./config.js";
+import { resNet } from "./resnet.js";
+
+/** DetrForObjectDetection's class scores: normalised pixels [b, 3, h, w] → logits [b, queries, labels + 1] */
+export function detrLogits(scope: Scope, config: DetrConfig, pixels: Value): Value {
+  const { dModel, queries, labels } = config;
+  const model = scope.at("model");
+  const features = resNet(scope.at(BACKBONE), config.backbone, pixels);
+  const projected = conv2d(model.at("input_projection"), features, dModel, 1);
+  const [batch, , height, width] = projected.shape as [number, number, number, number];
+  const positions = sinePositions(height, width, dModel);
+  let memory = transpose(reshape(projected, [batch, dModel, height * width]), [0, 2, 1]);
+  for (let i = 0; i < config.encoder.layers; i++) {
+    memory = encoderLayer(model.at("encoder").at("layers").at(i), config, memory, positions);
+  }
+
+  // What a query asks for is its position; it starts with nothing seen.
+  const asked = model.at("query_position_embeddings").parameter("weight", [queries, dModel], NORMAL);
+  const query = broadcastTo(reshape(asked, [1, queries, dModel]), [batch, queries, dModel]);
+  const places = add(memory, positions);
+  let h = zeros([batch, queries, dModel]);
+  for (let i = 0; i < config.decoder.layers; i++) {
+    h = decoderLayer(model.at("decoder").at("layers").at(i), config, h, { query, memory, places });
+  }
+  h = layerNorm(model.at("decoder").at("layernorm"), h);
+  return linear(scope.at("class_labels_classifier"), h, labels.length + 1);
+}
+
+/** x [b, n, c], positions [1, n, c] → [b, n, c] */
+function encoderLayer(scope: Scope, config: DetrConfig, x: Value, positions: Value): Value {
+  const { heads } = config.encoder;
+  const placed = add(x, positions);
+  const seen = mixed(scope.at("self_attn"), heads, { query: placed, key: placed, value: x });
+  const h = layerNorm(scope.at("self_attn_layer_norm"), add(x, seen));
+  return layerNorm(scope.at("final_layer_norm"), add(h, feedForward(scope, config, config.encoder, h)));
+}
+
+/** x [b, q, c] → the same; `query` are the queries' positions, `places` the memory [b, n, c] with its own */
+function decoderLayer(
+  scope: Scope,
+  config: DetrConfig,
+  x: Value,
+  { query, memory, places }: { readonly query: Value; readonly memory: Value; readonly places: Value },
+): Value {
+  const { heads } = config.decoder;
+  const placed = add(x, query);
+  const among = mixed(scope.at("self_attn"), heads, { query: placed, key: placed, value: x });
+  let h = layerNorm(scope.at("self_attn_layer_norm"), add(x, among));
+  const seen = mixed(scope.at("encoder_attn"), heads, { query: add(h, query), key: places, value: memory });
+  h = layerNorm(scope.at("encoder_attn_layer_norm"), add(h, seen));
+  return layerNorm(scope.at("final_layer_norm"), add(h, feedForward(scope, config, config.decoder, h)));
+}
+
+function mixed(
+  scope: Scope,
+  heads: number,
+  { query, key, value }: { readonly query: Value; readonly key: Value; readonly value: Value },
+): Value {
+  const features = query.shape[2] as number;
+  const project = (name: string, x: Value) => linear(scope.at(name), x, features);
+  const y = attention(project("q_proj", query), project("k_proj", key), project("v_proj", value), heads);
+  return project("out_proj", y);
+}
+
+function feedForward(scope: Scope, { activation, dModel }: DetrConfig, { ffnDim }: DetrStackConfig, x: Value): Value {
+  return linear(scope.at("fc2"), activations[activation](linear(scope.at("fc1"), x, ffnDim)), dModel);
+}
+
+const TEMPERATURE = 10000;
+
+/**
+ * Sines and cosines (Vaswani et al. 2017, section 3.5) of the row in the first half of the features and of the column in the
+ * second, where the last row and column are a whole turn: [1, height · width, features]
+ */
+function sinePositions(height: number, width: number, features: number): Value {
+  const half = features / 2;
+  const data = new Float64Array(height * width * features);
+  const wave = (place: number, extent: number, feature: number) => {
+    const angle = ((place + 1) / (extent + 1e-6)) * 2 * Math.PI;
+    const slowed = angle / TEMPERATURE ** ((2 * Math.floor(feature / 2)) / half);
+    return feature % 2 === 0 ? Math.sin(slowed) : Math.cos(slowed);
+  };
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      const start = (row * width + column) * features;
+      for (let feature = 0; feature < half; feature++) {
+        data[start + feature] = wave(row, height, feature);
+        data[start + half + feature] = wave(column, width, feature);
+      }
+    }
+  }
+  return constant(data, [1, height * width, features]);
+}
