@@ -21,6 +21,7 @@ export const plan: Plan = {
   memory: { lanes: 1, keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
   uncounted: [],
   unetBackwardCallsPerUpdate: 1,
+  rewardCallsPerUpdate: 1,
   flopsPerUpdate: 1,
   evaluations: 1,
   imagesPerEvaluation: 1,
@@ -40,6 +41,8 @@ export function metricsOf(step: number): StepMetrics {
     loss: 1 / step,
     reward_mean: step / 3,
     reward_std: 0.125,
+    reward_queries: step * 4,
+    unet_calls: step * 80,
     // As of an update that was skipped.
     ...(step === 3 ? { grad_norm: null, loss_scale: 2 ** 15, skipped: true as const } : { grad_norm: 1e-7 * step }),
     seconds: 1.5,
