@@ -1,6 +1,7 @@
 import type { Command } from "commander";
-import { filesToPush, hubEndpoint, hubToken, push, requireRepoId } from "../runs/push.js";
+import { filesToPush, push, requireRepoId, requireToken } from "../runs/push.js";
 import { showBytes } from "../tensor/bytes.js";
+import { hubOf } from "../weights/hub/id.js";
 import { interruptible } from "./interrupt.js";
 import { type CommonOptions, commonOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
@@ -38,8 +39,9 @@ Examples:
 async function pushInto(adapter: string, repo: string, options: PushCommandOptions, terminal: Terminal): Promise<void> {
   const { revision, private: isPrivate = false, dryRun = false, json } = options;
   requireRepoId(repo);
-  const hubUrl = hubEndpoint();
-  const token = dryRun ? "" : hubToken();
+  const hub = hubOf(process.env);
+  const hubUrl = hub.endpoint;
+  const token = dryRun ? "" : requireToken(hub);
   const files = await filesToPush(adapter);
   const listed = files.map(({ path, bytes }) => ({ path, bytes }));
   if (!dryRun) for (const { path, bytes } of listed) terminal.say(`sending ${path} (${showBytes(bytes)})`);

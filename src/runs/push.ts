@@ -5,6 +5,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { createBranch, createRepo, HubApiError, repoExists, uploadFiles } from "@huggingface/hub";
 import { InputError } from "../tensor/errors.js";
 import { UNET_FILES } from "../train/export.js";
+import type { Hub } from "../weights/hub/id.js";
 import { PEFT_FILE } from "../weights/lora-files.js";
 import { adapterPath, isRun } from "./checkpoints.js";
 import { cardFiles, runFiles } from "./layout.js";
@@ -30,24 +31,12 @@ export interface PushTarget {
   readonly signal?: AbortSignal;
 }
 
-/** The hub, or another that speaks its protocol: HF_ENDPOINT, as for Hugging Face's own tools. */
-export function hubEndpoint(): string {
-  const endpoint = process.env.HF_ENDPOINT || "https://huggingface.co";
-  if (!URL.canParse(endpoint) || !/^https?:$/.test(new URL(endpoint).protocol)) {
-    throw new InputError(`HF_ENDPOINT ${endpoint}: is not the address of a hub, such as https://huggingface.co`);
-  }
-  return endpoint.replace(/\/+$/, "");
-}
-
-/** The token in HF_TOKEN. */
-export function hubToken(): string {
-  const token = (process.env.HF_TOKEN ?? "").trim();
-  const remedy = "make one that may write at https://huggingface.co/settings/tokens, and set HF_TOKEN to it";
-  if (token === "") throw new InputError(`HF_TOKEN: is not set; to push, the hub must know who you are: ${remedy}`);
-  // Also keeps line breaks and the like out of a header.
-  if (!/^hf_\w+$/.test(token))
-    throw new InputError(`HF_TOKEN: is no token of the hub, which starts with hf_; ${remedy}`);
-  return token;
+/** Where there is none, the hub would not know who is pushing. */
+export function requireToken({ token }: Hub): string {
+  if (token !== undefined) return token;
+  throw new InputError(
+    "HF_TOKEN: is not set; to push, the hub must know who you are: make one that may write at https://huggingface.co/settings/tokens, and set HF_TOKEN to it",
+  );
 }
 
 /** `owner/name` as the hub allows it. */
