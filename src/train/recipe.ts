@@ -39,7 +39,7 @@ import { Sampler } from "./sampler.js";
 import { inTemplate, samplesOf } from "./samples.js";
 import { accumulationSteps, evaluationBatch, laneSettings, type Settings, updatesPerEpoch } from "./settings.js";
 import { openLearned } from "./start.js";
-import { openWatch, type Watch } from "./watch.js";
+import { openWatch, type Watch, watchedMetrics } from "./watch.js";
 
 export interface TrainOptions {
   /** The folder of a checkpoint to go on from. */
@@ -165,7 +165,7 @@ export async function train(
           ...(parts && { rewards: partMeans(parts) }),
           ...(evaluated && { eval_reward_mean: evaluated.mean, eval_reward_std: evaluated.std }),
           ...(evaluated?.parts && { eval_rewards: partMeans(evaluated.parts) }),
-          ...watchedMetrics(evaluated),
+          ...(evaluated && watchedMetrics(evaluated)),
         },
       });
 
@@ -206,14 +206,6 @@ async function newState(
   const averaged = decay === null ? null : weights.slice();
   const cost = { unetCalls: 0, rewardQueries: 0 };
   return { step: 0, weights, averaged, optimizer: adamwState(size), lossScale: null, history: [], cost };
-}
-
-function watchedMetrics(evaluated: EvaluationResult | undefined) {
-  const { heldOut, diversity } = evaluated ?? {};
-  return {
-    ...(heldOut && { eval_held_out_mean: heldOut.mean, eval_held_out_std: heldOut.std }),
-    ...(diversity && { eval_diversity: diversity.mean }),
-  };
 }
 
 /** The evaluation samples with the training's own programs where its batch is as large. */

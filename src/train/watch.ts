@@ -4,6 +4,7 @@ import { type OpenedClip, openClip } from "../rewards/clip-model.js";
 import type { Reward } from "../rewards/index.js";
 import { InputError } from "../tensor/errors.js";
 import { embeddingGraph, type ImageShape } from "./diversity.js";
+import type { EvaluationResult } from "./events.js";
 import { imageJudge } from "./judge-graphs.js";
 import { findPlace, type OpenListener } from "./open-model.js";
 import { openSettingsReward } from "./reward.js";
@@ -51,4 +52,12 @@ export function watchGraphs({ heldOut, clip }: Watch, shape: ImageShape): Graph[
     ...(heldOut ? imageJudge(heldOut, shape as [number, number, number, number]).map(({ graph }) => graph) : []),
     ...(clip ? [embeddingGraph(clip, shape)] : []),
   ];
+}
+
+/** By the keys of `metrics.jsonl`. */
+export function watchedMetrics({ heldOut, diversity }: Pick<EvaluationResult, "heldOut" | "diversity">) {
+  return {
+    ...(heldOut && { eval_held_out_mean: heldOut.mean, eval_held_out_std: heldOut.std }),
+    ...(diversity && { eval_diversity: diversity.mean }),
+  };
 }
