@@ -16,6 +16,7 @@ export { readPicture } from "./rewards/picture.js";
 export type { Reward, RewardGraph, RewardPart } from "./rewards/reward.js";
 export { findPictures, type PictureFile } from "./runs/picture-files.js";
 export { InputError } from "./tensor/errors.js";
+export type { StopReason } from "./train/early-stop.js";
 export type {
   Estimator,
   Lesson,
@@ -26,8 +27,10 @@ export type {
 export type { EstimatorModule, EstimatorToolkit } from "./train/estimators/module.js";
 export { type EvaluateOptions, evaluate } from "./train/evaluate.js";
 export type {
+  Diversity,
   EvaluationResult,
   Plan,
+  RewardsOfPictures,
   RgbImage,
   StepMetrics,
   TrainEvent,

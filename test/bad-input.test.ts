@@ -302,6 +302,62 @@ describe("numbers that do not fit", () => {
     ));
 });
 
+describe("what is watched", () => {
+  test("must be measured", () =>
+    expectRefused(
+      ["--set", "early_stop={patience: 2, least_diversity: 0.5}"],
+      "2 settings are wrong",
+      "early_stop.watch is held-out, but there is no evaluation.held_out; name a reward there, or watch: reward",
+      "early_stop.least_diversity needs evaluation.diversity; name a CLIP there",
+    ));
+
+  test("needs several pictures of a prompt to compare", () =>
+    expectRefused(
+      ["--set", "evaluation.diversity=models/rewards/clip"],
+      "evaluation.diversity compares pictures of one prompt, and evaluation.seeds_per_prompt is 1; give at least 2",
+    ));
+
+  test("is a reward and a CLIP that are there", async () => {
+    await expectRefused(
+      ["--set", "evaluation.held_out=clipp"],
+      "evaluation.held_out.name must be one of aesthetic, hps",
+      'found "clipp"; did you mean clip?',
+    );
+    const diversity = { ...settings.evaluation, seeds_per_prompt: 2, diversity: "./no-clip" };
+    await expectRefused(["--set", `evaluation=${JSON.stringify(diversity)}`], "no-clip", /not found|no such/);
+  });
+
+  test("ends a run by a rule whose numbers can be", () =>
+    expectRefused(
+      ["--set", "early_stop={watch: diversity, patience: 0, least_diversity: 2}"],
+      "early_stop.watch must be one of held-out, reward",
+      "early_stop.patience must be at least 1, found 0",
+      "early_stop.least_diversity must be at most 1, found 2",
+    ));
+
+  test("is averaged with a decay below 1", () =>
+    expectRefused(["--set", "ema.decay=1"], "ema.decay must be less than 1, found 1"));
+});
+
+describe("annealed guidance", () => {
+  test("without anything that was tuned is refused by every command that draws", async () => {
+    const out = fresh("annealed");
+    for (const command of [
+      ["generate", "--prompt", "cat"],
+      ["evaluate", recipe],
+    ]) {
+      const message = messageOf(await alignprop(...command, "--anneal", "1", "--out", out));
+      expectAll(message, ["--anneal 1: goes from the base model to a tuned one", "add --adapter"]);
+    }
+    await expect(readdir(out)).rejects.toThrow(/ENOENT/);
+  });
+
+  test("with a power that is none", async () => {
+    const message = messageOf(await alignprop("generate", "--prompt", "cat", "--anneal", "-1"));
+    expectAll(message, ["--anneal", "from 0 to 100"]);
+  });
+});
+
 describe("an output folder", () => {
   test("that is not empty is left as it is", async () => {
     const out = fresh("taken");

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { evaluate } from "../src/train/evaluate.js";
-import type { FileContent, TrainEvent } from "../src/train/events.js";
+import type { FileContent, RgbImage, TrainEvent, TrainResult } from "../src/train/events.js";
 import { UNET_FILES } from "../src/train/export.js";
 import { generate } from "../src/train/generate.js";
 import { openPipeline } from "../src/train/pipeline.js";
@@ -13,7 +13,9 @@ import type { Settings } from "../src/train/settings.js";
 import { openLearned } from "../src/train/start.js";
 import { openWeights } from "../src/weights/folder.js";
 import { PEFT_FILE, readLora } from "../src/weights/lora-files.js";
-import { TINY_SD, tinySettings } from "./tiny.js";
+import { TINY_REWARD, TINY_SD, tinySettings } from "./tiny.js";
+
+const CLIP = join(TINY_REWARD, "clip");
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-train-"));
 afterAll(() => rm(scratch, { recursive: true }));
@@ -170,6 +172,144 @@ describe("resuming", () => {
     await expect(record(tinySettings({ model }), { resume })).rejects.toThrow(/made with other model weights/);
   });
 });
+
+describe("watching a run", async () => {
+  const evaluation = {
+    every: 1,
+    batch: 2,
+    seeds_per_prompt: 3,
+    held_out: "incompressibility",
+    diversity: CLIP,
+  } as const;
+  const watched = await record(tinySettings({ evaluation, updates: 3 }));
+
+  test("rewards the evaluation's pictures by the held-out reward as well, and measures how they differ", () => {
+    for (const { result } of ofKind("evaluated", watched)) {
+      // One is minus the other, in the same kilobytes.
+      const { heldOut, diversity, rewards } = result;
+      expect(heldOut?.rewards).toHaveLength(3);
+      for (const [i, value] of rewards.entries()) expect(heldOut?.rewards[i]).toBeCloseTo(-value, 5);
+      expect(diversity?.distances).toHaveLength(3);
+      expect(diversity?.mean).toBeGreaterThan(0);
+    }
+    const last = ofKind("evaluated", watched).at(-1)?.result;
+    expect(results(watched).at(-1)).toMatchObject({
+      eval_held_out_mean: last?.heldOut?.mean,
+      eval_held_out_std: last?.heldOut?.std,
+      eval_diversity: last?.diversity?.mean,
+    });
+  });
+
+  test("changes nothing of what is learnt", async () => {
+    const alone = await record(
+      tinySettings({ evaluation: { ...evaluation, held_out: null, diversity: null }, updates: 3 }),
+    );
+    expect(adapters(alone)).toEqual(adapters(watched));
+  });
+
+  test("gives the same to evaluate", async () => {
+    const adapter = await readLora(join(await saveCheckpoint(watched, 2, "watched"), PEFT_FILE));
+    const shown = ofKind("evaluated", watched).find(({ step }) => step === 2)?.result;
+    expect(await evaluate(tinySettings({ evaluation }), { adapter })).toEqual(shown);
+  });
+
+  // What is compressible has fewer kilobytes: the held-out reward falls where the reward rises.
+  const rule = { watch: "held-out", patience: 2, least_gain: 100 } as const;
+  const stopping = (updates: number) => tinySettings({ evaluation, early_stop: rule, updates });
+
+  test("ends the run where its rule says so, with a checkpoint and without an error", async () => {
+    const stopped = await record(stopping(9));
+    const { result } = ofKind("finished", stopped)[0] as { result: TrainResult };
+    expect(result).toMatchObject({ step: 2, updates: 9, interrupted: false, best: 1 });
+    expect(result.stopped).toMatchObject({ kind: "no gain", watch: "held-out", evaluations: 2, top: { step: 0 } });
+    expect(ofKind("checkpointed", stopped).map(({ step }) => step)).toEqual([1, 2]);
+  });
+
+  test("remembers over an interruption what came before it", async () => {
+    const first = await record(stopping(1));
+    const resumed = await record(stopping(9), { resume: await saveCheckpoint(first, 1, "resume-stop") });
+    expect(ofKind("finished", resumed)[0]?.result).toMatchObject({ step: 2, best: 1, stopped: { top: { step: 0 } } });
+  });
+
+  test("does not let what the rule compares change in between", async () => {
+    const resume = await saveCheckpoint(await record(stopping(1)), 1, "measure");
+    const changed = tinySettings({ evaluation: { ...evaluation, held_out: "compressibility" }, early_stop: rule });
+    await expect(record(changed, { resume })).rejects.toThrow(
+      /evaluation\.held_out\.name is "compressibility" now and was "incompressibility"/,
+    );
+    const free = tinySettings({ evaluation: { ...evaluation, held_out: "compressibility" }, updates: 2 });
+    await expect(record(free, { resume })).resolves.toBeDefined();
+  });
+});
+
+describe("an average of the weights", async () => {
+  const settings = (updates: number) => tinySettings({ ema: { decay: 0.9 }, updates });
+  const all = await record(settings(4));
+
+  test("is what is evaluated and exported, and learning goes on from the weights themselves", async () => {
+    const learnt = (recording: Recording) => results(recording).map(({ loss, reward_mean }) => [loss, reward_mean]);
+    expect(learnt(all)).toEqual(learnt(straight));
+    expect(adapters(all)).not.toEqual(adapters(straight));
+    const adapter = await readLora(join(await saveCheckpoint(all, 4, "average"), PEFT_FILE));
+    const shown = ofKind("evaluated", all).at(-1)?.result;
+    expect(await evaluate(tinySettings(), { adapter })).toEqual(shown);
+    expect(shown).not.toEqual(ofKind("evaluated", straight).at(-1)?.result);
+  });
+
+  test("goes on after an interruption as if there had been none", async () => {
+    const first = await record(settings(2));
+    const resumed = await record(settings(4), { resume: await saveCheckpoint(first, 2, "resume-average") });
+    expect(results(resumed)).toEqual(results(all).slice(2));
+    expect(ofKind("checkpointed", resumed).at(-1)).toEqual(ofKind("checkpointed", all).at(-1));
+  });
+
+  test("cannot begin in the middle of a run", async () => {
+    const resume = await saveCheckpoint(straight, 2, "no-average");
+    await expect(record(settings(4), { resume })).rejects.toThrow(/ema\.decay is 0\.9 now and was null/);
+  });
+});
+
+describe("annealed guidance", async () => {
+  // A step that changes the pictures.
+  const settings = tinySettings({ optimizer: { learning_rate: 0.05 }, updates: 2 });
+  const adapter = await readLora(join(await saveCheckpoint(await record(settings), 2, "annealed"), PEFT_FILE));
+  const { model, sampling, device, threads } = settings;
+  const pictures = [{ prompt: "a cat", seed: 3 }];
+  const draw = async (more: object) => (await generate({ model, sampling, device, threads, pictures, ...more }))[0];
+  const [base, tuned] = [await draw({}), await draw({ adapter })];
+
+  test("with a power of 0 draws the tuned model's picture, and with a large one nearly the base model's", async () => {
+    expect(tuned).not.toEqual(base);
+    expect(await draw({ adapter, anneal: 0 })).toEqual(tuned);
+    // The last of three steps is the tuned model's whatever the power, the others the base model's.
+    const late = await draw({ adapter, anneal: 100 });
+    expect(late).not.toEqual(base);
+    expect(apart(late, base)).toBeLessThan(apart(tuned, base));
+  });
+
+  test("takes a whole U-Net as it takes an adapter", async () => {
+    const whole = tinySettings({ trainable: "unet", optimizer: { learning_rate: 0.01 }, updates: 1 });
+    const folder = await saveCheckpoint(await record(whole), 1, "annealed-unet");
+    const unet = await openWeights(join(folder, "unet"));
+    expect(await draw({ unet, anneal: 0 })).toEqual(await draw({ unet }));
+    expect(await draw({ unet, anneal: 1 })).not.toEqual(await draw({ unet }));
+  });
+
+  test("reaches the evaluation, and needs something that was tuned", async () => {
+    const [plain, annealed] = [await evaluate(settings, { adapter }), await evaluate(settings, { adapter, anneal: 2 })];
+    expect(annealed.images).not.toEqual(plain.images);
+    expect((await evaluate(settings, { adapter, anneal: 0 })).images).toEqual(plain.images);
+    await expect(draw({ anneal: 1 })).rejects.toThrow(/annealed guidance goes from the base model to a tuned one/);
+  });
+});
+
+/** The sum over a picture's bytes of how far it is from another. */
+function apart(a: RgbImage | undefined, b: RgbImage | undefined): number {
+  return (a as RgbImage).pixels.reduce(
+    (sum, value, i) => sum + Math.abs(value - ((b as RgbImage).pixels[i] as number)),
+    0,
+  );
+}
 
 describe("training the whole U-Net", async () => {
   const settings = (updates: number) => tinySettings({ trainable: "unet", updates });

@@ -10,15 +10,25 @@ import { evaluate } from "../train/evaluate.js";
 import type { EvaluationResult } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { mixAdapters } from "../train/mix.js";
+import type { Settings } from "../train/settings.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { formOption, type MixingOptions } from "./mix.js";
-import { commonOptions, number, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
+import {
+  annealOption,
+  commonOptions,
+  number,
+  overridesOf,
+  requireTuned,
+  type SettingsOptions,
+  settingsOptions,
+} from "./options.js";
 import type { Terminal } from "./terminal.js";
 
 interface EvaluateCommandOptions extends SettingsOptions, Partial<MixingOptions> {
   count?: number;
   mix?: string;
+  anneal?: number;
 }
 
 export function evaluateCommand(root: Command, terminal: Terminal): void {
@@ -34,6 +44,7 @@ export function evaluateCommand(root: Command, terminal: Terminal): void {
     .option("--mix <path>", "mix the adapter with another one, or with the base model: base")
     .option("--coefficient <x>", "the share of --adapter in the mix: 1 is all of it", number({ min: -100, max: 100 }))
     .addOption(formOption())
+    .addOption(annealOption())
     .option("--count <n>", "pictures of each prompt", number({ min: 1, max: 10_000, whole: true }))
     .option("--out <folder>", "keep the pictures, index.json and evaluation.json here");
   commonOptions(settingsOptions(command))
@@ -52,7 +63,8 @@ Examples:
 }
 
 async function evaluateInto(recipe: string | undefined, options: EvaluateCommandOptions, terminal: Terminal) {
-  const { out } = options;
+  const { out, anneal } = options;
+  requireTuned(options);
   if (out !== undefined) {
     await requireEmpty(out);
     await requireWritable(out);
@@ -70,24 +82,30 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
   const warn = (message: string) => terminal.say(`warning: ${message}`);
   const tuned = await tunedBy(options, warn);
   const result = await interruptible(terminal, "Stopping after this batch", (signal) =>
-    evaluate(settings, { ...tuned, signal, warn, onFetch: fetchProgress(terminal) }),
+    evaluate(settings, { ...tuned, anneal, signal, warn, onFetch: fetchProgress(terminal) }),
   );
-  const { rewards, mean, std } = result;
-  const { model, sampling, reward, prompts } = settings;
+  const { rewards, mean, std, heldOut, diversity } = result;
+  const { model, sampling, reward, prompts, evaluation } = settings;
   const summary = {
     reward: rewardTitle(reward),
     mean,
     std,
+    ...(heldOut &&
+      evaluation.held_out && {
+        held_out: { reward: rewardTitle(evaluation.held_out), mean: heldOut.mean, std: heldOut.std },
+      }),
+    ...(diversity && { diversity: diversity.mean }),
     pictures: rewards.length,
     model,
     adapter: options.adapter ?? null,
     ...(options.mix !== undefined && { mix: options.mix, coefficient: options.coefficient, form: options.form }),
+    ...(anneal !== undefined && { anneal }),
     sampling,
     negative_prompt: prompts.negative,
   };
   const names = out === undefined ? undefined : await writeEvaluation(out, result, summary);
   if (options.json) terminal.print(JSON.stringify({ ...summary, samples: samplesOf(result, out, names) }));
-  else printEvaluation(result, rewardTitle(reward), terminal);
+  else printEvaluation(result, settings, terminal);
 }
 
 async function tunedBy(
@@ -109,19 +127,33 @@ async function tunedBy(
 }
 
 /** For `--json`: each picture, with its file where the pictures are kept. */
-function samplesOf({ prompts, seeds, rewards }: EvaluationResult, out = "", names?: readonly string[]) {
+function samplesOf(
+  { prompts, seeds, rewards, heldOut, diversity }: EvaluationResult,
+  out = "",
+  names?: readonly string[],
+) {
   return prompts.map((prompt, i) => ({
     prompt,
     seed: seeds[i],
     reward: rewards[i],
+    ...(heldOut && { held_out: heldOut.rewards[i] }),
+    ...(diversity && { diversity: diversity.distances[i] }),
     ...(names && { file: join(out, names[i] as string) }),
   }));
 }
 
-function printEvaluation({ prompts, seeds, rewards, mean, std }: EvaluationResult, reward: string, terminal: Terminal) {
+function printEvaluation(
+  { prompts, seeds, rewards, mean, std, heldOut, diversity }: EvaluationResult,
+  { reward, evaluation }: Settings,
+  terminal: Terminal,
+) {
   const width = Math.max(...prompts.map((prompt) => prompt.length));
+  const title = evaluation.held_out && rewardTitle(evaluation.held_out);
   for (const [i, prompt] of prompts.entries()) {
-    terminal.print(`${prompt.padEnd(width)}  seed ${seeds[i]}  ${format(rewards[i] as number)}`);
+    const held = heldOut ? `  ${title} ${format(heldOut.rewards[i] as number)}` : "";
+    terminal.print(`${prompt.padEnd(width)}  seed ${seeds[i]}  ${format(rewards[i] as number)}${held}`);
   }
-  terminal.print(`${reward} reward ${format(mean)} ± ${format(std)} over ${rewards.length} pictures`);
+  terminal.print(`${rewardTitle(reward)} reward ${format(mean)} ± ${format(std)} over ${rewards.length} pictures`);
+  if (heldOut) terminal.print(`held-out ${title} reward ${format(heldOut.mean)} ± ${format(heldOut.std)}`);
+  if (diversity) terminal.print(`diversity ${format(diversity.mean)}`);
 }

@@ -16,7 +16,16 @@ import { inTemplate } from "../train/samples.js";
 import { writeFileAtomic } from "../weights/atomic.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
-import { commonOptions, number, overridesOf, PRECISION, PROMPTS, type SettingsOptions } from "./options.js";
+import {
+  annealOption,
+  commonOptions,
+  number,
+  overridesOf,
+  PRECISION,
+  PROMPTS,
+  requireTuned,
+  type SettingsOptions,
+} from "./options.js";
 import type { Terminal } from "./terminal.js";
 
 interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" | "out"> {
@@ -26,6 +35,7 @@ interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" 
   count: number;
   steps?: number;
   guidance?: number;
+  anneal?: number;
   out: string;
 }
 
@@ -56,6 +66,7 @@ export function generateCommand(root: Command, terminal: Terminal): void {
     .option("--count <n>", "pictures of each prompt", number({ min: 1, max: 10_000, whole: true }), 1)
     .option("--steps <n>", "denoising steps", number({ min: 1, max: 1000, whole: true }))
     .option("--guidance <x>", "how strictly the prompt is followed", number({ min: 0 }))
+    .addOption(annealOption())
     .option("--out <path>", "a .png file (several pictures become one sheet), or a folder", "generated.png")
     .option("--device <name>", "cpu, cuda or webgpu")
     .option("--precision <name>", PRECISION)
@@ -67,6 +78,7 @@ export function generateCommand(root: Command, terminal: Terminal): void {
 Examples:
   alignprop generate --prompt octopus
   alignprop generate --prompt octopus --adapter runs/default-1 --seed 7 --out after.png
+  alignprop generate --prompt octopus --adapter runs/default-1 --anneal 2
   alignprop generate --prompt fox --prompt wolf --count 4 --out pictures/
   alignprop generate --prompts held-out-animals --template "a photo of a {}" --negative-prompt blurry`,
     )
@@ -74,7 +86,8 @@ Examples:
 }
 
 async function generateInto(options: GenerateCommandOptions, terminal: Terminal): Promise<void> {
-  const { seed, count, steps, guidance, out } = options;
+  const { seed, count, steps, guidance, anneal, out } = options;
+  requireTuned(options);
   const prompts = await promptsOf(options);
   const asFile = /\.png$/i.test(out);
   await requireWritable(asFile ? dirname(out) : out);
@@ -120,6 +133,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
       pictures,
       negative: settings.prompts.negative,
       ...tuned,
+      anneal,
       signal,
       warn,
       onFetch: fetchProgress(terminal),

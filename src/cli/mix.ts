@@ -14,7 +14,7 @@ import { type MixForm, mixAdapters } from "../train/mix.js";
 import { type LoraAdapter, PEFT_FILE, writeKohyaLora, writePeftLora } from "../weights/lora-files.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
-import { type CommonOptions, commonOptions, number, overridesOf, PRECISION } from "./options.js";
+import { annealOption, type CommonOptions, commonOptions, number, overridesOf, PRECISION } from "./options.js";
 import type { Terminal } from "./terminal.js";
 
 /** Those that `evaluate` has as well. */
@@ -27,6 +27,7 @@ interface MixOptions extends Omit<MixingOptions, "coefficient"> {
   coefficient: number[];
   rank?: number;
   strip: boolean;
+  anneal?: number;
   prompt?: string[];
   seed: number;
   model?: string;
@@ -65,6 +66,7 @@ export function mixCommand(root: Command, terminal: Terminal): void {
       number({ min: 1, max: 4096, whole: true }),
     )
     .option("--no-strip", "draw no pictures")
+    .addOption(annealOption())
     .option(
       "--prompt <text>",
       "a row of the strip; may be repeated (default: the run's held-out ones)",
@@ -165,6 +167,7 @@ async function drawStrip(
         ...{ model, loading, device, precision, threads, sampling },
         pictures: prompts.map((prompt) => ({ prompt, seed: options.seed })),
         negative: settings.prompts.negative,
+        anneal: options.anneal,
         signal,
         warn: (message) => terminal.say(`warning: ${message}`),
         onFetch: fetchProgress(terminal),

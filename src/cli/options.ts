@@ -1,6 +1,7 @@
 /** Options that several commands share, and how they become settings. */
-import { type Command, InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { isRewardFile, rewardNames } from "../rewards/index.js";
+import { InputError } from "../tensor/errors.js";
 import { type Override, parseSet } from "../train/load-settings.js";
 
 export interface CommonOptions {
@@ -49,6 +50,14 @@ export function settingsOptions(command: Command): Command {
     .option("--threads <n>", "processor threads (default: one per core)")
     .option("--memory <size>", "memory to stay within, such as 4GB (default: half of what is free)")
     .option("--set <path=value>", "any setting, such as lora.rank=8; may be repeated", collectSet);
+}
+
+/** Annealed guidance, for commands that draw with what was tuned. */
+export function annealOption(): Option {
+  return new Option(
+    "--anneal <power>",
+    "let the base model lead at the noise and the tuned one at the picture; 0 is the tuned one alone, 1 a straight line",
+  ).argParser(number({ min: 0, max: 100 }));
 }
 
 export const PRECISION = "what the U-Net computes in: auto, float32 or float16 (auto: float16 on a GPU)";
@@ -110,6 +119,14 @@ export function overridesOf(
     (name): Override => ({ path: ["trackers"], value: name, origin: `--track ${name}`, adds: true }),
   );
   return [...short, ...offline, ...track, ...(options.set ?? [])];
+}
+
+/** There is nothing to anneal to without something that was tuned. */
+export function requireTuned({ anneal, adapter }: { readonly anneal?: number; readonly adapter?: string }): void {
+  if (anneal === undefined || adapter !== undefined) return;
+  throw new InputError(
+    `--anneal ${anneal}: goes from the base model to a tuned one, and none is given; add --adapter with a run, a checkpoint or a LoRA file`,
+  );
 }
 
 /** A parser for options that are no settings. */

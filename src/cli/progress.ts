@@ -1,11 +1,19 @@
 /** What a person sees while a run goes on. */
+
+import { rewardTitle } from "../rewards/index.js";
 import { duration, format } from "../runs/format.js";
-import type { StepMetrics, TrainObserver } from "../train/events.js";
+import { percent, stopText } from "../runs/watch-text.js";
+import type { EvaluationResult, StepMetrics, TrainObserver } from "../train/events.js";
 import type { Precision } from "../train/precision.js";
+import type { Settings } from "../train/settings.js";
 import type { Terminal } from "./terminal.js";
 
-export function progress(terminal: Terminal, reward: string): TrainObserver {
+export function progress(terminal: Terminal, settings: Settings): TrainObserver {
+  const reward = rewardTitle(settings.reward);
+  const heldOut = settings.evaluation.held_out && rewardTitle(settings.evaluation.held_out);
   let updates = 0;
+  let base: number | undefined;
+  let evaluated: string | undefined;
   let pace = new Pace();
   return (event) => {
     switch (event.kind) {
@@ -20,9 +28,14 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
         return;
       }
       case "evaluated": {
-        const { mean, std, rewards } = event.result;
-        // Later ones come with their step.
-        if (event.step === 0) terminal.say(evaluationLine(mean, std, `the model as it is, ${rewards.length} pictures`));
+        const { result } = event;
+        base ??= event.step === 0 ? result.diversity?.mean : undefined;
+        const when =
+          event.step === 0 ? `the model as it is, ${result.rewards.length} pictures` : `after step ${event.step}`;
+        const line = evaluationLine(result, when, heldOut, base);
+        // Later ones come after their step.
+        if (event.step === 0) terminal.say(line);
+        else evaluated = line;
         return;
       }
       case "stepped": {
@@ -30,8 +43,8 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
         const line = stepLine(event.metrics, updates, pace.remaining(updates - event.metrics.step));
         if (terminal.isTTY) terminal.update(line);
         else terminal.say(line);
-        const { step, eval_reward_mean: mean, eval_reward_std: std } = event.metrics;
-        if (mean !== undefined && std !== undefined) terminal.say(evaluationLine(mean, std, `after step ${step}`));
+        if (evaluated !== undefined) terminal.say(evaluated);
+        evaluated = undefined;
         return;
       }
       case "checkpointed":
@@ -40,8 +53,14 @@ export function progress(terminal: Terminal, reward: string): TrainObserver {
       case "warned":
         terminal.say(`warning: ${event.message}`);
         return;
-      case "finished":
+      case "finished": {
+        const { stopped, step, best } = event.result;
+        if (stopped) {
+          const kept = best === undefined ? "" : `; the best is step ${best}`;
+          terminal.say(`early stop after step ${step}: ${stopText(stopped, settings)}${kept}`);
+        }
         return;
+      }
     }
   };
 }
@@ -55,8 +74,21 @@ function partsText(parts: StepMetrics["rewards"]): string {
   return ` (${each.join(", ")})`;
 }
 
-function evaluationLine(mean: number, std: number, when: string): string {
-  return `  evaluation reward ${format(mean)} ± ${format(std)}, ${when}`;
+/** `base`: the base model's diversity, where it is known. */
+function evaluationLine(
+  { mean, std, heldOut, diversity }: EvaluationResult,
+  when: string,
+  heldOutTitle: string | null,
+  base: number | undefined,
+): string {
+  const share =
+    base && diversity && diversity.mean !== base ? ` (${percent(diversity.mean / base)} of the base's)` : "";
+  return [
+    `  evaluation reward ${format(mean)} ± ${format(std)}`,
+    ...(heldOut ? [`held-out ${heldOutTitle} ${format(heldOut.mean)} ± ${format(heldOut.std)}`] : []),
+    ...(diversity ? [`diversity ${format(diversity.mean)}${share}`] : []),
+    when,
+  ].join(", ");
 }
 
 export function stepLine(metrics: StepMetrics, updates: number, remaining: number): string {

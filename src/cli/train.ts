@@ -1,12 +1,13 @@
 import type { Command } from "commander";
-import { rewardTitle } from "../rewards/index.js";
-import { adapterPath, bestStep, savedSteps } from "../runs/checkpoints.js";
+import { adapterPath, savedSteps } from "../runs/checkpoints.js";
 import { format } from "../runs/format.js";
+import { bestStep, readHistory } from "../runs/history.js";
 import { checkpointFolder, samplesFolder } from "../runs/layout.js";
 import { writeReport } from "../runs/report.js";
 import { RunFolder } from "../runs/run-folder.js";
-import { readEvaluations } from "../runs/samples.js";
+import { type EvaluationRecord, readEvaluations } from "../runs/samples.js";
 import { Trackers } from "../runs/trackers/trackers.js";
+import { percent, stopText, watchedTitle } from "../runs/watch-text.js";
 import { InputError } from "../tensor/errors.js";
 import { observers, type TrainResult } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
@@ -95,8 +96,7 @@ async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Pro
     warn: (message) => terminal.say(`warning: ${message}`),
     tell: (message) => terminal.say(message),
   });
-  const title = rewardTitle(run.settings.reward);
-  const listener = observers(run.observe, trackers.observe, progress(terminal, title));
+  const listener = observers(run.observe, trackers.observe, progress(terminal, run.settings));
   let result: TrainResult;
   try {
     result = await interruptible(terminal, "Finishing this step and saving", (signal) =>
@@ -110,7 +110,7 @@ async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Pro
   }
   const outcome = await outcomeOf(run, result, trackers.places);
   if (json) terminal.print(JSON.stringify(outcome));
-  else printOutcome(outcome, terminal);
+  else printOutcome(outcome, run.settings, terminal);
 }
 
 async function reportSoFar(run: RunFolder, terminal: Terminal): Promise<void> {
@@ -123,16 +123,20 @@ async function reportSoFar(run: RunFolder, terminal: Terminal): Promise<void> {
 }
 
 /** What `--json` prints. */
-async function outcomeOf(run: RunFolder, result: TrainResult, watched: Trackers["places"]) {
-  const { path, report, metrics } = run;
+async function outcomeOf(run: RunFolder, { stopped, best: _, ...result }: TrainResult, watched: Trackers["places"]) {
+  const { path, report, metrics, settings } = run;
   const evaluations = await readEvaluations(path);
   const saved = await savedSteps(path);
-  const [last, best] = [saved.at(-1), bestStep(saved, metrics)];
+  const best = bestStep(saved, await readHistory(path, metrics), settings.early_stop);
+  const last = saved.at(-1);
+  const at = (step: number | undefined) => summaryOf(evaluations.find((evaluation) => evaluation.step === step));
   return {
     run: path,
     ...result,
-    before: evaluations[0] ?? null,
-    after: evaluations.at(-1) ?? null,
+    early_stop: stopped ? stopText(stopped, settings) : null,
+    before: at(evaluations[0]?.step),
+    after: at(evaluations.at(-1)?.step),
+    best: at(best),
     last_step: metrics.at(-1) ?? null,
     checkpoint: last === undefined ? null : checkpointFolder(path, last),
     best_checkpoint: best === undefined ? null : checkpointFolder(path, best),
@@ -141,8 +145,24 @@ async function outcomeOf(run: RunFolder, result: TrainResult, watched: Trackers[
   };
 }
 
-function printOutcome(outcome: Awaited<ReturnType<typeof outcomeOf>>, terminal: Terminal): void {
+function summaryOf(evaluation: EvaluationRecord | undefined) {
+  if (evaluation === undefined) return null;
+  const { step, mean, std, heldOut, diversity } = evaluation;
+  return {
+    step,
+    mean,
+    std,
+    ...(heldOut && { held_out: { mean: heldOut.mean, std: heldOut.std } }),
+    ...(diversity && { diversity: diversity.mean }),
+  };
+}
+
+type Outcome = Awaited<ReturnType<typeof outcomeOf>>;
+
+function printOutcome(outcome: Outcome, settings: Settings, terminal: Terminal): void {
   const { run, interrupted, step, updates, before, after, checkpoint, best_checkpoint: best, report } = outcome;
+  if (outcome.early_stop !== null)
+    terminal.print(`Stopped early after step ${step} of ${updates}: ${outcome.early_stop}.`);
   if (interrupted) {
     terminal.print(`Stopped after step ${step} of ${updates}.`);
     if (checkpoint !== null) terminal.print(`go on     alignprop train --resume ${run}`);
@@ -155,9 +175,32 @@ function printOutcome(outcome: Awaited<ReturnType<typeof outcomeOf>>, terminal: 
       `reward    ${format(before.mean)} → ${format(after.mean)} on the evaluation's prompts${inDeviations}`,
     );
   }
+  printWatched(outcome, settings, terminal);
   terminal.print(`report    ${report}`);
   if (after !== null) terminal.print(`pictures  ${samplesFolder(run, after.step)}`);
   if (checkpoint !== null) terminal.print(`saved     ${checkpoint}`);
   if (best !== null && best !== checkpoint) terminal.print(`best      ${best}`);
   for (const [name, place] of Object.entries(outcome.trackers)) terminal.print(`${name.padEnd(9)} ${place}`);
+}
+
+/** What was watched: of the model as it was, after the best checkpoint and after the last step. */
+function printWatched({ before, best, after }: Outcome, settings: Settings, terminal: Terminal): void {
+  const seen = [before, best === null || best.step === after?.step ? null : best, after].filter(
+    (each) => each !== null,
+  );
+  const line = (value: (each: NonNullable<typeof after>) => number | undefined) =>
+    seen
+      .flatMap((each) => {
+        const found = value(each);
+        return found === undefined
+          ? []
+          : [`${format(found)}${each === best && each !== after ? ` (step ${each.step})` : ""}`];
+      })
+      .join(" → ");
+  const heldOut = line(({ held_out }) => held_out?.mean);
+  if (heldOut !== "") terminal.print(`held out  ${heldOut}: ${watchedTitle("held-out", settings)}`);
+  const diversity = line((each) => each.diversity);
+  const [first, last] = [before?.diversity, after?.diversity];
+  const share = first && last !== undefined ? `: ${percent(last / first)} of the base model's` : "";
+  if (diversity !== "") terminal.print(`diversity ${diversity}${share}`);
 }

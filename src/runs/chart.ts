@@ -12,10 +12,16 @@ export interface Point {
 export interface Series {
   readonly label: string;
   /** CSS class: its colour. */
-  readonly className: "train" | "eval";
+  readonly className: "train" | "eval" | "held" | "diverse";
   readonly points: readonly Point[];
   /** Mark every point, for series of few. */
   readonly dots?: boolean;
+}
+
+/** A step to point out, with a line from top to bottom. */
+export interface Mark {
+  readonly x: number;
+  readonly label: string;
 }
 
 export interface ChartOptions {
@@ -24,15 +30,18 @@ export interface ChartOptions {
   /** About as many pixels as it gets on a page, so that its text has the page's size. */
   readonly width?: number;
   readonly height?: number;
+  /** First and last step, where charts below each other are to be in line; else as the points span. */
+  readonly x?: readonly [number, number];
+  readonly marks?: readonly Mark[];
 }
 
 const margin = { left: 52, right: 14, top: 12, bottom: 28 };
 
 /** What the horizontal axis counts is always steps. */
-export function lineChart({ title, series, width = 440, height = 220 }: ChartOptions): Html {
+export function lineChart({ title, series, width = 440, height = 220, x, marks = [] }: ChartOptions): Html {
   const points = series.flatMap((s) => s.points);
   if (points.length === 0) return html``;
-  const xs = points.map(({ x }) => x);
+  const xs = x ?? points.map(({ x }) => x);
   const ys = points.flatMap(({ y, spread = 0 }) => [y - spread, y + spread]);
   const xTicks = ticks(Math.min(...xs), Math.max(...xs), 6).filter(
     (x) => Number.isInteger(x) && x >= Math.min(...xs) && x <= Math.max(...xs),
@@ -48,6 +57,7 @@ export function lineChart({ title, series, width = 440, height = 220 }: ChartOpt
   return html`<svg class="chart" viewBox="0 0 ${width} ${height}" role="img" aria-label="${title}">
 ${yTicks.map((y) => html`<line class="grid" x1="${margin.left}" x2="${width - margin.right}" y1="${py(y)}" y2="${py(y)}"/><text x="${margin.left - 8}" y="${py(y) + 4}" text-anchor="end">${tickLabel(y)}</text>`)}
 ${xTicks.map((x) => html`<text x="${px(x)}" y="${height - 8}" text-anchor="middle">${x}</text>`)}
+${marks.map(({ x, label }) => html`<line class="mark" x1="${px(x)}" x2="${px(x)}" y1="${margin.top}" y2="${height - margin.bottom}"/><text x="${px(x) - 5}" y="${margin.top + 10}" text-anchor="end">${label}</text>`)}
 ${series.map(({ className, points }) => band(className, points, px, py))}
 ${series.map(({ className, points }) => html`<polyline class="line ${className}" points="${points.map(({ x, y }) => `${px(x)},${py(y)}`).join(" ")}"/>`)}
 ${series.flatMap(({ className, points, dots, label }) => (dots || points.length === 1 ? points : []).map(({ x, y }) => html`<circle class="${className}" cx="${px(x)}" cy="${py(y)}" r="3.5"><title>${label}, step ${x}: ${format(y)}</title></circle>`))}

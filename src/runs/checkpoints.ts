@@ -2,14 +2,17 @@
 import { mkdir, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { InputError } from "../tensor/errors.js";
-import type { FileContent, StepMetrics } from "../train/events.js";
+import type { Evaluated, StopRule } from "../train/early-stop.js";
+import type { FileContent } from "../train/events.js";
 import { UNET_FILES } from "../train/export.js";
+import { loadSettings } from "../train/load-settings.js";
 import type { Settings } from "../train/settings.js";
 import { exists } from "../weights/files.js";
 import { openWeights } from "../weights/folder.js";
 import { type LoraAdapter, readLora } from "../weights/lora-files.js";
 import type { WeightSource } from "../weights/source.js";
 import { writeFolderAtomic } from "./atomic-folder.js";
+import { bestStep, readHistory } from "./history.js";
 import { checkpointFolder, runFiles, stepsIn } from "./layout.js";
 import { readMetrics } from "./metrics.js";
 
@@ -30,44 +33,36 @@ export async function writeCheckpoint(
   });
 }
 
-/** Keeps the last `keep_last` and, with `keep_best`, the one whose evaluation was best. */
+/** Keeps the last `keep_last` and, with `keep_best`, the best by the run's rule. */
 export async function dropOldCheckpoints(
   run: string,
-  { keep_last, keep_best }: Settings["checkpoint"],
-  rows: readonly StepMetrics[],
+  { checkpoint: { keep_last, keep_best }, early_stop: rule }: Pick<Settings, "checkpoint" | "early_stop">,
+  history: readonly Evaluated[],
 ): Promise<void> {
   const steps = await savedSteps(run);
   const kept = new Set(steps.slice(-keep_last));
-  const best = bestStep(steps, rows);
+  const best = bestStep(steps, history, rule);
   if (keep_best && best !== undefined) kept.add(best);
   for (const step of steps.filter((saved) => !kept.has(saved))) {
     await rm(checkpointFolder(run, step), { recursive: true });
   }
 }
 
-/** Of `steps`, the one whose evaluation had the highest mean reward; the first of equals. */
-export function bestStep(steps: readonly number[], rows: readonly StepMetrics[]): number | undefined {
-  let best: { step: number; mean: number } | undefined;
-  for (const { step, eval_reward_mean: mean } of rows) {
-    if (mean !== undefined && steps.includes(step) && (best === undefined || mean > best.mean)) best = { step, mean };
-  }
-  return best?.step;
-}
-
 /** The checkpoints that people take away from a run: the last and the best. */
-export function finalSteps(steps: readonly number[], rows: readonly StepMetrics[]): number[] {
-  const chosen = [bestStep(steps, rows), steps.at(-1)].filter((step) => step !== undefined);
+export function finalSteps(steps: readonly number[], history: readonly Evaluated[], rule: StopRule | null): number[] {
+  const chosen = [bestStep(steps, history, rule), steps.at(-1)].filter((step) => step !== undefined);
   return [...new Set(chosen)];
 }
 
 /**
- * An adapter as people name it: a file, a checkpoint's folder, or a run's folder, which stands for the checkpoint whose
- * evaluation was best, or for the last where none was evaluated.
+ * An adapter as people name it: a file, a checkpoint's folder, or a run's folder, which stands for its best checkpoint, or
+ * for the last where none was evaluated.
  */
 export async function adapterPath(path: string): Promise<string> {
   if (!(await isRun(path))) return path;
   const steps = await savedSteps(path);
-  const step = bestStep(steps, await readMetrics(path)) ?? steps.at(-1);
+  const { early_stop: rule } = await loadSettings({ recipe: resolve(path, runFiles.config) });
+  const step = bestStep(steps, await readHistory(path, await readMetrics(path)), rule) ?? steps.at(-1);
   if (step === undefined)
     throw new InputError(`${path}: this run has no checkpoint yet, so there is no adapter to use`);
   return checkpointFolder(path, step);

@@ -19,7 +19,8 @@ import { format } from "./format.js";
 import { cardFiles, checkpointFolder, runFiles, samplesFolder } from "./layout.js";
 import { readMetrics } from "./metrics.js";
 import { evenly } from "./run-record.js";
-import { type EvaluationSummary, pictureName, readEvaluations, readSamples, type SampleEntry } from "./samples.js";
+import { type EvaluationRecord, pictureName, readEvaluations, readSamples, type SampleEntry } from "./samples.js";
+import { watchedTitle } from "./watch-text.js";
 
 /** Texts stay on one line, so that none can end the block that it stands in. */
 const YAML = { lineWidth: 0, blockQuote: false } as const;
@@ -60,7 +61,7 @@ interface Card {
   readonly settings: Settings;
   readonly metrics: readonly StepMetrics[];
   /** Up to this step; the first is the model as it was. */
-  readonly evaluations: readonly EvaluationSummary[];
+  readonly evaluations: readonly EvaluationRecord[];
   readonly pictures: readonly (SampleEntry & { readonly url: string })[];
   readonly kohya: string | undefined;
 }
@@ -117,8 +118,21 @@ function outcome({ evaluations, settings }: Card): string {
   if (before === undefined || after === undefined || before === after) return "";
   return (
     `On the evaluation's prompts, drawn on the same noise, the ${rewardTitle(settings.reward)} reward went from ${spread(before)} ` +
-    `to ${spread(after)} (mean ± standard deviation over the pictures).\n\n`
+    `to ${spread(after)} (mean ± standard deviation over the pictures).${watched(before, after, settings)}\n\n`
   );
+}
+
+/** What was not trained, so that nobody takes a reward alone for quality. */
+function watched(before: EvaluationRecord, after: EvaluationRecord, settings: Settings): string {
+  const held =
+    before.heldOut && after.heldOut
+      ? ` On the same pictures ${watchedTitle("held-out", settings)}, which nothing was trained on, went from ${format(before.heldOut.mean)} to ${format(after.heldOut.mean)}.`
+      : "";
+  const diverse =
+    before.diversity && after.diversity
+      ? ` Their diversity (mean cosine distance of the CLIP embeddings of a prompt's pictures) went from ${format(before.diversity.mean)} to ${format(after.diversity.mean)}.`
+      : "";
+  return held + diverse;
 }
 
 function gallery({ pictures, settings }: Card): string {
@@ -204,7 +218,7 @@ alignprop generate --adapter . --model ${shell(model)} --prompt ${shell(prompt)}
 
 /** What decides what was learnt, as in the run's `config.yaml`, but for lists of prompts that may be long. */
 function settingsOf(settings: Settings) {
-  const { seed, prompts, sampling, loss, trainable, lora, estimator, optimizer, batch } = settings;
+  const { seed, prompts, sampling, loss, trainable, lora, estimator, optimizer, ema, batch } = settings;
   // The adapter's own file says where it started; where that lay on this machine, nobody needs to know.
   const { start, ...adapter } = lora;
   const learnt =
@@ -213,7 +227,11 @@ function settingsOf(settings: Settings) {
   const [model, reward] = [modelName(settings), rewardTitle(settings.reward)];
   const counted = { train: `${prompts.train.length} prompts`, eval: `${prompts.eval.length} prompts` };
   const shown = { ...counted, template, negative };
-  return { model, seed, prompts: shown, sampling, reward, loss, trainable, ...learnt, estimator, optimizer, batch };
+  const averaged = ema.decay === null ? {} : { ema };
+  return {
+    ...{ model, seed, prompts: shown, sampling, reward, loss, trainable, ...learnt, estimator, optimizer },
+    ...{ ...averaged, batch },
+  };
 }
 
 const spread = ({ mean, std }: { mean: number; std: number }) => `${format(mean)} ± ${format(std)}`;

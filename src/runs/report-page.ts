@@ -22,10 +22,10 @@ ${body}
 
 const styles = `
 :root {
-  --paper: #fbfaf8; --card: #fff; --ink: #1d1c1a; --soft: #6d6a64; --rule: #e5e2dc; --train: #8a8f98; --eval: #d9480f;
+  --paper: #fbfaf8; --card: #fff; --ink: #1d1c1a; --soft: #6d6a64; --rule: #e5e2dc; --train: #8a8f98; --eval: #d9480f; --held: #1c7ed6; --diverse: #2f9e44;
 }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #161514; --card: #201f1d; --ink: #ecebe8; --soft: #a19d96; --rule: #36342f; --train: #868c96; --eval: #ff8c42; }
+  :root { --paper: #161514; --card: #201f1d; --ink: #ecebe8; --soft: #a19d96; --rule: #36342f; --train: #868c96; --eval: #ff8c42; --held: #63b3ff; --diverse: #69db7c; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
@@ -54,10 +54,16 @@ summary { cursor: pointer; }
 .grid { stroke: var(--rule); }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .line.train { stroke: var(--train); } .line.eval { stroke: var(--eval); }
+.line.held { stroke: var(--held); } .line.diverse { stroke: var(--diverse); }
+.mark { stroke: var(--soft); stroke-dasharray: 3 3; }
+.verdict { color: var(--ink); max-width: 46rem; }
+.chart + .legend + h3 { margin-top: 1.5rem; }
 .band { opacity: 0.16; }
 .band.train, circle.train { fill: var(--train); } .band.eval, circle.eval { fill: var(--eval); }
+.band.held, circle.held { fill: var(--held); } .band.diverse, circle.diverse { fill: var(--diverse); }
 .key { display: inline-block; width: 1.1em; height: 0.3em; border-radius: 2px; vertical-align: middle; margin: 0 0.35em 0 0; }
 .key.train { background: var(--train); } .key.eval { background: var(--eval); margin-left: 0.9em; }
+.key.held { background: var(--held); } .key.diverse { background: var(--diverse); }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 2rem; }
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 0.8rem 1rem; overflow-x: auto; font-size: 0.85rem; margin: 0 0 1rem; }
 table { width: 100%; border-collapse: collapse; font-size: 0.88rem; }

@@ -90,6 +90,63 @@ describe("the report", async () => {
   });
 });
 
+describe("the report of a run that was watched", async () => {
+  const evaluation = { seeds_per_prompt: 2, held_out: "clip", diversity: "models/rewards/clip" } as const;
+  const settings = await settingsFrom(
+    { out: join(scratch, "watched"), prompts: { eval: ["snail"] }, evaluation, early_stop: { patience: 1 } },
+    "watched",
+  );
+  const run = await RunFolder.plan(settings);
+  await run.observe({ kind: "started", plan: {} as Plan, step: 0 });
+  for (const [step, [reward, held, diversity]] of (
+    [
+      [4, 0.5, 0.4],
+      [5, 0.7, 0.35],
+      [6, 0.6, 0.1],
+    ] as const
+  ).entries()) {
+    const image = { width: 1, height: 1, pixels: new Uint8Array([1, 2, 3]) };
+    const result: EvaluationResult = {
+      ...{ prompts: ["snail", "snail"], seeds: [0, 1], rewards: [reward, reward], images: [image, image] },
+      ...{ mean: reward, std: 0 },
+      heldOut: { rewards: [held, held + 0.02], mean: held + 0.01, std: 0.01 },
+      diversity: { distances: [diversity, diversity], mean: diversity },
+    };
+    await run.observe({ kind: "evaluated", step, result });
+    if (step === 0) continue;
+    const evaluated = { eval_reward_mean: reward, eval_held_out_mean: held + 0.01, eval_diversity: diversity };
+    const cost = { reward_queries: step, unet_calls: step };
+    const row = { step, epoch: 0, samples: step, ...cost, loss: 1, reward_mean: reward, reward_std: 0.5, grad_norm: 2 };
+    await run.observe({ kind: "stepped", metrics: { ...row, seconds: 1, peak_rss_bytes: 1, ...evaluated } });
+    await run.observe({ kind: "checkpointed", step, files: new Map() });
+  }
+  const page = await readFile(run.report, "utf8");
+
+  test("says why it ended, and whether and where it began to over-optimise", () => {
+    expect(page).toContain(
+      "The run stopped early, after step 2 of 14: the held-out clip reward has not risen above its 0.710 of step 1 in 1 evaluation. " +
+        "The best checkpoint is step 1. The run began to over-optimise after step 1: the held-out clip reward was highest there, " +
+        "0.710, and fell to 0.610 by step 2",
+    );
+    expect(page).toContain("with a diversity of 0.100, 25 % of the base model&#39;s 0.400.");
+  });
+
+  test("draws reward, held-out reward and diversity below each other on one axis of steps", () => {
+    const charts = ["Reward over steps", "Held-out reward: clip over steps", "Diversity over steps"].map(
+      (title) => new RegExp(`aria-label="${title}">[^]*?</svg>`).exec(page)?.[0] ?? "",
+    );
+    const marks = charts.map((chart) => /<line class="mark" x1="([\d.]+)"/.exec(chart)?.[1]);
+    expect(marks[0]).toBeDefined();
+    expect(new Set(marks).size).toBe(1);
+    expect(charts[1]?.match(/<circle class="held"/g)?.length).toBe(3);
+    expect(charts[2]?.match(/<circle class="diverse"/g)?.length).toBe(3);
+  });
+
+  test("tells how to use the best checkpoint", () => {
+    expect(page).toContain(`--adapter ${join(scratch, "watched/checkpoints/step-000001")}`);
+  });
+});
+
 test("html escapes values and keeps html", () => {
   expect(html`<p title="${"\"'"}">${1}${html`<b>${"<"}</b>`}${[html`x`, html`y`]}</p>`.text).toBe(
     '<p title="&#34;&#39;">1<b>&#60;</b>xy</p>',

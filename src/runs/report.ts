@@ -2,17 +2,18 @@
 
 import { join } from "node:path";
 import { rewardTitle } from "../rewards/index.js";
-import type { StepMetrics } from "../train/events.js";
+import type { RewardsOfPictures, StepMetrics } from "../train/events.js";
 import type { Settings } from "../train/settings.js";
 import { writeFileAtomic } from "../weights/atomic.js";
-import { lineChart } from "./chart.js";
-import { bestStep } from "./checkpoints.js";
+import { lineChart, type Mark, type Point, type Series } from "./chart.js";
 import { leaves } from "./config.js";
 import { duration, format } from "./format.js";
 import { type Html, html } from "./html.js";
 import { checkpointFolder, runFiles, stepFolder } from "./layout.js";
+import { overOptimisation } from "./over-optimisation.js";
 import { reportPage } from "./report-page.js";
 import { evenly, type RunRecord, readRun, type ShownEvaluation } from "./run-record.js";
+import { ruleText, stopText } from "./watch-text.js";
 
 /** More than a screen's width of steps would only make the file larger. */
 const mostPoints = 600;
@@ -24,6 +25,8 @@ export async function writeReport(path: string): Promise<void> {
 function renderReport(run: RunRecord): string {
   const { settings } = run;
   const metrics = evenly(run.metrics, mostPoints);
+  const judged = overOptimisation(run.evaluations, settings);
+  const [x, marks] = [axisOf(run), marksOf(run)];
   const title = `${settings.name}: ${rewardTitle(settings.reward)} reward`;
   return reportPage(
     title,
@@ -35,10 +38,13 @@ function renderReport(run: RunRecord): string {
 ${pictures(run)}
 <section>
 <h2>Reward</h2>
+<p class="verdict">${ending(run)}${judged.text}</p>
 ${lineChart({
   title: "Reward over steps",
   width: 920,
-  height: 300,
+  height: 280,
+  x,
+  marks,
   series: [
     {
       label: "training",
@@ -55,6 +61,7 @@ ${lineChart({
 })}
 <p class="legend"><span class="key train"></span>training prompts <span class="key eval"></span>${evaluationKind(settings)} prompts, on the
 same noise each time. Bands: one standard deviation. Across: steps.</p>
+${watched(run, x, marks)}
 </section>
 ${parts(run)}
 <section class="pair">
@@ -67,6 +74,54 @@ ${usage(run)}
 <table>${[...leaves(settings)].map(([key, value]) => html`<tr><th>${key}</th><td>${settingText(value)}</td></tr>`)}</table>
 </section>`,
   );
+}
+
+/** Below the reward, on the same axis and each on its own scale, what nobody trained. */
+function watched({ settings, evaluations }: RunRecord, x: readonly [number, number], marks: readonly Mark[]): Html {
+  const chart = (title: string, className: Series["className"], legend: string, points: readonly Point[]) =>
+    points.length === 0
+      ? html``
+      : html`<h3>${title}</h3>
+${lineChart({ title: `${title} over steps`, width: 920, height: 190, x, marks, series: [{ label: title, className, dots: true, points }] })}
+<p class="legend"><span class="key ${className}"></span>${legend}</p>`;
+  const held = settings.evaluation.held_out;
+  const heldOut = evaluations.flatMap(({ step, heldOut }) =>
+    heldOut ? [{ x: step, y: heldOut.mean, spread: standardError(heldOut) }] : [],
+  );
+  const diversity = evaluations.flatMap(({ step, diversity }) => (diversity ? [{ x: step, y: diversity.mean }] : []));
+  return html`${chart(
+    `Held-out reward${held === null ? "" : `: ${rewardTitle(held)}`}`,
+    "held",
+    "what a reward that nothing learns from makes of the same pictures. Band: one standard error.",
+    heldOut,
+  )}
+${chart("Diversity", "diverse", "mean cosine distance between the CLIP embeddings of a prompt's pictures; 0 where all seeds give the same picture.", diversity)}`;
+}
+
+const standardError = ({ std, rewards }: RewardsOfPictures) => std / Math.sqrt(Math.max(1, rewards.length));
+
+/** The steps that all charts of the reward span. */
+function axisOf({ metrics, evaluations }: RunRecord): readonly [number, number] {
+  const steps = [...metrics, ...evaluations].map(({ step }) => step);
+  return [Math.min(...steps), Math.max(...steps)];
+}
+
+/** The best checkpoint, and where it is not the last step. */
+function marksOf({ best, metrics, evaluations }: RunRecord): Mark[] {
+  const last = metrics.at(-1)?.step;
+  return best === undefined || evaluations.length < 3
+    ? []
+    : [{ x: best, label: best === last ? "best, last" : "best" }];
+}
+
+/** How the run came to its end, where its rule did that. */
+function ending({ settings, stopped, best, metrics }: RunRecord): string {
+  if (settings.early_stop === null) return "";
+  const step = metrics.at(-1)?.step;
+  const kept = best === undefined || best === step ? "" : ` The best checkpoint is step ${best}.`;
+  return stopped
+    ? `The run stopped early, after step ${step} of ${settings.train.updates}: ${stopText(stopped, settings)}.${kept} `
+    : `${ruleText(settings)}${kept} `;
 }
 
 /** Of a combination a chart for each part, as it is before scale and weight. */
@@ -159,8 +214,8 @@ function figure(sample: ShownEvaluation["samples"][number] | undefined, caption:
   return html`<figure><img src="data:image/png;base64,${sample.png}" alt="${sample.prompt}, seed ${sample.seed}, ${caption}" title="seed ${sample.seed}"><figcaption>${caption} <b>${format(sample.reward)}</b></figcaption></figure>`;
 }
 
-function usage({ path, settings, metrics, checkpoints }: RunRecord): Html {
-  const step = bestStep(checkpoints, metrics) ?? checkpoints.at(-1);
+function usage({ path, settings, best, checkpoints }: RunRecord): Html {
+  const step = best ?? checkpoints.at(-1);
   if (step === undefined) return html``;
   const adapter = checkpointFolder(path, step);
   const prompt = settings.prompts.template.replaceAll("{}", () => settings.prompts.eval[0] ?? "");

@@ -164,6 +164,49 @@ describe("a run as an adapter", () => {
   });
 });
 
+describe("a run with a rule", () => {
+  const watched: SettingsInput = {
+    checkpoint: { every: 1, keep_last: 1 },
+    evaluation: { held_out: "clip" },
+    early_stop: { patience: 2 },
+    train: { updates: 9 },
+  };
+
+  /** A step whose reward rises on, with the held-out reward that is given. */
+  async function held(run: RunFolder, number: number, heldOut: number): Promise<void> {
+    const result = { ...evaluation(number), heldOut: { rewards: [heldOut], mean: heldOut, std: 0 } };
+    await run.observe({ kind: "evaluated", step: number, result });
+    const row = { ...metrics(number, number), eval_held_out_mean: heldOut, eval_held_out_std: 0 };
+    await run.observe({ kind: "stepped", metrics: row });
+    await run.observe({ kind: "checkpointed", step: number, files: state });
+  }
+
+  test("keeps and names the checkpoint that is best by it, and says so in its report", async () => {
+    const run = await start("ruled", watched);
+    for (const [number, heldOut] of [0.5, 0.9, 0.7].entries()) await held(run, number + 1, heldOut);
+    expect(await savedSteps(run.path)).toEqual([2, 3]);
+    expect(await adapterPath(run.path)).toBe(join(run.path, "checkpoints/step-000002"));
+    expect(await readSamples(run.path, 2)).toEqual([
+      { file: "000.png", prompt: "a fox", seed: 7, reward: 2, held_out: 0.9 },
+    ]);
+    const report = await readFile(run.report, "utf8");
+    expect(report).toContain(
+      "Rule: stop when the held-out clip reward has not risen above its best in 2 evaluations in a row.",
+    );
+    expect(report).toContain("The best checkpoint is step 2.");
+  });
+
+  test("that has ended it is not resumed, unless the rule is another", async () => {
+    const run = await start("ended", watched);
+    for (const [number, heldOut] of [0.9, 0.8, 0.7].entries()) await held(run, number + 1, heldOut);
+    await expect(RunFolder.resume(run.path)).rejects.toThrow(
+      /its early_stop ended the run: the held-out clip reward has not risen above its 0\.900 of step 1 in 2 evaluations\. To go on all the same, add --set early_stop=null/,
+    );
+    const override = { path: ["early_stop"], value: null, origin: "--set early_stop=null" };
+    expect((await RunFolder.resume(run.path, [override])).settings.early_stop).toBeNull();
+  });
+});
+
 describe("an output folder is refused", () => {
   test("where it holds something, with what to do", async () => {
     await mkdir(join(scratch, "full"));

@@ -12,6 +12,7 @@
 import { rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { InputError } from "../tensor/errors.js";
+import { verdict } from "../train/early-stop.js";
 import type { StepMetrics, TrainEvent } from "../train/events.js";
 import { loadSettings, type Override } from "../train/load-settings.js";
 import type { Settings } from "../train/settings.js";
@@ -19,12 +20,14 @@ import { writeFileAtomic } from "../weights/atomic.js";
 import { removeUnfinished } from "./atomic-folder.js";
 import { dropOldCheckpoints, finalSteps, savedSteps, writeCheckpoint } from "./checkpoints.js";
 import { configText } from "./config.js";
+import { readHistory } from "./history.js";
 import { checkpointFolder, runFiles, samplesFolder, stepsIn } from "./layout.js";
-import { appendMetrics, truncateMetrics } from "./metrics.js";
+import { appendMetrics, readMetrics, truncateMetrics } from "./metrics.js";
 import { writeModelCard } from "./model-card.js";
 import { makeRunFolder, requireEmpty, requireWritable } from "./output-folder.js";
 import { writeReport } from "./report.js";
 import { writeSamples } from "./samples.js";
+import { stopText } from "./watch-text.js";
 
 export class RunFolder {
   #path: string | undefined;
@@ -65,6 +68,13 @@ export class RunFolder {
         `--resume ${path}: the run has done all of its ${step} steps; for more, add --steps ${step * 2}`,
       );
     }
+    const rows = (await readMetrics(path)).filter((row) => row.step <= step);
+    const { stop } = verdict(await readHistory(path, rows), settings.early_stop);
+    if (stop) {
+      throw new InputError(
+        `--resume ${path}: its early_stop ended the run: ${stopText(stop, settings)}. To go on all the same, add --set early_stop=null, or another rule`,
+      );
+    }
     return new RunFolder(settings, checkpointFolder(path, step), path);
   }
 
@@ -98,11 +108,14 @@ export class RunFolder {
         return appendMetrics(this.path, event.metrics);
       case "checkpointed":
         await writeCheckpoint(this.path, event.step, event.files);
-        await dropOldCheckpoints(this.path, this.settings.checkpoint, this.#rows);
+        await dropOldCheckpoints(this.path, this.settings, await readHistory(this.path, this.#rows));
         return writeReport(this.path);
-      case "finished":
-        for (const step of finalSteps(await savedSteps(this.path), this.#rows)) await writeModelCard(this.path, step);
+      case "finished": {
+        const history = await readHistory(this.path, this.#rows);
+        const steps = finalSteps(await savedSteps(this.path), history, this.settings.early_stop);
+        for (const step of steps) await writeModelCard(this.path, step);
         return writeReport(this.path);
+      }
       case "warned":
         return;
     }

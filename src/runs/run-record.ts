@@ -1,28 +1,34 @@
 /** A run's folder, read back for its report. */
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { type StopReason, verdict } from "../train/early-stop.js";
 import type { StepMetrics } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import type { Settings } from "../train/settings.js";
 import { savedSteps } from "./checkpoints.js";
+import { bestStep, readHistory } from "./history.js";
 import { runFiles, samplesFolder } from "./layout.js";
 import { readMetrics } from "./metrics.js";
-import { type EvaluationSummary, readEvaluations, readSamples } from "./samples.js";
+import { type EvaluationRecord, readEvaluations, readSamples, type SampleEntry } from "./samples.js";
 
 export interface RunRecord {
   readonly path: string;
   readonly settings: Settings;
   readonly metrics: readonly StepMetrics[];
   /** In order of steps; the first is the model as it was. */
-  readonly evaluations: readonly EvaluationSummary[];
+  readonly evaluations: readonly EvaluationRecord[];
   /** Some of the evaluations with their pictures: the first, the last, and a few between. */
   readonly shown: readonly ShownEvaluation[];
   readonly checkpoints: readonly number[];
+  /** Of the checkpoints the best by the run's rule. */
+  readonly best: number | undefined;
+  /** Why the rule ended the run. */
+  readonly stopped: StopReason | undefined;
 }
 
 export interface ShownEvaluation {
   readonly step: number;
-  readonly samples: readonly { prompt: string; seed: number; reward: number; png: string }[];
+  readonly samples: readonly (Omit<SampleEntry, "file"> & { readonly png: string })[];
 }
 
 /** A report stays a file that opens at once and can be sent, however long the run and however many its prompts. */
@@ -39,13 +45,19 @@ export async function readRun(path: string): Promise<RunRecord> {
     }
     shown.push({ step, samples });
   }
+  const settings = await loadSettings({ recipe: join(path, runFiles.config) });
+  const metrics = await readMetrics(path);
+  const checkpoints = await savedSteps(path);
+  const history = await readHistory(path, metrics);
   return {
     path,
-    settings: await loadSettings({ recipe: join(path, runFiles.config) }),
-    metrics: await readMetrics(path),
+    settings,
+    metrics,
     evaluations,
     shown,
-    checkpoints: await savedSteps(path),
+    checkpoints,
+    best: bestStep(checkpoints, history, settings.early_stop),
+    stopped: verdict(history, settings.early_stop).stop,
   };
 }
 

@@ -3,13 +3,22 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { meanAndStd } from "../train/evaluate.js";
-import type { EvaluationResult, RgbImage } from "../train/events.js";
+import type { Diversity, EvaluationResult, RewardsOfPictures, RgbImage } from "../train/events.js";
 import { readJson } from "../weights/json.js";
 import { fillFolder, writeFolderAtomic } from "./atomic-folder.js";
 import { encodePng } from "./contact-sheet.js";
 import { runFiles, samplesFolder, stepsIn } from "./layout.js";
 
-const sampleEntry = z.object({ file: z.string(), prompt: z.string(), seed: z.number(), reward: z.number() });
+const sampleEntry = z.object({
+  file: z.string(),
+  prompt: z.string(),
+  seed: z.number(),
+  reward: z.number(),
+  /** What a held-out reward makes of it. */
+  held_out: z.number().optional(),
+  /** How far it is from the other pictures of its prompt. */
+  diversity: z.number().optional(),
+});
 export type SampleEntry = z.output<typeof sampleEntry>;
 
 export async function writeSamples(run: string, step: number, result: EvaluationResult): Promise<void> {
@@ -29,12 +38,17 @@ export async function writeEvaluation(path: string, result: EvaluationResult, su
   return names;
 }
 
-function entriesOf({ prompts, seeds, rewards }: EvaluationResult, names: readonly string[]): SampleEntry[] {
+function entriesOf(
+  { prompts, seeds, rewards, heldOut, diversity }: EvaluationResult,
+  names: readonly string[],
+): SampleEntry[] {
   return names.map((file, i) => ({
     file,
     prompt: prompts[i] as string,
     seed: seeds[i] as number,
     reward: rewards[i] as number,
+    ...(heldOut && { held_out: heldOut.rewards[i] as number }),
+    ...(diversity && { diversity: diversity.distances[i] as number }),
   }));
 }
 
@@ -64,21 +78,32 @@ export async function readSamples(run: string, step: number): Promise<SampleEntr
   return readJson(join(samplesFolder(run, step), runFiles.sampleIndex), z.array(sampleEntry), 1 << 26);
 }
 
-/** The reward of an evaluation, over its pictures. */
-export interface EvaluationSummary {
+/** An evaluation but for its pictures. */
+export interface EvaluationRecord extends RewardsOfPictures {
   readonly step: number;
-  readonly mean: number;
-  readonly std: number;
+  readonly heldOut?: RewardsOfPictures | undefined;
+  readonly diversity?: Diversity | undefined;
 }
 
 /** Of every evaluation in a run's folder, in the order of its steps. */
-export async function readEvaluations(run: string): Promise<EvaluationSummary[]> {
-  const summaries: EvaluationSummary[] = [];
-  for (const step of await stepsIn(join(run, runFiles.samples))) {
-    const rewards = (await readSamples(run, step)).map(({ reward }) => reward);
-    summaries.push({ step, ...meanAndStd(rewards) });
-  }
-  return summaries;
+export async function readEvaluations(run: string): Promise<EvaluationRecord[]> {
+  const records: EvaluationRecord[] = [];
+  for (const step of await stepsIn(join(run, runFiles.samples))) records.push(await readEvaluation(run, step));
+  return records;
+}
+
+export async function readEvaluation(run: string, step: number): Promise<EvaluationRecord> {
+  const samples = await readSamples(run, step);
+  // What was measured, was measured of each picture.
+  const each = (key: "reward" | "held_out" | "diversity") => samples.flatMap((sample) => sample[key] ?? []);
+  const [rewards, heldOut, distances] = [each("reward"), each("held_out"), each("diversity")];
+  return {
+    step,
+    rewards,
+    ...meanAndStd(rewards),
+    ...(heldOut.length > 0 && { heldOut: { rewards: heldOut, ...meanAndStd(heldOut) } }),
+    ...(distances.length > 0 && { diversity: { distances, mean: meanAndStd(distances).mean } }),
+  };
 }
 
 function numbered(index: number): string {

@@ -17,6 +17,7 @@ import { parseJson } from "../weights/json.js";
 import { openSafetensors, safetensorsChunks } from "../weights/safetensors.js";
 import { readTensor } from "../weights/source.js";
 import { smallestUnet } from "./adapter.js";
+import type { Evaluated } from "./early-stop.js";
 import type { FileContent } from "./events.js";
 import { exportFiles } from "./export.js";
 import type { LearnedLayout } from "./learned.js";
@@ -32,9 +33,11 @@ export interface TrainingState {
   /** Updates done. */
   readonly step: number;
   readonly weights: Float32Array;
+  /** Their moving average, where the run has one. */
+  readonly averaged: Float32Array | null;
   readonly optimizer: AdamWState;
-  /** The highest mean reward of an evaluation after an update; null before the first. */
-  readonly bestEvaluation: number | null;
+  /** Every evaluation so far, which is all that the best checkpoint and an early stop follow from. */
+  readonly history: readonly Evaluated[];
   /** Of a run in float16. */
   readonly lossScale: LossScale | null;
   /** Of the model that `kl` pulls towards, where it cannot be had again from the settings. */
@@ -60,21 +63,22 @@ export function checkpointFiles(
   origin: Origin,
   pipeline: Pipeline,
 ): ReadonlyMap<string, FileContent> {
-  const { step, weights, optimizer, bestEvaluation, lossScale, cost, memory, base } = state;
+  const { step, weights, averaged, optimizer, history, lossScale, cost, memory, base } = state;
   const vector = (data: Float32Array) => float32(data, [data.length]);
   const tensors = {
     weights: vector(weights),
     first_moment: vector(optimizer.firstMoment),
     second_moment: vector(optimizer.secondMoment),
+    ...(averaged && { averaged: vector(averaged) }),
     ...(base && { base: vector(base) }),
   };
   const metadata = {
     format: "alignprop training state 1",
-    state: JSON.stringify({ step, optimizerStep: optimizer.step, bestEvaluation, lossScale, cost, ...origin }),
+    state: JSON.stringify({ step, optimizerStep: optimizer.step, history, lossScale, cost, ...origin }),
     ...(memory !== undefined && { estimator: JSON.stringify(memory) }),
     ...(layout.kind === "lora" && { adapter: JSON.stringify(placesOf(layout)) }),
   };
-  const files = exportFiles(layout, weights, { pipeline, name: origin.settings.name });
+  const files = exportFiles(layout, averaged ?? weights, { pipeline, name: origin.settings.name });
   return files.set(STATE_FILE, safetensorsChunks(new Map(Object.entries(tensors)), metadata));
 }
 
@@ -108,7 +112,16 @@ const savedState = z.object({
   step: z.int().min(1),
   /** Without the updates that were skipped. */
   optimizerStep: z.int().min(0).optional(),
-  bestEvaluation: z.number().nullable(),
+  history: z
+    .array(
+      z.object({
+        step: z.int().min(0),
+        reward: z.number(),
+        heldOut: z.number().optional(),
+        diversity: z.number().optional(),
+      }),
+    )
+    .default([]),
   lossScale: z
     .object({
       scale: z.number().min(LEAST_SCALE).max(LARGEST_SCALE),
@@ -161,11 +174,12 @@ export async function resumeFrom(folder: string, layout: LearnedLayout, origin: 
   };
   return {
     step: saved.step,
-    bestEvaluation: saved.bestEvaluation,
+    history: saved.history,
     lossScale: saved.lossScale,
     cost: saved.cost,
     memory: file.metadata.estimator === undefined ? undefined : parseJson(file.metadata.estimator, path),
     weights: await read("weights"),
+    averaged: origin.settings.ema.decay === null ? null : await read("averaged"),
     base: file.get("base") && (await read("base")),
     optimizer: {
       step: saved.optimizerStep ?? saved.step,
@@ -188,6 +202,7 @@ const FREE = [
   "train",
   "checkpoint",
   "evaluation",
+  "early_stop",
   "trackers",
 ];
 
@@ -211,11 +226,31 @@ function settingsThatDiffer(written: Readonly<Record<string, unknown>>, wanted: 
     // The evaluation's prompts and where the reward's weights lie are no part of what is learnt.
     ...compare(without(saved.prompts, "eval"), without(wanted.prompts, "eval"), "prompts"),
     ...compare(without(saved.reward, "weights"), without(wanted.reward, "weights"), "reward"),
+    ...(wanted.early_stop ? measuresThatDiffer(saved, wanted).flatMap((args) => compare(...args)) : []),
     ...compare(
       (isRecord(saved.loading) ? saved.loading.prediction_type : undefined) ?? null,
       wanted.loading.prediction_type,
       "loading.prediction_type",
     ),
+  ];
+}
+
+/**
+ * What an early stop's rule compares from one evaluation to the next must be the same in all of them. Where an evaluation
+ * did not measure something before, there is nothing to be compared with.
+ */
+function measuresThatDiffer(saved: Readonly<Record<string, unknown>>, wanted: Settings): [unknown, unknown, string][] {
+  const before = isRecord(saved.evaluation) ? saved.evaluation : {};
+  const { every: _, batch: __, ...measures } = wanted.evaluation;
+  const differing = Object.entries(measures).filter(([key]) => (before[key] ?? null) !== null);
+  const prompts: [unknown, unknown, string] = [
+    isRecord(saved.prompts) ? saved.prompts.eval : undefined,
+    wanted.prompts.eval,
+    "prompts.eval",
+  ];
+  return [
+    ...differing.map(([key, now]): [unknown, unknown, string] => [before[key], now, `evaluation.${key}`]),
+    prompts,
   ];
 }
 

@@ -5,16 +5,18 @@ import { InputError } from "../tensor/errors.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
 import type { WeightSource } from "../weights/source.js";
 import { toFlat } from "./adapter.js";
+import { distances, ImageEmbedder } from "./diversity.js";
 import type { EvaluationResult, RgbImage } from "./events.js";
 import { ImageJudge, joinParts, type PartRewards } from "./judge.js";
 import { type OpenListener, openModel } from "./open-model.js";
-import { type Picture, samplePictures, toRgb } from "./pictures.js";
+import { annealingOf, type Picture, samplePictures, toRgb } from "./pictures.js";
 import { promptWarnings, withUnet } from "./pipeline.js";
 import { choosePrecision } from "./precision.js";
 import { openSettingsReward } from "./reward.js";
-import { Sampler } from "./sampler.js";
+import { type Annealing, Sampler } from "./sampler.js";
 import { inTemplate } from "./samples.js";
 import type { Settings } from "./settings.js";
+import { openWatch, type Watch } from "./watch.js";
 
 export interface EvaluateOptions extends OpenListener {
   readonly adapter?: LoraAdapter | undefined;
@@ -22,29 +24,37 @@ export interface EvaluateOptions extends OpenListener {
   readonly reward?: Reward | undefined;
   /** Weights in the place of the model's U-Net. */
   readonly unet?: WeightSource | undefined;
+  /** The power of annealed guidance from the model to what was tuned (`annealing.ts`). */
+  readonly anneal?: number | undefined;
 }
 
 /** Samples the evaluation's pictures with the model, or with an adapter on it, and rewards them. */
 export async function evaluate(
   settings: Settings,
-  { adapter, unet, reward: given, ...listener }: EvaluateOptions = {},
+  { adapter, unet, reward: given, anneal, ...listener }: EvaluateOptions = {},
 ): Promise<EvaluationResult> {
   const { signal, warn = () => {} } = listener;
-  const pipeline = withUnet(await openModel(settings, listener), unet);
+  const model = await openModel(settings, listener);
+  const pipeline = withUnet(model, unet);
   const reward = given ?? (await openSettingsReward(settings, listener));
+  const watch = await openWatch(settings, listener);
   const lora = adapter && toFlat(pipeline, adapter);
   const prompts = evaluationPrompts(settings);
-  for (const message of [...promptWarnings(pipeline, prompts), ...reward.warnings(prompts)]) warn(message);
+  const judges = [reward, ...(watch.heldOut ? [watch.heldOut] : [])];
+  for (const message of promptWarnings(pipeline, prompts)) warn(message);
+  for (const message of judges.flatMap((judge) => judge.warnings(prompts))) warn(message);
   const runtime = await Runtime.start(runtimeOptions(settings));
   try {
-    const sampler = await Sampler.compile(runtime, pipeline, settings.sampling, {
+    const options = {
       batch: Math.min(settings.evaluation.batch, prompts.length * settings.evaluation.seeds_per_prompt),
-      layout: lora?.layout,
       negativePrompt: settings.prompts.negative,
       precision: await choosePrecision(settings, runtime, warn),
-    });
-    const evaluator = new Evaluator([{ runtime, sampler }], reward, settings);
-    return await evaluator.evaluate(lora?.weights, signal);
+    };
+    const sampler = await Sampler.compile(runtime, pipeline, settings.sampling, { ...options, layout: lora?.layout });
+    const from = unet && anneal !== undefined && (await Sampler.compile(runtime, model, settings.sampling, options));
+    const annealing = annealingOf(anneal, sampler, from || undefined, lora?.weights);
+    const evaluator = new Evaluator([{ runtime, sampler }], reward, settings, watch);
+    return await evaluator.evaluate(lora?.weights, { signal, annealing });
   } finally {
     await runtime.close();
   }
@@ -61,17 +71,21 @@ export interface EvaluatorLane {
 }
 
 export class Evaluator {
-  private readonly judges: ReadonlyMap<EvaluatorLane, ImageJudge>;
+  private readonly judges: ReadonlyMap<EvaluatorLane, LaneJudges>;
 
   constructor(
     private readonly lanes: readonly EvaluatorLane[],
     private readonly reward: Reward,
     private readonly settings: Settings,
+    private readonly watch: Watch = {},
   ) {
-    this.judges = new Map(lanes.map((lane) => [lane, new ImageJudge(lane.runtime, reward)]));
+    this.judges = new Map(lanes.map((lane) => [lane, judgesOf(lane, reward, watch)]));
   }
 
-  async evaluate(lora?: Float32Array, signal?: AbortSignal): Promise<EvaluationResult> {
+  async evaluate(
+    lora?: Float32Array,
+    { signal, annealing }: { signal?: AbortSignal | undefined; annealing?: Annealing | undefined } = {},
+  ): Promise<EvaluationResult> {
     // Every picture has a seed of its own, so that `generate` makes it again from its prompt and seed.
     const { seed, seeds_per_prompt } = this.settings.evaluation;
     const pictures = evaluationPrompts(this.settings)
@@ -81,16 +95,28 @@ export class Evaluator {
     const size = (this.lanes[0] as EvaluatorLane).sampler.batch;
     const share = Math.ceil(pictures.length / size / this.lanes.length) * size;
     const shares = await Promise.all(
-      this.lanes.map((lane, i) => this.draw(lane, pictures.slice(i * share, (i + 1) * share), lora, signal)),
+      this.lanes.map((lane, i) =>
+        this.draw(lane, pictures.slice(i * share, (i + 1) * share), lora, { signal, annealing }),
+      ),
     );
     const rewards = shares.flatMap((drawn) => drawn.rewards);
+    const heldOut = shares.flatMap((drawn) => drawn.heldOut);
+    const prompts = pictures.map(({ prompt }) => prompt);
+    const apart =
+      this.watch.clip &&
+      distances(
+        prompts,
+        shares.flatMap((drawn) => drawn.embeddings),
+      );
     return {
-      prompts: pictures.map(({ prompt }) => prompt),
+      prompts,
       seeds: pictures.map(({ seed }) => seed),
       rewards,
       images: shares.flatMap((drawn) => drawn.images),
       ...meanAndStd(rewards),
       ...(this.reward.parts && { parts: joinParts(shares.map((drawn) => drawn.parts)) }),
+      ...(this.watch.heldOut && { heldOut: { rewards: heldOut, ...meanAndStd(heldOut) } }),
+      ...(apart && { diversity: { distances: apart, mean: meanAndStd(apart).mean } }),
     };
   }
 
@@ -98,27 +124,61 @@ export class Evaluator {
     lane: EvaluatorLane,
     pictures: readonly Picture[],
     lora: Float32Array | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<{ rewards: number[]; images: RgbImage[]; parts: PartRewards | undefined }> {
+    how: { readonly signal: AbortSignal | undefined; readonly annealing: Annealing | undefined },
+  ): Promise<Drawn> {
+    const judges = this.judges.get(lane) as LaneJudges;
     const rewards: number[] = [];
+    const heldOut: number[] = [];
+    const embeddings: Float32Array[] = [];
     const parts: (PartRewards | undefined)[] = [];
     const images: RgbImage[] = [];
-    for await (const batch of samplePictures(lane.sampler, pictures, lora, signal)) {
-      const judged = await (this.judges.get(lane) as ImageJudge).judge(batch.images, batch.prompts);
+    for await (const batch of samplePictures(lane.sampler, pictures, lora, how)) {
+      const judged = await judges.reward.judge(batch.images, batch.prompts);
       parts.push(judged.parts && firstOf(judged.parts, batch.pictures.length));
-      for (const [i, { prompt, seed }] of batch.pictures.entries()) {
-        const value = judged.rewards[i] as number;
-        if (!Number.isFinite(value)) {
-          throw new InputError(
-            `the reward ${this.reward.name} is ${value} for the evaluation's "${prompt}" (seed ${seed})`,
-          );
-        }
-        rewards.push(value);
+      rewards.push(...finite(judged.rewards, this.reward, batch.pictures));
+      if (judges.heldOut && this.watch.heldOut) {
+        const seen = await judges.heldOut.judge(batch.images, batch.prompts);
+        heldOut.push(...finite(seen.rewards, this.watch.heldOut, batch.pictures));
       }
+      const embedded = (await judges.embedder?.embed(batch.images)) ?? [];
+      embeddings.push(...embedded.slice(0, batch.pictures.length));
       images.push(...toRgb(batch.images).slice(0, batch.pictures.length));
     }
-    return { rewards, images, parts: joinParts(parts) };
+    return { rewards, heldOut, embeddings, images, parts: joinParts(parts) };
   }
+}
+
+/** What looks at the pictures of one lane. */
+interface LaneJudges {
+  readonly reward: ImageJudge;
+  readonly heldOut: ImageJudge | undefined;
+  readonly embedder: ImageEmbedder | undefined;
+}
+
+function judgesOf({ runtime }: EvaluatorLane, reward: Reward, { heldOut, clip }: Watch): LaneJudges {
+  return {
+    reward: new ImageJudge(runtime, reward),
+    heldOut: heldOut && new ImageJudge(runtime, heldOut),
+    embedder: clip && new ImageEmbedder(runtime, clip),
+  };
+}
+
+/** The pictures of one lane, and what was made of them; empty lists where nobody looked. */
+interface Drawn {
+  readonly rewards: readonly number[];
+  readonly heldOut: readonly number[];
+  readonly embeddings: readonly Float32Array[];
+  readonly images: readonly RgbImage[];
+  readonly parts: PartRewards | undefined;
+}
+
+/** The rewards of these pictures, without those of repetitions that fill the batch up. */
+function finite(rewards: Float32Array, { name }: Reward, pictures: readonly Picture[]): number[] {
+  return pictures.map(({ prompt, seed }, i) => {
+    const value = rewards[i] as number;
+    if (Number.isFinite(value)) return value;
+    throw new InputError(`the reward ${name} is ${value} for the evaluation's "${prompt}" (seed ${seed})`);
+  });
 }
 
 /** The rest are repetitions that fill a batch up. */

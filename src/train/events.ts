@@ -6,6 +6,7 @@
  * `evaluated` where one is due, `stepped`, and `checkpointed` where one is due; last `finished`.
  */
 
+import type { StopReason } from "./early-stop.js";
 import type { PartRewards } from "./judge.js";
 import type { MemoryPlan } from "./memory.js";
 import type { Precision } from "./precision.js";
@@ -50,6 +51,11 @@ export interface StepMetrics {
   /** Where the reward is a combination: the mean of each part as it is, before scale and weight, by its label. */
   readonly rewards?: Readonly<Record<string, number>>;
   readonly eval_rewards?: Readonly<Record<string, number>>;
+  /** Where this step evaluated and a held-out reward watches. */
+  readonly eval_held_out_mean?: number;
+  readonly eval_held_out_std?: number;
+  /** Where this step evaluated and diversity is measured: the mean cosine distance between pictures of the same prompt. */
+  readonly eval_diversity?: number;
 }
 
 /** The held-out prompts on fixed noise. Entry i of every list belongs to picture i. */
@@ -63,6 +69,23 @@ export interface EvaluationResult {
   readonly std: number;
   /** Where the reward is a combination. */
   readonly parts?: PartRewards | undefined;
+  /** What a held-out reward makes of the same pictures. */
+  readonly heldOut?: RewardsOfPictures | undefined;
+  readonly diversity?: Diversity | undefined;
+}
+
+export interface RewardsOfPictures {
+  readonly rewards: readonly number[];
+  readonly mean: number;
+  /** Population standard deviation of `rewards`. */
+  readonly std: number;
+}
+
+/** How unlike each other the pictures of a prompt are (`diversity.ts`). */
+export interface Diversity {
+  /** Of each picture the mean distance to the others of its prompt. */
+  readonly distances: readonly number[];
+  readonly mean: number;
 }
 
 /** What a run costs, counted before it starts. "Calls" are runs of the U-Net's forward or VJP graph on one micro-batch. */
@@ -112,6 +135,10 @@ export interface TrainResult {
   readonly updates: number;
   /** True when an abort signal ended the run early. */
   readonly interrupted: boolean;
+  /** Where the rule of `early_stop` ended it: why. */
+  readonly stopped?: StopReason | undefined;
+  /** The step of the best checkpoint by that rule, or by the highest evaluation reward where there is none. */
+  readonly best?: number | undefined;
   /** Wall time of this invocation. */
   readonly seconds: number;
 }

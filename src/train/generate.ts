@@ -7,7 +7,7 @@ import { toFlat } from "./adapter.js";
 import { runtimeOptions } from "./evaluate.js";
 import type { RgbImage } from "./events.js";
 import { type OpenListener, openModel } from "./open-model.js";
-import { type Picture, samplePictures, toRgb } from "./pictures.js";
+import { annealingOf, type Picture, samplePictures, toRgb } from "./pictures.js";
 import { promptWarnings, withUnet } from "./pipeline.js";
 import { choosePrecision } from "./precision.js";
 import { Sampler } from "./sampler.js";
@@ -24,6 +24,8 @@ export interface GenerateOptions
   readonly unet?: WeightSource | undefined;
   /** Pictures sampled at once. */
   readonly batch?: number;
+  /** The power of annealed guidance from the model to what was tuned (`annealing.ts`). */
+  readonly anneal?: number | undefined;
 }
 
 /** One image for each prompt and seed. The same prompt and seed give the same image, whatever else is asked for. */
@@ -37,26 +39,30 @@ export async function generateEach(
   options: Omit<GenerateOptions, "adapter">,
   adapters: readonly (LoraAdapter | undefined)[],
 ): Promise<RgbImage[][]> {
-  const { pictures, sampling, negative = "", batch = 4, signal, warn = () => {} } = options;
+  const { pictures, sampling, negative = "", batch = 4, anneal, signal, warn = () => {} } = options;
   const { device, precision: asked = "auto" } = options;
-  const pipeline = withUnet(await openModel(options, options), options.unet);
+  const model = await openModel(options, options);
+  const pipeline = withUnet(model, options.unet);
   const loras = adapters.map((adapter) => adapter && toFlat(pipeline, adapter));
   const prompts = [...pictures.map(({ prompt }) => prompt), negative];
   for (const message of promptWarnings(pipeline, prompts)) warn(message);
   const runtime = await Runtime.start(runtimeOptions(options));
   try {
     const precision = await choosePrecision({ device, precision: asked }, runtime, warn);
+    const shared = { batch: Math.min(batch, pictures.length), negativePrompt: negative, precision };
+    const from =
+      options.unet && anneal !== undefined ? await Sampler.compile(runtime, model, sampling, shared) : undefined;
     const all: RgbImage[][] = [];
     let compiled: { layout: LoraLayout | undefined; sampler: Sampler } | undefined;
     for (const lora of loras) {
       const layout = lora?.layout;
       if (!compiled || !isDeepStrictEqual(layout, compiled.layout)) {
         await compiled?.sampler.release();
-        const options = { batch: Math.min(batch, pictures.length), layout, negativePrompt: negative, precision };
-        compiled = { layout, sampler: await Sampler.compile(runtime, pipeline, sampling, options) };
+        compiled = { layout, sampler: await Sampler.compile(runtime, pipeline, sampling, { ...shared, layout }) };
       }
+      const annealing = annealingOf(anneal, compiled.sampler, from, lora?.weights);
       const images: RgbImage[] = [];
-      for await (const sampled of samplePictures(compiled.sampler, pictures, lora?.weights, signal)) {
+      for await (const sampled of samplePictures(compiled.sampler, pictures, lora?.weights, { signal, annealing })) {
         images.push(...toRgb(sampled.images).slice(0, sampled.pictures.length));
       }
       all.push(images);

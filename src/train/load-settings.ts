@@ -203,6 +203,7 @@ async function resolveSettings(
 const choices = [
   "reward.name",
   "reward",
+  "evaluation.held_out.name",
   "estimator.name",
   "estimator",
   "estimator.truncation.mode",
@@ -241,8 +242,9 @@ function withValue(
 }
 
 /** What no single key can show: numbers that must fit each other. */
-function relations({ batch, estimator, sampling, loss, reward }: ParsedSettings, devices: number): Problem[] {
-  const problems: Problem[] = [];
+function relations(settings: ParsedSettings, devices: number): Problem[] {
+  const { batch, estimator, sampling, loss, reward } = settings;
+  const problems = watchRelations(settings);
   if (loss.form === "target" && loss.target === null && defaultLoss(reward).form !== "target") {
     const message = `loss.target must be given with form: target; the ${rewardTitle(reward)} reward has no usual one`;
     problems.push({ path: ["loss", "form"], message });
@@ -256,6 +258,26 @@ function relations({ batch, estimator, sampling, loss, reward }: ParsedSettings,
   for (const { path, message } of estimatorProblems(estimator, { sampling, batch })) {
     const full = ["estimator", ...path];
     problems.push({ path: full, message: path.length === 0 ? message : `${full.join(".")} ${message}` });
+  }
+  return problems;
+}
+
+/** What is watched must be measured. */
+function watchRelations({ evaluation, early_stop: rule }: ParsedSettings): Problem[] {
+  const problems: Problem[] = [];
+  const say = (path: string, message: string) =>
+    problems.push({ path: path.split("."), message: `${path} ${message}` });
+  if (evaluation.diversity !== null && evaluation.seeds_per_prompt < 2) {
+    say(
+      "evaluation.diversity",
+      `compares pictures of one prompt, and evaluation.seeds_per_prompt is ${evaluation.seeds_per_prompt}; give at least 2`,
+    );
+  }
+  if (rule?.watch === "held-out" && evaluation.held_out === null) {
+    say("early_stop.watch", "is held-out, but there is no evaluation.held_out; name a reward there, or watch: reward");
+  }
+  if (typeof rule?.least_diversity === "number" && evaluation.diversity === null) {
+    say("early_stop.least_diversity", "needs evaluation.diversity; name a CLIP there, such as models/rewards/clip");
   }
   return problems;
 }

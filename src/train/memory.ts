@@ -10,6 +10,7 @@ import { returnsMemory } from "../runtime/runtime.js";
 import { showBytes } from "../tensor/bytes.js";
 import { InputError } from "../tensor/errors.js";
 import { sizeOf } from "../tensor/shape.js";
+import type { ImageShape } from "./diversity.js";
 import type { Estimator } from "./estimators/estimator.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
 import { judgeCalls } from "./judge-graphs.js";
@@ -18,6 +19,7 @@ import type { Pipeline } from "./pipeline.js";
 import type { Precision } from "./precision.js";
 import { laneSettings, type Settings, threadsOf } from "./settings.js";
 import { backwardCalls, drawnWalks } from "./walks.js";
+import { type Watch, watchGraphs } from "./watch.js";
 
 export interface MemoryPlan {
   /** Copies of the programs that work side by side (`lanes.ts`); what follows is of one of them, but for `expectedBytes`. */
@@ -40,6 +42,8 @@ export interface MemoryOptions {
   /** Calls that could be kept at once; `all`: there are no others. */
   readonly keepable: number;
   readonly all: boolean;
+  /** Programs that look at the evaluation's pictures beside the reward. */
+  readonly watching?: readonly Graph[];
   /** x_t of all pictures that walk back together. */
   readonly trajectoryBytes: number;
   /** Whether the base model's parameters are there as well. */
@@ -57,9 +61,10 @@ export function memoryOf(
   layout: LearnedLayout,
   estimator: Estimator,
   precision: Precision = "float32",
+  watch: Watch = {},
 ): MemoryPlan {
   const lanes = lanesOf(settings, pipeline);
-  const plan = (count: number) => laneMemory(settings, count, pipeline, reward, layout, estimator, precision);
+  const plan = (count: number) => laneMemory(settings, count, pipeline, reward, layout, estimator, precision, watch);
   if (lanes === 1) return plan(1);
   try {
     return plan(lanes);
@@ -94,6 +99,7 @@ function laneMemory(
   layout: LearnedLayout,
   estimator: Estimator,
   precision: Precision,
+  watch: Watch,
 ): MemoryPlan {
   const settings = laneSettings(all, lanes);
   const onCpu = settings.device === "cpu";
@@ -113,6 +119,7 @@ function laneMemory(
     budget: settings.memory === null ? null : PROCESS_BYTES + (settings.memory - PROCESS_BYTES) / lanes,
     free: PROCESS_BYTES + (process.availableMemory() / 2 - PROCESS_BYTES) / lanes,
     keepable: keeps ? Math.max(isRound ? 1 : 0, ...calls.map(({ kept }) => kept)) : 0,
+    watching: watchGraphs(watch, (graphs.evaluation.decode.outputs.images as Value).shape as unknown as ImageShape),
     all: keeps && calls.every(({ recomputed }) => recomputed === 0),
     trajectoryBytes:
       // The pull towards the base model needs the outputs beside the latents.
@@ -141,7 +148,7 @@ const BYTES_PER_LEARNED = 4 + 2 * 4 + 2 * 8 + 4 * 4;
 const BYTES_PER_BASE = 2 * 4;
 
 export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Omit<MemoryPlan, "lanes"> {
-  const { keepable, all, trajectoryBytes, pulls } = options;
+  const { keepable, all, watching = [], trajectoryBytes, pulls } = options;
   const { text, forward, vjp, split, judge, evaluation } = graphs;
   const { residualBytes } = split;
   // The evaluation samples with the training's own program where its batch is as large.
@@ -152,6 +159,7 @@ export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Omit
     evaluation.forward,
     evaluation.decode,
     ...evaluation.judge.map(({ graph }) => graph),
+    ...watching,
   ]);
   const learned = sizeOf((forward.inputs.parameters as Value).shape);
   const perLearned = BYTES_PER_LEARNED + (pulls ? BYTES_PER_BASE : 0);

@@ -4,7 +4,7 @@ import { InputError } from "../tensor/errors.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import { TorchGenerator } from "../tensor/torch-generator.js";
 import type { RgbImage } from "./events.js";
-import type { Sampler } from "./sampler.js";
+import type { Annealing, Sampler } from "./sampler.js";
 
 export interface Picture {
   readonly prompt: string;
@@ -34,6 +34,27 @@ export function seededNoise(elements: number, seed: number): PictureNoise {
   };
 }
 
+export interface SamplePicturesOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly annealing?: Annealing | undefined;
+}
+
+/**
+ * Annealed guidance with this power from the model as it was: an adapter's with parameters of zeros, or another U-Net,
+ * `base`. Where neither is given there is nothing to go to.
+ */
+export function annealingOf(
+  power: number | undefined,
+  sampler: Sampler,
+  base: Sampler | undefined,
+  lora: Float32Array | undefined,
+): Annealing | undefined {
+  if (power === undefined) return undefined;
+  if (base) return { base, parameters: undefined, power };
+  if (lora) return { base: sampler, parameters: new Float32Array(lora.length), power };
+  throw new InputError("annealed guidance goes from the base model to a tuned one, and none is given; name an adapter");
+}
+
 /**
  * Samples pictures in batches. The last batch is filled up with repetitions of its last picture: `images` and `prompts`
  * have them, `pictures` has not.
@@ -42,7 +63,7 @@ export async function* samplePictures(
   sampler: Sampler,
   pictures: readonly Picture[],
   lora: Float32Array | undefined,
-  signal?: AbortSignal,
+  { signal, annealing }: SamplePicturesOptions = {},
 ): AsyncGenerator<{ pictures: readonly Picture[]; prompts: string[]; images: HostTensor }> {
   for (let start = 0; start < pictures.length; start += sampler.batch) {
     signal?.throwIfAborted();
@@ -54,6 +75,7 @@ export async function* samplePictures(
       await sampler.condition(prompts, lora),
       stack(noises.map(({ initial }) => initial)),
       (step) => stack(noises.map((noise) => noise.step(step))),
+      annealing && { ...annealing, told: await annealing.base.condition(prompts, annealing.parameters) },
     );
     for (const [i, { prompt, seed }] of batch.entries()) {
       const own = final.subarray(i * sampler.latentElements, (i + 1) * sampler.latentElements);

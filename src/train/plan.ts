@@ -21,6 +21,7 @@ import { choosePrecision, type Precision } from "./precision.js";
 import { plannedReward } from "./reward.js";
 import { accumulationSteps, evaluationBatch, laneSettings, type Settings } from "./settings.js";
 import { openLearned } from "./start.js";
+import { plannedWatch, type Watch } from "./watch.js";
 
 /** `calibrate` compiles the run's programs and times a call of each. */
 export async function plan(
@@ -31,9 +32,13 @@ export async function plan(
   const { reward, absent } = await plannedReward(settings);
   const estimator = await openEstimator(settings.estimator);
   const { layout } = await openLearned(settings, pipeline, { warn: listener.warn });
-  const uncounted = absent === undefined ? [] : [`the ${reward.name} reward, which cannot be opened here (${absent})`];
+  const watched = await plannedWatch(settings);
+  const uncounted = [
+    ...(absent === undefined ? [] : [`the ${reward.name} reward, which cannot be opened here (${absent})`]),
+    ...(watched.absent === undefined ? [] : [`what is watched, which cannot be opened here (${watched.absent})`]),
+  ];
   const count = async (precision: Precision): Promise<Plan> => ({
-    ...(await countPlan(settings, pipeline, reward, layout, estimator, precision)),
+    ...(await countPlan(settings, pipeline, reward, layout, estimator, precision, watched.watch)),
     uncounted,
   });
   if (!calibrate) return await count(await choosePrecision(settings, undefined, listener.warn));
@@ -60,9 +65,10 @@ export async function countPlan(
   layout: LearnedLayout,
   estimator: Estimator,
   precision: Precision = "float32",
+  watch: Watch = {},
 ): Promise<Plan> {
   const { batch, prompts, evaluation, train } = settings;
-  const memory = memoryOf(settings, pipeline, reward, layout, estimator, precision);
+  const memory = memoryOf(settings, pipeline, reward, layout, estimator, precision, watch);
   const lane = laneSettings(settings, memory.lanes);
   // Of all lanes together.
   const { forward, kept, recomputed, judged } = await dryRun(

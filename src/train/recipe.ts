@@ -17,12 +17,15 @@ import type { Reward } from "../rewards/index.js";
 import { RewardProgramError } from "../rewards/program.js";
 import { InputError } from "../tensor/errors.js";
 import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
+import { type Evaluated, evaluatedAt, verdict } from "./early-stop.js";
+import { average } from "./ema.js";
 import { openEstimator } from "./estimators/index.js";
 import { Evaluator, evaluationPrompts, meanAndStd } from "./evaluate.js";
 import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
 import { partMeans } from "./judge.js";
 import { Learners, precisionHere, startLanes } from "./lanes.js";
+import type { LearnedLayout } from "./learned.js";
 import { type Learnt, requireFinite } from "./learner.js";
 import { initialLossScale, keepScale, lowerScale, MOST_SKIPPED } from "./loss-scale.js";
 import { type OpenListener, openModel } from "./open-model.js";
@@ -36,6 +39,7 @@ import { Sampler } from "./sampler.js";
 import { inTemplate, samplesOf } from "./samples.js";
 import { accumulationSteps, evaluationBatch, laneSettings, type Settings, updatesPerEpoch } from "./settings.js";
 import { openLearned } from "./start.js";
+import { openWatch, type Watch, watchedMetrics } from "./watch.js";
 
 export interface TrainOptions {
   /** The folder of a checkpoint to go on from. */
@@ -59,6 +63,7 @@ export async function train(
   const warn = (message: string) => void warnings.push(message);
   const pipeline = await openModel(settings, { warn, onFetch, signal });
   const reward = given ?? (await openSettingsReward(settings, { warn, onFetch, signal }));
+  const watch = await openWatch(settings, { warn, onFetch, signal });
   const estimator = await openEstimator(settings.estimator);
   const { layout, start: initial } = await openLearned(settings, pipeline, { resume, warn });
   const origin = {
@@ -67,43 +72,43 @@ export async function train(
     reward: await fingerprint(reward.weights),
   };
 
+  const { decay } = settings.ema;
   // The state: where a new run starts, or where a checkpoint left off.
   const start: TrainingState = resume
     ? await resumeFrom(resume, layout, origin)
-    : {
-        step: 0,
-        weights: await initial(),
-        optimizer: adamwState(layout.size),
-        lossScale: null,
-        bestEvaluation: null,
-        cost: { unetCalls: 0, rewardQueries: 0 },
-      };
-  const { weights, optimizer } = start;
+    : await newState(layout, initial, decay);
+  const { weights, averaged, optimizer } = start;
+  const history: Evaluated[] = [...start.history];
   const base = settings.kl.weight > 0 ? (start.base ?? (await baseOf(settings, layout.size, initial))) : undefined;
   const kl = base && { weight: settings.kl.weight, base };
-  let { step, bestEvaluation, cost, memory: remembered } = start;
+  let { step, cost, memory: remembered } = start;
+  // What is shown and given away.
+  const tuned = averaged ?? weights;
 
   const precision = await precisionHere(settings, warn);
   const lossScale = precision === "float16" ? (start.lossScale ?? initialLossScale()) : null;
-  const plan = await countPlan(settings, pipeline, reward, layout, estimator, precision);
+  const plan = await countPlan(settings, pipeline, reward, layout, estimator, precision, watch);
   const { memory } = plan;
   const runtimes = await startLanes(settings, memory.lanes);
   try {
     const lane = laneSettings(settings, memory.lanes);
     const learner = await Learners.compile(runtimes, pipeline, reward, estimator, layout, lane, precision, memory);
-    const evaluator = await openEvaluator(learner, reward, lane, precision);
+    const evaluator = await openEvaluator(learner, reward, watch, lane, precision);
     const { updates } = settings.train;
     await observer({ kind: "started", plan, step });
     const prompts = allPrompts(settings);
     const { negative } = settings.prompts;
     warnings.push(...promptWarnings(pipeline, [...prompts, negative]), ...reward.warnings(prompts));
+    warnings.push(...(watch.heldOut?.warnings(evaluationPrompts(settings)) ?? []));
     for (const message of warnings) await observer({ kind: "warned", message });
     if (step === 0) {
-      const result = await at(step, () => evaluator.evaluate(weights));
+      const result = await at(step, () => evaluator.evaluate(tuned));
+      history.push(evaluatedAt(step, result));
       await observer({ kind: "evaluated", step, result });
     }
+    let { best, stop } = verdict(history, settings.early_stop);
 
-    while (step < updates && !signal?.aborted) {
+    while (step < updates && !stop && !signal?.aborted) {
       const stepBegan = performance.now();
       const samples = samplesOf(step + 1, settings, estimator, learner.latentElements);
       const scale = lossScale?.scale;
@@ -112,6 +117,7 @@ export async function train(
         if (!overflowed) {
           applied.gradNorms.push(clipGradNorm(gradient, settings.optimizer.max_grad_norm));
           adamw(weights, gradient, optimizer, adamwOptions(settings));
+          if (averaged && decay !== null) average(averaged, weights, decay, optimizer.step);
           requireFinite(weights, layout, "after the update, the weight");
           if (lossScale) keepScale(lossScale);
         } else if (lossScale) {
@@ -134,7 +140,9 @@ export async function train(
 
       let evaluated: EvaluationResult | undefined;
       if (step % settings.evaluation.every === 0 || step === updates) {
-        evaluated = await at(step, () => evaluator.evaluate(weights));
+        evaluated = await at(step, () => evaluator.evaluate(tuned));
+        history.push(evaluatedAt(step, evaluated));
+        ({ best, stop } = verdict(history, settings.early_stop));
         await observer({ kind: "evaluated", step, result: evaluated });
       }
       await observer({
@@ -157,21 +165,16 @@ export async function train(
           ...(parts && { rewards: partMeans(parts) }),
           ...(evaluated && { eval_reward_mean: evaluated.mean, eval_reward_std: evaluated.std }),
           ...(evaluated?.parts && { eval_rewards: partMeans(evaluated.parts) }),
+          ...(evaluated && watchedMetrics(evaluated)),
         },
       });
 
-      const best = evaluated !== undefined && evaluated.mean > (bestEvaluation ?? Number.NEGATIVE_INFINITY);
-      if (best) bestEvaluation = evaluated?.mean as number;
       const { every, keep_best } = settings.checkpoint;
-      if (step % every === 0 || step === updates || signal?.aborted || (best && keep_best)) {
+      const ends = step === updates || stop !== undefined || signal?.aborted;
+      if (step % every === 0 || ends || (best === step && keep_best)) {
         const files = checkpointFiles(
           {
-            step,
-            weights,
-            optimizer,
-            bestEvaluation,
-            lossScale,
-            cost,
+            ...{ step, weights, averaged, optimizer, history, lossScale, cost },
             memory: remembered,
             base: settings.lora.start === null ? undefined : base,
           },
@@ -183,7 +186,9 @@ export async function train(
       }
     }
 
-    const result = { step, updates, interrupted: step < updates, seconds: (performance.now() - began) / 1000 };
+    const interrupted = step < updates && !stop;
+    const seconds = (performance.now() - began) / 1000;
+    const result = { step, updates, interrupted, ...(stop && { stopped: stop }), best, seconds };
     await observer({ kind: "finished", result });
     return result;
   } finally {
@@ -191,10 +196,23 @@ export async function train(
   }
 }
 
+/** A new run's. The average starts where the weights do. */
+async function newState(
+  { size }: LearnedLayout,
+  initial: () => Promise<Float32Array>,
+  decay: number | null,
+): Promise<TrainingState> {
+  const weights = await initial();
+  const averaged = decay === null ? null : weights.slice();
+  const cost = { unetCalls: 0, rewardQueries: 0 };
+  return { step: 0, weights, averaged, optimizer: adamwState(size), lossScale: null, history: [], cost };
+}
+
 /** The evaluation samples with the training's own programs where its batch is as large. */
 async function openEvaluator(
   { lanes, layout }: Learners,
   reward: Reward,
+  watch: Watch,
   settings: Settings,
   precision: Precision,
 ): Promise<Evaluator> {
@@ -203,7 +221,7 @@ async function openEvaluator(
   const samplerOf = async ({ runtime, engine: { sampler } }: (typeof lanes)[number]) =>
     sampler.batch === batch ? sampler : Sampler.compile(runtime, sampler.pipeline, settings.sampling, options);
   const drawing = lanes.map(async (lane) => ({ runtime: lane.runtime, sampler: await samplerOf(lane) }));
-  return new Evaluator(await Promise.all(drawing), reward, settings);
+  return new Evaluator(await Promise.all(drawing), reward, settings, watch);
 }
 
 /** The parameters with which the model is what it was when the run began. */

@@ -8,12 +8,13 @@ import type { Settings } from "./settings.js";
 
 export type JudgeSettings = Pick<Settings, "reward"> & { readonly loading?: Settings["loading"] };
 
-/** The reward of a run's settings; what of it lies on the hub is fetched first. */
+/** The reward of a run's settings, or another that `setting` names; what of it lies on the hub is fetched first. */
 export async function openSettingsReward(
   { reward, loading }: JudgeSettings,
   listener: OpenListener = {},
+  setting = "reward",
 ): Promise<Reward> {
-  return openReward(reward, { find: (place, choose) => findPlace(place, "reward", choose, loading, listener) });
+  return openReward(reward, { find: (place, choose) => findPlace(place, setting, choose, loading, listener) });
 }
 
 /** For a plan, which fetches no reward: the reward as it is here, or one that counts for nothing, and why. */

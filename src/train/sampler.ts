@@ -1,4 +1,6 @@
 /** Pictures from prompts: the text encoder, the denoising chain and the VAE decoder, compiled for one batch size. */
+
+import { annealed } from "../diffusion/annealing.js";
 import { type DdimStep, ddimSteps } from "../diffusion/ddim.js";
 import { isGuided } from "../diffusion/guidance.js";
 import { forward, type StepNoise, type Trajectory } from "../diffusion/trajectory.js";
@@ -22,6 +24,13 @@ export interface SamplingOptions {
 
 /** What the U-Net is told besides latents and timestep, the same at every step: prompts and the adapter. */
 export type Told = Readonly<Record<string, HostTensor>>;
+
+/** Annealed guidance (`annealing.ts`), from what a sampler predicts with these parameters. */
+export interface Annealing {
+  readonly base: Sampler;
+  readonly parameters: Float32Array | undefined;
+  readonly power: number;
+}
 
 export interface SamplerOptions {
   /** Pictures sampled at once. */
@@ -87,9 +96,16 @@ export class Sampler {
     return toFloat32(output as HostTensor);
   }
 
-  /** Denoises the batch's `initial` noise. */
-  sample(told: Told, initial: Float32Array, stepNoise: StepNoise): Promise<Trajectory> {
-    const predict = (x: Float32Array, step: number) => this.predict(told, x, step);
+  /** Denoises the batch's `initial` noise; `from`: guided away from what another sampler predicts. */
+  sample(
+    told: Told,
+    initial: Float32Array,
+    stepNoise: StepNoise,
+    from?: { readonly base: Sampler; readonly told: Told; readonly power: number },
+  ): Promise<Trajectory> {
+    const own = (x: Float32Array, step: number) => this.predict(told, x, step);
+    const base = from && ((x: Float32Array, step: number) => from.base.predict(from.told, x, step));
+    const predict = base ? annealed(base, own, this.steps.length, from.power) : own;
     return forward(this.steps, { predict }, initial, stepNoise);
   }
 

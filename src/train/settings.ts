@@ -148,6 +148,9 @@ export const settingsSchema = z.strictObject({
     })
     .prefault({}),
 
+  /** What is evaluated and exported: the weights as they are, or with a decay their moving average (`ema.ts`). */
+  ema: z.strictObject({ decay: z.number().gt(0).lt(1).nullable().default(null) }).prefault({}),
+
   batch: z
     .strictObject({
       samples_per_epoch: count.default(256),
@@ -178,8 +181,27 @@ export const settingsSchema = z.strictObject({
         .max(2 ** 32 - 1)
         .default(0),
       batch: count.default(4),
+      /** A reward that nothing learns from, given as `reward` is: whether it follows tells over-optimisation from progress. */
+      held_out: rewardSettings.nullable().default(null),
+      /** A CLIPModel in whose eyes the pictures of a prompt are compared with each other (`diversity.ts`); `null`: they are not. */
+      diversity: path.nullable().default(null),
     })
     .prefault({}),
+
+  /** When a run ends before `train.updates`, and which checkpoint is its best (`early-stop.ts`); `null`: as `HIGHEST_REWARD`. */
+  early_stop: z
+    .strictObject({
+      /** What has to rise: a reward's mean over the evaluation's pictures. */
+      watch: z.enum(["held-out", "reward"]).default("held-out"),
+      /** Evaluations without a gain after which it ends; `null`: never for that. */
+      patience: count.nullable().default(3),
+      /** A gain is more than this above the best so far. */
+      least_gain: nonnegative.default(0),
+      /** A share of the base model's diversity below which it ends. */
+      least_diversity: z.number().gt(0).max(1).nullable().default(null),
+    })
+    .nullable()
+    .default(null),
 
   checkpoint: z
     .strictObject({

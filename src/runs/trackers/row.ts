@@ -2,8 +2,8 @@
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import type { EvaluationResult, StepMetrics } from "../../train/events.js";
-import type { PartRewards } from "../../train/judge.js";
 import { partMeans } from "../../train/judge.js";
+import { watchedMetrics } from "../../train/watch.js";
 import { exists } from "../../weights/files.js";
 import { format } from "../format.js";
 import { samplesFolder } from "../layout.js";
@@ -45,10 +45,14 @@ export async function stepRow(run: string, metrics: StepMetrics): Promise<Tracke
 /** The row of the model as it was: what its evaluation found. */
 export async function baseRow(
   run: string,
-  { mean, std, parts }: Pick<EvaluationResult, "mean" | "std"> & { readonly parts?: PartRewards | undefined },
+  { mean, std, parts, ...watched }: Omit<EvaluationResult, "prompts" | "seeds" | "rewards" | "images">,
 ): Promise<TrackedRow> {
   const own = [["eval_reward_mean", mean] as const, ["eval_reward_std", std] as const];
-  const all = [...own, ...under("eval_rewards", parts ? partMeans(parts) : {})];
+  const all = [
+    ...own,
+    ...Object.entries(watchedMetrics(watched)),
+    ...under("eval_rewards", parts ? partMeans(parts) : {}),
+  ];
   return { step: 0, scalars: numbers(all), pictures: await picturesOf(run, 0), time: Date.now() };
 }
 

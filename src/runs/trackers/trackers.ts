@@ -4,7 +4,6 @@
  */
 import { join } from "node:path";
 import { z } from "zod";
-import { meanAndStd } from "../../train/evaluate.js";
 import type { StepMetrics, TrainEvent } from "../../train/events.js";
 import type { Settings } from "../../train/settings.js";
 import type { SettingsOf, TrackerName } from "../../train/trackers.js";
@@ -12,7 +11,7 @@ import { writeFileAtomic } from "../../weights/atomic.js";
 import { exists } from "../../weights/files.js";
 import { readJson } from "../../weights/json.js";
 import { runFiles, samplesFolder } from "../layout.js";
-import { readSamples } from "../samples.js";
+import { readEvaluation } from "../samples.js";
 import { openMlflow } from "./mlflow.js";
 import type { OutboxOptions } from "./outbox.js";
 import { baseRow, stepRow, type TrackedRow } from "./row.js";
@@ -130,7 +129,7 @@ export class Trackers {
   async *#rowsFrom(first: number, step: number): AsyncGenerator<TrackedRow> {
     const { path, metrics } = this.#run;
     if (step > 0 && first === 0 && (await exists(samplesFolder(path, 0)))) {
-      yield baseRow(path, meanAndStd((await readSamples(path, 0)).map(({ reward }) => reward)));
+      yield baseRow(path, await readEvaluation(path, 0));
     }
     for (const row of metrics) if (row.step >= first && row.step <= step) yield stepRow(path, row);
   }
