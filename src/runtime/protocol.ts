@@ -14,7 +14,9 @@ export type Request =
   /** Answers with a `KeepingResult`. */
   | (Omit<RunRequest, "kind"> & { readonly kind: "runKeeping"; readonly keep: readonly string[] })
   | { readonly kind: "release"; readonly session: number }
-  | { readonly kind: "releaseKept"; readonly kept: number };
+  | { readonly kind: "releaseKept"; readonly kept: number }
+  /** Ends the thread; there is no answer. */
+  | { readonly kind: "close" };
 
 /** Answers with the outputs by name. */
 interface RunRequest {

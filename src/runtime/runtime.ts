@@ -49,11 +49,14 @@ export interface Kept {
   release(): Promise<void>;
 }
 
+const ENDED = "runtime: the worker thread ended";
+
 /** ONNX Runtime in a worker thread. `close` ends the thread and frees everything it holds. */
 export class Runtime {
   private readonly pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
   /** What is kept, and its number in the worker. */
   private readonly kept = new Map<Kept, number>();
+  private readonly ended: Promise<void>;
   private nextId = 0;
   private closed = false;
 
@@ -69,14 +72,13 @@ export class Runtime {
       if (reply.error === undefined) waiting?.resolve(reply.result);
       else waiting?.reject(new Error(reply.error));
     });
-    const fail = (error: Error) => {
-      for (const { reject } of this.pending.values()) reject(error);
-      this.pending.clear();
-    };
-    worker.on("error", fail);
-    worker.on("exit", () => {
-      this.closed = true;
-      fail(new Error("runtime: the worker thread ended"));
+    worker.on("error", (error) => this.fail(error));
+    this.ended = new Promise((resolve) => {
+      worker.on("exit", () => {
+        this.closed = true;
+        this.fail(new Error(ENDED));
+        resolve();
+      });
     });
     worker.unref();
   }
@@ -142,9 +144,20 @@ export class Runtime {
     };
   }
 
+  /** What is under way fails at once. The thread ends after it: cut off inside ONNX Runtime, it would take the process with it. */
   async close(): Promise<void> {
-    this.closed = true;
-    await this.worker.terminate();
+    if (!this.closed) {
+      this.closed = true;
+      this.fail(new Error(ENDED));
+      this.worker.ref();
+      this.worker.postMessage({ id: this.nextId++, request: { kind: "close" } });
+    }
+    await this.ended;
+  }
+
+  private fail(error: Error): void {
+    for (const { reject } of this.pending.values()) reject(error);
+    this.pending.clear();
   }
 
   private keep(id: number, outputs: Readonly<Record<string, TensorType>>): Kept {

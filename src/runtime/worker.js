@@ -49,6 +49,9 @@ async function handle(request) {
       kept.delete(request.kept);
       return undefined;
     }
+    case "close": {
+      process.exit();
+    }
   }
 }
 
