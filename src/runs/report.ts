@@ -71,7 +71,7 @@ ${parts(run)}
 ${usage(run)}
 <section>
 <h2>Settings</h2>
-<table>${[...leaves(settings)].map(([key, value]) => html`<tr><th>${key}</th><td>${settingText(value)}</td></tr>`)}</table>
+<table>${[...leaves(settings)].map(([key, value]) => html`<tr><th>${key}</th><td>${settingText(key, value)}</td></tr>`)}</table>
 </section>`,
   );
 }
@@ -248,10 +248,13 @@ image = pipe(${JSON.stringify(prompt)}, num_inference_steps=${settings.sampling.
 
 const mostItems = 12;
 
+/** Where null is the absence of something, not a value that is found. */
+const ABSENT = ["evaluation.held_out", "evaluation.diversity", "early_stop", "ema.decay", "lora.start"];
+
 /** Long lists (prompts) are shortened; `config.yaml` has them in full. */
-function settingText(json: string): string {
+function settingText(key: string, json: string): string {
   const value: unknown = JSON.parse(json);
-  if (value === null) return "automatic";
+  if (value === null) return ABSENT.includes(key) || key.startsWith("early_stop.") ? "none" : "automatic";
   if (!Array.isArray(value)) return String(value) || "(empty)";
   const rest = value.length > mostItems ? ` … and ${value.length - mostItems} more` : "";
   const shown = value.slice(0, mostItems).map((item) => (typeof item === "object" ? JSON.stringify(item) : item));
