@@ -26,7 +26,7 @@ function renderReport(run: RunRecord): string {
   const { settings } = run;
   const metrics = evenly(run.metrics, mostPoints);
   const judged = overOptimisation(run.evaluations, settings);
-  const [x, marks] = [axisOf(run), marksOf(run)];
+  const [x, marks] = [axisOf(run), marksOf(run, judged.step)];
   const title = `${settings.name}: ${rewardTitle(settings.reward)} reward`;
   return reportPage(
     title,
@@ -106,12 +106,14 @@ function axisOf({ metrics, evaluations }: RunRecord): readonly [number, number] 
   return [Math.min(...steps), Math.max(...steps)];
 }
 
-/** The best checkpoint, and where it is not the last step. */
-function marksOf({ best, metrics, evaluations }: RunRecord): Mark[] {
-  const last = metrics.at(-1)?.step;
-  return best === undefined || evaluations.length < 3
-    ? []
-    : [{ x: best, label: best === last ? "best, last" : "best" }];
+/** The best checkpoint, and where the run began to over-optimise (but for its very start, where there is no room). */
+function marksOf({ best, evaluations }: RunRecord, onset: number | undefined): Mark[] {
+  if (evaluations.length < 3) return [];
+  const apart = onset !== undefined && onset !== best && onset !== evaluations[0]?.step;
+  return [
+    ...(best === undefined ? [] : [{ x: best, label: "best" }]),
+    ...(apart ? [{ x: onset, label: "over-optimises" }] : []),
+  ];
 }
 
 /** How the run came to its end, where its rule did that. */
