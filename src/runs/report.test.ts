@@ -86,6 +86,8 @@ describe("the report", async () => {
 
   test("lists every setting", () => {
     expect(page).toContain("<th>optimizer.learning_rate</th><td>0.001</td>");
+    expect(page).toContain("<th>threads</th><td>automatic</td>");
+    expect(page).toContain("<th>evaluation.held_out</th><td>none</td>");
     expect(page).toContain("and 33 more"); // 45 animals, 12 of them named
   });
 });

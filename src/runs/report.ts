@@ -26,7 +26,7 @@ function renderReport(run: RunRecord): string {
   const { settings } = run;
   const metrics = evenly(run.metrics, mostPoints);
   const judged = overOptimisation(run.evaluations, settings);
-  const [x, marks] = [axisOf(run), marksOf(run)];
+  const [x, marks] = [axisOf(run), marksOf(run, judged.step)];
   const title = `${settings.name}: ${rewardTitle(settings.reward)} reward`;
   return reportPage(
     title,
@@ -71,7 +71,7 @@ ${parts(run)}
 ${usage(run)}
 <section>
 <h2>Settings</h2>
-<table>${[...leaves(settings)].map(([key, value]) => html`<tr><th>${key}</th><td>${settingText(value)}</td></tr>`)}</table>
+<table>${[...leaves(settings)].map(([key, value]) => html`<tr><th>${key}</th><td>${settingText(key, value)}</td></tr>`)}</table>
 </section>`,
   );
 }
@@ -106,12 +106,14 @@ function axisOf({ metrics, evaluations }: RunRecord): readonly [number, number] 
   return [Math.min(...steps), Math.max(...steps)];
 }
 
-/** The best checkpoint, and where it is not the last step. */
-function marksOf({ best, metrics, evaluations }: RunRecord): Mark[] {
-  const last = metrics.at(-1)?.step;
-  return best === undefined || evaluations.length < 3
-    ? []
-    : [{ x: best, label: best === last ? "best, last" : "best" }];
+/** The best checkpoint, and where the run began to over-optimise (but for its very start, where there is no room). */
+function marksOf({ best, evaluations }: RunRecord, onset: number | undefined): Mark[] {
+  if (evaluations.length < 3) return [];
+  const apart = onset !== undefined && onset !== best && onset !== evaluations[0]?.step;
+  return [
+    ...(best === undefined ? [] : [{ x: best, label: "best" }]),
+    ...(apart ? [{ x: onset, label: "over-optimises" }] : []),
+  ];
 }
 
 /** How the run came to its end, where its rule did that. */
@@ -248,10 +250,13 @@ image = pipe(${JSON.stringify(prompt)}, num_inference_steps=${settings.sampling.
 
 const mostItems = 12;
 
+/** Where null is the absence of something, not a value that is found. */
+const ABSENT = ["evaluation.held_out", "evaluation.diversity", "early_stop", "ema.decay", "lora.start"];
+
 /** Long lists (prompts) are shortened; `config.yaml` has them in full. */
-function settingText(json: string): string {
+function settingText(key: string, json: string): string {
   const value: unknown = JSON.parse(json);
-  if (value === null) return "automatic";
+  if (value === null) return ABSENT.includes(key) || key.startsWith("early_stop.") ? "none" : "automatic";
   if (!Array.isArray(value)) return String(value) || "(empty)";
   const rest = value.length > mostItems ? ` … and ${value.length - mostItems} more` : "";
   const shown = value.slice(0, mostItems).map((item) => (typeof item === "object" ? JSON.stringify(item) : item));
