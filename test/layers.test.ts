@@ -15,6 +15,7 @@ const LAYERS = [
   "diffusion",
   "rewards",
   "runtime",
+  "cluster",
   "train",
   "runs",
   "cli",

@@ -1,0 +1,107 @@
+// @ts-check
+/**
+ * One rank of a run, for `cluster.test.ts`: `mpirun -n 2 node rank.js SCENARIO FOLDER`. What it finds it writes to a file of
+ * its own in that folder, and what a person would read to stderr.
+ */
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const dist = join(import.meta.dirname, "../../dist/src");
+const load = (/** @type {string} */ file) => import(pathToFileURL(join(dist, file)).href);
+/** @type {typeof import("../../src/cluster/connect.js")} */
+const { connect } = await load("cluster/connect.js");
+/** @type {typeof import("../../src/tensor/errors.js")} */
+const { InputError } = await load("tensor/errors.js");
+
+const [scenario, folder = "."] = process.argv.slice(2);
+const pause = (/** @type {number} */ milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => cluster?.stop());
+const cluster = await connect().catch((/** @type {Error} */ error) => {
+  if ((process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK) === "0") console.error(`error: ${error.message}`);
+  process.exit(2);
+});
+const { rank, size, hosts, localRank, localSize, transport } = cluster;
+const tell = (/** @type {object} */ found) => writeFileSync(join(folder, `rank-${rank}.json`), JSON.stringify(found));
+
+/** Where only one rank goes wrong, it is the last one. */
+const last = rank === size - 1;
+
+/** @type {Record<string, () => Promise<void>>} */
+const scenarios = {
+  /** Everything that ranks do together, once. */
+  all: async () => {
+    // More than one chunk, so that the second one's ends are right too.
+    const values = Float64Array.from({ length: 2 ** 20 + 3 }, (_, i) => (i + 1) / (rank + 1));
+    await cluster.sum(values);
+    const few = Float64Array.of(rank + 2 ** -40, rank === 0 ? 1 : Number.NaN);
+    await cluster.sum(few);
+    const uneven = { rank, pixels: new Uint8Array(rank * 3).fill(rank), missing: rank === 0 ? null : Number.NaN };
+    const everywhere = await cluster.allGather(uneven);
+    const first = await cluster.gather(uneven);
+    const told = await cluster.broadcast(rank === 0 ? { step: 7 } : { step: -1 });
+    await cluster.barrier();
+    tell({
+      rank,
+      size,
+      localRank,
+      localSize,
+      hosts,
+      transport,
+      sums: [values[0], values[2 ** 20 - 1], values[2 ** 20], values.at(-1)],
+      few: [few[0], String(few[1])],
+      everywhere: everywhere.map(({ rank, pixels, missing }) => [rank, [...pixels], String(missing)]),
+      first: first.map(({ pixels }) => pixels.length),
+      told,
+    });
+  },
+  /** The last rank throws; the others are at the sum by then. */
+  error: async () => {
+    if (last) throw new InputError("the gradient is not finite");
+    await cluster.sum(new Float64Array(10));
+  },
+  /** Sums for ever, until something ends it; tells its process id for that. */
+  sums: async () => {
+    for (let step = 0; ; step++) {
+      await cluster.sum(new Float64Array(1000));
+      await pause(20);
+      if (step === 3) tell({ pid: process.pid });
+    }
+  },
+  /** The last rank never comes, although it lives. */
+  late: async () => {
+    if (last) await pause(60_000);
+    await cluster.sum(new Float64Array(10));
+  },
+  /** All work for a second; the last rank's main thread has no time for anything else for longer than the limit. */
+  busy: async () => {
+    await cluster.barrier();
+    await pause(1000);
+    const until = performance.now() + 2500;
+    while (last && performance.now() < until);
+    await cluster.sum(new Float64Array(10));
+    tell({ fine: true });
+  },
+  apart: async () => {
+    if (last) await cluster.barrier();
+    else await cluster.sum(new Float64Array(10));
+  },
+};
+
+let exitCode = 0;
+try {
+  await scenarios[scenario ?? ""]?.();
+} catch (error) {
+  cluster.fail(error);
+  const { reason } = cluster.ended;
+  if (reason.name === "StopRequest") {
+    if (rank === 0) console.error("saved");
+    writeFileSync(join(folder, `stopped-${rank}`), "");
+  } else {
+    exitCode = reason.input ? 2 : 1;
+    if (reason.teller === rank) console.error(`error: ${reason.message}`);
+  }
+}
+await cluster.close(exitCode);
+process.exitCode = exitCode;
