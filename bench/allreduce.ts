@@ -7,6 +7,8 @@
 import { execFile } from "node:child_process";
 import { parseArgs, promisify } from "node:util";
 import { connect } from "../src/cluster/connect.js";
+import { launcherOf, libraryNames } from "../src/cluster/launcher.js";
+import { loadMpi, Mpi } from "../src/cluster/mpi/mpi.js";
 
 /** Of float64 numbers: little, half of and all that rank-4 LoRA has on Stable Diffusion 1.5, and ten times as many. */
 const SIZES = [1_000, 398_592, 797_184, 7_971_840];
@@ -43,6 +45,29 @@ async function rank(rounds: number): Promise<void> {
   await cluster.close();
 }
 
+/** Microseconds for a message to rank 0 and an answer, of those that many ranks send at once: the work, not the way. */
+async function message(count: number): Promise<void> {
+  const mpi = loadMpi(libraryNames(launcherOf(process.env) ?? { families: ["Open MPI"] }, process.env));
+  if (!(mpi instanceof Mpi)) throw new Error(mpi.missing.join("; "));
+  const { rank } = mpi.init();
+  const text = () => Buffer.from(`${JSON.stringify({ kind: "ready", turn: 1, what: "a barrier", patience: 30 })}\0`);
+  const [room, sent] = [Buffer.alloc(4096), [] as BigInt64Array[]];
+  const began = performance.now();
+  for (let i = 0; i < count; i++) {
+    if (rank === 1) sent.push(mpi.send(0, text()));
+    while (mpi.receive(room) === undefined && rank === 0);
+    if (rank === 0) {
+      JSON.parse(room.toString("utf8", 0, room.indexOf(0)));
+      sent.push(mpi.send(1, text()));
+    }
+  }
+  while (sent.some((request) => !mpi.isDone(request)));
+  if (rank === 0) console.log(((1000 * (performance.now() - began)) / count).toFixed(1));
+  const together = mpi.gatherEqual(new Uint8Array(1), new Uint8Array(2));
+  while (!mpi.isDone(together) || mpi.receive(room) !== undefined);
+  mpi.finalize();
+}
+
 const median = (values: readonly number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] as number;
 
 const { values } = parseArgs({
@@ -51,23 +76,29 @@ const { values } = parseArgs({
     mpirun: { type: "string", default: "mpirun.openmpi,mpirun.mpich" },
     rounds: { type: "string", default: "20" },
     rank: { type: "boolean", default: false },
+    message: { type: "boolean", default: false },
   },
 });
 
 if (values.rank) await rank(Number(values.rounds));
+else if (values.message) await message(5000);
 else {
   const run = promisify(execFile);
+  const env = { ...process.env, OMPI_MCA_rmaps_base_oversubscribe: "1" };
   console.log(`| library | ranks | ${SIZES.map((numbers) => `${((numbers * 8) / 1e6).toFixed(2)} MB`).join(" | ")} |`);
   console.log(`| --- | --- | ${SIZES.map(() => "---").join(" | ")} |`);
   for (const mpirun of values.mpirun.split(",")) {
     for (const ranks of values.ranks.split(",")) {
       const own = [process.execPath, import.meta.filename, "--rank", "--rounds", values.rounds];
-      const env = { ...process.env, OMPI_MCA_rmaps_base_oversubscribe: "1" };
       const { stdout } = await run(mpirun, ["-n", ranks, ...own], { env });
       const rows = JSON.parse(stdout) as Row[];
       console.log(
         `| ${rows[0]?.transport} | ${ranks} | ${rows.map(({ sum }) => `${sum.toFixed(2)} ms`).join(" | ")} |`,
       );
     }
+  }
+  for (const mpirun of values.mpirun.split(",")) {
+    const { stdout } = await run(mpirun, ["-n", "2", process.execPath, import.meta.filename, "--message"], { env });
+    console.log(`${mpirun}: ${stdout.trim()} µs of rank 0 for a message and its answer`);
   }
 }

@@ -1,5 +1,6 @@
 /** How a failed command ends: what it says, and with which exit code. */
 import { CommanderError } from "commander";
+import { ClusterFailure, StopRequest } from "../cluster/cluster.js";
 import { InputError } from "../tensor/errors.js";
 
 export const exitCodes = { done: 0, failed: 1, badInput: 2 } as const;
@@ -16,7 +17,12 @@ export function failureOf(error: unknown, verbose: boolean): Failure {
     return { exitCode: error.exitCode === 0 ? exitCodes.done : exitCodes.badInput };
   }
   if (error instanceof InputError) return { exitCode: exitCodes.badInput, message: `error: ${error.message}` };
-  if (error instanceof Error && error.name === "AbortError") {
+  if (error instanceof ClusterFailure) {
+    return error.input
+      ? { exitCode: exitCodes.badInput, message: `error: ${error.message}` }
+      : { exitCode: exitCodes.failed, message: `failed: ${error.message}` };
+  }
+  if (error instanceof StopRequest || (error instanceof Error && error.name === "AbortError")) {
     return { exitCode: exitCodes.failed, message: "stopped; nothing was written" };
   }
   const message = error instanceof Error ? error.message || error.name : String(error);

@@ -1,27 +1,32 @@
 /** The command line as a whole: its commands, and how each way of ending is told. */
+import { setTimeout } from "node:timers/promises";
 import { Command } from "commander";
 import { nearest } from "../tensor/errors.js";
+import { packageVersion } from "../train/locate.js";
 import { evaluateCommand } from "./evaluate.js";
 import { failureOf } from "./failure.js";
 import { generateCommand } from "./generate.js";
 import { mixCommand } from "./mix.js";
 import { planCommand } from "./plan.js";
 import { pushCommand } from "./push.js";
+import { requireOneRank, silent, talks } from "./ranks.js";
 import { rewardCommand } from "./reward.js";
 import { scoreCommand } from "./score.js";
 import { processTerminal, type Terminal } from "./terminal.js";
 import { trainCommand } from "./train.js";
-import { packageVersion } from "./version.js";
 
 /** Runs the command that `args` name and gives the exit code: 0 done, 1 failed while running, 2 bad input. */
 export async function runCommandLine(args: readonly string[], terminal: Terminal = processTerminal()): Promise<number> {
   const verbose = args.includes("--verbose") || (process.env.DEBUG ?? "") !== "";
+  const shown = talks() ? terminal : silent;
   try {
-    await program(terminal, args[0]).parseAsync(args, { from: "user" });
+    await program(shown, args[0]).parseAsync(args, { from: "user" });
     return 0;
   } catch (error) {
     const { exitCode, message } = failureOf(error, verbose);
-    if (message !== undefined) terminal.say(message);
+    if (message !== undefined) shown.say(message);
+    // Launchers end all processes when the first one fails: not before it has been said why.
+    if (!talks() && exitCode !== 0) await setTimeout(1000);
     return exitCode;
   }
 }
@@ -48,6 +53,9 @@ function program(terminal: Terminal, asked: string | undefined): Command {
       writeErr: (text) => terminal.say(text.trimEnd()),
     })
     .exitOverride()
+    .hook("preAction", (_, command) => {
+      if (command.name() !== "train") requireOneRank(command.name());
+    })
     .addHelpText("after", "\nExit codes: 0 done, 1 failed while running, 2 wrong usage or bad input.");
   for (const add of [
     trainCommand,

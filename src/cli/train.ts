@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import type { Cluster } from "../cluster/cluster.js";
 import { adapterPath, savedSteps } from "../runs/checkpoints.js";
 import { format } from "../runs/format.js";
 import { bestStep, readHistory } from "../runs/history.js";
@@ -9,6 +10,7 @@ import { type EvaluationRecord, readEvaluations } from "../runs/samples.js";
 import { Trackers } from "../runs/trackers/trackers.js";
 import { percent, stopText, watchedTitle } from "../runs/watch-text.js";
 import { InputError } from "../tensor/errors.js";
+import { together } from "../train/agreement.js";
 import { observers, type TrainResult } from "../train/events.js";
 import { loadSettings } from "../train/load-settings.js";
 import { train } from "../train/recipe.js";
@@ -18,6 +20,7 @@ import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { commonOptions, list, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
 import { progress } from "./progress.js";
+import { withRanks } from "./ranks.js";
 import type { Terminal } from "./terminal.js";
 
 interface TrainCommandOptions extends SettingsOptions {
@@ -56,8 +59,10 @@ Examples:
   alignprop train --resume runs/default-1 --steps 80  go on, and further`,
     )
     .action(async (recipe: string | undefined, options: TrainCommandOptions) => {
-      const run = await openRun(recipe, options);
-      await trainInto(run, terminal, options.json === true);
+      await withRanks(terminal, options.verbose === true, async (cluster) => {
+        const run = await together(cluster, () => openRun(recipe, options, cluster));
+        await trainInto(run, terminal, options.json === true, cluster);
+      });
     });
 }
 
@@ -65,9 +70,16 @@ function collect(name: string, before: readonly string[] = []): string[] {
   return [...before, name];
 }
 
-async function openRun(recipe: string | undefined, options: TrainCommandOptions): Promise<RunFolder> {
+async function openRun(
+  recipe: string | undefined,
+  options: TrainCommandOptions,
+  { rank, size }: Cluster,
+): Promise<RunFolder> {
   const overrides = overridesOf(options);
-  if (options.resume === undefined) return RunFolder.plan(await withStart(await loadSettings({ recipe, overrides })));
+  if (options.resume === undefined) {
+    const settings = await withStart(await loadSettings({ recipe, overrides, devices: size }));
+    return rank === 0 ? RunFolder.plan(settings) : RunFolder.elsewhere(settings);
+  }
   const given = [
     recipe !== undefined && `the recipe ${recipe}`,
     options.out && "--out",
@@ -91,7 +103,11 @@ export async function withStart(settings: Settings): Promise<Settings> {
   return lora.start === null ? settings : { ...settings, lora: { ...lora, start: await adapterPath(lora.start) } };
 }
 
-async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Promise<void> {
+async function trainInto(run: RunFolder, terminal: Terminal, json: boolean, cluster: Cluster): Promise<void> {
+  if (cluster.rank > 0) {
+    await trainSilently(run, terminal, cluster);
+    return;
+  }
   const trackers = await Trackers.open(run, {
     warn: (message) => terminal.say(`warning: ${message}`),
     tell: (message) => terminal.say(message),
@@ -99,8 +115,9 @@ async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Pro
   const listener = observers(run.observe, trackers.observe, progress(terminal, run.settings));
   let result: TrainResult;
   try {
-    result = await interruptible(terminal, "Finishing this step and saving", (signal) =>
-      train(run.settings, listener, { resume: run.resumeFrom, signal, onFetch: fetchProgress(terminal) }),
+    const finishing = cluster.size === 1 ? "Finishing this step and saving" : "Saving the last step on all ranks";
+    result = await interruptible(terminal, finishing, (signal) =>
+      train(run.settings, listener, { resume: run.resumeFrom, signal, onFetch: fetchProgress(terminal), cluster }),
     );
   } catch (error) {
     // Whatever ended it, what was done so far is worth a look.
@@ -111,6 +128,13 @@ async function trainInto(run: RunFolder, terminal: Terminal, json: boolean): Pro
   const outcome = await outcomeOf(run, result, trackers.places);
   if (json) terminal.print(JSON.stringify(outcome));
   else printOutcome(outcome, run.settings, terminal);
+}
+
+/** Takes part in a run that rank 0 writes down. */
+async function trainSilently({ settings, resumeFrom }: RunFolder, terminal: Terminal, cluster: Cluster): Promise<void> {
+  await interruptible(terminal, "Ending", (signal) =>
+    train(settings, () => {}, { resume: resumeFrom, signal, cluster }),
+  );
 }
 
 async function reportSoFar(run: RunFolder, terminal: Terminal): Promise<void> {

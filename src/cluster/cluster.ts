@@ -77,6 +77,16 @@ export class StopRequest extends Error {
   }
 }
 
+/** `work`, or the early end of the run where that comes first; what `work` is still at then is given up. */
+export function orEnd<T>({ ended }: Pick<Cluster, "ended">, work: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const end = () => reject(ended.reason);
+    if (ended.aborted) end();
+    ended.addEventListener("abort", end, { once: true });
+    work.then(resolve, reject).finally(() => ended.removeEventListener("abort", end));
+  });
+}
+
 /** A run of one process. */
 export function singleProcess(): Cluster {
   const ended = new AbortController();

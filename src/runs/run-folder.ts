@@ -50,6 +50,11 @@ export class RunFolder {
     return new RunFolder(settings);
   }
 
+  /** A run whose folder another process writes. */
+  static elsewhere(settings: Settings): RunFolder {
+    return new RunFolder(settings);
+  }
+
   /** Goes on with the run in `path` from its last checkpoint, with its own settings but for what may change. */
   static async resume(path: string, overrides: readonly Override[] = []): Promise<RunFolder> {
     const config = join(path, runFiles.config);

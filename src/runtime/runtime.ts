@@ -17,6 +17,8 @@ export interface RuntimeOptions {
   readonly device?: Device;
   /** Threads of one operator; default: as many as the machine offers. */
   readonly threads?: number;
+  /** Which GPU, counted from 0, where CUDA sees several. */
+  readonly gpu?: number;
 }
 
 /**
@@ -64,6 +66,7 @@ export class Runtime {
     private readonly worker: Worker,
     readonly device: Device,
     readonly threads: number,
+    private readonly gpu: number,
   ) {
     worker.on("message", (reply: Reply) => {
       const waiting = this.pending.get(reply.id);
@@ -84,10 +87,14 @@ export class Runtime {
   }
 
   /** Starts the worker, and shows with a one-node session that the device is there. */
-  static async start({ device = "cpu", threads = availableParallelism() }: RuntimeOptions = {}): Promise<Runtime> {
+  static async start({
+    device = "cpu",
+    threads = availableParallelism(),
+    gpu = 0,
+  }: RuntimeOptions = {}): Promise<Runtime> {
     // Without the process's own options: not all of them are a worker's (`node --input-type=module -e …`).
     const worker = new Worker(new URL("./worker.js", import.meta.url), { execArgv: [] });
-    const runtime = new Runtime(worker, device, threads);
+    const runtime = new Runtime(worker, device, threads, gpu);
     if (device !== "cpu") await probe(runtime);
     return runtime;
   }
@@ -95,7 +102,7 @@ export class Runtime {
   async compile(graph: Graph, weights?: WeightSource): Promise<Program> {
     const { bytes, weightFolder } = emit(graph, weights);
     const options = {
-      executionProviders: this.device === "cpu" ? ["cpu"] : [this.device, "cpu"],
+      executionProviders: [...acceleratorOf(this.device, this.gpu), "cpu"],
       intraOpNumThreads: this.threads,
       graphOptimizationLevel: "all",
       // Patterned arenas keep the peak of every buffer; without them a backward pass peaks at little over half.
@@ -188,6 +195,11 @@ export class Runtime {
       this.worker.postMessage({ id, request });
     });
   }
+}
+
+function acceleratorOf(device: Device, gpu: number) {
+  if (device === "cuda") return [{ name: device, deviceId: gpu }];
+  return device === "webgpu" ? [device] : [];
 }
 
 function toWire(graph: Graph, feeds: Feeds, kept?: Kept): Record<string, WireTensor> {

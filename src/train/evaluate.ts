@@ -1,4 +1,5 @@
 /** The held-out prompts on fixed noise, so that pictures and rewards compare from step to step. */
+import { type Cluster, singleProcess } from "../cluster/cluster.js";
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { InputError } from "../tensor/errors.js";
@@ -12,6 +13,7 @@ import { type OpenListener, openModel } from "./open-model.js";
 import { annealingOf, type Picture, samplePictures, toRgb } from "./pictures.js";
 import { promptWarnings, withUnet } from "./pipeline.js";
 import { choosePrecision } from "./precision.js";
+import { shareOf } from "./ranks.js";
 import { openSettingsReward } from "./reward.js";
 import { type Annealing, Sampler } from "./sampler.js";
 import { inTemplate } from "./samples.js";
@@ -78,10 +80,12 @@ export class Evaluator {
     private readonly reward: Reward,
     private readonly settings: Settings,
     private readonly watch: Watch = {},
+    private readonly cluster: Cluster = singleProcess(),
   ) {
     this.judges = new Map(lanes.map((lane) => [lane, judgesOf(lane, reward, watch)]));
   }
 
+  /** On ranks other than 0 the result has no images. */
   async evaluate(
     lora?: Float32Array,
     { signal, annealing }: { signal?: AbortSignal | undefined; annealing?: Annealing | undefined } = {},
@@ -92,13 +96,14 @@ export class Evaluator {
       .flatMap((prompt) => new Array<string>(seeds_per_prompt).fill(prompt))
       .map((prompt, i) => ({ prompt, seed: (seed + i) % 2 ** 32 }));
     // Whole batches, as many for each lane as go around.
+    const own = shareOf(pictures, this.cluster);
     const size = (this.lanes[0] as EvaluatorLane).sampler.batch;
-    const share = Math.ceil(pictures.length / size / this.lanes.length) * size;
-    const shares = await Promise.all(
-      this.lanes.map((lane, i) =>
-        this.draw(lane, pictures.slice(i * share, (i + 1) * share), lora, { signal, annealing }),
-      ),
+    const share = Math.ceil(own.length / size / this.lanes.length) * size;
+    const drawn = await Promise.all(
+      this.lanes.map((lane, i) => this.draw(lane, own.slice(i * share, (i + 1) * share), lora, { signal, annealing })),
     );
+    const images = await this.cluster.gather(drawn.map((each) => each.images));
+    const shares = (await this.cluster.allGather(drawn.map(({ images: _, ...judged }) => judged))).flat();
     const rewards = shares.flatMap((drawn) => drawn.rewards);
     const heldOut = shares.flatMap((drawn) => drawn.heldOut);
     const prompts = pictures.map(({ prompt }) => prompt);
@@ -112,7 +117,7 @@ export class Evaluator {
       prompts,
       seeds: pictures.map(({ seed }) => seed),
       rewards,
-      images: shares.flatMap((drawn) => drawn.images),
+      images: images.flat(2),
       ...meanAndStd(rewards),
       ...(this.reward.parts && { parts: joinParts(shares.map((drawn) => drawn.parts)) }),
       ...(this.watch.heldOut && { heldOut: { rewards: heldOut, ...meanAndStd(heldOut) } }),

@@ -17,16 +17,16 @@ import type { TrainingSample } from "./samples.js";
 import { type Settings, threadsOf } from "./settings.js";
 import type { Cost, Update } from "./toolbox.js";
 
-/** Starts a runtime for each lane; the threads are divided among them. */
-export async function startLanes(settings: Settings, lanes: number): Promise<Runtime[]> {
+/** Starts a runtime for each lane; the threads are divided among them. `gpu`: which of several. */
+export async function startLanes(settings: Settings, lanes: number, gpu = 0): Promise<Runtime[]> {
   const threads = Math.max(1, Math.floor(threadsOf(settings) / lanes));
-  return Promise.all(Array.from({ length: lanes }, () => Runtime.start({ device: settings.device, threads })));
+  return Promise.all(Array.from({ length: lanes }, () => Runtime.start({ device: settings.device, threads, gpu })));
 }
 
 /** What `precision: auto` comes to may have to be tried on the device. */
-export async function precisionHere(settings: Settings, warn?: (message: string) => void): Promise<Precision> {
+export async function precisionHere(settings: Settings, warn?: (message: string) => void, gpu = 0): Promise<Precision> {
   if (settings.device === "cpu") return choosePrecision(settings, undefined, warn);
-  const [runtime] = (await startLanes(settings, 1)) as [Runtime];
+  const [runtime] = (await startLanes(settings, 1, gpu)) as [Runtime];
   try {
     return await choosePrecision(settings, runtime, warn);
   } finally {

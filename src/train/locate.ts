@@ -1,9 +1,14 @@
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 /** The folder of this package, above both `src/` and the compiled `dist/`: it holds `models/` and `recipes/`. */
 export const packageFolder = folderWith("package.json", dirname(fileURLToPath(import.meta.url)));
+
+export function packageVersion(): string {
+  const { version } = JSON.parse(readFileSync(join(packageFolder, "package.json"), "utf8")) as { version: string };
+  return version;
+}
 
 const MODELS = "models";
 

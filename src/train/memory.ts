@@ -52,7 +52,7 @@ export interface MemoryOptions {
 
 /**
  * For a run with these settings: what its draws ask for, within `settings.memory`. On the processor small nets take a lane for
- * each thread, where the budget allows.
+ * each thread, where the budget allows. `processes` share this machine's memory.
  */
 export function memoryOf(
   settings: Settings,
@@ -62,9 +62,11 @@ export function memoryOf(
   estimator: Estimator,
   precision: Precision = "float32",
   watch: Watch = {},
+  processes = 1,
 ): MemoryPlan {
   const lanes = lanesOf(settings, pipeline);
-  const plan = (count: number) => laneMemory(settings, count, pipeline, reward, layout, estimator, precision, watch);
+  const plan = (count: number) =>
+    laneMemory(settings, count, pipeline, reward, layout, estimator, precision, watch, processes);
   if (lanes === 1) return plan(1);
   try {
     return plan(lanes);
@@ -100,6 +102,7 @@ function laneMemory(
   estimator: Estimator,
   precision: Precision,
   watch: Watch,
+  processes: number,
 ): MemoryPlan {
   const settings = laneSettings(all, lanes);
   const onCpu = settings.device === "cpu";
@@ -117,7 +120,7 @@ function laneMemory(
   const plan = planMemory(graphs, {
     // Each lane has its part of what the process itself does not take.
     budget: settings.memory === null ? null : PROCESS_BYTES + (settings.memory - PROCESS_BYTES) / lanes,
-    free: PROCESS_BYTES + (process.availableMemory() / 2 - PROCESS_BYTES) / lanes,
+    free: PROCESS_BYTES + (process.availableMemory() / 2 / processes - PROCESS_BYTES) / lanes,
     keepable: keeps ? Math.max(isRound ? 1 : 0, ...calls.map(({ kept }) => kept)) : 0,
     watching: watchGraphs(watch, (graphs.evaluation.decode.outputs.images as Value).shape as unknown as ImageShape),
     all: keeps && calls.every(({ recomputed }) => recomputed === 0),

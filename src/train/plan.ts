@@ -1,4 +1,5 @@
 /** What a run will cost, without running it: counted from its graphs and its draws, timed on a few calls. */
+import { type Cluster, singleProcess } from "../cluster/cluster.js";
 import type { Graph } from "../graph/graph.js";
 import type { Reward } from "../rewards/index.js";
 import type { Runtime } from "../runtime/runtime.js";
@@ -19,7 +20,7 @@ import { type OpenListener, openModel } from "./open-model.js";
 import type { Pipeline } from "./pipeline.js";
 import { choosePrecision, type Precision } from "./precision.js";
 import { plannedReward } from "./reward.js";
-import { accumulationSteps, evaluationBatch, laneSettings, type Settings } from "./settings.js";
+import { accumulationSteps, evaluationBatch, laneSettings, rankSettings, type Settings } from "./settings.js";
 import { openLearned } from "./start.js";
 import { plannedWatch, type Watch } from "./watch.js";
 
@@ -58,6 +59,7 @@ export async function plan(
   }
 }
 
+/** `ranks`: processes that share the run's pictures, here and elsewhere. Memory is that of this one. */
 export async function countPlan(
   settings: Settings,
   pipeline: Pipeline,
@@ -66,9 +68,11 @@ export async function countPlan(
   estimator: Estimator,
   precision: Precision = "float32",
   watch: Watch = {},
+  ranks: Pick<Cluster, "size" | "localSize"> = singleProcess(),
 ): Promise<Plan> {
   const { batch, prompts, evaluation, train } = settings;
-  const memory = memoryOf(settings, pipeline, reward, layout, estimator, precision, watch);
+  const own = rankSettings(settings, ranks.size);
+  const memory = memoryOf(own, pipeline, reward, layout, estimator, precision, watch, ranks.localSize);
   const lane = laneSettings(settings, memory.lanes);
   // Of all lanes together.
   const { forward, kept, recomputed, judged } = await dryRun(
@@ -86,7 +90,7 @@ export async function countPlan(
     trainableParameters: layout.size,
     updates: train.updates,
     samplesPerUpdate: batch.total,
-    accumulation: accumulationSteps(batch),
+    accumulation: accumulationSteps(batch, ranks.size),
     precision,
     unetForwardCallsPerUpdate: forward,
     unetBackwardCallsPerUpdate: kept + recomputed,

@@ -11,17 +11,20 @@
  *       θ ← AdamW(clip(g))
  *
  * With `precision: float16` the U-Net computes in halves and θ stays in float32; an update whose gradient they cannot hold
- * is skipped. With `trainable: unet`, θ is the U-Net's own weights instead of an adapter's.
+ * is skipped. With `trainable: unet`, θ is the U-Net's own weights instead of an adapter's. Several ranks (`../cluster`) take a
+ * share of each update's pictures each, and add up g.
  */
+import { type Cluster, orEnd, StopRequest, singleProcess } from "../cluster/cluster.js";
 import type { Reward } from "../rewards/index.js";
 import { RewardProgramError } from "../rewards/program.js";
 import { InputError } from "../tensor/errors.js";
+import { firstOnEachHost, requireAgreement } from "./agreement.js";
 import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
 import { type Evaluated, evaluatedAt, verdict } from "./early-stop.js";
 import { average } from "./ema.js";
 import { openEstimator } from "./estimators/index.js";
 import { Evaluator, evaluationPrompts, meanAndStd } from "./evaluate.js";
-import type { EvaluationResult, TrainObserver, TrainResult } from "./events.js";
+import type { EvaluationResult, StepMetrics, TrainEvent, TrainObserver, TrainResult } from "./events.js";
 import { fingerprint } from "./fingerprint.js";
 import { partMeans } from "./judge.js";
 import { Learners, precisionHere, startLanes } from "./lanes.js";
@@ -31,8 +34,10 @@ import { initialLossScale, keepScale, lowerScale, MOST_SKIPPED } from "./loss-sc
 import { type OpenListener, openModel } from "./open-model.js";
 import { adamw, adamwState, clipGradNorm } from "./optimizer.js";
 import { promptWarnings } from "./pipeline.js";
+import { gpuOf, threadShare } from "./placement.js";
 import { countPlan } from "./plan.js";
 import type { Precision } from "./precision.js";
+import { checksum, Ranks } from "./ranks.js";
 import { openSettingsReward } from "./reward.js";
 import { playRound } from "./round.js";
 import { Sampler } from "./sampler.js";
@@ -44,39 +49,51 @@ import { openWatch, type Watch, watchedMetrics } from "./watch.js";
 export interface TrainOptions {
   /** The folder of a checkpoint to go on from. */
   readonly resume?: string | undefined;
-  /** When aborted, the step in progress is finished and saved. */
+  /** When aborted, the step in progress is finished and saved; in a run of several ranks, the last step is saved at once. */
   readonly signal?: AbortSignal | undefined;
   /** A reward made in code (`defineReward`), in the place of the settings' own. */
   readonly reward?: Reward | undefined;
   /** Told how the download of a model goes on. */
   readonly onFetch?: OpenListener["onFetch"];
+  /** The processes that share the work (`connect`). All of them call this; rank 0 alone tells its observer. */
+  readonly cluster?: Cluster | undefined;
 }
 
 export async function train(
   settings: Settings,
   observer: TrainObserver,
-  { resume, signal, reward: given, onFetch }: TrainOptions = {},
+  options: TrainOptions = {},
+): Promise<TrainResult> {
+  const { cluster = singleProcess(), signal } = options;
+  const stop = () => cluster.stop();
+  if (cluster.size > 1) signal?.addEventListener("abort", stop);
+  try {
+    // Rank 0 alone tells what happens.
+    return await run(settings, cluster.rank === 0 ? observer : () => {}, cluster, options);
+  } catch (error) {
+    cluster.fail(error);
+    throw cluster.ended.reason ?? error;
+  } finally {
+    signal?.removeEventListener("abort", stop);
+  }
+}
+
+async function run(
+  settings: Settings,
+  tell: TrainObserver,
+  cluster: Cluster,
+  { resume, signal, reward: given, onFetch }: TrainOptions,
 ): Promise<TrainResult> {
   const began = performance.now();
-  accumulationSteps(settings.batch); // throws where the numbers don't divide
+  accumulationSteps(settings.batch, cluster.size); // throws where the numbers don't divide
   const warnings: string[] = [];
   const warn = (message: string) => void warnings.push(message);
-  const pipeline = await openModel(settings, { warn, onFetch, signal });
-  const reward = given ?? (await openSettingsReward(settings, { warn, onFetch, signal }));
-  const watch = await openWatch(settings, { warn, onFetch, signal });
-  const estimator = await openEstimator(settings.estimator);
-  const { layout, start: initial } = await openLearned(settings, pipeline, { resume, warn });
-  const origin = {
-    settings,
-    model: await fingerprint(pipeline.weights),
-    reward: await fingerprint(reward.weights),
-  };
+  const opened = await firstOnEachHost(cluster, () => open(settings, { resume, reward: given, warn, onFetch, signal }));
+  const { pipeline, reward, watch, estimator, layout, initial, origin, saved } = opened;
 
   const { decay } = settings.ema;
   // The state: where a new run starts, or where a checkpoint left off.
-  const start: TrainingState = resume
-    ? await resumeFrom(resume, layout, origin)
-    : await newState(layout, initial, decay);
+  const start: TrainingState = saved ?? (await newState(layout, initial, decay));
   const { weights, averaged, optimizer } = start;
   const history: Evaluated[] = [...start.history];
   const base = settings.kl.weight > 0 ? (start.base ?? (await baseOf(settings, layout.size, initial))) : undefined;
@@ -85,35 +102,67 @@ export async function train(
   // What is shown and given away.
   const tuned = averaged ?? weights;
 
-  const precision = await precisionHere(settings, warn);
+  // Several ranks share a host's processor and GPUs.
+  const here = { ...settings, threads: settings.threads ?? (await threadShare(cluster)) };
+  const gpu = gpuOf(cluster);
+  const precision = await precisionHere(here, warn, gpu);
+  await requireAgreement(cluster, { ...origin, precision, step, state: checksum(weights) });
   const lossScale = precision === "float16" ? (start.lossScale ?? initialLossScale()) : null;
-  const plan = await countPlan(settings, pipeline, reward, layout, estimator, precision, watch);
+  const plan = await countPlan(here, pipeline, reward, layout, estimator, precision, watch, cluster);
   const { memory } = plan;
-  const runtimes = await startLanes(settings, memory.lanes);
+  const state = (): TrainingState => ({
+    ...{ step, weights, averaged, optimizer, history, lossScale, cost },
+    memory: remembered,
+    base: settings.lora.start === null ? undefined : base,
+  });
+  let savedStep = step;
+  const checkpointOf = (held: TrainingState): TrainEvent => {
+    savedStep = held.step;
+    return { kind: "checkpointed", step: held.step, files: checkpointFiles(held, layout, origin, pipeline) };
+  };
+  /** What rank 0 may take long to write, the others wait for. */
+  const tellPatiently = async (event: TrainEvent) => {
+    await tell(event);
+    await cluster.barrier({ patient: true });
+  };
+  /** The state after the last whole step; undefined while a step changes it. */
+  let whole: TrainingState | undefined;
+  /** The last step's, before they are told. */
+  let metrics: StepMetrics | undefined;
+  let { best, stop } = verdict(history, settings.early_stop);
+
+  const runtimes = await startLanes(here, memory.lanes, gpu);
   try {
     const lane = laneSettings(settings, memory.lanes);
-    const learner = await Learners.compile(runtimes, pipeline, reward, estimator, layout, lane, precision, memory);
-    const evaluator = await openEvaluator(learner, reward, watch, lane, precision);
+    const compiling = Learners.compile(runtimes, pipeline, reward, estimator, layout, lane, precision, memory);
+    const learners = await orEnd(cluster, compiling);
+    const workers = cluster.size === 1 ? learners : new Ranks(cluster, learners);
+    const evaluator = await orEnd(cluster, openEvaluator(learners, reward, watch, lane, precision, cluster));
     const { updates } = settings.train;
-    await observer({ kind: "started", plan, step });
+    await tellPatiently({ kind: "started", plan, step });
     const prompts = allPrompts(settings);
     const { negative } = settings.prompts;
     warnings.push(...promptWarnings(pipeline, [...prompts, negative]), ...reward.warnings(prompts));
     warnings.push(...(watch.heldOut?.warnings(evaluationPrompts(settings)) ?? []));
-    for (const message of warnings) await observer({ kind: "warned", message });
+    for (const message of warnings) await tell({ kind: "warned", message });
     if (step === 0) {
-      const result = await at(step, () => evaluator.evaluate(tuned));
+      const result = await at(step, () => orEnd(cluster, evaluator.evaluate(tuned)));
       history.push(evaluatedAt(step, result));
-      await observer({ kind: "evaluated", step, result });
+      await tellPatiently({ kind: "evaluated", step, result });
     }
-    let { best, stop } = verdict(history, settings.early_stop);
+    ({ best, stop } = verdict(history, settings.early_stop));
 
-    while (step < updates && !stop && !signal?.aborted) {
+    // One process finishes its step before it ends; several are told to end by their cluster.
+    const interrupted = () => cluster.size === 1 && signal?.aborted === true;
+    while (step < updates && !stop && !interrupted()) {
       const stepBegan = performance.now();
-      const samples = samplesOf(step + 1, settings, estimator, learner.latentElements);
+      const samples = samplesOf(step + 1, settings, estimator, learners.latentElements);
       const scale = lossScale?.scale;
       const applied = { gradNorms: [] as number[], skipped: false };
+      // An estimator with several updates a step is rarely between two steps.
+      whole = estimator.kind === "round" && cluster.size > 1 ? structuredClone(state()) : state();
       const apply = async ({ gradient, overflowed }: Learnt) => {
+        if (estimator.kind === "update") whole = undefined;
         if (!overflowed) {
           applied.gradNorms.push(clipGradNorm(gradient, settings.optimizer.max_grad_norm));
           adamw(weights, gradient, optimizer, adamwOptions(settings));
@@ -128,7 +177,8 @@ export async function train(
         }
       };
       const next = () => ({ parameters: weights, scale: lossScale?.scale, kl });
-      const round = await at(step + 1, () => playRound(learner, estimator, samples, remembered, next, apply));
+      const playing = () => orEnd(cluster, playRound(workers, estimator, samples, remembered, next, apply));
+      const round = await at(step + 1, playing);
       const { loss, rewards, parts } = round;
       step += 1;
       remembered = round.memory;
@@ -136,64 +186,82 @@ export async function train(
         unetCalls: cost.unetCalls + round.cost.unetCalls,
         rewardQueries: cost.rewardQueries + round.cost.rewardQueries,
       };
-      const seconds = (performance.now() - stepBegan) / 1000;
+      whole = state();
+      metrics = {
+        step,
+        epoch: Math.floor((step - 1) / updatesPerEpoch(settings.batch)),
+        samples: step * settings.batch.total,
+        loss,
+        reward_mean: meanAndStd(rewards).mean,
+        reward_std: meanAndStd(rewards).std,
+        reward_queries: cost.rewardQueries,
+        unet_calls: cost.unetCalls,
+        ...(round.kl !== undefined && { kl: round.kl }),
+        grad_norm: applied.gradNorms.length === 0 ? null : meanAndStd(applied.gradNorms).mean,
+        ...(scale !== undefined && { loss_scale: scale }),
+        ...(applied.skipped && { skipped: true as const }),
+        seconds: (performance.now() - stepBegan) / 1000,
+        peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+        ...(parts && { rewards: partMeans(parts) }),
+      };
 
       let evaluated: EvaluationResult | undefined;
       if (step % settings.evaluation.every === 0 || step === updates) {
-        evaluated = await at(step, () => evaluator.evaluate(tuned));
+        evaluated = await at(step, () => orEnd(cluster, evaluator.evaluate(tuned)));
         history.push(evaluatedAt(step, evaluated));
         ({ best, stop } = verdict(history, settings.early_stop));
-        await observer({ kind: "evaluated", step, result: evaluated });
+        await tellPatiently({ kind: "evaluated", step, result: evaluated });
       }
-      await observer({
-        kind: "stepped",
-        metrics: {
-          step,
-          epoch: Math.floor((step - 1) / updatesPerEpoch(settings.batch)),
-          samples: step * settings.batch.total,
-          loss,
-          reward_mean: meanAndStd(rewards).mean,
-          reward_std: meanAndStd(rewards).std,
-          reward_queries: cost.rewardQueries,
-          unet_calls: cost.unetCalls,
-          ...(round.kl !== undefined && { kl: round.kl }),
-          grad_norm: applied.gradNorms.length === 0 ? null : meanAndStd(applied.gradNorms).mean,
-          ...(scale !== undefined && { loss_scale: scale }),
-          ...(applied.skipped && { skipped: true as const }),
-          seconds,
-          peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
-          ...(parts && { rewards: partMeans(parts) }),
-          ...(evaluated && { eval_reward_mean: evaluated.mean, eval_reward_std: evaluated.std }),
-          ...(evaluated?.parts && { eval_rewards: partMeans(evaluated.parts) }),
-          ...(evaluated && watchedMetrics(evaluated)),
-        },
-      });
+      const told = {
+        ...metrics,
+        ...(evaluated && { eval_reward_mean: evaluated.mean, eval_reward_std: evaluated.std }),
+        ...(evaluated?.parts && { eval_rewards: partMeans(evaluated.parts) }),
+        ...(evaluated && watchedMetrics(evaluated)),
+      };
+      metrics = undefined;
+      await tell({ kind: "stepped", metrics: told });
 
       const { every, keep_best } = settings.checkpoint;
-      const ends = step === updates || stop !== undefined || signal?.aborted;
-      if (step % every === 0 || ends || (best === step && keep_best)) {
-        const files = checkpointFiles(
-          {
-            ...{ step, weights, averaged, optimizer, history, lossScale, cost },
-            memory: remembered,
-            base: settings.lora.start === null ? undefined : base,
-          },
-          layout,
-          origin,
-          pipeline,
-        );
-        await observer({ kind: "checkpointed", step, files });
-      }
+      const ends = step === updates || stop !== undefined || interrupted();
+      if (step % every === 0 || ends || (best === step && keep_best)) await tellPatiently(checkpointOf(state()));
     }
-
-    const interrupted = step < updates && !stop;
-    const seconds = (performance.now() - began) / 1000;
-    const result = { step, updates, interrupted, ...(stop && { stopped: stop }), best, seconds };
-    await observer({ kind: "finished", result });
-    return result;
+  } catch (error) {
+    if (cluster.size === 1) throw error;
+    // Whatever ended a run of several ranks, what its last whole step came to is not lost.
+    cluster.fail(error);
+    if (metrics) await tell({ kind: "stepped", metrics });
+    if (whole && whole.step > savedStep) await tell(checkpointOf(whole));
+    if (!(cluster.ended.reason instanceof StopRequest)) throw error;
   } finally {
-    await Promise.all(runtimes.map((runtime) => runtime.close()));
+    const closing = Promise.all(runtimes.map((runtime) => runtime.close()));
+    // What was given up is still running, and the process ends before it.
+    if (!cluster.ended.aborted) await closing;
   }
+  const { updates } = settings.train;
+  const interrupted = step < updates && !stop;
+  const seconds = (performance.now() - began) / 1000;
+  const result = { step, updates, interrupted, ...(stop && { stopped: stop }), best, seconds };
+  await tell({ kind: "finished", result });
+  return result;
+}
+
+/** All that a run is made of, and the checkpoint that it goes on from. */
+async function open(
+  settings: Settings,
+  { resume, signal, reward: given, warn, onFetch }: TrainOptions & { warn(message: string): void },
+) {
+  const pipeline = await openModel(settings, { warn, onFetch, signal });
+  const reward = given ?? (await openSettingsReward(settings, { warn, onFetch, signal }));
+  const watch = await openWatch(settings, { warn, onFetch, signal });
+  const estimator = await openEstimator(settings.estimator);
+  const { layout, start: initial } = await openLearned(settings, pipeline, { resume, warn });
+  const origin = {
+    settings,
+    model: await fingerprint(pipeline.weights),
+    reward: await fingerprint(reward.weights),
+  };
+  const saved = resume === undefined ? undefined : await resumeFrom(resume, layout, origin);
+  return { pipeline, reward, watch, estimator, layout, initial, origin, saved };
 }
 
 /** A new run's. The average starts where the weights do. */
@@ -215,13 +283,14 @@ async function openEvaluator(
   watch: Watch,
   settings: Settings,
   precision: Precision,
+  cluster: Cluster,
 ): Promise<Evaluator> {
   const batch = evaluationBatch(settings);
   const options = { batch, layout, negativePrompt: settings.prompts.negative, precision };
   const samplerOf = async ({ runtime, engine: { sampler } }: (typeof lanes)[number]) =>
     sampler.batch === batch ? sampler : Sampler.compile(runtime, sampler.pipeline, settings.sampling, options);
   const drawing = lanes.map(async (lane) => ({ runtime: lane.runtime, sampler: await samplerOf(lane) }));
-  return new Evaluator(await Promise.all(drawing), reward, settings, watch);
+  return new Evaluator(await Promise.all(drawing), reward, settings, watch, cluster);
 }
 
 /** The parameters with which the model is what it was when the run began. */

@@ -295,6 +295,13 @@ export function laneSettings(settings: Settings, lanes: number): Settings {
   };
 }
 
+/** What one of several ranks samples of each update, as settings of its own: for what depends on how many pictures there are. */
+export function rankSettings(settings: Settings, ranks: number): Settings {
+  const { batch } = settings;
+  const [total, samples_per_epoch] = [batch.total / ranks, batch.samples_per_epoch / ranks];
+  return { ...settings, batch: { ...batch, total, samples_per_epoch } };
+}
+
 function roundToMultiple(value: number, of: number): number {
   return Math.max(1, Math.round(value / of)) * of;
 }

@@ -1,6 +1,8 @@
 /** Ranks under the real launchers of both kinds of MPI, where they are installed. */
-import { describe, expect, test } from "vitest";
-import { LIMIT, mpich, openMpi, pidOf, runHere } from "./launch.js";
+import { afterAll, describe, expect, test } from "vitest";
+import { endRuns, LIMIT, mpich, openMpi, pidOf, runHere } from "./launch.js";
+
+afterAll(endRuns);
 
 for (const mpi of [openMpi, mpich]) {
   const { name, mpirun, install } = mpi;

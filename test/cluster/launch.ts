@@ -58,6 +58,8 @@ export interface Run {
   readonly child: ChildProcess;
   /** Where ranks leave what they found. */
   readonly folder: string;
+  /** So far. */
+  readonly said: { readonly stdout: string; readonly stderr: string };
   /** Resolves at the end of `mpirun`. */
   readonly ended: Promise<Outcome>;
 }
@@ -73,36 +75,58 @@ export interface Outcome {
   found(rank: number): Promise<unknown>;
 }
 
+const root = join(import.meta.dirname, "../..");
 const rankScript = join(import.meta.dirname, "rank.js");
 
-export async function launch(
+/** The program that people start. */
+const main = join(root, "dist/src/cli/main.js");
+
+const running = new Set<ChildProcess>();
+
+/** Ends what a test that took too long has left behind. */
+export function endRuns(): void {
+  for (const child of running) child.kill("SIGTERM");
+}
+
+/** `command` is the launcher with its options; Node's arguments follow. */
+async function start(
   command: readonly string[],
-  scenario: string,
+  args: (folder: string) => readonly string[],
   env: Readonly<Record<string, string>> = {},
 ): Promise<Run> {
   const folder = await mkdtemp(join(tmpdir(), "alignprop-ranks-"));
-  const [program = "", ...args] = [...command, process.execPath, rankScript, scenario, folder];
-  const child = spawn(program, args, {
+  const [program = "", ...options] = [...command, process.execPath, ...args(folder)];
+  const child = spawn(program, options, {
     env: { ...process.env, ...OPEN_MPI_SETTINGS, ALIGNPROP_MPI_LIMIT: String(LIMIT), ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });
-  let [stdout, stderr] = ["", ""];
-  child.stdout.on("data", (text) => {
-    stdout += text;
-  });
-  child.stderr.on("data", (text) => {
-    stderr += text;
-  });
+  running.add(child);
+  const said = { stdout: "", stderr: "" };
+  for (const stream of ["stdout", "stderr"] as const) {
+    child[stream].on("data", (text) => {
+      said[stream] += text;
+    });
+  }
   const ended = new Promise<Outcome>((resolve, reject) => {
     child.on("error", reject);
     child.on("close", async (code) => {
-      const errors = stderr.split("\n").filter((line) => line.startsWith("error: "));
+      running.delete(child);
+      const errors = said.stderr.split("\n").filter((line) => /^(error|failed): /.test(line));
       const files = (await readdir(folder)).sort();
       const found = async (rank: number) => JSON.parse(await readFile(join(folder, `rank-${rank}.json`), "utf8"));
-      resolve({ code, stdout, stderr, errors, files, found });
+      resolve({ code, ...said, errors, files, found });
     });
   });
-  return { child, folder, ended };
+  return { child, folder, said, ended };
+}
+
+/** A scenario of `rank.js`. */
+export function launch(
+  command: readonly string[],
+  scenario: string,
+  env?: Readonly<Record<string, string>>,
+): Promise<Run> {
+  return start(command, (folder) => [rankScript, scenario, folder], env);
 }
 
 /** `ranks` processes on this machine. */
@@ -113,6 +137,27 @@ export function runHere(
   env?: Readonly<Record<string, string>>,
 ): Promise<Run> {
   return launch([implementation.mpirun ?? "", ...implementation.ranks(ranks)], scenario, env);
+}
+
+/** `alignprop train` on `ranks` processes on this machine, with a limit that slow steps do not come near. */
+export function trainHere(
+  implementation: Implementation,
+  ranks: number,
+  args: readonly string[],
+  env?: Readonly<Record<string, string>>,
+): Promise<Run> {
+  return start([implementation.mpirun ?? "", ...implementation.ranks(ranks)], () => [main, "train", ...args], {
+    ALIGNPROP_MPI_LIMIT: "30",
+    ...env,
+  });
+}
+
+/** Waits until the run has said this. */
+export async function heard({ said, child }: Run, pattern: RegExp): Promise<void> {
+  while (!pattern.test(said.stderr)) {
+    if (child.exitCode !== null) throw new Error(`ended early: ${said.stderr}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
 }
 
 /** The process id of a rank, once it has written it down. */

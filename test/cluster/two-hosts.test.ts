@@ -7,7 +7,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { type Implementation, LIMIT, launch, mpich, openMpi, pidOf, type Run } from "./launch.js";
+import { endRuns, type Implementation, LIMIT, launch, mpich, openMpi, pidOf, type Run } from "./launch.js";
 
 /** Of both hosts: a namespace, an end of the cable and an address. Names of devices have at most 15 letters. */
 const hosts = ["a", "b"].map((letter, i) => ({
@@ -64,6 +64,7 @@ async function mendCable(): Promise<void> {
 const missing = lay();
 if (missing !== undefined) console.warn(`skipped: two network namespaces cannot be made here: ${missing}`);
 afterAll(async () => {
+  endRuns();
   // Whatever a cut left behind on the other side.
   for (const { namespace } of hosts) {
     try {

@@ -172,7 +172,8 @@ export class Peers {
 
   /** Milliseconds after which the next `tick` is due; 0: at once. */
   get pause() {
-    if (!this.#waiting) return 20;
+    // Some libraries go on with what is sent only when they are called.
+    if (!this.#waiting) return this.#sending.length > 0 ? 1 : 20;
     // The longer it took to come here, the less a little more matters.
     const waited = 1000 * (now() - this.#waiting.since);
     return waited < 2 ? 0 : Math.min(5, Math.max(1, waited / 50));

@@ -1,0 +1,118 @@
+/**
+ * The ranks of a run at work: each takes as many of a step's pictures, one rank's after another's, and all know afterwards
+ * what all of them came to. The sums are the same bits everywhere, so every rank makes the same update of what it learns.
+ */
+import type { Cluster } from "../cluster/cluster.js";
+import { InputError } from "../tensor/errors.js";
+import type { Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
+import { joinParts } from "./judge.js";
+import type { Learnt, Rollout, Seen } from "./learner.js";
+import type { Workers } from "./round.js";
+import type { TrainingSample } from "./samples.js";
+import type { Cost, Update } from "./toolbox.js";
+
+/** What a rank tells of its share, next to its gradient. */
+type Told = Pick<Learnt, "overflowed" | "loss" | "kl" | "cost">;
+
+export class Ranks implements Workers {
+  constructor(
+    private readonly cluster: Cluster,
+    /** Those of this rank. */
+    private readonly own: Workers,
+  ) {}
+
+  async learn(estimator: UpdateEstimator, samples: readonly TrainingSample[], update: Update): Promise<Learnt & Seen> {
+    const learnt = await this.own.learn(estimator, shareOf(samples, this.cluster), update);
+    const { gradient, ...told } = learnt;
+    const all = await this.tell(told, update);
+    return { ...(await this.added(gradient, all)), ...joined(all) };
+  }
+
+  async sample(
+    samples: readonly TrainingSample[],
+    update: Update,
+  ): Promise<{ rollouts: Rollout[]; cost: Cost } & Seen> {
+    const share = shareOf(samples, this.cluster);
+    const { rollouts, ...told } = await this.own.sample(share, update);
+    const all = await this.tell(told, update);
+    const first = samples.indexOf(share[0] as TrainingSample);
+    return {
+      rollouts: samples.map((sample, i) => rollouts[i - first] ?? { sample, latents: ELSEWHERE }),
+      cost: costOf(all),
+      ...joined(all),
+    };
+  }
+
+  async relearn(
+    estimator: RoundEstimator,
+    rollouts: readonly Rollout[],
+    { weights, update: number }: Omit<Lesson, "trajectory">,
+    update: Update,
+  ): Promise<Learnt> {
+    const places = [...rollouts.keys()].filter((place) => rollouts[place]?.latents !== ELSEWHERE);
+    const { gradient, ...told } = await this.own.relearn(
+      estimator,
+      places.map((place) => rollouts[place] as Rollout),
+      { weights: places.map((place) => weights[place] as number), update: number },
+      update,
+    );
+    return this.added(gradient, await this.tell(told, update));
+  }
+
+  /** Every rank's, in the order of ranks; and whether all still learn the same thing. */
+  private async tell<T>(told: T, { parameters }: Update): Promise<T[]> {
+    const { cluster } = this;
+    const all = await cluster.allGather({ told, parameters: checksum(parameters) });
+    const other = all.findIndex((each) => each.parameters !== all[0]?.parameters);
+    if (other > 0) {
+      throw new InputError(
+        `rank ${other} (${cluster.hosts[other]}) does not learn the same numbers as rank 0 (${cluster.hosts[0]}) any more: are the hosts' processors and libraries alike?`,
+      );
+    }
+    return all.map((each) => each.told);
+  }
+
+  private async added(gradient: Float64Array, all: readonly Told[]): Promise<Learnt> {
+    const overflowed = all.some((each) => each.overflowed);
+    if (!overflowed) await this.cluster.sum(gradient);
+    return {
+      gradient,
+      overflowed,
+      loss: all.reduce((sum, { loss }) => sum + loss, 0),
+      ...(all[0]?.kl !== undefined && { kl: all.reduce((sum, { kl }) => sum + (kl ?? 0), 0) }),
+      cost: costOf(all),
+    };
+  }
+}
+
+/** The latents of a picture that another rank has. */
+const ELSEWHERE: readonly Float32Array[] = [];
+
+/** A rank's part of a list, in the order of ranks; the last ones may have less. */
+export function shareOf<T>(items: readonly T[], { rank, size }: Pick<Cluster, "rank" | "size">): T[] {
+  const share = Math.ceil(items.length / size);
+  return items.slice(rank * share, (rank + 1) * share);
+}
+
+function joined(all: readonly Seen[]): Seen {
+  return { rewards: all.flatMap(({ rewards }) => rewards), parts: joinParts(all.map(({ parts }) => parts)) };
+}
+
+function costOf(all: readonly { readonly cost: Cost }[]): Cost {
+  return {
+    unetCalls: all.reduce((sum, { cost }) => sum + cost.unetCalls, 0),
+    rewardQueries: all.reduce((sum, { cost }) => sum + cost.rewardQueries, 0),
+  };
+}
+
+/** Numbers that a checksum looks at: all of an adapter's, some of a whole U-Net's. */
+const CHECKED = 2 ** 20;
+
+/** FNV-1a over the bits. */
+export function checksum(values: Float32Array): number {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const stride = Math.ceil(values.length / CHECKED);
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < bits.length; i += stride) hash = Math.imul(hash ^ (bits[i] as number), 0x01000193);
+  return hash >>> 0;
+}
