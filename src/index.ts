@@ -4,6 +4,8 @@
  *     const settings = await loadSettings({ recipe: "default" });
  *     await train(settings, (event) => console.log(event.kind));
  */
+export type { Cluster } from "./cluster/cluster.js";
+export { connect } from "./cluster/connect.js";
 export { type CheckOptions, checkReward, type RewardCheck } from "./rewards/check.js";
 export {
   defineReward,
