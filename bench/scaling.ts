@@ -8,7 +8,7 @@
  * algorithms for clusters of workstations"); the meeting is rank 0's: it hears from every other rank and answers it, twice an
  * update.
  *
- *     node dist/bench/scaling.js [--picture 0.5] [--total 1024] [--numbers 797184] [--message 6e-6] [--latency 3e-5] [--bandwidth 1.25e9]
+ *     node dist/bench/scaling.js [--picture 1] [--total 1024] [--numbers 797184] [--message 1e-5] [--latency 5e-5] [--bandwidth 1.25e9]
  */
 import { parseArgs } from "node:util";
 
@@ -21,7 +21,7 @@ const { values } = parseArgs({
     /** That learn. */
     numbers: { type: "string", default: "797184" },
     /** Seconds that rank 0 takes for one message. */
-    message: { type: "string", default: "2e-5" },
+    message: { type: "string", default: "1e-5" },
     /** Seconds for a message from one host to another. */
     latency: { type: "string", default: "5e-5" },
     /** Bytes a second from one host to another. */
