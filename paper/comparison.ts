@@ -1,0 +1,94 @@
+/** The comparison's folder, `<out>/<method>/lr-<rate>/seed-<n>`: what is done in it, what comes next, and what it shows. */
+import { join } from "node:path";
+import { samplesFolder } from "../src/runs/layout.js";
+import { exists } from "../src/weights/files.js";
+import { type Curve, chooseRate, type MeanPoint, meanCurve, type Trial } from "./curves.js";
+import { type Final, knownFinal } from "./final.js";
+import type { Method, Run } from "./methods.js";
+import { readCurve, updatesDone } from "./run.js";
+
+export function folderOf(out: string, { method, rate, seed }: Run): string {
+  return join(out, method.name, `lr-${rate}`, `seed-${seed}`);
+}
+
+/** A run to bring to so many updates. */
+export interface Job extends Run {
+  readonly updates: number;
+}
+
+/** The runs that choose the learning rate: the first seed, shortly. */
+export function tuningJobs(method: Method): Job[] {
+  if (method.rates.length === 1) return [];
+  return method.rates.map((rate) => ({ method, rate, seed: method.seeds[0] as number, updates: method.tuning }));
+}
+
+export function finalJobs(method: Method, rate: number, seeds: readonly number[]): Job[] {
+  return method.seeds
+    .filter((seed) => seeds.includes(seed))
+    .map((seed) => ({ method, rate, seed, updates: method.updates }));
+}
+
+/** What is left of jobs, in calls of the U-Net for a picture of each update: a measure of time. */
+export async function workLeft(out: string, jobs: readonly Job[]): Promise<number> {
+  let work = 0;
+  for (const job of jobs) {
+    const left = Math.max(0, job.updates - (await updatesDone(folderOf(out, job))));
+    work += left * job.method.calls * job.method.pictures;
+  }
+  return work;
+}
+
+export interface Tuning {
+  readonly trials: readonly Trial[];
+  /** Undefined until all rates were tried. */
+  readonly chosen: number | undefined;
+}
+
+/** All rates at the same update, also where one of them has gone on since. */
+export async function readTuning(out: string, method: Method, threads: number | null): Promise<Tuning> {
+  if (method.rates.length === 1) return { trials: [], chosen: method.rates[0] };
+  const trials: Trial[] = [];
+  let before = 0;
+  for (const job of tuningJobs(method)) {
+    const curve = await curveOf(out, job, threads);
+    const point = curve.find(({ update }) => update === method.tuning);
+    if (point === undefined) continue;
+    before = curve[0]?.agreement ?? 0;
+    trials.push({ rate: job.rate, reward: point.reward, agreement: point.agreement });
+  }
+  const complete = trials.length === method.rates.length;
+  return { trials, chosen: complete ? chooseRate(trials, before)?.rate : undefined };
+}
+
+/** Empty where the run has no evaluation yet. */
+async function curveOf(out: string, run: Run, threads: number | null): Promise<Curve> {
+  const folder = folderOf(out, run);
+  return (await exists(samplesFolder(folder, 0))) ? await readCurve(folder, threads) : [];
+}
+
+export interface SeedResult {
+  readonly seed: number;
+  readonly curve: Curve;
+  readonly final: Final | undefined;
+}
+
+/** All that is known of a method, however far its runs have come. */
+export interface MethodResult {
+  readonly method: Method;
+  readonly tuning: Tuning;
+  readonly seeds: readonly SeedResult[];
+  readonly mean: readonly MeanPoint[];
+}
+
+export async function readMethod(out: string, method: Method, threads: number | null): Promise<MethodResult> {
+  const tuning = await readTuning(out, method, threads);
+  const seeds: SeedResult[] = [];
+  for (const seed of tuning.chosen === undefined ? [] : method.seeds) {
+    const run = { method, rate: tuning.chosen as number, seed };
+    const curve = await curveOf(out, run, threads);
+    // A seed that has not come as far as the tuning says little.
+    if ((curve.at(-1)?.update ?? 0) <= method.tuning && seed !== method.seeds[0]) continue;
+    if (curve.length > 1) seeds.push({ seed, curve, final: await knownFinal(folderOf(out, run)) });
+  }
+  return { method, tuning, seeds, mean: meanCurve(seeds.map(({ curve }) => curve)) };
+}

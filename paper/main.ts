@@ -1,0 +1,156 @@
+/**
+ * `npm run paper`: the paper's comparison on the embedded model (arXiv 2310.03739), from the learning rates to the page.
+ *
+ *     npm run paper                                  everything; goes on where it was stopped
+ *     npm run paper -- --only uniform,ddpo           some methods; several such commands may run side by side
+ *     npm run paper -- --seeds 0                     the first seed of each alone
+ *     npm run paper -- --time                        measure the seconds of an update of each method; on a machine at rest
+ *     npm run paper -- --write                       train nothing; write docs/paper.md's figures from what is there
+ *
+ * Every run is a run's folder as `alignprop train` makes it, with a report of its own.
+ */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { failureOf } from "../src/cli/failure.js";
+import { interruptible } from "../src/cli/interrupt.js";
+import { processTerminal, type Terminal } from "../src/cli/terminal.js";
+import { duration, format } from "../src/runs/format.js";
+import { InputError, nearest } from "../src/tensor/errors.js";
+import { packageFolder } from "../src/train/locate.js";
+import { finalJobs, folderOf, type Job, readTuning, tuningJobs, workLeft } from "./comparison.js";
+import { readFinal } from "./final.js";
+import { METHODS, type Method, settingsOf } from "./methods.js";
+import { makeMix } from "./mix.js";
+import { writeResults } from "./results.js";
+import { runTo } from "./run.js";
+import { measureSeconds } from "./seconds.js";
+
+const { values } = parseArgs({
+  options: {
+    out: { type: "string", default: "runs/paper" },
+    docs: { type: "string", default: join(packageFolder, "docs") },
+    only: { type: "string" },
+    seeds: { type: "string", default: "0,1,2" },
+    threads: { type: "string" },
+    time: { type: "boolean", default: false },
+    write: { type: "boolean", default: false },
+  },
+});
+
+async function main(terminal: Terminal): Promise<void> {
+  const methods = chosenMethods(values.only);
+  const seeds = numbers("--seeds", values.seeds);
+  const threads = values.threads === undefined ? null : (numbers("--threads", values.threads)[0] ?? null);
+  if (values.time) await measureSeconds(values.out, methods, terminal);
+  else if (!values.write) {
+    await interruptible(terminal, "Finishing this update and saving", (signal) =>
+      trainAll(methods, seeds, threads, signal, terminal),
+    );
+  }
+  await writeResults(values.out, values.docs, threads, terminal);
+}
+
+function chosenMethods(only: string | undefined): Method[] {
+  return (only?.split(",") ?? METHODS.map(({ name }) => name)).map((name) => {
+    const method = METHODS.find((each) => each.name === name.trim());
+    if (method !== undefined) return method;
+    const names = METHODS.map((each) => each.name);
+    const suggestion = nearest(name, names);
+    throw new InputError(
+      `--only: there is no method "${name}"${suggestion ? `; did you mean ${suggestion}?` : ""} (${names.join(", ")})`,
+    );
+  });
+}
+
+function numbers(option: string, text: string): number[] {
+  return text.split(",").map((part) => {
+    if (!/^\d{1,4}$/.test(part.trim()))
+      throw new InputError(`${option}: "${part}" is not a whole number, as in ${option} 0,1`);
+    return Number(part);
+  });
+}
+
+/** First seeds of all methods first, so that what there is can be compared at any time. */
+async function trainAll(
+  methods: readonly Method[],
+  seeds: readonly number[],
+  threads: number | null,
+  signal: AbortSignal,
+  terminal: Terminal,
+): Promise<void> {
+  const pace = new Pace();
+  const rates = new Map<Method, number>();
+  const rateOf = async (method: Method) => {
+    const rate = rates.get(method) ?? (await readTuning(values.out, method, threads)).chosen;
+    if (rate !== undefined) rates.set(method, rate);
+    return rate;
+  };
+  // Until a learning rate is chosen, any stands for it.
+  const everything = () =>
+    methods.flatMap((method) => [
+      ...tuningJobs(method),
+      ...finalJobs(method, rates.get(method) ?? (method.rates[0] as number), seeds),
+    ]);
+  const run = async (job: Job) => {
+    if (signal.aborted) return;
+    const settings = { ...(await settingsOf(job)), threads };
+    const folder = folderOf(values.out, job);
+    const name = `${job.method.name}, learning rate ${job.rate}, seed ${job.seed}`;
+    const left = async () => pace.seconds(await workLeft(values.out, everything()));
+    const went = await runTo(folder, settings, job.updates, {
+      signal,
+      observer: async (event) => {
+        if (event.kind !== "stepped") return;
+        pace.add(job.method.calls * job.method.pictures);
+        const { step, reward_mean, eval_reward_mean: evaluated, seconds } = event.metrics;
+        const line = `${name}: ${step}/${job.updates}, reward ${format(reward_mean)}, ${duration(seconds)} an update`;
+        if (evaluated === undefined) terminal.update(line);
+        else terminal.say(`${line}, evaluation ${format(evaluated)}, about ${duration(await left())} left in all`);
+      },
+    });
+    if (!went) terminal.say(`${name}: done before`);
+  };
+  const finish = async (method: Method, seed: number) => {
+    const rate = await rateOf(method);
+    if (rate === undefined || signal.aborted) return;
+    for (const job of finalJobs(method, rate, [seed])) {
+      await run(job);
+      if (signal.aborted || !method.compared) continue;
+      await readFinal(folderOf(values.out, job), job.updates, { ...(await settingsOf(job)), threads }, signal);
+    }
+  };
+  const base = join(values.out, "base");
+  await mkdir(base, { recursive: true });
+  const [first] = METHODS;
+  if (first) await readFinal(base, 0, { ...(await settingsOf({ method: first, rate: 1, seed: 0 })), threads }, signal);
+  for (const method of methods) {
+    for (const job of tuningJobs(method)) await run(job);
+    if (seeds[0] !== undefined) await finish(method, seeds[0]);
+  }
+  for (const seed of seeds.slice(1)) for (const method of methods) await finish(method, seed);
+  if (!signal.aborted) await makeMix(values.out, values.docs, threads, terminal);
+}
+
+/** What a call of the U-Net takes, evaluations and the opening of models included. */
+class Pace {
+  readonly #began = performance.now();
+  #work = 0;
+
+  add(work: number): void {
+    this.#work += work;
+  }
+
+  seconds(work: number): number {
+    return this.#work === 0 ? 0 : ((performance.now() - this.#began) / 1000 / this.#work) * work;
+  }
+}
+
+const terminal = processTerminal();
+try {
+  await main(terminal);
+} catch (error) {
+  const { message, exitCode } = failureOf(error, true);
+  if (message !== undefined) terminal.say(message);
+  process.exitCode = exitCode;
+}

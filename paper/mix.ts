@@ -1,0 +1,94 @@
+/** Two rewards as a slider: the adapters of two runs, mixed with several coefficients, each mix judged by both rewards. */
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import sharp from "sharp";
+import { z } from "zod";
+import type { Terminal } from "../src/cli/terminal.js";
+import { openAdapter } from "../src/runs/checkpoints.js";
+import { checkpointFolder } from "../src/runs/layout.js";
+import { mixStrip } from "../src/runs/mix-strip.js";
+import { meanAndStd } from "../src/train/evaluate.js";
+import type { RgbImage } from "../src/train/events.js";
+import { generateEach } from "../src/train/generate.js";
+import { loadSettings } from "../src/train/load-settings.js";
+import { mixAdapters } from "../src/train/mix.js";
+import { HELD_OUT_ANIMALS } from "../src/train/prompts.js";
+import { score } from "../src/train/score.js";
+import { writeFileAtomic } from "../src/weights/atomic.js";
+import { exists } from "../src/weights/files.js";
+import { readJson } from "../src/weights/json.js";
+import { folderOf, readTuning } from "./comparison.js";
+import { METHODS, type Method, overridesOf, settingsOf } from "./methods.js";
+import { updatesDone } from "./run.js";
+
+const REWARDS = ["aesthetic", "compressibility"] as const;
+const COEFFICIENTS = [1, 0.75, 0.5, 0.25, 0];
+const PICTURES = 4;
+const SEED = 1000;
+/** Of the strip's rows, which is what fits on a page. */
+const SHOWN = 4;
+
+const mix = z.object({ coefficient: z.number(), aesthetic: z.number(), compressibility: z.number() });
+export type Mix = z.output<typeof mix>;
+const MIX_FILE = "mix.json";
+export const STRIP = "images/paper-mixing.webp";
+
+export async function readMix(out: string): Promise<Mix[]> {
+  const path = join(out, MIX_FILE);
+  return (await exists(path)) ? await readJson(path, z.array(mix)) : [];
+}
+
+/** Draws and judges where both runs are done, and writes the strip. */
+export async function makeMix(out: string, docs: string, threads: number | null, terminal: Terminal): Promise<void> {
+  if ((await exists(join(out, MIX_FILE))) && (await exists(join(docs, STRIP)))) return;
+  const runs = ["uniform", "compressibility"].map((name) => METHODS.find((each) => each.name === name) as Method);
+  const folders = [];
+  for (const method of runs) {
+    const rate = (await readTuning(out, method, threads)).chosen;
+    const folder = rate === undefined ? undefined : folderOf(out, { method, rate, seed: method.seeds[0] as number });
+    if (folder === undefined || (await updatesDone(folder)) < method.updates) {
+      terminal.say(`the mix of two rewards waits for the run ${method.name}`);
+      return;
+    }
+    folders.push(checkpointFolder(folder, method.updates));
+  }
+  const [first, second] = await Promise.all(folders.map((folder) => openAdapter(folder, "mix blends adapters")));
+  if (!first || !second) return;
+  const settings = await settingsOf({ method: runs[0] as Method, rate: 1, seed: 0 });
+  const pictures = HELD_OUT_ANIMALS.flatMap((prompt, i) =>
+    Array.from({ length: PICTURES }, (_, j) => ({ prompt, seed: SEED + i * PICTURES + j })),
+  );
+  const adapters = COEFFICIENTS.map((x) => mixAdapters(first, second, x));
+  const { model, loading, device, precision, sampling } = settings;
+  const drawn = await generateEach(
+    { model, loading, device, precision, sampling, threads, pictures, batch: 8 },
+    adapters,
+  );
+  const found: Mix[] = [];
+  for (const [i, coefficient] of COEFFICIENTS.entries()) {
+    const judged = { coefficient, aesthetic: 0, compressibility: 0 };
+    const images = (drawn[i] as RgbImage[]).map((image, n) => ({
+      name: `picture ${n}`,
+      prompt: pictures[n]?.prompt,
+      read: async () => image,
+    }));
+    for (const reward of REWARDS) {
+      const judge = await loadSettings({
+        recipe: reward === "aesthetic" ? "default" : reward,
+        overrides: overridesOf({ threads }),
+      });
+      judged[reward] = meanAndStd((await score(images, judge)).rewards).mean;
+    }
+    found.push(judged);
+  }
+  const rows = HELD_OUT_ANIMALS.slice(0, SHOWN);
+  const columns = drawn.map((images) => rows.map((_, i) => images[i * PICTURES] as RgbImage));
+  await mkdir(join(docs, "images"), { recursive: true });
+  await writeFile(
+    join(docs, STRIP),
+    await sharp(await mixStrip(rows, COEFFICIENTS, columns))
+      .webp({ lossless: true })
+      .toBuffer(),
+  );
+  await writeFileAtomic(join(out, MIX_FILE), `${JSON.stringify(found, null, 2)}\n`);
+}

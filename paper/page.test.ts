@@ -1,0 +1,42 @@
+import { expect, test } from "vitest";
+import { chart } from "./chart.js";
+import { METHODS, settingsOf } from "./methods.js";
+import { fillIn, table } from "./page.js";
+
+test("a table goes between its marks, once or again, and the page around it stays", () => {
+  const page = "before\n<!-- a: begin -->\n<!-- a: end -->\nafter\n";
+  const once = fillIn(page, "a", table(["x"], [["1"]]));
+  expect(once).toBe("before\n<!-- a: begin -->\n\n| x |\n| --- |\n| 1 |\n\n<!-- a: end -->\nafter\n");
+  expect(fillIn(once, "a", table(["x"], [["1"]]))).toBe(once);
+  expect(() => fillIn(page, "b", "")).toThrow(/no place for "b"/);
+});
+
+test("a chart on a logarithmic axis leaves out what lies at 0, and escapes what it is given", () => {
+  const points = [
+    { x: 0, y: 1 },
+    { x: 10, y: 2, spread: 0.5 },
+    { x: 1000, y: 3 },
+  ];
+  const svg = chart({ title: "a < b", x: "x", y: "y", scale: "log", series: [{ label: "one & two", points }] });
+  expect(svg.match(/<circle/g)).toHaveLength(2);
+  expect(svg).not.toContain("NaN");
+  expect(svg).toContain("a &#60; b");
+  expect(svg).toContain("one &#38; two");
+  // At the left end of a log axis is its smallest point.
+  const x = (i: number) => Number([...svg.matchAll(/cx="([\d.]+)"/g)][i]?.[1]);
+  expect(x(0)).toBe(58);
+  expect(x(1)).toBeGreaterThan(400);
+});
+
+test("every method has settings that a run takes, and differs from the others in its own way alone", async () => {
+  const all = await Promise.all(METHODS.map((method) => settingsOf({ method, rate: 0.25, seed: 3 })));
+  for (const [i, settings] of all.entries()) {
+    expect(settings.optimizer.learning_rate).toBe(0.25);
+    expect(settings.seed).toBe(3);
+    expect(settings.batch.total).toBe(METHODS[i]?.pictures);
+    expect(settings.prompts).toEqual(all[0]?.prompts);
+    expect(settings.evaluation).toEqual(all[0]?.evaluation);
+    expect({ ...settings.sampling, eta: 0 }).toEqual(all[0]?.sampling);
+  }
+  expect(new Set(METHODS.map(({ name }) => name)).size).toBe(METHODS.length);
+});

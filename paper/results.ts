@@ -1,0 +1,333 @@
+/** `paper.json`, the charts, and the tables of `paper.md`, from whatever runs there are. */
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Terminal } from "../src/cli/terminal.js";
+import { writeFileAtomic } from "../src/weights/atomic.js";
+import { exists } from "../src/weights/files.js";
+import { type ChartSeries, chart } from "./chart.js";
+import { type MethodResult, readMethod } from "./comparison.js";
+import { type Crossing, crossing, KEPT_AGREEMENT, type MeanPoint } from "./curves.js";
+import { type Final, knownFinal } from "./final.js";
+import { METHODS, settingsOf } from "./methods.js";
+import { type Mix, readMix } from "./mix.js";
+import { fillIn, table } from "./page.js";
+import { readSeconds } from "./seconds.js";
+
+/** What is beside DDPO in the charts of costs; the other truncations have a chart of their own. */
+const AGAINST_DDPO = ["uniform", "k1", "full", "draft-lv", "refl", "ddpo", "rwr"];
+const TRUNCATIONS = ["per-step", "uniform", "gaussian", "k1", "k2", "k5", "full"];
+const BASELINE = "ddpo";
+
+interface Results {
+  readonly methods: readonly MethodResult[];
+  /** The model as it is. */
+  readonly base: Final | undefined;
+  /** Of an update on a machine at rest, by the method's name. */
+  readonly seconds: Readonly<Record<string, number>>;
+  readonly mix: readonly Mix[];
+}
+
+export interface MethodCrossing extends Crossing {
+  readonly name: string;
+  readonly label: string;
+  /** `fewer_queries` of each seed by itself. */
+  readonly seeds: readonly (number | null)[];
+  readonly less_time: number | null;
+}
+
+/** Against the best of DDPO, for every method that differentiates the reward. */
+export function crossings({ methods, seconds }: Pick<Results, "methods" | "seconds">): MethodCrossing[] {
+  const baseline = methods.find(({ method }) => method.name === BASELINE);
+  if (baseline === undefined) return [];
+  return methods.flatMap(({ method: { name, label, compared, pictures }, mean, seeds }) => {
+    const found = compared && pictures < baseline.method.pictures ? crossing(mean, baseline.mean) : undefined;
+    if (found === undefined) return [];
+    const [own, other] = [seconds[name], seconds[BASELINE]];
+    const timed = found.method && own !== undefined && other !== undefined;
+    return {
+      name,
+      label,
+      ...found,
+      seeds: seeds.map(({ curve }) => crossing(curve, baseline.mean)?.fewer_queries ?? null),
+      less_time: timed ? (found.baseline.update * other) / (found.method.update * own) : null,
+    };
+  });
+}
+
+export async function writeResults(
+  out: string,
+  docs: string,
+  threads: number | null,
+  terminal: Terminal,
+): Promise<void> {
+  const methods: MethodResult[] = [];
+  for (const method of METHODS) methods.push(await readMethod(out, method, threads));
+  const results: Results = {
+    methods,
+    base: await knownFinal(join(out, "base")),
+    seconds: await readSeconds(out),
+    mix: await readMix(out),
+  };
+  if (!methods.some(({ mean }) => mean.length > 0)) return;
+  await mkdir(join(docs, "images"), { recursive: true });
+  await writeFileAtomic(join(docs, "paper.json"), `${JSON.stringify(await summary(results), rounded, 1)}\n`);
+  for (const [name, svg] of charts(results)) await writeFileAtomic(join(docs, "images", `paper-${name}.svg`), svg);
+  const page = join(docs, "paper.md");
+  if (await exists(page)) {
+    const text = Object.entries(tables(results)).reduce(
+      (text, [name, content]) => fillIn(text, name, content),
+      await readFile(page, "utf8"),
+    );
+    await writeFileAtomic(page, text);
+  }
+  for (const line of claims(crossings(results))) terminal.print(line);
+}
+
+async function summary(results: Results) {
+  const { methods, seconds } = results;
+  const [first] = METHODS;
+  const { sampling, prompts, evaluation } = await settingsOf({
+    method: first as (typeof METHODS)[0],
+    rate: 1,
+    seed: 0,
+  });
+  return {
+    about:
+      "npm run paper: the comparison of docs/paper.md. Rewards are the embedded aesthetic's; agreement is the embedded CLIP's.",
+    model: "models/emoji-64",
+    reward: "aesthetic",
+    sampling: { steps: sampling.steps, guidance_scale: sampling.guidance_scale },
+    evaluation: { prompts: prompts.eval, seeds_per_prompt: evaluation.seeds_per_prompt, seed: evaluation.seed },
+    tuning_rule: `the highest reward after the tuning's updates among learning rates that keep ${KEPT_AGREEMENT} of the model's own agreement`,
+    base: results.base,
+    crossings: crossings(results),
+    methods: methods
+      .filter(({ mean }) => mean.length > 0)
+      .map(({ method, tuning, seeds, mean }) => ({
+        name: method.name,
+        label: method.label,
+        pictures: method.pictures,
+        updates: mean.at(-1)?.update,
+        updates_asked: method.updates,
+        tuning: { updates: method.tuning, ...tuning },
+        seconds_per_update: seconds[method.name] ?? null,
+        columns: ["update", "queries", "unet_calls", "reward", "agreement"],
+        seeds: seeds.map(({ seed, curve, final }) => ({
+          seed,
+          curve: curve.map((point) => [point.update, point.queries, point.unet_calls, point.reward, point.agreement]),
+          final,
+        })),
+        spread: mean.map(({ spread }) => spread),
+      })),
+    mix: results.mix,
+  };
+}
+
+/** Four digits are more than the numbers mean. */
+function rounded(_: string, value: unknown): unknown {
+  return typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
+}
+
+function charts({ methods, seconds, base }: Results): Map<string, string> {
+  const start = methods.find(({ mean }) => mean[0])?.mean[0]?.reward;
+  const level = start === undefined ? {} : { level: { y: start, label: "the model as it is" } };
+  const y = "evaluation reward";
+  const series = (names: readonly string[], x: (point: MeanPoint, name: string) => number | undefined) =>
+    names.flatMap((name): ChartSeries[] => {
+      const result = methods.find(({ method }) => method.name === name);
+      if (result === undefined || result.mean.length === 0) return [];
+      const points = result.mean.flatMap((point) => {
+        const at = x(point, name);
+        return at === undefined ? [] : [{ x: at, y: point.reward, spread: point.spread }];
+      });
+      return points.length === 0 ? [] : [{ label: labelOf(result), points }];
+    });
+  const time = ({ update }: MeanPoint, name: string) => {
+    const each = seconds[name];
+    return each === undefined ? undefined : each * update;
+  };
+  const found = new Map<string, string>();
+  const add = (name: string, options: Parameters<typeof chart>[0]) => {
+    if (options.series.length > 0) found.set(name, chart(options));
+  };
+  add("queries", {
+    title: "Evaluation reward against reward queries",
+    x: "reward queries in training (logarithmic)",
+    y,
+    scale: "log",
+    series: series(AGAINST_DDPO, ({ queries }) => queries),
+    ...level,
+  });
+  add("calls", {
+    title: "Evaluation reward against U-Net calls",
+    x: "calls of the U-Net on a picture, forward or back (logarithmic)",
+    y,
+    scale: "log",
+    series: series(AGAINST_DDPO, ({ unet_calls }) => unet_calls),
+    ...level,
+  });
+  add("seconds", {
+    title: "Evaluation reward against time",
+    x: "seconds of training on 2 cores (logarithmic)",
+    y,
+    scale: "log",
+    series: series(AGAINST_DDPO, time),
+    ...level,
+  });
+  add("truncation", {
+    title: "How much of the chain keeps its gradient",
+    x: "updates of 8 pictures",
+    y,
+    series: series(TRUNCATIONS, ({ update }) => update),
+    ...level,
+  });
+  add("unet", {
+    title: "An adapter against every weight",
+    x: "updates of 8 pictures",
+    y,
+    series: series(["uniform", "unet"], ({ update }) => update),
+    ...level,
+  });
+  add("agreement", {
+    title: "What a reward costs: does the picture still show its animal?",
+    x: "evaluation reward",
+    y: "agreement with the prompt (CLIP)",
+    series: METHODS.filter(({ compared }) => compared).flatMap(({ name }): ChartSeries[] => {
+      const result = methods.find(({ method }) => method.name === name);
+      if (result === undefined || result.mean.length === 0) return [];
+      return [
+        { label: labelOf(result), points: result.mean.map(({ reward, agreement }) => ({ x: reward, y: agreement })) },
+      ];
+    }),
+    ...(base && { level: { y: KEPT_AGREEMENT * base.unseen.agreement, label: "the rule's limit" } }),
+  });
+  return found;
+}
+
+function labelOf({ method, seeds }: MethodResult): string {
+  const { length } = seeds;
+  return length === method.seeds.length && length > 1 ? method.label : `${method.label} (${plural(length, "seed")})`;
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+const number = (value: number | null | undefined, digits = 2) =>
+  value === null || value === undefined ? "–" : value.toFixed(digits);
+const times = (value: number | null | undefined) =>
+  value === null || value === undefined ? "–" : `${value >= 10 ? value.toFixed(0) : value.toFixed(1)}x`;
+
+function claims(found: readonly MethodCrossing[]): string[] {
+  return found.map(({ label, method, baseline, reward, fewer_queries, less_time }) =>
+    method === null
+      ? `${label}: does not reach ${number(reward)}, DDPO's best of ${baseline.queries} reward queries`
+      : `${label}: reaches ${number(reward)}, DDPO's best of ${baseline.queries} reward queries, after ${method.queries}: ` +
+        `${times(fewer_queries)} fewer${less_time === null ? "" : `, in ${times(less_time)} less time`}`,
+  );
+}
+
+function tables(results: Results): Record<string, string> {
+  const { methods, base, seconds, mix } = results;
+  const done = methods.filter(({ mean }) => mean.length > 0);
+  const finals = (seeds: MethodResult["seeds"]) => seeds.flatMap(({ final }) => (final ? [final] : []));
+  const meanOf = (all: readonly Final[], of: (final: Final) => number) =>
+    all.length === 0 ? null : all.reduce((sum, final) => sum + of(final), 0) / all.length;
+  return {
+    claim: table(
+      [
+        "",
+        "reward to reach",
+        "reached after",
+        "reward queries",
+        "DDPO's",
+        "fewer queries",
+        "each seed",
+        "fewer U-Net calls",
+        "less time",
+      ],
+      crossings(results).map(
+        ({ label, reward, method, baseline, fewer_queries, seeds, fewer_unet_calls, less_time }) => [
+          label,
+          number(reward),
+          method ? plural(method.update, "update") : "not reached",
+          method ? String(method.queries) : "–",
+          String(baseline.queries),
+          `**${times(fewer_queries)}**`,
+          seeds.map(times).join(", "),
+          times(fewer_unet_calls),
+          times(less_time),
+        ],
+      ),
+    ),
+    methods: table(
+      [
+        "",
+        "seeds",
+        "updates",
+        "reward queries",
+        "evaluation reward",
+        "agreement",
+        "seen animals",
+        "unseen animals",
+        "agreement, unseen",
+        "seconds an update",
+      ],
+      [
+        ...(base
+          ? [
+              [
+                "the model as it is",
+                "",
+                "0",
+                "0",
+                number(done[0]?.mean[0]?.reward),
+                number(done[0]?.mean[0]?.agreement),
+                number(base.seen.reward),
+                number(base.unseen.reward),
+                number(base.unseen.agreement),
+                "",
+              ],
+            ]
+          : []),
+        ...done
+          .filter(({ method }) => method.name !== "compressibility")
+          .map(({ method, seeds, mean }) => {
+            const last = mean.at(-1) as MeanPoint;
+            const all = finals(seeds);
+            return [
+              method.label,
+              String(last.seeds),
+              String(last.update),
+              String(last.queries),
+              `${number(last.reward)}${last.spread === null ? "" : ` ± ${number(last.spread)}`}`,
+              number(last.agreement),
+              number(meanOf(all, ({ seen }) => seen.reward)),
+              number(meanOf(all, ({ unseen }) => unseen.reward)),
+              number(meanOf(all, ({ unseen }) => unseen.agreement)),
+              number(seconds[method.name]),
+            ];
+          }),
+      ],
+    ),
+    tuning: table(
+      ["", "updates", "learning rate: reward (agreement)", "chosen"],
+      methods
+        .filter(({ tuning }) => tuning.trials.length > 0)
+        .map(({ method, tuning: { trials, chosen } }) => [
+          method.label,
+          String(method.tuning),
+          trials.map(({ rate, reward, agreement }) => `${rate}: ${number(reward)} (${number(agreement)})`).join("; "),
+          chosen === undefined ? "not all tried yet" : String(chosen),
+        ]),
+    ),
+    mix: table(
+      ["share of the aesthetic adapter", "aesthetic", "compressibility"],
+      mix.map(({ coefficient, aesthetic, compressibility }) => [
+        String(coefficient),
+        number(aesthetic),
+        number(compressibility),
+      ]),
+    ),
+  };
+}
