@@ -27,9 +27,9 @@ export interface ChartOptions {
   readonly level?: { readonly y: number; readonly label: string };
 }
 
-const size = { width: 760, height: 380 };
+const size = { width: 820, height: 380 };
 const margin = { left: 58, right: 16, top: 34, bottom: 46 };
-const legend = { width: 232, row: 19 };
+const legend = { width: 268, row: 19 };
 
 /** Light and dark of each, which differ in lightness as well as in hue; a pattern of dashes tells apart what is left. */
 const COLOURS = [
@@ -60,7 +60,7 @@ export function chart({ title, x: xLabel, y: yLabel, series, scale = "linear", l
     ...(level ? [level.y] : []),
   ];
   const yTicks = ticks(Math.min(...ys), Math.max(...ys), 6);
-  const [left, right] = [scale === "log" ? Math.min(...xs) : 0, Math.max(...xs)];
+  const [left, right] = [Math.min(...xs), Math.max(...xs)];
   const [low, high] = [Math.min(...yTicks), Math.max(...yTicks)];
   const xTicks = scale === "log" ? decades(left, right) : ticks(left, right, 7).filter((x) => x >= left && x <= right);
   const inner = { right: size.width - margin.right - legend.width, bottom: size.height - margin.bottom };

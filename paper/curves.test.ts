@@ -38,6 +38,8 @@ test("a crossing counts what the baseline's best had cost by then, not what its 
   expect(found?.baseline.queries).toBe(256);
   expect(found?.method?.update).toBe(4);
   expect(found?.fewer_queries).toBe(8);
+  // The whole run went on to 6 rounds: 384 queries.
+  expect(found?.fewer_than_run).toBe(12);
   expect(found?.fewer_unet_calls).toBe(8);
 });
 

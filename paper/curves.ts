@@ -63,8 +63,10 @@ export interface Crossing {
   readonly baseline: Point;
   /** Where the method reaches it; null where it does not. */
   readonly method: Point | null;
-  /** How many times fewer; null where it does not. */
+  /** How many times fewer than the baseline until its best; null where it does not. */
   readonly fewer_queries: number | null;
+  /** Than the baseline's whole run, which never did better. */
+  readonly fewer_than_run: number | null;
   readonly fewer_unet_calls: number | null;
 }
 
@@ -83,6 +85,7 @@ export function crossing(curve: Curve, baseline: Curve): Crossing | undefined {
     baseline: top,
     method: reached ?? null,
     fewer_queries: reached ? top.queries / reached.queries : null,
+    fewer_than_run: reached ? (baseline.at(-1) as Point).queries / reached.queries : null,
     fewer_unet_calls: reached ? top.unet_calls / reached.unet_calls : null,
   };
 }
@@ -96,6 +99,12 @@ export interface Trial {
 
 /** The share of the model's own agreement with its prompts that a run must keep. */
 export const KEPT_AGREEMENT = 0.9;
+
+/** The part of a curve, after its start, whose pictures still show their prompts. */
+export function keeping<P extends Point>(curve: readonly P[]): P[] {
+  const least = KEPT_AGREEMENT * (curve[0]?.agreement ?? 0);
+  return curve.slice(1).filter(({ agreement }) => agreement >= least);
+}
 
 /** The highest reward among those whose pictures still show their prompts; where none does, the one that does best. */
 export function chooseRate<T extends Trial>(trials: readonly T[], agreementBefore: number): T | undefined {

@@ -65,13 +65,13 @@ const alignprop = (
 
 /** In this order they run: what the claim is about first. */
 export const METHODS: readonly Method[] = [
-  alignprop("uniform", "AlignProp, uniform truncation", { mode: "uniform" }, 15),
+  alignprop("uniform", "AlignProp, uniform", { mode: "uniform" }, 15),
   {
     name: "ddpo",
     label: "DDPO",
     recipe: "ddpo",
     overrides: rounds,
-    rates: [1e-3, 3e-3, 1e-2, 3e-2],
+    rates: [1e-3, 3e-3, 1e-2, 3e-2, 1e-1],
     tuning: 10,
     updates: 60,
     seeds: [0],
@@ -81,15 +81,15 @@ export const METHODS: readonly Method[] = [
   },
   alignprop("k1", "K = 1", { mode: "fixed", k: 1 }, 11),
   // Gaussian(42, 5) of 50 steps, for 10.
-  alignprop("gaussian", "AlignProp, gaussian truncation", { mode: "gaussian", mean: 8.4, std: 1 }, 12),
-  alignprop("per-step", "AlignProp, per-step truncation", { mode: "per-step" }, 17),
+  alignprop("gaussian", "AlignProp, gaussian", { mode: "gaussian", mean: 8.4, std: 1 }, 12),
+  alignprop("per-step", "AlignProp, per-step", { mode: "per-step" }, 17),
   alignprop("full", "K = 10, the full chain", { mode: "fixed", k: 10 }, 20),
   { ...pathWise, name: "draft-lv", label: "DRaFT-LV", recipe: "draft-lv", overrides: small, calls: 15 },
   { ...pathWise, name: "refl", label: "ReFL", recipe: "refl", overrides: small, calls: 10 },
   alignprop("k2", "K = 2", { mode: "fixed", k: 2 }, 12),
   alignprop("k5", "K = 5", { mode: "fixed", k: 5 }, 15),
   {
-    ...alignprop("unet", "AlignProp, uniform, every weight of the U-Net", { mode: "uniform" }, 30),
+    ...alignprop("unet", "AlignProp, uniform, the whole U-Net", { mode: "uniform" }, 30),
     overrides: { ...small, "estimator.truncation": { mode: "uniform" }, trainable: "unet" },
     rates: [3e-5, 1e-4, 3e-4],
     seeds: [0],

@@ -5,18 +5,20 @@ import type { Terminal } from "../src/cli/terminal.js";
 import { writeFileAtomic } from "../src/weights/atomic.js";
 import { exists } from "../src/weights/files.js";
 import { type ChartSeries, chart } from "./chart.js";
-import { type MethodResult, readMethod } from "./comparison.js";
-import { type Crossing, crossing, KEPT_AGREEMENT, type MeanPoint } from "./curves.js";
+import { folderOf, type MethodResult, readMethod } from "./comparison.js";
+import { best, type Crossing, crossing, KEPT_AGREEMENT, keeping, type MeanPoint, type Point } from "./curves.js";
 import { type Final, knownFinal } from "./final.js";
 import { METHODS, settingsOf } from "./methods.js";
 import { type Mix, readMix } from "./mix.js";
 import { fillIn, table } from "./page.js";
+import { pictureSheet, type Row } from "./pictures.js";
 import { readSeconds } from "./seconds.js";
 
 /** What is beside DDPO in the charts of costs; the other truncations have a chart of their own. */
 const AGAINST_DDPO = ["uniform", "k1", "full", "draft-lv", "refl", "ddpo", "rwr"];
 const TRUNCATIONS = ["per-step", "uniform", "gaussian", "k1", "k2", "k5", "full"];
 const BASELINE = "ddpo";
+const PICTURES = "images/paper-pictures.webp";
 
 interface Results {
   readonly methods: readonly MethodResult[];
@@ -72,6 +74,8 @@ export async function writeResults(
   await mkdir(join(docs, "images"), { recursive: true });
   await writeFileAtomic(join(docs, "paper.json"), `${JSON.stringify(await summary(results), rounded, 1)}\n`);
   for (const [name, svg] of charts(results)) await writeFileAtomic(join(docs, "images", `paper-${name}.svg`), svg);
+  const rows = await pictureRows(results, out);
+  if (rows.length > 1) await writeFileAtomic(join(docs, PICTURES), await pictureSheet(rows));
   const page = join(docs, "paper.md");
   if (await exists(page)) {
     const text = Object.entries(tables(results)).reduce(
@@ -123,12 +127,26 @@ async function summary(results: Results) {
   };
 }
 
+/** The model as it is, and of each method the first seed at the end. */
+async function pictureRows({ methods }: Results, out: string): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const { method, tuning, seeds } of methods) {
+    const [first] = seeds;
+    if (!method.compared || first === undefined || tuning.chosen === undefined) continue;
+    const folder = folderOf(out, { method, rate: tuning.chosen, seed: first.seed });
+    const { update, queries } = first.curve.at(-1) as Point;
+    if (rows.length === 0) rows.push({ label: "the model as it is", folder, update: 0 });
+    rows.push({ label: `${method.label}, ${queries} queries`, folder, update });
+  }
+  return rows;
+}
+
 /** Four digits are more than the numbers mean. */
 function rounded(_: string, value: unknown): unknown {
   return typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
 }
 
-function charts({ methods, seconds, base }: Results): Map<string, string> {
+function charts({ methods, seconds }: Results): Map<string, string> {
   const start = methods.find(({ mean }) => mean[0])?.mean[0]?.reward;
   const level = start === undefined ? {} : { level: { y: start, label: "the model as it is" } };
   const y = "evaluation reward";
@@ -199,7 +217,6 @@ function charts({ methods, seconds, base }: Results): Map<string, string> {
         { label: labelOf(result), points: result.mean.map(({ reward, agreement }) => ({ x: reward, y: agreement })) },
       ];
     }),
-    ...(base && { level: { y: KEPT_AGREEMENT * base.unseen.agreement, label: "the rule's limit" } }),
   });
   return found;
 }
@@ -218,13 +235,20 @@ const number = (value: number | null | undefined, digits = 2) =>
 const times = (value: number | null | undefined) =>
   value === null || value === undefined ? "–" : `${value >= 10 ? value.toFixed(0) : value.toFixed(1)}x`;
 
+/** A line for each method. */
 function claims(found: readonly MethodCrossing[]): string[] {
-  return found.map(({ label, method, baseline, reward, fewer_queries, less_time }) =>
-    method === null
-      ? `${label}: does not reach ${number(reward)}, DDPO's best of ${baseline.queries} reward queries`
-      : `${label}: reaches ${number(reward)}, DDPO's best of ${baseline.queries} reward queries, after ${method.queries}: ` +
-        `${times(fewer_queries)} fewer${less_time === null ? "" : `, in ${times(less_time)} less time`}`,
-  );
+  const [first] = found;
+  if (first === undefined) return [];
+  const { baseline, reward } = first;
+  return [
+    `DDPO's best evaluation reward: ${number(baseline.reward)} after ${baseline.queries} reward queries; to reach: ${number(reward)}`,
+    ...found.map(({ label, method, fewer_queries, fewer_than_run, less_time }) =>
+      method === null
+        ? `${label}: not reached`
+        : `${label}: after ${method.queries}, ${times(fewer_queries)} fewer (${times(fewer_than_run)} fewer than DDPO's whole run)` +
+          (less_time === null ? "" : `, in ${times(less_time)} less time`),
+    ),
+  ];
 }
 
 function tables(results: Results): Record<string, string> {
@@ -237,28 +261,26 @@ function tables(results: Results): Record<string, string> {
     claim: table(
       [
         "",
-        "reward to reach",
         "reached after",
         "reward queries",
-        "DDPO's",
-        "fewer queries",
+        "fewer than DDPO until its best",
         "each seed",
+        "fewer than DDPO's whole run",
         "fewer U-Net calls",
         "less time",
+        "agreement there",
       ],
-      crossings(results).map(
-        ({ label, reward, method, baseline, fewer_queries, seeds, fewer_unet_calls, less_time }) => [
-          label,
-          number(reward),
-          method ? plural(method.update, "update") : "not reached",
-          method ? String(method.queries) : "–",
-          String(baseline.queries),
-          `**${times(fewer_queries)}**`,
-          seeds.map(times).join(", "),
-          times(fewer_unet_calls),
-          times(less_time),
-        ],
-      ),
+      crossings(results).map((found) => [
+        found.label,
+        found.method ? plural(found.method.update, "update") : "not reached",
+        found.method ? String(found.method.queries) : "–",
+        `**${times(found.fewer_queries)}**`,
+        found.seeds.map(times).join(", "),
+        times(found.fewer_than_run),
+        times(found.fewer_unet_calls),
+        times(found.less_time),
+        number(found.method?.agreement),
+      ]),
     ),
     methods: table(
       [
@@ -268,6 +290,7 @@ function tables(results: Results): Record<string, string> {
         "reward queries",
         "evaluation reward",
         "agreement",
+        "best that keeps 90 % agreement",
         "seen animals",
         "unseen animals",
         "agreement, unseen",
@@ -283,6 +306,7 @@ function tables(results: Results): Record<string, string> {
                 "0",
                 number(done[0]?.mean[0]?.reward),
                 number(done[0]?.mean[0]?.agreement),
+                "",
                 number(base.seen.reward),
                 number(base.unseen.reward),
                 number(base.unseen.agreement),
@@ -302,6 +326,7 @@ function tables(results: Results): Record<string, string> {
               String(last.queries),
               `${number(last.reward)}${last.spread === null ? "" : ` ± ${number(last.spread)}`}`,
               number(last.agreement),
+              number(best(keeping(mean))?.reward),
               number(meanOf(all, ({ seen }) => seen.reward)),
               number(meanOf(all, ({ unseen }) => unseen.reward)),
               number(meanOf(all, ({ unseen }) => unseen.agreement)),
