@@ -40,7 +40,7 @@ export async function workLeft(out: string, jobs: readonly Job[]): Promise<numbe
 
 export interface Tuning {
   readonly trials: readonly Trial[];
-  /** Undefined until all rates were tried. */
+  /** The rate that the rule takes. Undefined until all were tried. */
   readonly chosen: number | undefined;
 }
 
@@ -78,6 +78,8 @@ export interface MethodResult {
   readonly tuning: Tuning;
   readonly seeds: readonly SeedResult[];
   readonly mean: readonly MeanPoint[];
+  /** The first seed with each rate, as far as it went. */
+  readonly tried: readonly { readonly rate: number; readonly curve: Curve }[];
 }
 
 export async function readMethod(out: string, method: Method, threads: number | null): Promise<MethodResult> {
@@ -90,5 +92,10 @@ export async function readMethod(out: string, method: Method, threads: number | 
     if ((curve.at(-1)?.update ?? 0) <= method.tuning && seed !== method.seeds[0]) continue;
     if (curve.length > 1) seeds.push({ seed, curve, final: await knownFinal(folderOf(out, run)) });
   }
-  return { method, tuning, seeds, mean: meanCurve(seeds.map(({ curve }) => curve)) };
+  const mean = meanCurve(seeds.map(({ curve }) => curve));
+  const tried = [];
+  for (const { rate, seed } of tuningJobs(method)) {
+    tried.push({ rate, curve: await curveOf(out, { method, rate, seed }, threads) });
+  }
+  return { method, tuning, seeds, mean, tried };
 }

@@ -18,7 +18,7 @@ import { processTerminal, type Terminal } from "../src/cli/terminal.js";
 import { duration, format } from "../src/runs/format.js";
 import { InputError, nearest } from "../src/tensor/errors.js";
 import { packageFolder } from "../src/train/locate.js";
-import { finalJobs, folderOf, type Job, readTuning, tuningJobs, workLeft } from "./comparison.js";
+import { finalJobs, folderOf, type Job, readTuning, type Tuning, tuningJobs, workLeft } from "./comparison.js";
 import { readFinal } from "./final.js";
 import { METHODS, type Method, settingsOf } from "./methods.js";
 import { makeMix } from "./mix.js";
@@ -80,17 +80,17 @@ async function trainAll(
   terminal: Terminal,
 ): Promise<void> {
   const pace = new Pace();
-  const rates = new Map<Method, number>();
-  const rateOf = async (method: Method) => {
-    const rate = rates.get(method) ?? (await readTuning(values.out, method, threads)).chosen;
-    if (rate !== undefined) rates.set(method, rate);
-    return rate;
+  const tunings = new Map<Method, Tuning>();
+  const tuningOf = async (method: Method) => {
+    const tuning = tunings.get(method) ?? (await readTuning(values.out, method, threads));
+    if (tuning.chosen !== undefined) tunings.set(method, tuning);
+    return tuning;
   };
   // Until a learning rate is chosen, any stands for it.
   const everything = () =>
     methods.flatMap((method) => [
       ...tuningJobs(method),
-      ...finalJobs(method, rates.get(method) ?? (method.rates[0] as number), seeds),
+      ...finalJobs(method, tunings.get(method)?.chosen ?? (method.rates[0] as number), seeds),
     ]);
   const run = async (job: Job) => {
     if (signal.aborted) return;
@@ -112,9 +112,9 @@ async function trainAll(
     if (!went) terminal.say(`${name}: done before`);
   };
   const finish = async (method: Method, seed: number) => {
-    const rate = await rateOf(method);
-    if (rate === undefined || signal.aborted) return;
-    for (const job of finalJobs(method, rate, [seed])) {
+    const { chosen } = await tuningOf(method);
+    if (chosen === undefined || signal.aborted) return;
+    for (const job of finalJobs(method, chosen, [seed])) {
       await run(job);
       if (signal.aborted || !method.compared) continue;
       await readFinal(folderOf(values.out, job), job.updates, { ...(await settingsOf(job)), threads }, signal);
