@@ -84,7 +84,7 @@ ${yTicks.map(
 `,
 )}<text x="${(margin.left + inner.right) / 2}" y="${size.height - 8}" text-anchor="middle">${xLabel}</text>
 <text transform="translate(14 ${middle}) rotate(-90)" text-anchor="middle">${yLabel}</text>
-${level ? html`<line class="level" x1="${margin.left}" x2="${inner.right}" y1="${py(level.y)}" y2="${py(level.y)}"/><text x="${inner.right - 4}" y="${py(level.y) - 5}" text-anchor="end">${level.label}</text>` : html``}
+${level ? html`<line class="level" x1="${margin.left}" x2="${inner.right}" y1="${py(level.y)}" y2="${py(level.y)}"/><text x="${inner.right - 4}" y="${py(level.y) + 15}" text-anchor="end">${level.label}</text>` : html``}
 ${shown.map(({ points, label }, i) => seriesOf(points, label, i, px, py))}
 ${shown.map(({ label }, i) => {
   const y = margin.top + 8 + i * legend.row;

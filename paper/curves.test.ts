@@ -32,15 +32,14 @@ test("the first evaluation at a reward is one after training began", () => {
   expect(best(curve(8, 1, 3, 3, 2))?.update).toBe(2);
 });
 
-test("a crossing counts what the baseline's best had cost by then, not what its whole run did", () => {
+test("a crossing counts what the baseline had cost until its best, and what its whole run did", () => {
   // The baseline is best, 2.5, after 4 rounds of 64: 256 queries. The method is above at its 4th update of 8: 32.
   const found = crossing(curve(8, 1, 2, 3, 4), curve(64, 1, 2, 2.5, 2.2));
-  expect(found?.baseline.queries).toBe(256);
+  expect(found?.baseline.best.queries).toBe(256);
   expect(found?.method?.update).toBe(4);
-  expect(found?.fewer_queries).toBe(8);
   // The whole run went on to 6 rounds: 384 queries.
-  expect(found?.fewer_than_run).toBe(12);
-  expect(found?.fewer_unet_calls).toBe(8);
+  expect(found?.queries).toEqual({ until_best: 8, whole_run: 12 });
+  expect(found?.unet_calls).toEqual({ until_best: 8, whole_run: 12 });
 });
 
 test("where the two begin at different rewards, as large a gain must be reached as well", () => {
@@ -51,7 +50,7 @@ test("where the two begin at different rewards, as large a gain must be reached 
 
 test("what is never reached has no factor", () => {
   const found = crossing(curve(8, 1, 1.1), curve(64, 1, 2));
-  expect(found).toMatchObject({ reward: 2, method: null, fewer_queries: null });
+  expect(found).toMatchObject({ reward: 2, method: null, queries: null });
   // A baseline that learnt nothing is nothing to compare with.
   expect(crossing(curve(8, 1, 2), curve(64, 3, 2))).toBeUndefined();
 });

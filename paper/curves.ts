@@ -57,17 +57,22 @@ export function firstAt<P extends Point>(curve: readonly P[], reward: number): P
   return curve.find((point) => point.update > 0 && point.reward >= reward);
 }
 
+/** How many times less something costs than the baseline. */
+export interface Saving {
+  /** Than the baseline did until its best evaluation. */
+  readonly until_best: number;
+  /** Than the baseline's whole run, which never did better. */
+  readonly whole_run: number;
+}
+
 export interface Crossing {
   /** What must be reached. */
   readonly reward: number;
-  readonly baseline: Point;
-  /** Where the method reaches it; null where it does not. */
+  readonly baseline: { readonly best: Point; readonly last: Point };
+  /** Where the method reaches it; null, as the savings, where it does not. */
   readonly method: Point | null;
-  /** How many times fewer than the baseline until its best; null where it does not. */
-  readonly fewer_queries: number | null;
-  /** Than the baseline's whole run, which never did better. */
-  readonly fewer_than_run: number | null;
-  readonly fewer_unet_calls: number | null;
+  readonly queries: Saving | null;
+  readonly unet_calls: Saving | null;
 }
 
 /**
@@ -76,18 +81,23 @@ export interface Crossing {
  * baseline's, whichever is higher.
  */
 export function crossing(curve: Curve, baseline: Curve): Crossing | undefined {
-  const [start, baseStart, top] = [curve[0], baseline[0], best(baseline)];
-  if (!start || !baseStart || !top || top.update === 0) return undefined;
+  const [start, baseStart, top, last] = [curve[0], baseline[0], best(baseline), baseline.at(-1)];
+  if (!start || !baseStart || !top || !last || top.update === 0) return undefined;
   const reward = Math.max(top.reward, start.reward + top.reward - baseStart.reward);
-  const reached = firstAt(curve, reward);
-  return {
-    reward,
-    baseline: top,
-    method: reached ?? null,
-    fewer_queries: reached ? top.queries / reached.queries : null,
-    fewer_than_run: reached ? (baseline.at(-1) as Point).queries / reached.queries : null,
-    fewer_unet_calls: reached ? top.unet_calls / reached.unet_calls : null,
-  };
+  const method = firstAt(curve, reward) ?? null;
+  const found = { reward, baseline: { best: top, last }, method };
+  const saved = (of: (point: Point) => number) => saving(found, of, of);
+  return { ...found, queries: saved(({ queries }) => queries), unet_calls: saved(({ unet_calls }) => unet_calls) };
+}
+
+/** `own` and `other` are what a point cost the method and the baseline. */
+export function saving(
+  { method, baseline }: Pick<Crossing, "method" | "baseline">,
+  own: (point: Point) => number,
+  other: (point: Point) => number,
+): Saving | null {
+  if (method === null) return null;
+  return { until_best: other(baseline.best) / own(method), whole_run: other(baseline.last) / own(method) };
 }
 
 /** What a learning rate came to in the tuning. */

@@ -119,6 +119,7 @@ export const METHODS: readonly Method[] = [
       "loss.form": "maximize",
     },
     rates: [5e-3],
+    updates: 8,
     seeds: [0],
     compared: false,
   },

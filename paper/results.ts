@@ -15,6 +15,8 @@ import {
   keeping,
   type MeanPoint,
   type Point,
+  type Saving,
+  saving,
 } from "./curves.js";
 import { type Final, knownFinal } from "./final.js";
 import { METHODS, type Method, settingsOf } from "./methods.js";
@@ -41,9 +43,10 @@ interface Results {
 export interface MethodCrossing extends Crossing {
   readonly name: string;
   readonly label: string;
-  /** `fewer_queries` of each seed by itself. */
-  readonly seeds: readonly (number | null)[];
-  readonly less_time: number | null;
+  /** `queries` of each seed by itself. */
+  readonly seeds: readonly (Saving | null)[];
+  /** Null as well where the seconds of an update were not measured. */
+  readonly time: Saving | null;
 }
 
 /** Against DDPO, for every method that differentiates the reward: the means of the seeds, with the rates that the rule chose. */
@@ -52,8 +55,8 @@ export function crossings({ methods, seconds }: Pick<Results, "methods" | "secon
   return against(methods, baseline, ({ method, mean, seeds }) => {
     const found = crossing(mean, baseline?.mean ?? []);
     if (found === undefined) return undefined;
-    const each = seeds.map(({ curve }) => crossing(curve, baseline?.mean ?? [])?.fewer_queries ?? null);
-    return { ...found, seeds: each, less_time: lessTime(method, found, seconds) };
+    const each = seeds.map(({ curve }) => crossing(curve, baseline?.mean ?? [])?.queries ?? null);
+    return { ...found, seeds: each, time: timeSaved(method, found, seconds) };
   });
 }
 
@@ -68,7 +71,7 @@ export function crossingsOfAnyRate({ methods, seconds }: Pick<Results, "methods"
   return against(methods, baseline, ({ method, tried }) => {
     const all = tried.flatMap(({ curve }) => crossing(curve, top) ?? []);
     const found = all.toSorted((a, b) => queriesOf(a) - queriesOf(b))[0];
-    return found && { ...found, seeds: [found.fewer_queries], less_time: lessTime(method, found, seconds) };
+    return found && { ...found, seeds: [found.queries], time: timeSaved(method, found, seconds) };
   });
 }
 
@@ -89,10 +92,14 @@ function queriesOf({ method }: Crossing): number {
   return method?.queries ?? Number.POSITIVE_INFINITY;
 }
 
-function lessTime({ name }: Method, { method, baseline }: Crossing, seconds: Results["seconds"]): number | null {
+function timeSaved({ name }: Method, found: Crossing, seconds: Results["seconds"]): Saving | null {
   const [own, other] = [seconds[name], seconds[BASELINE]];
-  if (method === null || own === undefined || other === undefined) return null;
-  return (baseline.update * other) / (method.update * own);
+  if (own === undefined || other === undefined) return null;
+  return saving(
+    found,
+    ({ update }) => update * own,
+    ({ update }) => update * other,
+  );
 }
 
 export async function writeResults(
@@ -154,7 +161,7 @@ async function summary(results: Results) {
         updates: mean.at(-1)?.update,
         updates_asked: method.updates,
         tuning: { updates: method.tuning, ...tuning },
-        seconds_per_update: seconds[method.name] ?? null,
+        processor_seconds_per_update: seconds[method.name] ?? null,
         columns: ["update", "queries", "unet_calls", "reward", "agreement"],
         seeds: seeds.map(({ seed, curve, final }) => ({
           seed,
@@ -232,7 +239,7 @@ function charts({ methods, seconds }: Results): Map<string, string> {
   });
   add("seconds", {
     title: "Evaluation reward against time",
-    x: "seconds of training on 2 cores (logarithmic)",
+    x: "seconds of the processor (logarithmic)",
     y,
     scale: "log",
     series: series(AGAINST_DDPO, time),
@@ -281,18 +288,26 @@ const number = (value: number | null | undefined, digits = 2) =>
 const times = (value: number | null | undefined) =>
   value === null || value === undefined ? "–" : `${value >= 10 ? value.toFixed(0) : value.toFixed(1)}x`;
 
+const savings = (saved: Saving | null) =>
+  saved === null ? "–" : `${times(saved.until_best)} / ${times(saved.whole_run)}`;
+
+function aboutBaseline({ baseline: { best, last }, reward }: MethodCrossing): string {
+  return (
+    `DDPO's best evaluation reward is ${number(best.reward)}, after ${best.queries} of its ${last.queries} reward queries, with an ` +
+    `agreement of ${number(best.agreement)}. To be reached: ${number(reward)}.`
+  );
+}
+
 /** A line for each method. */
 function claims(found: readonly MethodCrossing[]): string[] {
   const [first] = found;
   if (first === undefined) return [];
-  const { baseline, reward } = first;
   return [
-    `DDPO's best evaluation reward: ${number(baseline.reward)} after ${baseline.queries} reward queries; to reach: ${number(reward)}`,
-    ...found.map(({ label, method, fewer_queries, fewer_than_run, less_time }) =>
+    `${aboutBaseline(first)} Times fewer than DDPO until its best / than its whole run:`,
+    ...found.map(({ label, method, queries, time }) =>
       method === null
         ? `${label}: not reached`
-        : `${label}: after ${method.queries}, ${times(fewer_queries)} fewer (${times(fewer_than_run)} fewer than DDPO's whole run)` +
-          (less_time === null ? "" : `, in ${times(less_time)} less time`),
+        : `${label}: after ${method.queries} reward queries, ${savings(queries)} fewer${time === null ? "" : `, ${savings(time)} less time`}`,
     ),
   ];
 }
@@ -300,33 +315,30 @@ function claims(found: readonly MethodCrossing[]): string[] {
 function crossingTable(found: readonly MethodCrossing[]): string {
   const [first] = found;
   if (first === undefined) return table([], []);
-  const { baseline, reward } = first;
-  const about = `DDPO is best, ${number(baseline.reward)} with an agreement of ${number(baseline.agreement)}, after ${baseline.queries} reward queries. To reach: ${number(reward)}.`;
+  const head = [
+    "",
+    "reached after",
+    "reward queries",
+    "fewer queries",
+    "fewer U-Net calls",
+    "less time",
+    "agreement there",
+  ];
+  const oneSeed = found.every(({ seeds }) => seeds.length === 1);
   const body = table(
-    [
-      "",
-      "reached after",
-      "reward queries",
-      "fewer than DDPO until its best",
-      "each seed",
-      "fewer than DDPO's whole run",
-      "fewer U-Net calls",
-      "less time",
-      "agreement there",
-    ],
-    found.map((each) => [
-      each.label,
-      each.method ? plural(each.method.update, "update") : "not reached",
-      each.method ? String(each.method.queries) : "–",
-      `**${times(each.fewer_queries)}**`,
-      each.seeds.map(times).join(", "),
-      times(each.fewer_than_run),
-      times(each.fewer_unet_calls),
-      times(each.less_time),
-      number(each.method?.agreement),
+    oneSeed ? head : [...head, "fewer queries, each seed"],
+    found.map(({ label, method, queries, unet_calls, time, seeds }) => [
+      label,
+      method ? plural(method.update, "update") : "not reached",
+      method ? String(method.queries) : "–",
+      queries ? `**${savings(queries)}**` : "–",
+      savings(unet_calls),
+      savings(time),
+      number(method?.agreement),
+      ...(oneSeed ? [] : [seeds.map(savings).join(", ")]),
     ]),
   );
-  return `${about}\n\n${body}`;
+  return `${aboutBaseline(first)} Factors are against DDPO until its best / against its whole run, which never did better.\n\n${body}`;
 }
 
 function tables(results: Results): Record<string, string> {
@@ -350,7 +362,7 @@ function tables(results: Results): Record<string, string> {
         "seen animals",
         "unseen animals",
         "agreement, unseen",
-        "seconds an update",
+        "processor seconds an update",
       ],
       [
         ...(base
