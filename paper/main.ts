@@ -116,7 +116,7 @@ async function trainAll(
     if (chosen === undefined || signal.aborted) return;
     for (const job of finalJobs(method, chosen, [seed])) {
       await run(job);
-      if (signal.aborted || !method.compared) continue;
+      if (signal.aborted || "reward" in method.overrides) continue;
       await readFinal(folderOf(values.out, job), job.updates, { ...(await settingsOf(job)), threads }, signal);
     }
   };

@@ -180,7 +180,7 @@ async function pictureRows({ methods }: Results, out: string): Promise<Row[]> {
   const rows: Row[] = [];
   for (const { method, tuning, seeds } of methods) {
     const [first] = seeds;
-    if (!method.compared || first === undefined || tuning.chosen === undefined) continue;
+    if ("reward" in method.overrides || first === undefined || tuning.chosen === undefined) continue;
     const folder = folderOf(out, { method, rate: tuning.chosen, seed: first.seed });
     const { update, queries } = first.curve.at(-1) as Point;
     if (rows.length === 0) rows.push({ label: "the model as it is", folder, update: 0 });
