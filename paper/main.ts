@@ -4,7 +4,7 @@
  *     npm run paper                                  everything; goes on where it was stopped
  *     npm run paper -- --only uniform,ddpo           some methods; several such commands may run side by side
  *     npm run paper -- --seeds 0                     the first seed of each alone
- *     npm run paper -- --time                        measure the seconds of an update of each method; on a machine at rest
+ *     npm run paper -- --time                        measure the processor's seconds of an update of each method
  *     npm run paper -- --write                       train nothing; write docs/paper.md's figures from what is there
  *
  * Every run is a run's folder as `alignprop train` makes it, with a report of its own.
