@@ -73,7 +73,7 @@ export const METHODS: readonly Method[] = [
     overrides: rounds,
     rates: [1e-3, 3e-3, 1e-2, 3e-2],
     tuning: 10,
-    updates: 32,
+    updates: 80,
     seeds: [0],
     pictures: 64,
     calls: 30,
