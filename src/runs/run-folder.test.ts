@@ -3,7 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
-import type { EvaluationResult, Plan, StepMetrics } from "../train/events.js";
+import { plan } from "../../test/made-up-run.js";
+import type { EvaluationResult, StepMetrics } from "../train/events.js";
 import { settingsFrom } from "../train/load-settings.js";
 import type { SettingsInput } from "../train/settings.js";
 import { fillFolder, writeFolderAtomic } from "./atomic-folder.js";
@@ -14,27 +15,6 @@ import { readSamples } from "./samples.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-runs-"));
 afterAll(() => rm(scratch, { recursive: true }));
-
-const plan: Plan = {
-  model: "m",
-  reward: "clip",
-  backboneParameters: 1,
-  trainable: "lora",
-  trainableParameters: 1,
-  updates: 4,
-  samplesPerUpdate: 4,
-  accumulation: 1,
-  precision: "float32",
-  unetForwardCallsPerUpdate: 1,
-  rewardCallsPerUpdate: 1,
-  unetRecomputedCallsPerUpdate: 0,
-  memory: { lanes: 1, keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
-  uncounted: [],
-  unetBackwardCallsPerUpdate: 1,
-  flopsPerUpdate: 1,
-  evaluations: 1,
-  imagesPerEvaluation: 1,
-};
 
 function metrics(step: number, evaluated?: number): StepMetrics {
   const row = {

@@ -3,7 +3,8 @@ import { tinySettings } from "../../test/tiny.js";
 import { type Cluster, singleProcess } from "../cluster/cluster.js";
 import { InputError } from "../tensor/errors.js";
 import { type Facts, requireAgreement, together } from "./agreement.js";
-import { checksum, shareOf } from "./ranks.js";
+import { checksum } from "./ranks.js";
+import { shareOf } from "./shares.js";
 
 /** Ranks within one process, which meet whenever all have come to gather something. */
 function ranks(size: number): Cluster[] {

@@ -13,11 +13,11 @@ import { type OpenListener, openModel } from "./open-model.js";
 import { annealingOf, type Picture, samplePictures, toRgb } from "./pictures.js";
 import { promptWarnings, withUnet } from "./pipeline.js";
 import { choosePrecision } from "./precision.js";
-import { shareOf } from "./ranks.js";
 import { openSettingsReward } from "./reward.js";
 import { type Annealing, Sampler } from "./sampler.js";
 import { inTemplate } from "./samples.js";
 import type { Settings } from "./settings.js";
+import { shareOf } from "./shares.js";
 import { openWatch, type Watch } from "./watch.js";
 
 export interface EvaluateOptions extends OpenListener {

@@ -7,7 +7,6 @@ import { Runtime } from "../runtime/runtime.js";
 import { CompiledEngine } from "./engine.js";
 import type { Estimator, Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
 import { trainingGraphs } from "./graphs.js";
-import { joinParts } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
 import { Learner, type Learnt, type Rollout, requireFinite, type Seen } from "./learner.js";
 import type { MemoryPlan } from "./memory.js";
@@ -15,6 +14,7 @@ import type { Pipeline } from "./pipeline.js";
 import { choosePrecision, type Precision } from "./precision.js";
 import type { TrainingSample } from "./samples.js";
 import { type Settings, threadsOf } from "./settings.js";
+import { costOf, joined, shareOf, summed } from "./shares.js";
 import type { Cost, Update } from "./toolbox.js";
 
 /** Starts a runtime for each lane; the threads are divided among them. `gpu`: which of several. */
@@ -106,35 +106,18 @@ export class Learners {
   }
 
   private share<T, R>(items: readonly T[], work: (learner: Learner, some: readonly T[]) => Promise<R>): Promise<R[]> {
-    const share = Math.ceil(items.length / this.lanes.length);
-    return Promise.all(this.lanes.map(({ learner }, i) => work(learner, items.slice(i * share, (i + 1) * share))));
+    const size = this.lanes.length;
+    return Promise.all(this.lanes.map(({ learner }, rank) => work(learner, shareOf(items, { rank, size }))));
   }
 
   /** The lanes' gradients add up in one order, whichever ends first. */
   private added(all: readonly Learnt[]): Learnt {
-    const [{ gradient, kl }, ...others] = all as [Learnt, ...Learnt[]];
+    const [{ gradient }, ...others] = all as [Learnt, ...Learnt[]];
     for (const other of others) {
       for (const [i, value] of other.gradient.entries()) gradient[i] = (gradient[i] as number) + value;
     }
-    const overflowed = all.some((each) => each.overflowed);
-    if (!overflowed) requireFinite(gradient, this.layout, "the gradient");
-    return {
-      gradient,
-      overflowed,
-      loss: all.reduce((sum, { loss }) => sum + loss, 0),
-      ...(kl !== undefined && { kl: all.reduce((sum, each) => sum + (each.kl ?? 0), 0) }),
-      cost: costOf(all),
-    };
+    const told = summed(all);
+    if (!told.overflowed) requireFinite(gradient, this.layout, "the gradient");
+    return { gradient, ...told };
   }
-}
-
-function joined(seen: readonly Seen[]): Seen {
-  return { rewards: seen.flatMap(({ rewards }) => rewards), parts: joinParts(seen.map(({ parts }) => parts)) };
-}
-
-function costOf(all: readonly { readonly cost: Cost }[]): Cost {
-  return {
-    unetCalls: all.reduce((sum, { cost }) => sum + cost.unetCalls, 0),
-    rewardQueries: all.reduce((sum, { cost }) => sum + cost.rewardQueries, 0),
-  };
 }

@@ -5,14 +5,11 @@
 import type { Cluster } from "../cluster/cluster.js";
 import { InputError } from "../tensor/errors.js";
 import type { Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
-import { joinParts } from "./judge.js";
 import type { Learnt, Rollout, Seen } from "./learner.js";
 import type { Workers } from "./round.js";
 import type { TrainingSample } from "./samples.js";
+import { costOf, joined, shareOf, summed, type Told } from "./shares.js";
 import type { Cost, Update } from "./toolbox.js";
-
-/** What a rank tells of its share, next to its gradient. */
-type Told = Pick<Learnt, "overflowed" | "loss" | "kl" | "cost">;
 
 export class Ranks implements Workers {
   constructor(
@@ -73,37 +70,14 @@ export class Ranks implements Workers {
   }
 
   private async added(gradient: Float64Array, all: readonly Told[]): Promise<Learnt> {
-    const overflowed = all.some((each) => each.overflowed);
-    if (!overflowed) await this.cluster.sum(gradient);
-    return {
-      gradient,
-      overflowed,
-      loss: all.reduce((sum, { loss }) => sum + loss, 0),
-      ...(all[0]?.kl !== undefined && { kl: all.reduce((sum, { kl }) => sum + (kl ?? 0), 0) }),
-      cost: costOf(all),
-    };
+    const told = summed(all);
+    if (!told.overflowed) await this.cluster.sum(gradient);
+    return { gradient, ...told };
   }
 }
 
 /** The latents of a picture that another rank has. */
 const ELSEWHERE: readonly Float32Array[] = [];
-
-/** A rank's part of a list, in the order of ranks; the last ones may have less. */
-export function shareOf<T>(items: readonly T[], { rank, size }: Pick<Cluster, "rank" | "size">): T[] {
-  const share = Math.ceil(items.length / size);
-  return items.slice(rank * share, (rank + 1) * share);
-}
-
-function joined(all: readonly Seen[]): Seen {
-  return { rewards: all.flatMap(({ rewards }) => rewards), parts: joinParts(all.map(({ parts }) => parts)) };
-}
-
-function costOf(all: readonly { readonly cost: Cost }[]): Cost {
-  return {
-    unetCalls: all.reduce((sum, { cost }) => sum + cost.unetCalls, 0),
-    rewardQueries: all.reduce((sum, { cost }) => sum + cost.rewardQueries, 0),
-  };
-}
 
 /** Numbers that a checksum looks at: all of an adapter's, some of a whole U-Net's. */
 const CHECKED = 2 ** 20;

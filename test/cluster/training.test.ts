@@ -7,7 +7,7 @@ import { STATE_FILE } from "../../src/train/checkpoint.js";
 import type { StepMetrics } from "../../src/train/events.js";
 import { openSafetensors } from "../../src/weights/safetensors.js";
 import { readTensor } from "../../src/weights/source.js";
-import { TINY_SD } from "../tiny.js";
+import { TINY_RECIPE } from "../tiny.js";
 import { endRuns, heard, mpich, openMpi, type Run, trainHere } from "./launch.js";
 
 // Every run is several processes that build their programs.
@@ -27,12 +27,7 @@ afterAll(async () => {
 async function recipe(name: string, changes: Readonly<Record<string, unknown>> = {}): Promise<string> {
   const file = join(scratch, `${name}.yaml`);
   const settings = {
-    model: TINY_SD,
-    reward: "compressibility",
-    threads: 1,
-    lora: { rank: 2 },
-    sampling: { steps: 3 },
-    loss: { form: "maximize", scale: 1 },
+    ...TINY_RECIPE,
     batch: { samples_per_epoch: 12, total: 6, per_device: 1 },
     prompts: { train: ["cat", "dog", "horse"], eval: ["two cats", "a cow", "a sheep", "a hen"], template: "a {}" },
     train: { updates: 5 },
