@@ -24,6 +24,7 @@ MOVED = 1.2
 DDPO = dict(clip_range=2e-4, advantage_clip=1.03, buffer_size=3, min_count=2)
 TEMPERATURE = 0.5
 KL_WEIGHT = 3.0
+LAMBDA = 100.0
 JUMPS = [2, 4, 3, 2]
 K = 3
 
@@ -123,9 +124,7 @@ class Estimators:
 
     def log_probability(self, x: torch.Tensor, following: torch.Tensor, i: int) -> torch.Tensor:
         """log p(x_{t-1} | x_t), the mean over the elements [b]."""
-        timestep = self.scheduler.timesteps[i]
-        previous = timestep - self.scheduler.config.num_train_timesteps // STEPS
-        deviation = self.scheduler._get_variance(timestep, previous).to(self.dtype).sqrt()
+        deviation = self.deviation(i)
         mean = self.step(self.output(x, i), x, i, 1.0, torch.zeros_like(x)).prev_sample
         each = -((following - mean) ** 2) / (2 * deviation**2) - deviation.log() - math.log(math.sqrt(2 * math.pi))
         return each.mean((1, 2, 3))
@@ -142,7 +141,34 @@ class Estimators:
             found.append(advantage.clamp(-DDPO["advantage_clip"], DDPO["advantage_clip"]).item())
         return found
 
-    def ddpo(self) -> dict:
+    def adjoint_matching(self) -> dict:
+        """The regression itself, by autograd: controls, and the base model's adjoints as their targets."""
+        latents, rewards = self.rollout(eta=1.0)
+        final = latents[-1].clone().requires_grad_()
+        loss = self.trainer.loss(self.rewards(final)) * PICTURES
+        (adjoint,) = torch.autograd.grad(loss * LAMBDA, final)
+        terms = []
+        for i in reversed(range(STEPS)):
+            deviation, z = self.deviation(i), noises()["steps"][i].to(self.dtype)
+            x = latents[i].clone().requires_grad_()
+            self.trainer.unet.disable_adapters()
+            output = self.output(x, i)
+            self.trainer.unet.enable_adapters()
+            following = self.step(output, x, i, 1.0, z).prev_sample
+            steered = self.step(self.output(latents[i], i), latents[i], i, 1.0, z).prev_sample
+            control = (steered - following.detach()) / deviation
+            terms.append((control + deviation * adjoint).square().sum() / 2)
+            (adjoint,) = torch.autograd.grad(following, x, adjoint)
+        (torch.stack(terms).sum() / (LAMBDA * PICTURES)).backward()
+        return {"loss": loss.item() / PICTURES, "rewards": rewards.tolist()}
+
+    def deviation(self, i: int) -> torch.Tensor:
+        """σ of a step with eta = 1."""
+        timestep = self.scheduler.timesteps[i]
+        previous = timestep - self.scheduler.config.num_train_timesteps // STEPS
+        return self.scheduler._get_variance(timestep, previous).to(self.dtype).sqrt()
+
+    def ddpo(self, by_noise: bool = False) -> dict:
         latents, rewards = self.rollout(eta=1.0)
         buffers: dict[str, deque] = defaultdict(lambda: deque(maxlen=DDPO["buffer_size"]))
         advantages = self.advantages(rewards.tolist(), buffers)
@@ -156,7 +182,9 @@ class Estimators:
             clipped = ratio.clamp(1 - DDPO["clip_range"], 1 + DDPO["clip_range"])
             losses.append(torch.maximum(-a * ratio, -a * clipped).mean())
             ratios.append(ratio.tolist())
-        loss = torch.stack(losses).mean()
+        deviations = torch.stack([self.deviation(i) for i in range(STEPS)])
+        weights = deviations / deviations.mean() if by_noise else torch.ones_like(deviations)
+        loss = (weights * torch.stack(losses)).mean()
         loss.backward()
         return {"loss": loss.item(), "rewards": rewards.tolist(), "weights": advantages, "ratios": ratios}
 
@@ -191,7 +219,9 @@ UPDATES: dict[str, Callable[[Estimators], dict]] = {
     "draft-k": lambda estimators: estimators.draft(K),
     "draft-lv": Estimators.draft_lv,
     "refl": Estimators.refl,
+    "adjoint-matching": Estimators.adjoint_matching,
     "ddpo": Estimators.ddpo,
+    "ddpo-noise": lambda estimators: estimators.ddpo(by_noise=True),
     "rwr": Estimators.rwr,
     "kl": lambda estimators: estimators.draft(K, KL_WEIGHT),
 }
@@ -222,6 +252,7 @@ def make_estimators() -> None:
             "k": K,
             "moved": MOVED,
             "ddpo": DDPO,
+            "lambda": LAMBDA,
             "temperature": TEMPERATURE,
             "kl_weight": KL_WEIGHT,
             "guidance_scale": SETTINGS.guidance_scale,

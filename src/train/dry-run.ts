@@ -72,7 +72,7 @@ export async function dryRun(
   // Prompts decide nothing here, and a plan may have none.
   const promptless = { ...settings, prompts: { ...settings.prompts, train: [""] } };
   const { weight } = settings.kl;
-  const update = { parameters: none, ...(weight > 0 && { kl: { weight, base: none } }) };
+  const update = { parameters: none, base: none, ...(weight > 0 && { kl: weight }) };
   let memory: unknown;
   for (let step = 1; step <= steps; step++) {
     const samples = samplesOf(step, promptless, estimator, 0);

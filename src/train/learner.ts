@@ -156,7 +156,7 @@ class Sums {
       await tools.release();
     }
     this.kl += tools.divergence / total;
-    if (kl) this.loss += (kl.weight * tools.divergence) / total;
+    if (kl !== undefined) this.loss += (kl * tools.divergence) / total;
     this.count(tools);
   }
 
@@ -167,7 +167,7 @@ class Sums {
 
   get learnt(): Learnt {
     const { gradient, overflowed, loss, cost } = this;
-    return { gradient, overflowed, loss, cost, ...(this.update.kl && { kl: this.kl }) };
+    return { gradient, overflowed, loss, cost, ...(this.update.kl !== undefined && { kl: this.kl }) };
   }
 }
 

@@ -141,8 +141,12 @@ describe("wrong settings", () => {
     ["prompts: { template: a photo }", 'prompts.template: must contain {} where the prompt goes, found "a photo"'],
     ["prompts: { eval: held-out-animal }", 'did you mean "held-out-animals"?'],
     ["train: { updates: 3, epochs: 2 }", "train: updates and epochs are both given; keep one"],
-    ["estimator: dddpo", "estimator.name must be one of alignprop, draft, draft-lv, refl, ddpo, rwr, module, found"],
+    [
+      "estimator: dddpo",
+      "estimator.name must be one of alignprop, draft, draft-lv, refl, adjoint-matching, ddpo, rwr, module, found",
+    ],
     ["estimator: ddpo", "ddpo learns from the noise of each step, but sampling.eta is 0; set sampling.eta: 1"],
+    ["estimator: adjoint-matching", "needs DDPM's noise, but sampling.eta is 0; set sampling.eta: 1"],
     ["estimator: { name: draft, k: 51 }", "estimator.k is 51, but sampling.steps is 50; give at most 50"],
     ["estimator: { name: draft, noises: 2 }", "estimator.noises does not go with name: draft"],
     ["estimator: { name: refl, high: 50 }", "estimator.high is 50, but the last of 50 steps is 49; give at most that"],
@@ -185,7 +189,7 @@ describe("wrong settings", () => {
 describe("a recipe's name", () => {
   test("that is unknown gets the nearest one", async () => {
     await expect(loadSettings({ recipe: "defalt" })).rejects.toThrow(
-      /unknown recipe "defalt"; did you mean default\? \(recipes: aesthetic, /,
+      /unknown recipe "defalt"; did you mean default\? \(recipes: adjoint-matching, aesthetic, /,
     );
   });
 

@@ -18,6 +18,7 @@ import type { LearnedLayout } from "./learned.js";
 import type { Pipeline } from "./pipeline.js";
 import type { Precision } from "./precision.js";
 import { laneSettings, type Settings, threadsOf } from "./settings.js";
+import { needsBase } from "./start.js";
 import { backwardCalls, drawnWalks } from "./walks.js";
 import { type Watch, watchGraphs } from "./watch.js";
 
@@ -47,7 +48,7 @@ export interface MemoryOptions {
   /** x_t of all pictures that walk back together. */
   readonly trajectoryBytes: number;
   /** Whether the base model's parameters are there as well. */
-  readonly pulls: boolean;
+  readonly compares: boolean;
 }
 
 /**
@@ -116,18 +117,20 @@ function laneMemory(
   const pictures = isRound ? settings.batch.total / lanes : Math.max(...walks.map((walk) => walk.flat().length));
   // Elsewhere residuals would cross between host and device and back.
   const keeps = onCpu && precision === "float32";
-  const pulls = settings.kl.weight > 0;
+  const compares = needsBase(settings, estimator);
   const plan = planMemory(graphs, {
     // Each lane has its part of what the process itself does not take.
     budget: settings.memory === null ? null : PROCESS_BYTES + (settings.memory - PROCESS_BYTES) / lanes,
     free: PROCESS_BYTES + (process.availableMemory() / 2 / processes - PROCESS_BYTES) / lanes,
     keepable: keeps ? Math.max(isRound ? 1 : 0, ...calls.map(({ kept }) => kept)) : 0,
     watching: watchGraphs(watch, (graphs.evaluation.decode.outputs.images as Value).shape as unknown as ImageShape),
-    all: keeps && calls.every(({ recomputed }) => recomputed === 0),
+    // Calls of the base model come on top of the walk's.
+    all: keeps && !estimator.usesBase && calls.every(({ recomputed }) => recomputed === 0),
     trajectoryBytes:
-      // The pull towards the base model needs the outputs beside the latents.
-      ((pulls ? 2 : 1) * settings.sampling.steps * pictures * bytesOf(graphs.forward.inputs.latents as Value)) / batch,
-    pulls,
+      // Beside the base model's outputs there must be those of the chain.
+      ((compares ? 2 : 1) * settings.sampling.steps * pictures * bytesOf(graphs.forward.inputs.latents as Value)) /
+      batch,
+    compares,
   });
   return { ...plan, lanes, expectedBytes: PROCESS_BYTES + lanes * (plan.expectedBytes - PROCESS_BYTES) };
 }
@@ -151,7 +154,7 @@ const BYTES_PER_LEARNED = 4 + 2 * 4 + 2 * 8 + 4 * 4;
 const BYTES_PER_BASE = 2 * 4;
 
 export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Omit<MemoryPlan, "lanes"> {
-  const { keepable, all, watching = [], trajectoryBytes, pulls } = options;
+  const { keepable, all, watching = [], trajectoryBytes, compares } = options;
   const { text, forward, vjp, split, judge, evaluation } = graphs;
   const { residualBytes } = split;
   // The evaluation samples with the training's own program where its batch is as large.
@@ -165,7 +168,7 @@ export function planMemory(graphs: TrainingGraphs, options: MemoryOptions): Omit
     ...watching,
   ]);
   const learned = sizeOf((forward.inputs.parameters as Value).shape);
-  const perLearned = BYTES_PER_LEARNED + (pulls ? BYTES_PER_BASE : 0);
+  const perLearned = BYTES_PER_LEARNED + (compares ? BYTES_PER_BASE : 0);
   const base = PROCESS_BYTES + trajectoryBytes + learned * perLearned;
   const expected = (kept: number, recomputes: boolean) =>
     base +

@@ -43,7 +43,7 @@ import { playRound } from "./round.js";
 import { Sampler } from "./sampler.js";
 import { inTemplate, samplesOf } from "./samples.js";
 import { accumulationSteps, evaluationBatch, laneSettings, type Settings, updatesPerEpoch } from "./settings.js";
-import { openLearned } from "./start.js";
+import { baseOf, needsBase, openLearned } from "./start.js";
 import { openWatch, type Watch, watchedMetrics } from "./watch.js";
 
 export interface TrainOptions {
@@ -96,8 +96,10 @@ async function run(
   const start: TrainingState = saved ?? (await newState(layout, initial, decay));
   const { weights, averaged, optimizer } = start;
   const history: Evaluated[] = [...start.history];
-  const base = settings.kl.weight > 0 ? (start.base ?? (await baseOf(settings, layout.size, initial))) : undefined;
-  const kl = base && { weight: settings.kl.weight, base };
+  const kl = settings.kl.weight > 0 ? settings.kl.weight : undefined;
+  const base = needsBase(settings, estimator)
+    ? (start.base ?? (await baseOf(settings, layout.size, initial)))
+    : undefined;
   let { step, cost, memory: remembered } = start;
   // What is shown and given away.
   const tuned = averaged ?? weights;
@@ -176,7 +178,7 @@ async function run(
           requireFewSkipped(lossScale.skipped, tried);
         }
       };
-      const next = () => ({ parameters: weights, scale: lossScale?.scale, kl });
+      const next = () => ({ parameters: weights, scale: lossScale?.scale, base, kl });
       const playing = () => orEnd(cluster, playRound(workers, estimator, samples, remembered, next, apply));
       const round = await at(step + 1, playing);
       const { loss, rewards, parts } = round;
@@ -291,16 +293,6 @@ async function openEvaluator(
     sampler.batch === batch ? sampler : Sampler.compile(runtime, sampler.pipeline, settings.sampling, options);
   const drawing = lanes.map(async (lane) => ({ runtime: lane.runtime, sampler: await samplerOf(lane) }));
   return new Evaluator(await Promise.all(drawing), reward, settings, watch, cluster);
-}
-
-/** The parameters with which the model is what it was when the run began. */
-async function baseOf(
-  { trainable, lora }: Settings,
-  size: number,
-  initial: () => Promise<Float32Array>,
-): Promise<Float32Array> {
-  // An adapter of zeros changes nothing, as a fresh one with B = 0 does.
-  return trainable === "lora" && lora.start === null ? new Float32Array(size) : (await initial()).slice();
 }
 
 function allPrompts(settings: Settings): string[] {

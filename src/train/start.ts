@@ -8,6 +8,7 @@ import { type LoraAdapter, loraRank, loraScale, readLora } from "../weights/lora
 import { readTensor, type StoredTensor, type WeightSource } from "../weights/source.js";
 import { adapterLayout, smallestUnet, toFlat } from "./adapter.js";
 import { savedLayout } from "./checkpoint.js";
+import type { Estimator } from "./estimators/estimator.js";
 import type { LearnedLayout, UnetLayout } from "./learned.js";
 import { locate } from "./locate.js";
 import type { Pipeline } from "./pipeline.js";
@@ -67,6 +68,21 @@ export async function openLearned(
       return { layout, start: async () => initialLora(layout, new Rng(seed, STREAMS.adapter)) };
     }
   }
+}
+
+/** Whether the model is compared with what it was when the run began. */
+export function needsBase({ kl }: Pick<Settings, "kl">, estimator: Estimator): boolean {
+  return kl.weight > 0 || estimator.usesBase === true;
+}
+
+/** The parameters with which the model is what it was when the run began. */
+export async function baseOf(
+  { trainable, lora }: Settings,
+  size: number,
+  initial: () => Promise<Float32Array>,
+): Promise<Float32Array> {
+  // An adapter of zeros changes nothing, as a fresh one with B = 0 does.
+  return trainable === "lora" && lora.start === null ? new Float32Array(size) : (await initial()).slice();
 }
 
 /** The settings that are given beside a starting adapter must be what it has. */

@@ -21,8 +21,10 @@ export interface Update {
   readonly total: number;
   /** Of the upstreams, where the U-Net computes in halves. */
   readonly scale?: number | undefined;
-  /** The pull towards what the model predicted with the parameters `base`. */
-  readonly kl?: { readonly weight: number; readonly base: Float32Array } | undefined;
+  /** Those of the base model, where anything asks for them. */
+  readonly base?: Float32Array | undefined;
+  /** The weight of the pull towards what the base model predicts. */
+  readonly kl?: number | undefined;
   /** Nothing comes back any more: halves could not hold the gradient of other pictures of this update. */
   readonly lost?: boolean;
 }
@@ -33,6 +35,11 @@ export interface Cost {
   unetCalls: number;
   /** Pictures rewarded. */
   rewardQueries: number;
+}
+
+/** A way back, of calls with what learns or with other parameters, which get no gradient. */
+interface Product extends VjpCall {
+  readonly parameters?: Float32Array | undefined;
 }
 
 /** Residuals of one call for some pictures, in the order in which the call had them. */
@@ -71,6 +78,11 @@ export class WalkToolbox implements Toolbox {
     this.size = engine.latentElements;
     this.total = update.total;
     this.parameters = update.parameters;
+  }
+
+  get base(): Float32Array {
+    if (!this.update.base) throw new TypeError("an estimator that asks for tools.base must say usesBase: true");
+    return this.update.base;
   }
 
   /** Of each picture, the mean over its judgements. */
@@ -121,14 +133,20 @@ export class WalkToolbox implements Toolbox {
     return pool;
   }
 
-  async call({ step, x, pictures = this.samples.map((_, i) => i) }: CallAt): Promise<UnetCall> {
+  async call({
+    step,
+    x,
+    pictures = this.samples.map((_, i) => i),
+    wantsDx = false,
+    parameters,
+  }: CallAt): Promise<UnetCall> {
     const { engine, size } = this;
     const output = new Float32Array(x.length);
     const own: KeptCall[] = [];
     for (const places of inBatches([...pictures.keys()], engine.batch)) {
       const keep = this.chain.size + own.length < engine.keptAtOnce;
       const some = this.microBatch(pictures, places, x);
-      const found = await engine.forward(await some.told(this.parameters), some.x, step, keep);
+      const found = await engine.forward(await some.told(parameters ?? this.parameters), some.x, step, keep);
       this.cost.unetCalls += places.length;
       output.set(found.output.subarray(0, places.length * size), (places[0] as number) * size);
       if (found.kept) own.push({ step, pictures: places.map((place) => pictures[place] as number), kept: found.kept });
@@ -136,9 +154,7 @@ export class WalkToolbox implements Toolbox {
     this.calls.push(...own);
     return {
       output,
-      back: async (upstream) => {
-        await this.products({ step, pictures, x, upstream, output, wantsDx: false }, new Set(own));
-      },
+      back: (upstream) => this.products({ step, pictures, x, upstream, output, parameters, wantsDx }, new Set(own)),
     };
   }
 
@@ -172,11 +188,11 @@ export class WalkToolbox implements Toolbox {
   }
 
   /** A vector-Jacobian product, in as many calls as the kept residuals and the batch size make of it. */
-  private async products(call: VjpCall, keptCalls: Set<KeptCall>): Promise<Vjp> {
+  private async products(call: Product, keptCalls: Set<KeptCall>): Promise<Vjp> {
     if (this.update.lost) throw new HalfOverflow();
     const { engine } = this;
-    const regularised = { ...call, upstream: await this.regularise(call) };
-    const dx = new Float32Array(call.x.length);
+    const regularised = call.parameters ? call : { ...call, upstream: await this.regularise(call) };
+    const dx = call.wantsDx ? new Float32Array(call.x.length) : null;
     const placeOf = new Map(call.pictures.map((picture, place) => [picture, place]));
     const left = new Set(placeOf.values());
     for (const made of keptCalls) {
@@ -188,27 +204,36 @@ export class WalkToolbox implements Toolbox {
       await made.kept.release();
     }
     for (const places of inBatches([...left], engine.batch)) await this.addProducts(regularised, places, dx);
-    return { dx: call.wantsDx ? dx : null };
+    return { dx };
   }
 
   /** Adds what the pictures at some places of `call` give, in one call of the U-Net. */
-  private async addProducts(call: VjpCall, places: readonly number[], dx: Float32Array, kept?: Kept): Promise<void> {
+  private async addProducts(
+    call: Product,
+    places: readonly number[],
+    dx: Float32Array | null,
+    kept?: Kept,
+  ): Promise<void> {
     const { engine, size, gradient } = this;
     const { scale } = this.update;
+    const parameters = call.parameters ?? this.parameters;
     const some = this.microBatch(call.pictures, places, call.x);
     // Where the batch is not full, its first picture stands in, with no gradient to bring back.
     const given = new Float32Array(engine.batch * size);
     given.set(take(call.upstream, places, size));
     const factor = scale === undefined ? 1 : factorOf(scale, given);
     const upstream = factor === 1 ? given : given.map((value) => value * factor);
-    const found = await engine.backward(await some.told(this.parameters), some.x, call.step, upstream, kept);
+    const found = await engine.backward(await some.told(parameters), some.x, call.step, upstream, kept);
     this.cost.unetCalls += places.length * (kept ? 1 : 2);
     const unscaled = (values: Float32Array) => {
       if (scale !== undefined && !values.every(Number.isFinite)) throw new HalfOverflow();
       return factor === 1 ? values : values.map((value) => value / factor);
     };
-    for (const [j, value] of unscaled(found.dParameters).entries()) gradient[j] = (gradient[j] as number) + value;
-    if (!found.dx || !call.wantsDx) return;
+    if (!call.parameters) {
+      for (const [j, value] of unscaled(found.dParameters).entries()) gradient[j] = (gradient[j] as number) + value;
+    }
+    if (!dx) return;
+    if (!found.dx) throw new TypeError("an estimator that asks for dL/dx must say so in needsDx");
     const rows = unscaled(found.dx);
     for (const [i, place] of places.entries()) dx.set(rows.subarray(i * size, (i + 1) * size), place * size);
   }
@@ -218,13 +243,13 @@ export class WalkToolbox implements Toolbox {
    * in the output.
    */
   private async regularise(call: VjpCall): Promise<Float32Array> {
-    const { update, size, total } = this;
-    if (!update.kl) return call.upstream;
-    const { weight, base } = update.kl;
+    const { size, total } = this;
+    const { kl: weight } = this.update;
+    if (weight === undefined) return call.upstream;
     const { noise } = this.steps[call.step] as DdimStep;
     const [now, before] = await Promise.all([
       call.output ?? this.outputs(call, this.parameters),
-      this.outputs(call, base),
+      this.outputs(call, this.base),
     ]);
     const upstream = call.upstream.slice();
     for (let j = 0; j < upstream.length; j++) {

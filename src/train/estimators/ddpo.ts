@@ -8,6 +8,10 @@
  *
  * so a U-Net call's upstream is b · dL/dμ = −A · r · b · (x_{t-1} − μ_θ) / (σ_t² · elements), and 0 where the clip holds. A is the
  * reward less its prompt's mean, over its deviation, both of the last rewards of that prompt. The reward needs no gradient.
+ *
+ * The variance of that upstream is b² / σ_t², which the last steps, with hardly any noise, have by far the most of, while the
+ * reward hangs on the first. `weighting: noise` multiplies a step's loss by its σ_t over their mean (He et al. 2025,
+ * "TempFlow-GRPO", arXiv 2508.04324, noise-aware weighting).
  */
 import { z } from "zod";
 import type { DdimStep } from "../../diffusion/ddim.js";
@@ -25,6 +29,8 @@ const schema = z.strictObject({
   buffer_size: z.int().min(0).max(10_000).default(32),
   /** As many of a prompt make statistics of its own; below, it has the round's. */
   min_count: z.int().min(1).max(10_000).default(16),
+  /** What the steps of a chain count for: all the same, or each in proportion to its noise. */
+  weighting: z.enum(["equal", "noise"]).default("equal"),
 });
 
 type Ddpo = z.output<typeof schema>;
@@ -70,14 +76,23 @@ function statistics(values: readonly number[]) {
   return { mean, deviation: Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length) };
 }
 
-async function learn(tools: Toolbox, { trajectory, weights }: Lesson, { clip_range }: Ddpo) {
+/** What each step counts for. The mean is 1 over the steps that have noise; the others have no policy, and count for nothing. */
+export function stepWeights(steps: readonly Pick<DdimStep, "sigma">[], weighting: Ddpo["weighting"]): number[] {
+  const own = steps.map(({ sigma }) => (weighting === "noise" ? sigma : Math.sign(sigma)));
+  const mean = own.reduce((sum, weight) => sum + weight, 0) / own.filter((weight) => weight > 0).length;
+  return own.map((weight) => weight / mean);
+}
+
+async function learn(tools: Toolbox, { trajectory, weights }: Lesson, { clip_range, weighting }: Ddpo) {
   const { steps, samples, size, total } = tools;
   // Where DDIM adds no noise, as at the end of a chain whose last alpha-bar is 1, there is no policy.
   const random = [...steps.keys()].filter((t) => (steps[t] as DdimStep).sigma > 0);
+  const counts = stepWeights(steps, weighting);
   const noises = samples.map((sample) => sample.noise());
   const losses = new Array<number>(samples.length).fill(0);
   for (const t of random) {
     const { a, b, sigma } = steps[t] as DdimStep;
+    const count = (counts[t] as number) / random.length;
     const x = trajectory.latents[t] as Float32Array;
     const next = trajectory.latents[t + 1] ?? trajectory.final;
     const call = await tools.call({ step: t, x });
@@ -95,9 +110,9 @@ async function learn(tools: Toolbox, { trajectory, weights }: Lesson, { clip_ran
       const advantage = weights[i] as number;
       const ratio = Math.exp(logRatio);
       const clipped = Math.min(1 + clip_range, Math.max(1 - clip_range, ratio));
-      losses[i] = (losses[i] as number) + Math.max(-advantage * ratio, -advantage * clipped) / random.length;
+      losses[i] = (losses[i] as number) + count * Math.max(-advantage * ratio, -advantage * clipped);
       if (-advantage * ratio < -advantage * clipped) continue;
-      const slope = (-advantage * ratio * b) / (sigma * size * random.length * total);
+      const slope = (-advantage * ratio * b * count) / (sigma * size * total);
       for (let j = 0; j < size; j++) upstream[i * size + j] = slope * (now[j] as number);
     }
     await call.back(upstream);

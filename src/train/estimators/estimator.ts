@@ -15,6 +15,8 @@ interface Common {
   readonly name: string;
   /** Whether it asks `Toolbox.judge` for the reward's gradient. One that does not learns from any reward. */
   readonly rewardGradient: boolean;
+  /** Whether it asks for `Toolbox.base`, which takes memory. */
+  readonly usesBase?: boolean;
 }
 
 /** Makes one optimizer update of a step's pictures, and needs to see no more than a micro-batch of them at a time. */
@@ -76,6 +78,8 @@ export interface Toolbox {
   readonly total: number;
   /** What learns, as one vector. */
   readonly parameters: Float32Array;
+  /** The same as it was when the run began: with it, the U-Net is the base model's. */
+  readonly base: Float32Array;
   /** dL/d parameters, to which `vjp` and `back` add. */
   readonly gradient: Float64Array;
   /** x_T … x_0 of all pictures. */
@@ -105,13 +109,17 @@ export interface CallAt {
   readonly x: Float32Array;
   /** Places in `samples`; left out: all. */
   readonly pictures?: readonly number[];
+  /** Whether the way back returns dL/dx, for which the estimator `needsDx`. */
+  readonly wantsDx?: boolean;
+  /** In the place of what learns, which then gets no gradient. */
+  readonly parameters?: Float32Array;
 }
 
 export interface UnetCall {
   /** Like x. */
   readonly output: Float32Array;
-  /** Adds to the gradient what dL/d output comes to. Call it once at most. */
-  back(upstream: Float32Array): Promise<void>;
+  /** Adds to the gradient what dL/d output comes to; returns dL/dx where it is wanted. Call it once at most. */
+  back(upstream: Float32Array): Promise<Pick<Vjp, "dx">>;
 }
 
 /** An estimator by its name: the settings that it takes, and how it is made from them. */

@@ -79,6 +79,7 @@ const ESTIMATORS: Record<string, SettingsInput> = {
   "draft-lv": { estimator: { name: "draft-lv", noises: 2 } },
   "draft with a pull towards the base model": { estimator: "draft", kl: { weight: 0.5 }, lora: { rank: 2 } },
   refl: { estimator: { name: "refl", low: 1 } },
+  "adjoint-matching": { estimator: "adjoint-matching", sampling: { steps: 3, eta: 1 } },
   ddpo: {
     estimator: { name: "ddpo", min_count: 2, buffer_size: 4, inner_epochs: 2 },
     sampling: { steps: 3, eta: 1 },

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { MODULE_FILE } from "../../rewards/module.js";
 import { isRecord } from "../../tensor/record.js";
+import { adjointMatching } from "./adjoint-matching.js";
 import { alignprop } from "./alignprop.js";
 import { ddpo } from "./ddpo.js";
 import { draft } from "./draft.js";
@@ -11,7 +12,16 @@ import { module } from "./module.js";
 import { refl } from "./refl.js";
 import { rwr } from "./rwr.js";
 
-const ESTIMATORS = { alignprop, draft, "draft-lv": draftLv, refl, ddpo, rwr, module } as const;
+const ESTIMATORS = {
+  alignprop,
+  draft,
+  "draft-lv": draftLv,
+  refl,
+  "adjoint-matching": adjointMatching,
+  ddpo,
+  rwr,
+  module,
+} as const;
 
 /** The one that a recipe has where it names none. */
 const USUAL = "alignprop";
@@ -24,6 +34,7 @@ export const estimatorSettings = z.preprocess(
     draft.schema,
     draftLv.schema,
     refl.schema,
+    adjointMatching.schema,
     ddpo.schema,
     rwr.schema,
     module.schema,

@@ -1,6 +1,6 @@
 /** What the estimators that see all rewards of a step make of them. */
 import { describe, expect, test } from "vitest";
-import { advantages, ddpo } from "./ddpo.js";
+import { advantages, ddpo, stepWeights } from "./ddpo.js";
 import { equalParts } from "./rounds.js";
 import { rewardWeights, rwr } from "./rwr.js";
 
@@ -33,6 +33,12 @@ describe("DDPO's advantages", () => {
     const again = advantages(round(["cat", 1]), JSON.parse(JSON.stringify(memory)), settings);
     expect(again.memory.cat).toEqual([1 / 3, 1]);
   });
+});
+
+test("DDPO's steps count alike or by their noise, in the mean 1, and those without noise not at all", () => {
+  const steps = [{ sigma: 3 }, { sigma: 1 }, { sigma: 0 }];
+  expect(stepWeights(steps, "equal")).toEqual([1, 1, 0]);
+  expect(stepWeights(steps, "noise")).toEqual([1.5, 0.5, 0]);
 });
 
 describe("the weights of reward-weighted regression", () => {
