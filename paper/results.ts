@@ -252,6 +252,13 @@ function charts({ methods, seconds }: Results): Map<string, string> {
     series: series(TRUNCATIONS, ({ update }) => update),
     ...level,
   });
+  add("ddpo", {
+    title: "DDPO, its steps counted by their noise or alike",
+    x: "rounds of 64 pictures",
+    y,
+    series: series(["ddpo", "ddpo-equal"], ({ update }) => update),
+    ...level,
+  });
   add("unet", {
     title: "An adapter against every weight",
     x: "updates of 8 pictures",

@@ -229,6 +229,8 @@ describe("watching a run", async () => {
     const first = await record(stopping(1));
     const resumed = await record(stopping(9), { resume: await saveCheckpoint(first, 1, "resume-stop") });
     expect(ofKind("finished", resumed)[0]?.result).toMatchObject({ step: 2, best: 1, stopped: { top: { step: 0 } } });
+    const before = ofKind("evaluated", first).find(({ step }) => step === 0)?.result.diversity?.mean;
+    expect(ofKind("started", resumed)[0]?.baseDiversity).toBe(before);
   });
 
   test("does not let what the rule compares change in between", async () => {

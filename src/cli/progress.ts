@@ -20,6 +20,7 @@ export function progress(terminal: Terminal, settings: Settings): TrainObserver 
       case "started": {
         const { plan, step } = event;
         updates = plan.updates;
+        base = event.baseDiversity;
         pace = new Pace();
         terminal.say(
           `${step === 0 ? "training" : `going on from step ${step} with`} ${plan.model}, ${reward} reward: ` +

@@ -147,8 +147,13 @@ export interface TrainResult {
 export type FileContent = Uint8Array | readonly Uint8Array[];
 
 export type TrainEvent =
-  /** `step` is the step resumed from, 0 for a new run. */
-  | { readonly kind: "started"; readonly plan: Plan; readonly step: number }
+  /** `step` is the step resumed from, 0 for a new run. `baseDiversity` is what was measured at step 0, where it was. */
+  | {
+      readonly kind: "started";
+      readonly plan: Plan;
+      readonly step: number;
+      readonly baseDiversity?: number | undefined;
+    }
   | { readonly kind: "evaluated"; readonly step: number; readonly result: EvaluationResult }
   | { readonly kind: "stepped"; readonly metrics: StepMetrics }
   /**

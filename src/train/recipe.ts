@@ -141,7 +141,8 @@ async function run(
     const workers = cluster.size === 1 ? learners : new Ranks(cluster, learners);
     const evaluator = await orEnd(cluster, openEvaluator(learners, reward, watch, lane, precision, cluster));
     const { updates } = settings.train;
-    await tellPatiently({ kind: "started", plan, step });
+    const baseDiversity = history.find((each) => each.step === 0)?.diversity;
+    await tellPatiently({ kind: "started", plan, step, baseDiversity });
     const prompts = allPrompts(settings);
     const { negative } = settings.prompts;
     warnings.push(...promptWarnings(pipeline, [...prompts, negative]), ...reward.warnings(prompts));
