@@ -38,7 +38,7 @@ const evaluation = {
 const pathWise = {
   rates: [1e-3, 2e-3, 5e-3, 1e-2],
   tuning: 16,
-  updates: 80,
+  updates: 48,
   seeds: [0, 1, 2],
   pictures: 8,
   compared: true,

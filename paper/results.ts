@@ -11,12 +11,12 @@ import {
   type Crossing,
   type Curve,
   crossing,
-  KEPT_AGREEMENT,
   keeping,
   type MeanPoint,
   type Point,
   type Saving,
   saving,
+  TUNED_AGREEMENT,
 } from "./curves.js";
 import { type Final, knownFinal } from "./final.js";
 import { METHODS, type Method, settingsOf } from "./methods.js";
@@ -148,7 +148,7 @@ async function summary(results: Results) {
     reward: "aesthetic",
     sampling: { steps: sampling.steps, guidance_scale: sampling.guidance_scale },
     evaluation: { prompts: prompts.eval, seeds_per_prompt: evaluation.seeds_per_prompt, seed: evaluation.seed },
-    tuning_rule: `the highest reward after the tuning's updates among learning rates that keep ${KEPT_AGREEMENT} of the model's own agreement`,
+    tuning_rule: `the highest reward after the tuning's updates among learning rates that keep ${TUNED_AGREEMENT} of the model's own agreement`,
     base: results.base,
     crossings: crossings(results),
     crossings_of_any_rate: crossingsOfAnyRate(results),
