@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { best, type Curve, chooseRate, crossing, firstAt, meanCurve } from "./curves.js";
+import { best, type Curve, chooseRate, crossing, firstAt, meanCurve, until } from "./curves.js";
 
 /** `rewards` at the updates 0, 2, 4 …, of `pictures` an update. */
 const curve = (pictures: number, ...rewards: number[]): Curve =>
@@ -40,6 +40,11 @@ test("a crossing counts what the baseline had cost until its best, and what its 
   // The whole run went on to 6 rounds: 384 queries.
   expect(found?.queries).toEqual({ until_best: 8, whole_run: 12 });
   expect(found?.unet_calls).toEqual({ until_best: 8, whole_run: 12 });
+});
+
+test("the way to a reward ends where it is first reached", () => {
+  expect(until(curve(64, 1, 3, 2, 4), 2.5)?.map(({ reward }) => reward)).toEqual([1, 3]);
+  expect(until(curve(64, 1, 3), 3.5)).toBeUndefined();
 });
 
 test("where the two begin at different rewards, as large a gain must be reached as well", () => {

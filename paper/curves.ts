@@ -90,6 +90,12 @@ export function crossing(curve: Curve, baseline: Curve): Crossing | undefined {
   return { ...found, queries: saved(({ queries }) => queries), unet_calls: saved(({ unet_calls }) => unet_calls) };
 }
 
+/** The curve until it first reaches `reward`; undefined where it never does. */
+export function until(curve: Curve, reward: number): Curve | undefined {
+  const at = curve.findIndex((point) => point.reward >= reward);
+  return at < 0 ? undefined : curve.slice(0, at + 1);
+}
+
 /** `own` and `other` are what a point cost the method and the baseline. */
 export function saving(
   { method, baseline }: Pick<Crossing, "method" | "baseline">,

@@ -38,16 +38,18 @@ const evaluation = {
 const pathWise = {
   rates: [1e-3, 2e-3, 5e-3, 1e-2],
   tuning: 16,
-  updates: 48,
+  updates: 80,
   seeds: [0, 1, 2],
   pictures: 8,
   compared: true,
 };
 
+/** All of them are kept: what is mixed is an early one. */
+const checkpoint = { "checkpoint.keep_last": 1000, "checkpoint.keep_best": false };
 /** Of all that differentiates the reward. */
-const small = { "batch.total": pathWise.pictures, "checkpoint.every": 8, "checkpoint.keep_best": false };
+const small = { "batch.total": pathWise.pictures, "checkpoint.every": 8, ...checkpoint };
 /** 64 pictures, the recipes' own: their advantages and weights compare pictures of one round. */
-const rounds = { "checkpoint.every": 4, "checkpoint.keep_best": false };
+const rounds = { "checkpoint.every": 4, ...checkpoint };
 
 const alignprop = (
   name: string,
@@ -73,7 +75,7 @@ export const METHODS: readonly Method[] = [
     overrides: rounds,
     rates: [1e-3, 3e-3, 1e-2],
     tuning: 16,
-    updates: 250,
+    updates: 252,
     seeds: [0],
     pictures: 64,
     calls: 30,
@@ -82,7 +84,7 @@ export const METHODS: readonly Method[] = [
   {
     // As published. What its steps counting alike comes to, with as many rounds as show it.
     name: "ddpo-equal",
-    label: "DDPO, every step counted alike",
+    label: "DDPO, steps alike",
     recipe: "ddpo",
     overrides: { ...rounds, "estimator.weighting": "equal", "estimator.clip_range": 1e-4 },
     rates: [1e-3, 3e-3, 1e-2],

@@ -26,7 +26,7 @@ const PICTURES = 4;
 const SEED = 1000;
 /** Where each run still draws animals: later ones of the compressible pictures are empty. */
 const SOURCES = [
-  { name: "uniform", update: 40 },
+  { name: "uniform", update: 16 },
   { name: "compressibility", update: 8 },
 ];
 /** Of the strip's rows, which is what fits on a page. */

@@ -17,6 +17,7 @@ import {
   type Saving,
   saving,
   TUNED_AGREEMENT,
+  until,
 } from "./curves.js";
 import { type Final, knownFinal } from "./final.js";
 import { METHODS, type Method, settingsOf } from "./methods.js";
@@ -75,15 +76,39 @@ export function crossingsOfAnyRate({ methods, seconds }: Pick<Results, "methods"
   });
 }
 
+/** A reward on the way to DDPO's best, what DDPO asked until it was there, and what the others did. */
+interface Rung {
+  readonly reward: number;
+  readonly baseline: number;
+  readonly methods: readonly Crossing[];
+}
+
+/** Every quarter of a point that DDPO reached. */
+function ladder({ methods }: Pick<Results, "methods">): { labels: string[]; rungs: Rung[] } {
+  const baseline = methods.find(({ method }) => method.name === BASELINE);
+  const compared = methods.filter(({ method, mean }) => mean.length > 0 && isCompared(method, baseline));
+  const [start, top] = [baseline?.mean[0]?.reward ?? 0, best(baseline?.mean ?? [])?.reward ?? 0];
+  const rungs: Rung[] = [];
+  for (let reward = Math.ceil(start * 4 + 1) / 4; reward <= top; reward += 0.25) {
+    const way = until(baseline?.mean ?? [], reward) as Curve;
+    const crossed = compared.map(({ mean }) => crossing(mean, way) as Crossing);
+    rungs.push({ reward, baseline: (way.at(-1) as Point).queries, methods: crossed });
+  }
+  return { labels: compared.map(({ method }) => method.label), rungs };
+}
+
+function isCompared({ compared, pictures }: Method, baseline: MethodResult | undefined): boolean {
+  return baseline !== undefined && compared && pictures < baseline.method.pictures;
+}
+
 function against(
   methods: readonly MethodResult[],
   baseline: MethodResult | undefined,
   of: (result: MethodResult) => Omit<MethodCrossing, "name" | "label"> | undefined,
 ): MethodCrossing[] {
   return methods.flatMap((result) => {
-    const { name, label, compared, pictures } = result.method;
-    const comparable = baseline !== undefined && compared && pictures < baseline.method.pictures;
-    const found = comparable ? of(result) : undefined;
+    const { name, label } = result.method;
+    const found = isCompared(result.method, baseline) ? of(result) : undefined;
     return found === undefined ? [] : [{ name, label, ...found }];
   });
 }
@@ -348,6 +373,18 @@ function crossingTable(found: readonly MethodCrossing[]): string {
   return `${aboutBaseline(first)} Factors are against DDPO until its best / against its whole run, which never did better.\n\n${body}`;
 }
 
+function ladderTable(results: Results): string {
+  const { labels, rungs } = ladder(results);
+  return table(
+    ["evaluation reward", "DDPO's queries", ...labels],
+    rungs.map(({ reward, baseline, methods }) => [
+      number(reward),
+      String(baseline),
+      ...methods.map(({ method, queries }) => (method ? `${method.queries} (${times(queries?.until_best)})` : "–")),
+    ]),
+  );
+}
+
 function tables(results: Results): Record<string, string> {
   const { methods, base, seconds, mix } = results;
   const done = methods.filter(({ mean }) => mean.length > 0);
@@ -357,6 +394,7 @@ function tables(results: Results): Record<string, string> {
   return {
     claim: crossingTable(crossings(results)),
     any: crossingTable(crossingsOfAnyRate(results)),
+    ladder: ladderTable(results),
     methods: table(
       [
         "",
