@@ -122,7 +122,7 @@ export function keeping<P extends Point>(curve: readonly P[]): P[] {
   return curve.slice(1).filter(({ agreement }) => agreement >= least);
 }
 
-/** The share that a learning rate must keep. Lower: at its best DDPO itself keeps six tenths. */
+/** The share that a learning rate must keep. Lower, since DDPO itself keeps a fifth where it is best. */
 export const TUNED_AGREEMENT = 0.75;
 
 /** The highest reward among those that keep enough; where none does, the one that keeps the most. */
