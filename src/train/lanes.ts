@@ -8,14 +8,14 @@ import { CompiledEngine } from "./engine.js";
 import type { Estimator, Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
 import { trainingGraphs } from "./graphs.js";
 import type { LearnedLayout } from "./learned.js";
-import { Learner, type Learnt, type Rollout, requireFinite, type Seen } from "./learner.js";
+import { Learner, type Learnt, type Rollout, requireFinite, type Sampled, type Seen } from "./learner.js";
 import type { MemoryPlan } from "./memory.js";
 import type { Pipeline } from "./pipeline.js";
 import { choosePrecision, type Precision } from "./precision.js";
-import type { TrainingSample } from "./samples.js";
+import { pick, type TrainingSample } from "./samples.js";
 import { type Settings, threadsOf } from "./settings.js";
 import { costOf, joined, shareOf, summed } from "./shares.js";
-import type { Cost, Update } from "./toolbox.js";
+import type { Update } from "./toolbox.js";
 
 /** Starts a runtime for each lane; the threads are divided among them. `gpu`: which of several. */
 export async function startLanes(settings: Settings, lanes: number, gpu = 0): Promise<Runtime[]> {
@@ -79,10 +79,7 @@ export class Learners {
     return { ...this.added(seen), ...joined(seen) };
   }
 
-  async sample(
-    samples: readonly TrainingSample[],
-    update: Update,
-  ): Promise<{ rollouts: Rollout[]; cost: Cost } & Seen> {
+  async sample(samples: readonly TrainingSample[], update: Update): Promise<Sampled> {
     const seen = await this.share(samples, (learner, some) => learner.sample(some, update));
     return { rollouts: seen.flatMap(({ rollouts }) => rollouts), cost: costOf(seen), ...joined(seen) };
   }
@@ -95,12 +92,7 @@ export class Learners {
   ): Promise<Learnt> {
     return this.added(
       await this.share([...rollouts.keys()], (learner, places) =>
-        learner.relearn(
-          estimator,
-          places.map((place) => rollouts[place] as Rollout),
-          { weights: places.map((place) => weights[place] as number), update: number },
-          update,
-        ),
+        learner.relearn(estimator, pick(rollouts, places), { weights: pick(weights, places), update: number }, update),
       ),
     );
   }

@@ -8,7 +8,7 @@ import type { Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estim
 import { joinParts, type PartRewards } from "./judge.js";
 import type { LearnedLayout } from "./learned.js";
 import { HalfOverflow } from "./loss-scale.js";
-import { inBatches, type TrainingSample } from "./samples.js";
+import { inBatches, pick, type TrainingSample } from "./samples.js";
 import { type Cost, type Update, WalkToolbox } from "./toolbox.js";
 import { type Walk, walksOf } from "./walks.js";
 
@@ -40,6 +40,9 @@ export interface Rollout {
   readonly latents: readonly Float32Array[];
 }
 
+/** Pictures that were sampled to be learnt from, and what is known of them by then. */
+export type Sampled = Seen & { readonly rollouts: readonly Rollout[]; readonly cost: Cost };
+
 export class Learner {
   constructor(
     private readonly engine: Engine,
@@ -64,10 +67,7 @@ export class Learner {
   }
 
   /** Samples pictures with the parameters as they are and rewards them. */
-  async sample(
-    samples: readonly TrainingSample[],
-    update: Update,
-  ): Promise<{ rollouts: Rollout[]; cost: Cost } & Seen> {
+  async sample(samples: readonly TrainingSample[], update: Update): Promise<Sampled> {
     const sums = new Sums(this.engine.learned, update);
     const rewards: number[] = [];
     const parts: (PartRewards | undefined)[] = [];
@@ -94,12 +94,12 @@ export class Learner {
   ): Promise<Learnt> {
     const sums = new Sums(this.engine.learned, update);
     for (const places of inBatches([...rollouts.keys()], this.engine.batch)) {
-      const some = places.map((place) => rollouts[place] as Rollout);
+      const some = pick(rollouts, places);
       const tools = this.toolbox([some.map(({ sample }) => sample)], sums);
       await sums.add(tools, () =>
         estimator.learn(tools, {
           trajectory: together(some),
-          weights: places.map((place) => weights[place] as number),
+          weights: pick(weights, places),
           update: number,
         }),
       );

@@ -5,11 +5,11 @@
 import type { Cluster } from "../cluster/cluster.js";
 import { InputError } from "../tensor/errors.js";
 import type { Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
-import type { Learnt, Rollout, Seen } from "./learner.js";
+import type { Learnt, Rollout, Sampled, Seen } from "./learner.js";
 import type { Workers } from "./round.js";
-import type { TrainingSample } from "./samples.js";
+import { pick, type TrainingSample } from "./samples.js";
 import { costOf, joined, shareOf, summed, type Told } from "./shares.js";
-import type { Cost, Update } from "./toolbox.js";
+import type { Update } from "./toolbox.js";
 
 export class Ranks implements Workers {
   constructor(
@@ -25,10 +25,7 @@ export class Ranks implements Workers {
     return { ...(await this.added(gradient, all)), ...joined(all) };
   }
 
-  async sample(
-    samples: readonly TrainingSample[],
-    update: Update,
-  ): Promise<{ rollouts: Rollout[]; cost: Cost } & Seen> {
+  async sample(samples: readonly TrainingSample[], update: Update): Promise<Sampled> {
     const share = shareOf(samples, this.cluster);
     const { rollouts, ...told } = await this.own.sample(share, update);
     const all = await this.tell(told, update);
@@ -49,8 +46,8 @@ export class Ranks implements Workers {
     const places = [...rollouts.keys()].filter((place) => rollouts[place]?.latents !== ELSEWHERE);
     const { gradient, ...told } = await this.own.relearn(
       estimator,
-      places.map((place) => rollouts[place] as Rollout),
-      { weights: places.map((place) => weights[place] as number), update: number },
+      pick(rollouts, places),
+      { weights: pick(weights, places), update: number },
       update,
     );
     return this.added(gradient, await this.tell(told, update));

@@ -3,14 +3,14 @@
  * needs all pictures at once, such as an estimator's weights, is decided here, above whatever shares the work.
  */
 import type { Estimator, Lesson, RoundEstimator, UpdateEstimator } from "./estimators/estimator.js";
-import type { Learnt, Rollout, Seen } from "./learner.js";
-import type { TrainingSample } from "./samples.js";
+import type { Learnt, Rollout, Sampled, Seen } from "./learner.js";
+import { pick, type TrainingSample } from "./samples.js";
 import type { Cost, Update } from "./toolbox.js";
 
 /** Those who share the work: a learner, several lanes of them, or a dry run. */
 export interface Workers {
   learn(estimator: UpdateEstimator, samples: readonly TrainingSample[], update: Update): Promise<Learnt & Seen>;
-  sample(samples: readonly TrainingSample[], update: Update): Promise<{ rollouts: Rollout[]; cost: Cost } & Seen>;
+  sample(samples: readonly TrainingSample[], update: Update): Promise<Sampled>;
   relearn(
     estimator: RoundEstimator,
     rollouts: readonly Rollout[],
@@ -56,8 +56,8 @@ export async function playRound(
   for (const [update, places] of minibatches.entries()) {
     const learnt = await workers.relearn(
       estimator,
-      places.map((place) => rollouts[place] as Rollout),
-      { weights: places.map((place) => weighed.weights[place] as number), update },
+      pick(rollouts, places),
+      { weights: pick(weighed.weights, places), update },
       { ...next(), total: places.length },
     );
     await apply(learnt);

@@ -63,6 +63,11 @@ export function inTemplate(prompt: string, template: string): string {
   return template.replaceAll("{}", () => prompt);
 }
 
+/** The items at some places. */
+export function pick<T>(items: readonly T[], places: readonly number[]): T[] {
+  return places.map((place) => items[place] as T);
+}
+
 /** `items` in groups of `size`, the last one perhaps smaller. */
 export function inBatches<T>(items: readonly T[], size: number): T[][] {
   return Array.from({ length: Math.ceil(items.length / size) }, (_, i) => items.slice(i * size, (i + 1) * size));
