@@ -11,10 +11,10 @@ import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import sharp from "sharp";
-import { lineChart, type Series } from "../src/runs/chart.js";
-import { contactSheet, type LabelledPicture } from "../src/runs/contact-sheet.js";
-import { format } from "../src/runs/format.js";
-import { type RunRecord, readRun } from "../src/runs/run-record.js";
+import { contactSheet, type LabelledPicture } from "../src/images/contact-sheet.js";
+import { type RunRecord, readRun } from "../src/runs/record/run-record.js";
+import { lineChart, type Series } from "../src/runs/report/chart.js";
+import { format } from "../src/runs/report/format.js";
 
 const STYLE = `text { font: 12px sans-serif; fill: #6d6a64 } .grid { stroke: #e5e2dc } .line { fill: none; stroke-width: 2 }
 .line.train { stroke: #8a8f98 } .line.eval { stroke: #d9480f } .band { opacity: 0.16 }

@@ -5,13 +5,13 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { gradients } from "../src/autodiff/index.js";
+import { flops } from "../src/engine/flops.js";
 import type { Value } from "../src/graph/value.js";
 import { filled, input } from "../src/ops/index.js";
 import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { float32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import { flops } from "../src/train/flops.js";
 import { writeSafetensors } from "../src/weights/safetensors.js";
 
 export type Tower = "vit-l-14" | "vit-h-14";

@@ -4,21 +4,21 @@
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { loadSettings, parseSet } from "../src/config/load.js";
+import { laneSettings } from "../src/config/settings.js";
+import { countPlan } from "../src/engine/plan.js";
+import { Learners, startLanes } from "../src/engine/replicas.js";
+import { samplesOf } from "../src/engine/samples.js";
+import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import { openEstimator } from "../src/estimators/index.js";
 import { input, matmul } from "../src/ops/index.js";
+import { openPipeline } from "../src/pipeline/pipeline.js";
 import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { float32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import type { UpdateEstimator } from "../src/train/estimators/estimator.js";
-import { openEstimator } from "../src/train/estimators/index.js";
-import { Learners, startLanes } from "../src/train/lanes.js";
-import { loadSettings, parseSet } from "../src/train/load-settings.js";
+import { openLearned } from "../src/train/initial.js";
 import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
-import { openPipeline } from "../src/train/pipeline.js";
-import { countPlan } from "../src/train/plan.js";
-import { samplesOf } from "../src/train/samples.js";
-import { laneSettings } from "../src/train/settings.js";
-import { openLearned } from "../src/train/start.js";
 
 const { values } = parseArgs({
   options: {

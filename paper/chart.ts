@@ -1,8 +1,8 @@
 /** Curves of several methods as one SVG file: it is shown as an image, so its colours follow light and dark by themselves. */
 
-import { ticks } from "../src/runs/chart.js";
-import { format } from "../src/runs/format.js";
-import { Html, html } from "../src/runs/html.js";
+import { ticks } from "../src/runs/report/chart.js";
+import { format } from "../src/runs/report/format.js";
+import { Html, html } from "../src/runs/report/html.js";
 
 export interface ChartPoint {
   readonly x: number;

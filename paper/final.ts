@@ -2,18 +2,20 @@
  * What a finished run draws: every animal that it was trained on and those that it never saw, on noise that no curve was made
  * with, and for all methods by the same deterministic sampler.
  */
+
 import { join } from "node:path";
 import { z } from "zod";
-import { openTuned } from "../src/runs/checkpoints.js";
-import { checkpointFolder } from "../src/runs/layout.js";
-import { evaluate, meanAndStd } from "../src/train/evaluate.js";
-import { loadSettings } from "../src/train/load-settings.js";
-import { ANIMALS, HELD_OUT_ANIMALS } from "../src/train/prompts.js";
-import { score } from "../src/train/score.js";
-import type { Settings } from "../src/train/settings.js";
-import { writeFileAtomic } from "../src/weights/atomic.js";
-import { exists } from "../src/weights/files.js";
-import { readJson } from "../src/weights/json.js";
+import { loadSettings } from "../src/config/load.js";
+import { ANIMALS, HELD_OUT_ANIMALS } from "../src/config/prompts.js";
+import type { Settings } from "../src/config/settings.js";
+import { writeFileAtomic } from "../src/io/atomic.js";
+import { exists } from "../src/io/files.js";
+import { readJson } from "../src/io/json.js";
+import { openTuned } from "../src/runs/record/checkpoints.js";
+import { checkpointFolder } from "../src/runs/record/layout.js";
+import { evaluate } from "../src/scoring/evaluate.js";
+import { score } from "../src/scoring/score.js";
+import { meanAndStd } from "../src/scoring/statistics.js";
 import { overridesOf } from "./methods.js";
 
 const part = z.object({ pictures: z.int(), reward: z.number(), std: z.number(), agreement: z.number() });

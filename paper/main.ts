@@ -15,9 +15,9 @@ import { parseArgs } from "node:util";
 import { failureOf } from "../src/cli/failure.js";
 import { interruptible } from "../src/cli/interrupt.js";
 import { processTerminal, type Terminal } from "../src/cli/terminal.js";
-import { duration, format } from "../src/runs/format.js";
-import { InputError, nearest } from "../src/tensor/errors.js";
-import { packageFolder } from "../src/train/locate.js";
+import { InputError, nearest } from "../src/errors/index.js";
+import { packageFolder } from "../src/io/package.js";
+import { duration, format } from "../src/runs/report/format.js";
 import { finalJobs, folderOf, type Job, readTuning, type Tuning, tuningJobs, workLeft } from "./comparison.js";
 import { readFinal } from "./final.js";
 import { METHODS, type Method, settingsOf } from "./methods.js";
@@ -58,6 +58,7 @@ function chosenMethods(only: string | undefined): Method[] {
     const names = METHODS.map((each) => each.name);
     const suggestion = nearest(name, names);
     throw new InputError(
+      "usage",
       `--only: there is no method "${name}"${suggestion ? `; did you mean ${suggestion}?` : ""} (${names.join(", ")})`,
     );
   });
@@ -66,7 +67,7 @@ function chosenMethods(only: string | undefined): Method[] {
 function numbers(option: string, text: string): number[] {
   return text.split(",").map((part) => {
     if (!/^\d{1,4}$/.test(part.trim()))
-      throw new InputError(`${option}: "${part}" is not a whole number, as in ${option} 0,1`);
+      throw new InputError("usage", `${option}: "${part}" is not a whole number, as in ${option} 0,1`);
     return Number(part);
   });
 }

@@ -3,10 +3,11 @@
  * AlignProp's truncations, in `recipes/default.yaml`: the embedded model, the embedded aesthetic reward, the paper's 45 animals
  * to train on and its 6 others to evaluate, 10 denoising steps with a guidance of 3.
  */
-import type { TruncationSettings } from "../src/train/estimators/truncation.js";
-import type { Override } from "../src/train/load-settings.js";
-import { loadSettings } from "../src/train/load-settings.js";
-import type { Settings } from "../src/train/settings.js";
+
+import type { Override } from "../src/config/load.js";
+import { loadSettings } from "../src/config/load.js";
+import type { Settings } from "../src/config/settings.js";
+import type { TruncationSettings } from "../src/estimators/truncation.js";
 
 export interface Method {
   /** Of its folder, and as `--only` knows it. */

@@ -1,22 +1,23 @@
 /** Two rewards as a slider: the adapters of two runs, mixed with several coefficients, each mix judged by both rewards. */
+
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import sharp from "sharp";
 import { z } from "zod";
 import type { Terminal } from "../src/cli/terminal.js";
-import { openAdapter } from "../src/runs/checkpoints.js";
-import { checkpointFolder } from "../src/runs/layout.js";
-import { mixStrip } from "../src/runs/mix-strip.js";
-import { meanAndStd } from "../src/train/evaluate.js";
-import type { RgbImage } from "../src/train/events.js";
-import { generateEach } from "../src/train/generate.js";
-import { loadSettings } from "../src/train/load-settings.js";
-import { mixAdapters } from "../src/train/mix.js";
-import { HELD_OUT_ANIMALS } from "../src/train/prompts.js";
-import { score } from "../src/train/score.js";
-import { writeFileAtomic } from "../src/weights/atomic.js";
-import { exists } from "../src/weights/files.js";
-import { readJson } from "../src/weights/json.js";
+import { loadSettings } from "../src/config/load.js";
+import { HELD_OUT_ANIMALS } from "../src/config/prompts.js";
+import type { RgbImage } from "../src/images/rgb.js";
+import { writeFileAtomic } from "../src/io/atomic.js";
+import { exists } from "../src/io/files.js";
+import { readJson } from "../src/io/json.js";
+import { generateEach } from "../src/pipeline/generate.js";
+import { mixAdapters } from "../src/pipeline/mix.js";
+import { openAdapter } from "../src/runs/record/checkpoints.js";
+import { checkpointFolder } from "../src/runs/record/layout.js";
+import { mixStrip } from "../src/runs/report/mix-strip.js";
+import { score } from "../src/scoring/score.js";
+import { meanAndStd } from "../src/scoring/statistics.js";
 import { folderOf, readTuning } from "./comparison.js";
 import { METHODS, type Method, overridesOf, settingsOf } from "./methods.js";
 

@@ -1,10 +1,10 @@
 /** What the methods' last evaluations look like, a row each: no curve shows what became of the animals. */
 import { join } from "node:path";
 import sharp from "sharp";
-import { readPicture } from "../src/rewards/picture.js";
-import { contactSheet, type LabelledPicture } from "../src/runs/contact-sheet.js";
-import { samplesFolder } from "../src/runs/layout.js";
-import { readSamples } from "../src/runs/samples.js";
+import { contactSheet, type LabelledPicture } from "../src/images/contact-sheet.js";
+import { readImage } from "../src/images/read.js";
+import { samplesFolder } from "../src/runs/record/layout.js";
+import { readSamples } from "../src/runs/record/samples.js";
 
 export interface Row {
   readonly label: string;
@@ -22,7 +22,7 @@ export async function pictureSheet(rows: readonly Row[]): Promise<Buffer> {
     const first = samples.filter(({ prompt }, i) => samples.findIndex((each) => each.prompt === prompt) === i);
     columns = first.length;
     for (const [i, { file, prompt }] of first.entries()) {
-      const image = await readPicture(join(samplesFolder(folder, update), file));
+      const image = await readImage(join(samplesFolder(folder, update), file));
       pictures.push({ ...image, label: i === 0 ? `${label}: ${prompt}` : prompt });
     }
   }

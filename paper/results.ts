@@ -2,8 +2,8 @@
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Terminal } from "../src/cli/terminal.js";
-import { writeFileAtomic } from "../src/weights/atomic.js";
-import { exists } from "../src/weights/files.js";
+import { writeFileAtomic } from "../src/io/atomic.js";
+import { exists } from "../src/io/files.js";
 import { type ChartSeries, chart } from "./chart.js";
 import { folderOf, type MethodResult, readMethod } from "./comparison.js";
 import {

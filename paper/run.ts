@@ -1,23 +1,25 @@
 /** A run of the comparison in its folder: begun, gone on with, or left as it is where it is done. And what a finished one says. */
+
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { readPicture } from "../src/rewards/picture.js";
-import { isRun, savedSteps } from "../src/runs/checkpoints.js";
-import { leaves } from "../src/runs/config.js";
-import { runFiles, samplesFolder, stepsIn } from "../src/runs/layout.js";
-import { readMetrics } from "../src/runs/metrics.js";
+import { loadSettings } from "../src/config/load.js";
+import type { Settings } from "../src/config/settings.js";
+import { InputError } from "../src/errors/index.js";
+import { readImage } from "../src/images/read.js";
+import type { RgbImage } from "../src/images/rgb.js";
+import { writeFileAtomic } from "../src/io/atomic.js";
+import { exists } from "../src/io/files.js";
+import { readJson } from "../src/io/json.js";
+import { isRun, savedSteps } from "../src/runs/record/checkpoints.js";
+import { leaves } from "../src/runs/record/config.js";
+import { runFiles, samplesFolder, stepsIn } from "../src/runs/record/layout.js";
+import { readMetrics } from "../src/runs/record/metrics.js";
+import { readEvaluations, readSamples } from "../src/runs/record/samples.js";
 import { RunFolder } from "../src/runs/run-folder.js";
-import { readEvaluations, readSamples } from "../src/runs/samples.js";
-import { InputError } from "../src/tensor/errors.js";
-import { observers, type RgbImage, type StepMetrics, type TrainObserver } from "../src/train/events.js";
-import { loadSettings } from "../src/train/load-settings.js";
-import { train } from "../src/train/recipe.js";
-import { score } from "../src/train/score.js";
-import type { Settings } from "../src/train/settings.js";
-import { writeFileAtomic } from "../src/weights/atomic.js";
-import { exists } from "../src/weights/files.js";
-import { readJson } from "../src/weights/json.js";
+import { score } from "../src/scoring/score.js";
+import { observers, type StepMetrics, type TrainObserver } from "../src/train/events.js";
+import { train } from "../src/train/trainer.js";
 import type { Curve } from "./curves.js";
 import { overridesOf } from "./methods.js";
 
@@ -60,6 +62,7 @@ async function requireSame(folder: string, wanted: Settings): Promise<void> {
   for (const [key, value] of leaves(wanted)) {
     if (FREE.test(key) || saved.get(key) === value) continue;
     throw new InputError(
+      "usage",
       `${folder}: this run was made with ${key} ${saved.get(key)}, and is wanted with ${value}; give another --out, or remove it`,
     );
   }
@@ -85,7 +88,8 @@ export async function readCurve(folder: string, threads: number | null): Promise
 
 function cost(rows: ReadonlyMap<number, StepMetrics>, step: number): StepMetrics {
   const row = rows.get(step);
-  if (row === undefined) throw new InputError(`${runFiles.metrics} has no row for step ${step}, which was evaluated`);
+  if (row === undefined)
+    throw new InputError("usage", `${runFiles.metrics} has no row for step ${step}, which was evaluated`);
   return row;
 }
 
@@ -99,7 +103,7 @@ async function agreements(folder: string, threads: number | null): Promise<Recor
   for (const step of missing) {
     for (const { file, prompt } of await readSamples(folder, step)) {
       const path = join(samplesFolder(folder, step), file);
-      pictures.push({ step, name: path, prompt, read: () => readPicture(path) });
+      pictures.push({ step, name: path, prompt, read: () => readImage(path) });
     }
   }
   const { rewards } = await score(

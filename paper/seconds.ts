@@ -6,11 +6,11 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import type { Terminal } from "../src/cli/terminal.js";
-import { duration } from "../src/runs/format.js";
-import { train } from "../src/train/recipe.js";
-import { writeFileAtomic } from "../src/weights/atomic.js";
-import { exists } from "../src/weights/files.js";
-import { readJson } from "../src/weights/json.js";
+import { writeFileAtomic } from "../src/io/atomic.js";
+import { exists } from "../src/io/files.js";
+import { readJson } from "../src/io/json.js";
+import { duration } from "../src/runs/report/format.js";
+import { train } from "../src/train/trainer.js";
 import { type Method, settingsOf } from "./methods.js";
 
 /** The last is not counted, because an evaluation follows it, and of several the first, which warms the caches. */

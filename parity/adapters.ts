@@ -6,25 +6,26 @@
  *
  * On the tiny random model of test/goldens, with random factors on ever more kinds of layers. Fails above 2/255.
  */
+
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs, promisify } from "node:util";
+import { settingsFrom } from "../src/config/load.js";
+import type { SettingsInput } from "../src/config/settings.js";
+import { seededNoise } from "../src/diffusion/noise.js";
 import { stack } from "../src/diffusion/trajectory.js";
+import { toFlat } from "../src/pipeline/adapter.js";
+import { exportFiles } from "../src/pipeline/export.js";
+import { mixAdapters } from "../src/pipeline/mix.js";
+import type { LearnedLayout } from "../src/pipeline/parameters.js";
+import { openPipeline } from "../src/pipeline/pipeline.js";
+import { Sampler } from "../src/pipeline/sampler.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import { toFlat } from "../src/train/adapter.js";
-import { exportFiles } from "../src/train/export.js";
-import type { LearnedLayout } from "../src/train/learned.js";
-import { settingsFrom } from "../src/train/load-settings.js";
-import { mixAdapters } from "../src/train/mix.js";
-import { seededNoise } from "../src/train/pictures.js";
-import { openPipeline } from "../src/train/pipeline.js";
-import { Sampler } from "../src/train/sampler.js";
-import type { SettingsInput } from "../src/train/settings.js";
-import { openLearned } from "../src/train/start.js";
+import { openLearned } from "../src/train/initial.js";
 import { type LoraAdapter, readLora } from "../src/weights/lora-files.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type StoredTensor } from "../src/weights/source.js";

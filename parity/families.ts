@@ -1,7 +1,14 @@
 /** One family's folder, as parity/families.py writes it, computed here: how far each result lies from PyTorch's. */
+
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gradients } from "../src/autodiff/index.js";
+import { resolvedLoss, type Settings, settingsSchema } from "../src/config/settings.js";
+import { CompiledEngine } from "../src/engine/engine.js";
+import { Learner } from "../src/engine/replica.js";
+import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import { openEstimator } from "../src/estimators/index.js";
+import type { TrainingSample } from "../src/estimators/sample.js";
 import type { Graph } from "../src/graph/graph.js";
 import type { Value } from "../src/graph/value.js";
 import { unet, unetInputs } from "../src/models/unet/unet.js";
@@ -10,22 +17,16 @@ import { joinFlat } from "../src/nn/flat.js";
 import { type LoraLayout, loraAdapter } from "../src/nn/lora.js";
 import { frozenScope } from "../src/nn/scope.js";
 import { input } from "../src/ops/index.js";
+import { adapterLayout } from "../src/pipeline/adapter.js";
+import { decodeGraph } from "../src/pipeline/graphs.js";
+import { openPipeline, type Pipeline } from "../src/pipeline/pipeline.js";
+import { PromptEncoder } from "../src/pipeline/prompt-encoder.js";
+import { Sampler } from "../src/pipeline/sampler.js";
 import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import type { Feeds, Runtime } from "../src/runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
-import { adapterLayout } from "../src/train/adapter.js";
-import { CompiledEngine } from "../src/train/engine.js";
-import type { UpdateEstimator } from "../src/train/estimators/estimator.js";
-import { openEstimator } from "../src/train/estimators/index.js";
-import { decodeGraph } from "../src/train/judge-graphs.js";
-import { Learner } from "../src/train/learner.js";
-import { openPipeline, type Pipeline } from "../src/train/pipeline.js";
-import { PromptEncoder } from "../src/train/prompt-encoder.js";
-import { Sampler } from "../src/train/sampler.js";
-import type { TrainingSample } from "../src/train/samples.js";
-import { resolvedLoss, type Settings, settingsSchema } from "../src/train/settings.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type WeightSource } from "../src/weights/source.js";
 

@@ -1,12 +1,12 @@
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import path from "node:path";
+import { writeFileAtomic } from "../src/io/atomic.js";
 import { initialParameters } from "../src/nn/scope.js";
 import type { Program, Runtime } from "../src/runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
-import { writeFileAtomic } from "../src/weights/atomic.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type WeightSource } from "../src/weights/source.js";
 import type { TrainingGraph } from "./trainable.js";

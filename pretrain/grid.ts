@@ -1,5 +1,5 @@
-import { contactSheet, type SheetOptions } from "../src/runs/contact-sheet.js";
-import { writeFileAtomic } from "../src/weights/atomic.js";
+import { contactSheet, type SheetOptions } from "../src/images/contact-sheet.js";
+import { writeFileAtomic } from "../src/io/atomic.js";
 import { PICTURE_LENGTH, PICTURE_SIZE } from "./data/render.js";
 
 /** A PNG of all pictures in batches [n, 3, 64, 64] of -1 … 1, one after another. */

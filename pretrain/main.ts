@@ -5,12 +5,12 @@
 import { cp } from "node:fs/promises";
 import path from "node:path";
 import { parseArgs } from "node:util";
+import { HELD_OUT_ANIMALS } from "../src/config/prompts.js";
 import { parseClipConfig } from "../src/models/clip/config.js";
 import { openClipTokenizer } from "../src/models/clip/tokenizer.js";
 import { parseVaeConfig } from "../src/models/vae/config.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import type { HostTensor } from "../src/tensor/host.js";
-import { HELD_OUT_ANIMALS } from "../src/train/prompts.js";
 import { fromTensors, merge } from "../src/weights/source.js";
 import { trainAesthetic } from "./aesthetic.js";
 import { trainClassifier } from "./classifier.js";

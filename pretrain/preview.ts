@@ -1,8 +1,8 @@
+import { type Picture, samplePictures } from "../src/pipeline/draw.js";
+import { openPipeline } from "../src/pipeline/pipeline.js";
+import { Sampler } from "../src/pipeline/sampler.js";
 import type { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
-import { type Picture, samplePictures } from "../src/train/pictures.js";
-import { openPipeline } from "../src/train/pipeline.js";
-import { Sampler } from "../src/train/sampler.js";
 import { PICTURE_LENGTH } from "./data/render.js";
 
 const SAMPLING = { steps: 20, eta: 0, guidance_scale: 4, height: null, width: null };

@@ -1,7 +1,7 @@
 import path from "node:path";
+import { writeFileAtomic } from "../src/io/atomic.js";
 import type { Runtime } from "../src/runtime/runtime.js";
 import type { HostTensor } from "../src/tensor/host.js";
-import { writeFileAtomic } from "../src/weights/atomic.js";
 import { recognise } from "./classifier.js";
 import { ANIMALS, animalIndex } from "./data/animals.js";
 import { batchAt } from "./data/dataset.js";

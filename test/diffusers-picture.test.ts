@@ -1,8 +1,8 @@
 /** A picture made in diffusers is made again here from its prompt and seed (parity/noise.py). */
 import { readFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
+import { generate } from "../src/pipeline/generate.js";
 import { toNumbers } from "../src/tensor/host.js";
-import { generate } from "../src/train/generate.js";
 import { openGolden } from "./golden.js";
 import { TINY_SD } from "./tiny.js";
 

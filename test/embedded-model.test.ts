@@ -1,9 +1,9 @@
 import { readdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import { evaluate } from "../src/train/evaluate.js";
-import { loadSettings, parseSet } from "../src/train/load-settings.js";
-import { openPipeline } from "../src/train/pipeline.js";
+import { loadSettings, parseSet } from "../src/config/load.js";
+import { openPipeline } from "../src/pipeline/pipeline.js";
+import { evaluate } from "../src/scoring/evaluate.js";
 
 const MODELS = path.join(import.meta.dirname, "../models");
 

@@ -1,7 +1,7 @@
 /** The reward's estimate of a JPEG's size beside the files that libjpeg writes. */
 import sharp from "sharp";
 import { input } from "../src/ops/index.js";
-import { jpegKilobytes } from "../src/rewards/jpeg.js";
+import { jpegKilobytes } from "../src/rewards/builtin/jpeg.js";
 import type { Runtime } from "../src/runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { spearman, variedPictures } from "./varied-pictures.js";

@@ -4,7 +4,10 @@ import { expect, test } from "vitest";
 
 /** A folder of src imports only from itself and from those before it (docs/architecture.md). */
 const LAYERS = [
+  "errors",
+  "io",
   "tensor",
+  "images",
   "weights",
   "graph",
   "ops",
@@ -13,9 +16,14 @@ const LAYERS = [
   "nn",
   "models",
   "diffusion",
-  "rewards",
   "runtime",
   "cluster",
+  "rewards",
+  "estimators",
+  "config",
+  "pipeline",
+  "scoring",
+  "engine",
   "train",
   "runs",
   "cli",
@@ -47,6 +55,29 @@ test("folders import one way", () => {
       .map((target) => `${file} imports ${target}`),
   );
   expect(wrong).toEqual([]);
+});
+
+test("no files import each other in a circle, types included", () => {
+  const graph = new Map(
+    files.map((file) => [
+      file,
+      importsOf(file)
+        .filter((target) => target.startsWith("."))
+        .map((target) => path.relative(SRC, path.resolve(SRC, path.dirname(file), target)).replace(/\.js$/, ".ts")),
+    ]),
+  );
+  const done = new Set<string>();
+  const circleFrom = (file: string, above: readonly string[]): readonly string[] | undefined => {
+    if (above.includes(file)) return [...above.slice(above.indexOf(file)), file];
+    if (done.has(file)) return undefined;
+    for (const target of graph.get(file) ?? []) {
+      const circle = circleFrom(target, [...above, file]);
+      if (circle) return circle;
+    }
+    done.add(file);
+    return undefined;
+  };
+  expect(files.map((file) => circleFrom(file, [])).find((circle) => circle)).toBeUndefined();
 });
 
 test("only the runtime imports ONNX Runtime", () => {

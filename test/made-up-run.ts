@@ -1,10 +1,14 @@
 /** A run's events without its training: numbers and pictures that are made up, told to a real run's folder and its trackers. */
+
 import { basename } from "node:path";
+import { settingsFrom } from "../src/config/load.js";
+import type { SettingsInput } from "../src/config/settings.js";
+import type { Plan } from "../src/engine/plan.js";
+import type { RgbImage } from "../src/images/rgb.js";
 import { RunFolder } from "../src/runs/run-folder.js";
 import { Trackers, type TrackersOptions } from "../src/runs/trackers/trackers.js";
-import type { EvaluationResult, Plan, RgbImage, StepMetrics, TrainEvent } from "../src/train/events.js";
-import { settingsFrom } from "../src/train/load-settings.js";
-import type { SettingsInput } from "../src/train/settings.js";
+import type { EvaluationResult } from "../src/scoring/evaluation.js";
+import type { StepMetrics, TrainEvent } from "../src/train/events.js";
 
 export const plan: Plan = {
   model: "m",

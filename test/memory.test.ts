@@ -1,19 +1,20 @@
 /** Keeping residuals instead of computing the U-Net twice: the same gradients, in the memory that the user names. */
+
 import { afterAll, describe, expect, test } from "vitest";
+import type { Settings, SettingsInput } from "../src/config/settings.js";
+import { CompiledEngine } from "../src/engine/engine.js";
+import { type MemoryPlan, memoryOf } from "../src/engine/memory.js";
+import { Learner } from "../src/engine/replica.js";
+import { samplesOf } from "../src/engine/samples.js";
+import { InputError } from "../src/errors/index.js";
+import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import { openEstimator } from "../src/estimators/index.js";
+import { showBytes } from "../src/io/bytes.js";
+import { openPipeline } from "../src/pipeline/pipeline.js";
 import { Runtime } from "../src/runtime/runtime.js";
-import { showBytes } from "../src/tensor/bytes.js";
-import { InputError } from "../src/tensor/errors.js";
-import { CompiledEngine } from "../src/train/engine.js";
-import type { UpdateEstimator } from "../src/train/estimators/estimator.js";
-import { openEstimator } from "../src/train/estimators/index.js";
-import { Learner } from "../src/train/learner.js";
-import { type MemoryPlan, memoryOf } from "../src/train/memory.js";
+import { openLearned } from "../src/train/initial.js";
 import { l2Norm } from "../src/train/optimizer.js";
-import { openPipeline } from "../src/train/pipeline.js";
 import { plan } from "../src/train/plan.js";
-import { samplesOf } from "../src/train/samples.js";
-import type { Settings, SettingsInput } from "../src/train/settings.js";
-import { openLearned } from "../src/train/start.js";
 import { TINY_SD, tinyReward, tinySettings } from "./tiny.js";
 
 const pipeline = await openPipeline(TINY_SD);

@@ -1,4 +1,5 @@
 /** One model as a folder, as a single file and from the hub: the same tensors, the same pictures. */
+
 import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -6,15 +7,14 @@ import { fileURLToPath } from "node:url";
 import { gunzipSync } from "node:zlib";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { runCommandLine } from "../src/cli/program.js";
-import { InputError } from "../src/tensor/errors.js";
+import { type Settings, settingsSchema } from "../src/config/settings.js";
+import { InputError } from "../src/errors/index.js";
+import { generate } from "../src/pipeline/generate.js";
+import { decodeGraph, denoiseGraph, textGraph } from "../src/pipeline/graphs.js";
+import { resolveModel } from "../src/pipeline/open-model.js";
+import { openPipeline, pipelineOf } from "../src/pipeline/pipeline.js";
 import { allocate } from "../src/tensor/host.js";
 import { sizeOf } from "../src/tensor/shape.js";
-import { generate } from "../src/train/generate.js";
-import { denoiseGraph, textGraph } from "../src/train/graphs.js";
-import { decodeGraph } from "../src/train/judge-graphs.js";
-import { resolveModel } from "../src/train/open-model.js";
-import { openPipeline, pipelineOf } from "../src/train/pipeline.js";
-import { type Settings, settingsSchema } from "../src/train/settings.js";
 import { singleFileModel } from "../src/weights/ldm/single-file.js";
 import type { WeightSource } from "../src/weights/source.js";
 import { filesOf, type HubServer, startHub } from "./hub-server.js";

@@ -1,19 +1,20 @@
 /** An estimator written from the docs alone, in a file of the user's: docs/examples/evolution.js. */
+
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, expect, test } from "vitest";
+import { settingsSchema } from "../src/config/settings.js";
+import { CompiledEngine } from "../src/engine/engine.js";
+import { Learner } from "../src/engine/replica.js";
+import { samplesOf } from "../src/engine/samples.js";
+import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import { openEstimator } from "../src/estimators/index.js";
+import { openPipeline } from "../src/pipeline/pipeline.js";
 import { Runtime } from "../src/runtime/runtime.js";
-import { CompiledEngine } from "../src/train/engine.js";
-import type { UpdateEstimator } from "../src/train/estimators/estimator.js";
-import { openEstimator } from "../src/train/estimators/index.js";
 import type { StepMetrics } from "../src/train/events.js";
-import { Learner } from "../src/train/learner.js";
-import { openPipeline } from "../src/train/pipeline.js";
+import { openLearned } from "../src/train/initial.js";
 import { plan } from "../src/train/plan.js";
-import { train } from "../src/train/recipe.js";
-import { samplesOf } from "../src/train/samples.js";
-import { settingsSchema } from "../src/train/settings.js";
-import { openLearned } from "../src/train/start.js";
+import { train } from "../src/train/trainer.js";
 import { TINY_SD, tinyReward, tinySettings } from "./tiny.js";
 
 const file = fileURLToPath(new URL("../docs/examples/evolution.js", import.meta.url));

@@ -1,20 +1,21 @@
 /** One update of each estimator beside its version in PyTorch (parity/estimators.py), with everything random given. */
+
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, expect, test } from "vitest";
+import type { SettingsInput } from "../src/config/settings.js";
+import { CompiledEngine } from "../src/engine/engine.js";
+import { Learner, type Learnt } from "../src/engine/replica.js";
+import { playRound } from "../src/engine/step.js";
+import { openEstimator } from "../src/estimators/index.js";
+import type { TrainingSample } from "../src/estimators/sample.js";
+import { openPipeline } from "../src/pipeline/pipeline.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
-import { CompiledEngine } from "../src/train/engine.js";
-import { openEstimator } from "../src/train/estimators/index.js";
-import { Learner, type Learnt } from "../src/train/learner.js";
+import { openLearned } from "../src/train/initial.js";
 import { l2Norm } from "../src/train/optimizer.js";
-import { openPipeline } from "../src/train/pipeline.js";
-import { playRound } from "../src/train/round.js";
-import type { TrainingSample } from "../src/train/samples.js";
-import type { SettingsInput } from "../src/train/settings.js";
-import { openLearned } from "../src/train/start.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
 import { tinyReward, tinySettings } from "./tiny.js";

@@ -2,22 +2,23 @@
  * Whole runs beside AlignProp in PyTorch, diffusers and PEFT (parity/reference_loop.py): the same tiny model, noise,
  * prompts, masks and first adapter; three updates of two micro-batches each.
  */
+
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
+import { CompiledEngine } from "../src/engine/engine.js";
+import { Learner } from "../src/engine/replica.js";
+import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import { openEstimator } from "../src/estimators/index.js";
+import type { TrainingSample } from "../src/estimators/sample.js";
+import type { LearnedLayout } from "../src/pipeline/parameters.js";
+import { openPipeline } from "../src/pipeline/pipeline.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
-import { CompiledEngine } from "../src/train/engine.js";
-import type { UpdateEstimator } from "../src/train/estimators/estimator.js";
-import { openEstimator } from "../src/train/estimators/index.js";
-import type { LearnedLayout } from "../src/train/learned.js";
-import { Learner } from "../src/train/learner.js";
+import { openLearned } from "../src/train/initial.js";
 import { adamw, adamwState, clipGradNorm, l2Norm } from "../src/train/optimizer.js";
-import { openPipeline } from "../src/train/pipeline.js";
-import type { TrainingSample } from "../src/train/samples.js";
-import { openLearned } from "../src/train/start.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
 import { tinyReward, tinySettings } from "./tiny.js";

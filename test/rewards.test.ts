@@ -7,10 +7,10 @@ import sharp from "sharp";
 import { afterAll, describe, expect, test } from "vitest";
 import { stringify } from "yaml";
 import { runCommandLine } from "../src/cli/program.js";
-import { defineReward, ops } from "../src/rewards/define.js";
-import { readMetrics } from "../src/runs/metrics.js";
+import { defineReward, ops } from "../src/rewards/user/define.js";
+import { readMetrics } from "../src/runs/record/metrics.js";
 import type { StepMetrics } from "../src/train/events.js";
-import { train } from "../src/train/recipe.js";
+import { train } from "../src/train/trainer.js";
 import { TINY_RECIPE, TINY_REWARD, tinySettings } from "./tiny.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-rewards-"));

@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
+import { resolvedLoss, type Settings, type SettingsInput, settingsSchema } from "../src/config/settings.js";
 import { openReward, pathsOnly, type Reward, rewardSettings } from "../src/rewards/index.js";
-import { resolvedLoss, type Settings, type SettingsInput, settingsSchema } from "../src/train/settings.js";
 
 /** The Stable Diffusion folder with random weights: 8x8 latents, 32x32 pixels. */
 export const TINY_SD = fileURLToPath(new URL("./goldens/tiny-sd", import.meta.url));

@@ -1,16 +1,19 @@
 /** Training end to end on the tiny random model: what it tells, resuming, stopping, and numbers that go wrong. */
+
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { evaluate } from "../src/train/evaluate.js";
-import type { FileContent, RgbImage, TrainEvent, TrainResult } from "../src/train/events.js";
-import { UNET_FILES } from "../src/train/export.js";
-import { generate } from "../src/train/generate.js";
-import { openPipeline } from "../src/train/pipeline.js";
-import { train } from "../src/train/recipe.js";
-import type { Settings } from "../src/train/settings.js";
-import { openLearned } from "../src/train/start.js";
+import type { Settings } from "../src/config/settings.js";
+import type { RgbImage } from "../src/images/rgb.js";
+import type { FileContent } from "../src/io/files.js";
+import { UNET_FILES } from "../src/pipeline/export.js";
+import { generate } from "../src/pipeline/generate.js";
+import { openPipeline } from "../src/pipeline/pipeline.js";
+import { evaluate } from "../src/scoring/evaluate.js";
+import type { TrainEvent, TrainResult } from "../src/train/events.js";
+import { openLearned } from "../src/train/initial.js";
+import { train } from "../src/train/trainer.js";
 import { openWeights } from "../src/weights/folder.js";
 import { PEFT_FILE, readLora } from "../src/weights/lora-files.js";
 import { TINY_REWARD, TINY_SD, tinySettings } from "./tiny.js";

@@ -1,16 +1,16 @@
 import { join } from "node:path";
 import type { Command } from "commander";
+import { loadSettings } from "../config/load.js";
+import type { Settings } from "../config/settings.js";
+import { InputError } from "../errors/index.js";
+import { mixAdapters } from "../pipeline/mix.js";
 import { rewardTitle } from "../rewards/index.js";
-import { openAdapter, openTuned, recipeOfAdapter, type Tuned } from "../runs/checkpoints.js";
-import { format } from "../runs/format.js";
-import { requireEmpty, requireWritable } from "../runs/output-folder.js";
-import { writeEvaluation } from "../runs/samples.js";
-import { InputError } from "../tensor/errors.js";
-import { evaluate } from "../train/evaluate.js";
-import type { EvaluationResult } from "../train/events.js";
-import { loadSettings } from "../train/load-settings.js";
-import { mixAdapters } from "../train/mix.js";
-import type { Settings } from "../train/settings.js";
+import { openAdapter, openTuned, recipeOfAdapter, type Tuned } from "../runs/record/checkpoints.js";
+import { requireEmpty, requireWritable } from "../runs/record/output-folder.js";
+import { writeEvaluation } from "../runs/record/samples.js";
+import { format } from "../runs/report/format.js";
+import { evaluate } from "../scoring/evaluate.js";
+import type { EvaluationResult } from "../scoring/evaluation.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { formOption, type MixingOptions } from "./mix.js";
@@ -114,12 +114,13 @@ async function tunedBy(
 ): Promise<Partial<Tuned>> {
   if (mix === undefined) {
     if (coefficient !== undefined)
-      throw new InputError("--coefficient: belongs to --mix; add --mix base or --mix <path>");
+      throw new InputError("usage", "--coefficient: belongs to --mix; add --mix base or --mix <path>");
     return adapter === undefined ? {} : await openTuned(adapter, warn);
   }
-  if (adapter === undefined) throw new InputError("--mix: needs the adapter that is mixed; add --adapter <path>");
+  if (adapter === undefined)
+    throw new InputError("usage", "--mix: needs the adapter that is mixed; add --adapter <path>");
   if (coefficient === undefined)
-    throw new InputError("--mix: needs the adapter's share; add --coefficient <x>, such as 0.5");
+    throw new InputError("usage", "--mix: needs the adapter's share; add --coefficient <x>, such as 0.5");
   const open = (path: string) => openAdapter(path, "--mix blends adapters", warn);
   return {
     adapter: mixAdapters(await open(adapter), mix === "base" ? mix : await open(mix), coefficient, { form }),

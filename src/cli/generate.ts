@@ -1,19 +1,18 @@
 import { mkdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Command } from "commander";
-import { fillFolder } from "../runs/atomic-folder.js";
-import { openTuned, recipeOfAdapter } from "../runs/checkpoints.js";
-import { contactSheet, encodePng } from "../runs/contact-sheet.js";
-import { requireEmpty, requireWritable } from "../runs/output-folder.js";
-import { pictureName, writePictures } from "../runs/samples.js";
-import { InputError } from "../tensor/errors.js";
-import type { RgbImage } from "../train/events.js";
-import { generate } from "../train/generate.js";
-import { loadSettings } from "../train/load-settings.js";
-import type { Picture } from "../train/pictures.js";
-import { resolvePrompts } from "../train/prompts.js";
-import { inTemplate } from "../train/samples.js";
-import { writeFileAtomic } from "../weights/atomic.js";
+import { loadSettings } from "../config/load.js";
+import { inTemplate, resolvePrompts } from "../config/prompts.js";
+import { InputError } from "../errors/index.js";
+import { contactSheet, encodePng } from "../images/contact-sheet.js";
+import type { RgbImage } from "../images/rgb.js";
+import { writeFileAtomic } from "../io/atomic.js";
+import { fillFolder } from "../io/atomic-folder.js";
+import type { Picture } from "../pipeline/draw.js";
+import { generate } from "../pipeline/generate.js";
+import { openTuned, recipeOfAdapter } from "../runs/record/checkpoints.js";
+import { requireEmpty, requireWritable } from "../runs/record/output-folder.js";
+import { pictureName, writePictures } from "../runs/record/samples.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import {
@@ -94,6 +93,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
   if (!asFile) await requireEmpty(out);
   else if ((await stat(out).catch(() => undefined))?.isDirectory()) {
     throw new InputError(
+      "usage",
       `--out ${out}: this is a folder, although its name is a picture's; name a file, or another folder`,
     );
   }
@@ -149,9 +149,10 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
 /** `--prompt` as often as it was given, then the list, each in the template. */
 async function promptsOf({ prompt = [], prompts, template = "{}" }: GenerateCommandOptions): Promise<string[]> {
   if (prompt.length === 0 && prompts === undefined) {
-    throw new InputError("nothing to draw; add --prompt TEXT, or --prompts with a text file or a list's name");
+    throw new InputError("usage", "nothing to draw; add --prompt TEXT, or --prompts with a text file or a list's name");
   }
-  if (!template.includes("{}")) throw new InputError(`--template ${template}: must contain {} where the prompt goes`);
+  if (!template.includes("{}"))
+    throw new InputError("usage", `--template ${template}: must contain {} where the prompt goes`);
   const listed = prompts === undefined ? [] : await resolvePrompts(prompts, { setting: "--prompts" });
   return [...prompt, ...listed].map((text) => inTemplate(text, template));
 }

@@ -1,16 +1,16 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type Command, Option } from "commander";
-import { fillFolder } from "../runs/atomic-folder.js";
-import { openAdapter, recipeOfAdapter } from "../runs/checkpoints.js";
-import { mixStrip } from "../runs/mix-strip.js";
-import { requireEmpty, requireWritable } from "../runs/output-folder.js";
-import { InputError } from "../tensor/errors.js";
-import { evaluationPrompts } from "../train/evaluate.js";
-import { KOHYA_ENDING } from "../train/export.js";
-import { generateEach } from "../train/generate.js";
-import { loadSettings } from "../train/load-settings.js";
-import { type MixForm, mixAdapters } from "../train/mix.js";
+import { loadSettings } from "../config/load.js";
+import { evaluationPrompts } from "../config/prompts.js";
+import { InputError } from "../errors/index.js";
+import { fillFolder } from "../io/atomic-folder.js";
+import { KOHYA_ENDING } from "../pipeline/export.js";
+import { generateEach } from "../pipeline/generate.js";
+import { type MixForm, mixAdapters } from "../pipeline/mix.js";
+import { openAdapter, recipeOfAdapter } from "../runs/record/checkpoints.js";
+import { requireEmpty, requireWritable } from "../runs/record/output-folder.js";
+import { mixStrip } from "../runs/report/mix-strip.js";
 import { type LoraAdapter, PEFT_FILE, writeKohyaLora, writePeftLora } from "../weights/lora-files.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
@@ -105,7 +105,7 @@ async function mixInto(a: string, b: string, options: MixOptions, terminal: Term
   if (a === "base") {
     const turned = coefficients.map((x) => Number((1 - x).toPrecision(6))).join(" ");
     const instead = `alignprop mix ${b} base --coefficient ${turned}`;
-    throw new InputError(`mix base ${b}: the base model has no adapter and comes second; try ${instead}`);
+    throw new InputError("usage", `mix base ${b}: the base model has no adapter and comes second; try ${instead}`);
   }
   await requireEmpty(out);
   await requireWritable(out);

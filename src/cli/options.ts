@@ -1,8 +1,8 @@
 /** Options that several commands share, and how they become settings. */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Override, parseSet } from "../config/load.js";
+import { InputError } from "../errors/index.js";
 import { isRewardFile, rewardNames } from "../rewards/index.js";
-import { InputError } from "../tensor/errors.js";
-import { type Override, parseSet } from "../train/load-settings.js";
 
 export interface CommonOptions {
   json?: boolean;
@@ -125,6 +125,7 @@ export function overridesOf(
 export function requireTuned({ anneal, adapter }: { readonly anneal?: number; readonly adapter?: string }): void {
   if (anneal === undefined || adapter !== undefined) return;
   throw new InputError(
+    "usage",
     `--anneal ${anneal}: goes from the base model to a tuned one, and none is given; add --adapter with a run, a checkpoint or a LoRA file`,
   );
 }

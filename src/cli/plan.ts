@@ -1,8 +1,8 @@
 import type { Command } from "commander";
-import { duration } from "../runs/format.js";
-import { showBytes } from "../tensor/bytes.js";
-import type { Plan } from "../train/events.js";
-import { loadSettings } from "../train/load-settings.js";
+import { loadSettings } from "../config/load.js";
+import type { Plan } from "../engine/plan.js";
+import { showBytes } from "../io/bytes.js";
+import { duration } from "../runs/report/format.js";
 import { plan } from "../train/plan.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { TINY_SD } from "../../test/tiny.js";
-import { packageFolder } from "../train/locate.js";
+import { packageFolder } from "../io/package.js";
 
 const program = join(packageFolder, "dist/src/cli/main.js");
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-process-"));

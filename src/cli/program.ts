@@ -1,8 +1,8 @@
 /** The command line as a whole: its commands, and how each way of ending is told. */
 import { setTimeout } from "node:timers/promises";
 import { Command } from "commander";
-import { nearest } from "../tensor/errors.js";
-import { packageVersion } from "../train/locate.js";
+import { nearest } from "../errors/index.js";
+import { packageVersion } from "../io/package.js";
 import { evaluateCommand } from "./evaluate.js";
 import { failureOf } from "./failure.js";
 import { generateCommand } from "./generate.js";

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { plan } from "../../test/made-up-run.js";
+import { settingsFrom } from "../config/load.js";
 import type { StepMetrics } from "../train/events.js";
-import { settingsFrom } from "../train/load-settings.js";
 import { progress } from "./progress.js";
 import type { Terminal } from "./terminal.js";
 

@@ -1,11 +1,12 @@
 /** What a person sees while a run goes on. */
 
+import type { Settings } from "../config/settings.js";
+import type { Precision } from "../pipeline/precision.js";
 import { rewardTitle } from "../rewards/index.js";
-import { duration, format } from "../runs/format.js";
-import { percent, stopText } from "../runs/watch-text.js";
-import type { EvaluationResult, StepMetrics, TrainObserver } from "../train/events.js";
-import type { Precision } from "../train/precision.js";
-import type { Settings } from "../train/settings.js";
+import { duration, format } from "../runs/report/format.js";
+import { percent, stopText } from "../runs/report/watch-text.js";
+import type { EvaluationResult } from "../scoring/evaluation.js";
+import type { StepMetrics, TrainObserver } from "../train/events.js";
 import type { Terminal } from "./terminal.js";
 
 export function progress(terminal: Terminal, settings: Settings): TrainObserver {

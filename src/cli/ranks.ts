@@ -2,7 +2,7 @@
 import { type Cluster, ClusterFailure } from "../cluster/cluster.js";
 import { connect } from "../cluster/connect.js";
 import { launcherOf } from "../cluster/launcher.js";
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 import { failureOf } from "./failure.js";
 import { processTerminal, type Terminal } from "./terminal.js";
 
@@ -18,6 +18,7 @@ export function requireOneRank(command: string): void {
   const { size = 1, name = "" } = launcherOf(process.env) ?? {};
   if (size === 1) return;
   throw new InputError(
+    "usage",
     `${name} started ${size} processes, but train is the only command for several; start ${command} by itself`,
   );
 }

@@ -1,19 +1,19 @@
 import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
-import { onnxSchema } from "../rewards/onnx.js";
-import { showPreprocessing } from "../rewards/onnx-preprocessing.js";
-import { pictureTensor, readPicture } from "../rewards/picture.js";
-import { encodePng } from "../runs/contact-sheet.js";
-import { format } from "../runs/format.js";
-import { requireWritable } from "../runs/output-folder.js";
-import { InputError } from "../tensor/errors.js";
-import { type CheckedOutput, checkReward, type RewardCheck } from "../train/check-reward.js";
-import type { RgbImage } from "../train/events.js";
-import { generate } from "../train/generate.js";
-import { loadSettings, type Override, parseSet } from "../train/load-settings.js";
-import { writeFileAtomic } from "../weights/atomic.js";
-import { checkJson } from "../weights/json.js";
+import { loadSettings, type Override, parseSet } from "../config/load.js";
+import { InputError } from "../errors/index.js";
+import { encodePng } from "../images/contact-sheet.js";
+import { readImage } from "../images/read.js";
+import { imageTensor, type RgbImage } from "../images/rgb.js";
+import { writeFileAtomic } from "../io/atomic.js";
+import { checkJson } from "../io/json.js";
+import { generate } from "../pipeline/generate.js";
+import { onnxSchema } from "../rewards/user/onnx.js";
+import { showPreprocessing } from "../rewards/user/onnx-preprocessing.js";
+import { requireWritable } from "../runs/record/output-folder.js";
+import { format } from "../runs/report/format.js";
+import { type CheckedOutput, checkReward, type RewardCheck } from "../scoring/check-onnx.js";
 import { interruptible } from "./interrupt.js";
 import { type CommonOptions, commonOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
@@ -73,7 +73,7 @@ Examples:
 
 async function check(file: string, options: CheckOptions, terminal: Terminal): Promise<void> {
   if (!/\.png$/i.test(options.out))
-    throw new InputError(`--out ${options.out}: the heat map is a picture; name a .png file`);
+    throw new InputError("usage", `--out ${options.out}: the heat map is a picture; name a .png file`);
   await requireWritable(dirname(options.out));
   const settings = checkJson(onnxSchema, written(file, options), "reward check");
   const { device, threads, model, sampling } = await loadSettings({
@@ -89,8 +89,8 @@ async function check(file: string, options: CheckOptions, terminal: Terminal): P
       ? await interruptible(terminal, "Stopping", (signal) =>
           generate({ model, device, threads, sampling, pictures: [SAMPLE], signal }),
         ).then(([image]) => image as RgbImage)
-      : await readPicture(options.image);
-  const checked = await checkReward(settings, pictureTensor(picture), { device, ...(threads !== null && { threads }) });
+      : await readImage(options.image);
+  const checked = await checkReward(settings, imageTensor(picture), { device, ...(threads !== null && { threads }) });
   await mkdir(dirname(options.out), { recursive: true });
   await writeFileAtomic(options.out, await encodePng(beside(picture, checked.heatMap)));
   if (options.json) terminal.print(JSON.stringify(asJson(checked, options.out)));
@@ -113,7 +113,7 @@ function written(file: string, { output, class: chosen, similar, preprocessor, s
       if (!Object.hasOwn(at, key)) at[key] = {};
       const next = at[key];
       if (typeof next !== "object" || next === null)
-        throw new InputError(`${origin}: ${key} holds no further settings`);
+        throw new InputError("usage", `${origin}: ${key} holds no further settings`);
       at = next as Record<string, unknown>;
     }
     Object.defineProperty(at, path.at(-1) as string, { value, enumerable: true, configurable: true, writable: true });

@@ -1,10 +1,10 @@
 import type { Command } from "commander";
+import { loadSettings } from "../config/load.js";
+import { readImage } from "../images/read.js";
 import { rewardNames, rewardTitle } from "../rewards/index.js";
-import { readPicture } from "../rewards/picture.js";
-import { format } from "../runs/format.js";
-import { findPictures, type PictureFile } from "../runs/picture-files.js";
-import { loadSettings } from "../train/load-settings.js";
-import { type Scores, score } from "../train/score.js";
+import { findPictures, type PictureFile } from "../runs/record/picture-files.js";
+import { format } from "../runs/report/format.js";
+import { type Scores, score } from "../scoring/score.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { collectSet, commonOptions, list, overridesOf, type SettingsOptions } from "./options.js";
@@ -51,7 +51,7 @@ async function scoreInto(images: readonly string[], options: ScoreCommandOptions
   const pictures = files.map((picture) => ({
     name: picture.file,
     prompt: prompt ?? picture.prompt,
-    read: () => readPicture(picture.file),
+    read: () => readImage(picture.file),
   }));
   const warn = (message: string) => terminal.say(`warning: ${message}`);
   const scores = await interruptible(terminal, "Stopping after this picture", (signal) =>

@@ -1,21 +1,21 @@
 import type { Command } from "commander";
 import type { Cluster } from "../cluster/cluster.js";
-import { adapterPath, savedSteps } from "../runs/checkpoints.js";
-import { format } from "../runs/format.js";
-import { bestStep, readHistory } from "../runs/history.js";
-import { checkpointFolder, samplesFolder } from "../runs/layout.js";
-import { writeReport } from "../runs/report.js";
+import { loadSettings } from "../config/load.js";
+import type { Settings } from "../config/settings.js";
+import { trackerNames } from "../config/trackers.js";
+import { InputError } from "../errors/index.js";
+import { adapterPath, savedSteps } from "../runs/record/checkpoints.js";
+import { bestStep, readHistory } from "../runs/record/history.js";
+import { checkpointFolder, samplesFolder } from "../runs/record/layout.js";
+import { type EvaluationRecord, readEvaluations } from "../runs/record/samples.js";
+import { format } from "../runs/report/format.js";
+import { writeReport } from "../runs/report/report.js";
+import { percent, stopText, watchedTitle } from "../runs/report/watch-text.js";
 import { RunFolder } from "../runs/run-folder.js";
-import { type EvaluationRecord, readEvaluations } from "../runs/samples.js";
 import { Trackers } from "../runs/trackers/trackers.js";
-import { percent, stopText, watchedTitle } from "../runs/watch-text.js";
-import { InputError } from "../tensor/errors.js";
 import { together } from "../train/agreement.js";
 import { observers, type TrainResult } from "../train/events.js";
-import { loadSettings } from "../train/load-settings.js";
-import { train } from "../train/recipe.js";
-import type { Settings } from "../train/settings.js";
-import { trackerNames } from "../train/trackers.js";
+import { train } from "../train/trainer.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { commonOptions, list, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
@@ -88,6 +88,7 @@ async function openRun(
   const conflicting = given.find((option) => option);
   if (conflicting) {
     throw new InputError(
+      "usage",
       `--resume ${options.resume}: a run goes on in its own folder with its own recipe; leave out ${conflicting}`,
     );
   }

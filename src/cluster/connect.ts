@@ -1,4 +1,4 @@
-import { InputError, quote } from "../tensor/errors.js";
+import { InputError, quote } from "../errors/index.js";
 import { type Cluster, singleProcess } from "./cluster.js";
 import { type Environment, launcherOf, libraryNames } from "./launcher.js";
 
@@ -12,6 +12,7 @@ export async function connect(env: Environment = process.env): Promise<Cluster> 
   const limit = env.ALIGNPROP_MPI_LIMIT ? Number(env.ALIGNPROP_MPI_LIMIT) : DEFAULT_LIMIT;
   if (!(limit > 0 && limit <= 3600)) {
     throw new InputError(
+      "ranks-unavailable",
       `ALIGNPROP_MPI_LIMIT is ${quote(env.ALIGNPROP_MPI_LIMIT)}; it must be a number of seconds, at most 3600, after which a silent rank counts as lost`,
     );
   }

@@ -1,7 +1,7 @@
 import { deserialize, serialize } from "node:v8";
 import { Worker } from "node:worker_threads";
 import koffi from "koffi";
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 import { type Cluster, ClusterFailure, type DoorOptions, StopRequest } from "./cluster.js";
 import type { Launcher, MpiFamily } from "./launcher.js";
 import type { Ending, Reply, Request, WorkerData } from "./protocol.js";
@@ -48,6 +48,7 @@ export class MpiCluster implements Cluster {
     if (size !== launcher.size) {
       await cluster.close();
       throw new InputError(
+        "ranks-unavailable",
         `${launcher.name} started ${launcher.size} processes, but ${version} sees ${size}: it is not that launcher's MPI. ` +
           "Start with the mpirun that belongs to it (under Slurm: srun --mpi=pmix or --mpi=pmi2), or name the launcher's " +
           "own library: ALIGNPROP_MPI=/path/to/libmpi.so",
@@ -205,6 +206,7 @@ async function ready(worker: Worker, launcher: Launcher): Promise<Extract<Reply,
   if (reply !== "late" && reply.kind === "missing") {
     await worker.terminate();
     throw new InputError(
+      "ranks-unavailable",
       `${launcher.name} started this run on ${launcher.size} processes, but no library of MPI can be loaded (${reply.reasons.join("; ")}). ` +
         `${INSTALL[launcher.families[0]]}, or name a library: ALIGNPROP_MPI=/path/to/libmpi.so`,
     );

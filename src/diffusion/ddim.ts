@@ -10,9 +10,9 @@
  * U-Net's vector-Jacobian product gets b · dL/dx_{t-1} (`trajectory.ts`).
  */
 import { z } from "zod";
-import { count, only, parseConfig } from "../models/config.js";
-import { InputError } from "../tensor/errors.js";
-import { isRecord } from "../tensor/record.js";
+import { InputError } from "../errors/index.js";
+import { count, only, parseConfig } from "../io/config-schema.js";
+import { isRecord } from "../io/record.js";
 
 export type Prediction = "epsilon" | "v_prediction" | "sample";
 
@@ -46,6 +46,7 @@ export function readSchedulerConfig(json: unknown, file: string): SchedulerConfi
   const config = parseConfig(schedulerConfig, neverClips ? { clip_sample: false, ...json } : json, file);
   if (config.rescale_betas_zero_snr && config.prediction_type === "epsilon") {
     throw new InputError(
+      "config-invalid",
       `${file}: rescale_betas_zero_snr with prediction_type epsilon: pure noise says nothing about the picture; use v_prediction`,
     );
   }
@@ -99,6 +100,7 @@ export function ddimSteps(config: SchedulerConfig, steps: number, { eta = 0 }: {
     const step = { timestep, ...coefficients(config.prediction_type, alphaBarHere, alphaBarPrevious, eta) };
     if (![step.a, step.b, step.sigma].every(Number.isFinite)) {
       throw new InputError(
+        "config-invalid",
         `scheduler_config.json: its betas leave ${alphaBarHere} of the signal at timestep ${timestep}, from which no step can be computed; they are usually 0.0001 to 0.02`,
       );
     }
@@ -161,7 +163,10 @@ function zeroTerminalSnr(alphaBar: Float64Array): Float64Array {
 function betas({ num_train_timesteps: T, beta_start, beta_end, beta_schedule, trained_betas }: SchedulerConfig) {
   if (trained_betas) {
     if (trained_betas.length !== T) {
-      throw new InputError(`scheduler_config.json: trained_betas has ${trained_betas.length} values, expected ${T}`);
+      throw new InputError(
+        "config-invalid",
+        `scheduler_config.json: trained_betas has ${trained_betas.length} values, expected ${T}`,
+      );
     }
     return trained_betas;
   }
@@ -182,6 +187,7 @@ function betas({ num_train_timesteps: T, beta_start, beta_end, beta_schedule, tr
 function timesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }: SchedulerConfig, steps: number) {
   if (!Number.isInteger(steps) || steps < 1 || steps > T) {
     throw new InputError(
+      "config-invalid",
       `sampling steps: ${steps} is not a whole number from 1 to ${T} (the scheduler's training steps)`,
     );
   }
@@ -202,6 +208,7 @@ function timesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }: S
   const highest = Math.max(...visited);
   if (highest >= T) {
     throw new InputError(
+      "config-invalid",
       `scheduler_config.json: steps_offset ${steps_offset} with ${steps} sampling steps visits timestep ${highest}, ` +
         `but training had only 0 to ${T - 1}; sample fewer steps or lower the offset`,
     );

@@ -1,6 +1,6 @@
+import { InputError, nearest } from "../errors/index.js";
 import type { Value } from "../graph/value.js";
 import { conv2d, linear, mul } from "../ops/index.js";
-import { InputError, nearest } from "../tensor/errors.js";
 import type { Rng } from "../tensor/rng.js";
 import { type Shape, sizeOf } from "../tensor/shape.js";
 import { type FlatEntry, type FlatLayout, flatLayout, splitFlat } from "./flat.js";
@@ -110,6 +110,7 @@ function unknownTarget(target: string, modules: readonly string[], path: string)
   const names = new Set(modules.map(lastName));
   const near = nearest(target, [...Object.keys(TARGET_GROUPS), ...names]);
   return new InputError(
+    "tensor-mismatch",
     `lora.targets: ${target} names no layer of ${path} that an adapter can change; ${near ? `did you mean ${near}? ` : ""}` +
       `There are the groups ${Object.keys(TARGET_GROUPS).join(", ")}, and the layers ${[...names].join(", ")}.`,
   );

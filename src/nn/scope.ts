@@ -1,7 +1,7 @@
+import { InputError, nearest } from "../errors/index.js";
 import type { Value } from "../graph/value.js";
 import { type ConvOptions, cast, parameter } from "../ops/index.js";
 import { isFloating } from "../tensor/dtype.js";
-import { InputError, nearest } from "../tensor/errors.js";
 import type { Rng } from "../tensor/rng.js";
 import { type Shape, sameShape, showShape, sizeOf } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";
@@ -77,16 +77,19 @@ export function frozenScope(
         if (!stored) {
           const near = nearest(name, source.names());
           throw new InputError(
+            "tensor-mismatch",
             `${source.describe}: tensor ${name} ${showShape(shape)} is missing${near ? `; the nearest name is ${near}` : ""}. Do the weights belong to this config.json?`,
           );
         }
         if (!sameShape(stored.shape, shape)) {
           throw new InputError(
+            "tensor-mismatch",
             `${source.describe}: tensor ${name} has shape ${showShape(stored.shape)}, but config.json makes it ${showShape(shape)}. Do the weights belong to this config.json?`,
           );
         }
         if (!isFloating(stored.dtype)) {
           throw new InputError(
+            "tensor-mismatch",
             `${source.describe}: tensor ${name} is ${stored.dtype}; weights must be float16, bfloat16, float32 or float64 (quantised checkpoints are not supported).`,
           );
         }

@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema, type TensorProto, TensorProto_DataLocation } from "onnx-buf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { InputError } from "../errors/index.js";
 import type { Graph } from "../graph/graph.js";
 import { add, cast, constant, input, linear, mul, parameter, relu, reshape } from "../ops/index.js";
 import { Runtime } from "../runtime/runtime.js";
-import { InputError } from "../tensor/errors.js";
 import { float32, fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
 import { openSafetensors, writeSafetensors } from "../weights/safetensors.js";
 import { fromTensors, merge, type WeightSource, withPrefix } from "../weights/source.js";
@@ -145,7 +145,7 @@ describe("a weight that does not fit", () => {
   test("is an InputError too where no weights are given at all", () => {
     const y = relu(parameter("w", [1], "float32"));
     expect(() => emit({ name: "bare", inputs: {}, outputs: { y } })).toThrow(
-      new InputError("bare needs the weight w as float32[1]; nothing does not have it."),
+      new InputError("onnx-unsupported", "bare needs the weight w as float32[1]; nothing does not have it."),
     );
   });
 });

@@ -20,6 +20,7 @@ import {
   type ValueInfoProto,
   ValueInfoProtoSchema,
 } from "onnx-buf";
+import { InputError } from "../errors/index.js";
 import { type Graph, topologicalOrder, verify } from "../graph/graph.js";
 import { rewrite, same } from "../graph/rewrite.js";
 import type { Node, OnnxAttributes, OnnxWriter, TensorType, Value } from "../graph/value.js";
@@ -27,7 +28,6 @@ import { apply, CONTRIB, showType } from "../graph/value.js";
 import { ONNX_TYPE } from "../ops/elementwise.js";
 import { reshapeOp } from "../ops/movement.js";
 import type { DType } from "../tensor/dtype.js";
-import { InputError } from "../tensor/errors.js";
 import { fromNumbers } from "../tensor/host.js";
 import { type Shape, sameShape } from "../tensor/shape.js";
 import type { StoredTensor, WeightSource } from "../weights/source.js";
@@ -207,6 +207,7 @@ function storedParameters(
     if (!stored || stored.dtype !== dtype || !sameShape(stored.shape, shape)) {
       const had = stored ? `has ${showType(stored)}` : "does not have it";
       throw new InputError(
+        "onnx-unsupported",
         `${graph} needs the weight ${name} as ${showType({ shape, dtype })}; ${weights?.describe ?? "nothing"} ${had}.`,
       );
     }

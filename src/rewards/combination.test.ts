@@ -5,8 +5,8 @@ import { fromNumbers } from "../tensor/host.js";
 import { fromTensors } from "../weights/source.js";
 import { checkReward, rewardInFloat64 } from "./check.js";
 import { combination, type PartSettings, partSettings, place } from "./combination.js";
-import { defineReward } from "./define.js";
 import { rewardSettings, rewardTitle } from "./index.js";
+import { defineReward } from "./user/define.js";
 
 /** The brightness of one colour: red 0, green 1, blue 2. */
 const brightness = (name: string) => defineReward({ name, build: (images) => mean(images, [1, 2, 3]) });

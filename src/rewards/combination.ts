@@ -9,9 +9,9 @@
  * prompts among them.
  */
 import { z } from "zod";
+import { InputError } from "../errors/index.js";
 import type { Value } from "../graph/value.js";
 import { abs, add, clip, input, mul, neg, sub } from "../ops/index.js";
-import { InputError } from "../tensor/errors.js";
 import { fromNumbers, type HostTensor } from "../tensor/host.js";
 import { merge } from "../weights/source.js";
 import { MAXIMIZE } from "./kind.js";
@@ -133,6 +133,7 @@ function requireOwnNames(parts: readonly RewardPart[]): void {
       const other = owners.get(name);
       if (other !== undefined) {
         throw new InputError(
+          "reward-invalid",
           `reward: ${other} and ${label} both have a tensor ${name}; a reward of your own names its tensors below the root that it is given`,
         );
       }

@@ -1,17 +1,17 @@
 import { z } from "zod";
-import { aesthetic } from "./aesthetic.js";
-import { clip } from "./clip.js";
+import { aesthetic } from "./builtin/aesthetic.js";
+import { clip } from "./builtin/clip.js";
+import { compressibility, incompressibility } from "./builtin/compressibility.js";
+import { count } from "./builtin/count.js";
+import { hps } from "./builtin/hps.js";
+import { imageReward } from "./builtin/image-reward.js";
+import { pickscore } from "./builtin/pickscore.js";
 import { COMBINATION_LOSS, combination, partKeys, partSettings } from "./combination.js";
-import { compressibility, incompressibility } from "./compressibility.js";
-import { count } from "./count.js";
-import { hps } from "./hps.js";
-import { imageReward } from "./image-reward.js";
 import type { DefaultLoss, Opening, RewardKind } from "./kind.js";
-import { MODULE_FILE, module } from "./module.js";
-import { ONNX_FILE, onnx } from "./onnx.js";
-import { pickscore } from "./pickscore.js";
-import { program } from "./program.js";
 import type { Reward } from "./reward.js";
+import { MODULE_FILE, module } from "./user/module.js";
+import { ONNX_FILE, onnx } from "./user/onnx.js";
+import { program } from "./user/program.js";
 
 export { type Opening, pathsOnly } from "./kind.js";
 export type { Reward, RewardGraph, RewardPart } from "./reward.js";

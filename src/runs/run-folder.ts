@@ -11,23 +11,23 @@
  */
 import { rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { InputError } from "../tensor/errors.js";
+import { loadSettings, type Override } from "../config/load.js";
+import type { Settings } from "../config/settings.js";
+import { InputError } from "../errors/index.js";
+import { writeFileAtomic } from "../io/atomic.js";
+import { removeUnfinished } from "../io/atomic-folder.js";
 import { verdict } from "../train/early-stop.js";
 import type { StepMetrics, TrainEvent } from "../train/events.js";
-import { loadSettings, type Override } from "../train/load-settings.js";
-import type { Settings } from "../train/settings.js";
-import { writeFileAtomic } from "../weights/atomic.js";
-import { removeUnfinished } from "./atomic-folder.js";
-import { dropOldCheckpoints, finalSteps, savedSteps, writeCheckpoint } from "./checkpoints.js";
-import { configText } from "./config.js";
-import { readHistory } from "./history.js";
-import { checkpointFolder, runFiles, samplesFolder, stepsIn } from "./layout.js";
-import { appendMetrics, readMetrics, truncateMetrics } from "./metrics.js";
-import { writeModelCard } from "./model-card.js";
-import { makeRunFolder, requireEmpty, requireWritable } from "./output-folder.js";
-import { writeReport } from "./report.js";
-import { writeSamples } from "./samples.js";
-import { stopText } from "./watch-text.js";
+import { writeModelCard } from "./publish/model-card.js";
+import { dropOldCheckpoints, finalSteps, savedSteps, writeCheckpoint } from "./record/checkpoints.js";
+import { configText } from "./record/config.js";
+import { readHistory } from "./record/history.js";
+import { checkpointFolder, runFiles, samplesFolder, stepsIn } from "./record/layout.js";
+import { appendMetrics, readMetrics, truncateMetrics } from "./record/metrics.js";
+import { makeRunFolder, requireEmpty, requireWritable } from "./record/output-folder.js";
+import { writeSamples } from "./record/samples.js";
+import { writeReport } from "./report/report.js";
+import { stopText } from "./report/watch-text.js";
 
 export class RunFolder {
   #path: string | undefined;
@@ -59,17 +59,22 @@ export class RunFolder {
   static async resume(path: string, overrides: readonly Override[] = []): Promise<RunFolder> {
     const config = join(path, runFiles.config);
     if ((await stat(config).catch(() => undefined)) === undefined) {
-      throw new InputError(`--resume ${path}: this is not a run's folder: it has no ${runFiles.config}`);
+      throw new InputError(
+        "output-unwritable",
+        `--resume ${path}: this is not a run's folder: it has no ${runFiles.config}`,
+      );
     }
     const settings = { ...(await loadSettings({ recipe: resolve(config), overrides })), out: path };
     const step = (await savedSteps(path)).at(-1);
     if (step === undefined) {
       throw new InputError(
+        "output-unwritable",
         `--resume ${path}: the run ended before its first checkpoint, so there is nothing to go on from; start it again`,
       );
     }
     if (step >= settings.train.updates) {
       throw new InputError(
+        "output-unwritable",
         `--resume ${path}: the run has done all of its ${step} steps; for more, add --steps ${step * 2}`,
       );
     }
@@ -77,6 +82,7 @@ export class RunFolder {
     const { stop } = verdict(await readHistory(path, rows), settings.early_stop);
     if (stop) {
       throw new InputError(
+        "output-unwritable",
         `--resume ${path}: its early_stop ended the run: ${stopText(stop, settings)}. To go on all the same, add --set early_stop=null, or another rule`,
       );
     }

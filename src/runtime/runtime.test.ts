@@ -2,11 +2,11 @@ import { execFile } from "node:child_process";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { InputError } from "../errors/index.js";
 import type { Graph } from "../graph/graph.js";
+import { packageFolder } from "../io/package.js";
 import { add, gather, input, matmul, mul } from "../ops/index.js";
-import { InputError } from "../tensor/errors.js";
 import { float32, fromNumbers } from "../tensor/host.js";
-import { packageFolder } from "../train/locate.js";
 import { type Kept, Runtime } from "./runtime.js";
 
 let runtime: Runtime;

@@ -1,11 +1,11 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
+import { InputError } from "../errors/index.js";
 import type { Graph } from "../graph/graph.js";
 import { liveBytes } from "../graph/live-bytes.js";
 import { bytesOf, showType, type TensorType } from "../graph/value.js";
 import { emit } from "../onnx/emit.js";
 import { add, input } from "../ops/index.js";
-import { InputError } from "../tensor/errors.js";
 import type { HostTensor } from "../tensor/host.js";
 import { sameShape } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";
@@ -240,6 +240,7 @@ async function probe(runtime: Runtime): Promise<void> {
   } catch (error) {
     await runtime.close();
     throw new InputError(
+      "device-unavailable",
       `--device ${runtime.device}: this machine cannot run it (${(error as Error).message.split("\n")[0]}). Use --device cpu.`,
     );
   }

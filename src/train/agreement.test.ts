@@ -1,10 +1,10 @@
 import { expect, test } from "vitest";
 import { tinySettings } from "../../test/tiny.js";
 import { type Cluster, singleProcess } from "../cluster/cluster.js";
-import { InputError } from "../tensor/errors.js";
+import { shareOf } from "../cluster/share.js";
+import { checksum } from "../engine/ranks.js";
+import { InputError } from "../errors/index.js";
 import { type Facts, requireAgreement, together } from "./agreement.js";
-import { checksum } from "./ranks.js";
-import { shareOf } from "./shares.js";
 
 /** Ranks within one process, which meet whenever all have come to gather something. */
 function ranks(size: number): Cluster[] {
@@ -58,7 +58,7 @@ test("ranks that would train something else are refused, with what differs", asy
 test("an error of all ranks is told as it is, and one of some with their name", async () => {
   const [a, b] = ranks(2) as [Cluster, Cluster];
   const fail = (message: string) => async () => {
-    throw new InputError(message);
+    throw new InputError("not-finite", message);
   };
   const both = Promise.allSettled([together(a, fail("no such model")), together(b, fail("no such model"))]);
   const messages = (results: PromiseSettledResult<unknown>[]) =>

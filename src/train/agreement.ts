@@ -1,10 +1,10 @@
 /** What all ranks of a run must have in common before it begins, and how a mistake that several make is told once. */
 import type { Cluster } from "../cluster/cluster.js";
-import { InputError } from "../tensor/errors.js";
-import { isRecord } from "../tensor/record.js";
-import { packageVersion } from "./locate.js";
-import type { Precision } from "./precision.js";
-import type { Settings } from "./settings.js";
+import type { Settings } from "../config/settings.js";
+import { InputError } from "../errors/index.js";
+import { packageVersion } from "../io/package.js";
+import { isRecord } from "../io/record.js";
+import type { Precision } from "../pipeline/precision.js";
 
 /**
  * Does on every rank what may find bad input. Where any does, all throw: an error of rank 0 or of all as it is, another with
@@ -25,7 +25,7 @@ export async function together<T>(cluster: Cluster, work: () => Promise<T>): Pro
   const rank = failures.findIndex((message) => message !== undefined);
   const message = failures[rank] as string;
   const shared = rank === 0 || failures.every((other) => other === message);
-  throw new InputError(shared ? message : `${named(cluster, rank)}: ${message}`);
+  throw new InputError("not-finite", shared ? message : `${named(cluster, rank)}: ${message}`);
 }
 
 /** On each host one rank begins, so that what has to be downloaded is downloaded once; then the others. */
@@ -72,6 +72,7 @@ export async function requireAgreement(cluster: Cluster, { settings, ...facts }:
     if (key === undefined) continue;
     const [here, there] = [first[key], other[key]].map((value) => short(value ?? "not set"));
     throw new InputError(
+      "not-finite",
       `${key} is ${there} on ${named(cluster, i + 1)}, but ${here} on ${named(cluster, 0)}; all ranks must train the same`,
     );
   }

@@ -6,26 +6,26 @@
 
 import { join } from "node:path";
 import { z } from "zod";
+import { MOST_RANK, type Settings, settingsSchema } from "../config/settings.js";
+import type { Cost } from "../engine/context.js";
+import { LARGEST_SCALE, LEAST_SCALE, type LossScale } from "../engine/loss-scale.js";
+import { InputError } from "../errors/index.js";
+import type { FileContent } from "../io/files.js";
+import { parseJson } from "../io/json.js";
+import { isRecord } from "../io/record.js";
 import { type LoraLayout, layoutOf } from "../nn/lora.js";
 import { type Adaptable, survey } from "../nn/scope.js";
+import { smallestUnet } from "../pipeline/adapter.js";
+import { exportFiles } from "../pipeline/export.js";
+import type { LearnedLayout } from "../pipeline/parameters.js";
+import type { Pipeline } from "../pipeline/pipeline.js";
 import { rewardTitle } from "../rewards/index.js";
-import { InputError } from "../tensor/errors.js";
 import { float32, toFloat32 } from "../tensor/host.js";
-import { isRecord } from "../tensor/record.js";
 import { showShape } from "../tensor/shape.js";
-import { parseJson } from "../weights/json.js";
 import { openSafetensors, safetensorsChunks } from "../weights/safetensors.js";
 import { readTensor } from "../weights/source.js";
-import { smallestUnet } from "./adapter.js";
 import type { Evaluated } from "./early-stop.js";
-import type { FileContent } from "./events.js";
-import { exportFiles } from "./export.js";
-import type { LearnedLayout } from "./learned.js";
-import { LARGEST_SCALE, LEAST_SCALE, type LossScale } from "./loss-scale.js";
 import type { AdamWState } from "./optimizer.js";
-import type { Pipeline } from "./pipeline.js";
-import { MOST_RANK, type Settings, settingsSchema } from "./settings.js";
-import type { Cost } from "./toolbox.js";
 
 export const STATE_FILE = "training_state.safetensors";
 
@@ -100,6 +100,7 @@ export async function savedLayout(folder: string, pipeline: Pipeline): Promise<L
   const unknown = places.data?.find(([module]) => !adaptable.has(module));
   if (!places.success || unknown) {
     throw new InputError(
+      "checkpoint-damaged",
       `${path}: ${unknown ? `the model in ${pipeline.path} has no layer ${unknown[0]}` : "its adapter is damaged"}; start a new run`,
     );
   }
@@ -145,21 +146,29 @@ export async function resumeFrom(folder: string, layout: LearnedLayout, origin: 
   const file = await openSafetensors(path);
   const json = file.metadata.state;
   if (json === undefined)
-    throw new InputError(`${path}: is no training state of alignprop; name a checkpoint's folder`);
+    throw new InputError(
+      "checkpoint-damaged",
+      `${path}: is no training state of alignprop; name a checkpoint's folder`,
+    );
   const checked = savedState.safeParse(parseJson(json, path));
   if (!checked.success)
-    throw new InputError(`${path}: its state is damaged (${checked.error.issues[0]?.path.join(".")})`);
+    throw new InputError(
+      "checkpoint-damaged",
+      `${path}: its state is damaged (${checked.error.issues[0]?.path.join(".")})`,
+    );
   const saved = checked.data;
 
   const differences = settingsThatDiffer(saved.settings, origin.settings);
   if (differences.length > 0) {
     throw new InputError(
+      "checkpoint-damaged",
       `${path}: the run was made with other settings: ${differences.join("; ")}. Resume with the same, or start a new run`,
     );
   }
   for (const what of ["model", "reward"] as const) {
     if (saved[what] === origin[what]) continue;
     throw new InputError(
+      "checkpoint-damaged",
       `${path}: the run was made with other ${what} weights than the ${what} has now (${what === "model" ? origin.settings.model : rewardTitle(origin.settings.reward)}); put the old ones back, or start a new run`,
     );
   }
@@ -168,7 +177,10 @@ export async function resumeFrom(folder: string, layout: LearnedLayout, origin: 
     const stored = file.get(name);
     if (stored?.dtype !== "float32" || stored.shape.length !== 1 || stored.shape[0] !== layout.size) {
       const found = stored ? `${stored.dtype}${showShape(stored.shape)}` : "missing";
-      throw new InputError(`${path}: ${name} is ${found}, but this run learns float32[${layout.size}]`);
+      throw new InputError(
+        "checkpoint-damaged",
+        `${path}: ${name} is ${found}, but this run learns float32[${layout.size}]`,
+      );
     }
     return toFloat32(await readTensor(stored));
   };

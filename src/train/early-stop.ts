@@ -9,8 +9,9 @@
  * The model as it was is the first to be surpassed, but no checkpoint. So a run that goes on from a checkpoint needs no more
  * than its evaluations to stop where it would have stopped, and whoever reads a run's folder comes to the same best.
  */
-import type { EvaluationResult } from "./events.js";
-import type { Settings } from "./settings.js";
+
+import type { Settings } from "../config/settings.js";
+import type { EvaluationResult } from "../scoring/evaluation.js";
 
 /** What an evaluation came to. */
 export interface Evaluated {

@@ -6,18 +6,10 @@
  * `evaluated` where one is due, `stepped`, and `checkpointed` where one is due; last `finished`.
  */
 
+import type { Plan } from "../engine/plan.js";
+import type { FileContent } from "../io/files.js";
+import type { EvaluationResult } from "../scoring/evaluation.js";
 import type { StopReason } from "./early-stop.js";
-import type { PartRewards } from "./judge.js";
-import type { MemoryPlan } from "./memory.js";
-import type { Precision } from "./precision.js";
-import type { Settings } from "./settings.js";
-
-/** A picture as people see it: 8-bit RGB, row by row, `pixels.length` = 3 · width · height. */
-export interface RgbImage {
-  readonly width: number;
-  readonly height: number;
-  readonly pixels: Uint8Array;
-}
 
 /** One row of `metrics.jsonl`, with the row's own keys. A step is `batch.total` pictures and the updates made of them. */
 export interface StepMetrics {
@@ -58,76 +50,6 @@ export interface StepMetrics {
   readonly eval_diversity?: number;
 }
 
-/** The held-out prompts on fixed noise. Entry i of every list belongs to picture i. */
-export interface EvaluationResult {
-  readonly prompts: readonly string[];
-  readonly seeds: readonly number[];
-  readonly rewards: readonly number[];
-  readonly images: readonly RgbImage[];
-  readonly mean: number;
-  /** Population standard deviation of `rewards`. */
-  readonly std: number;
-  /** Where the reward is a combination. */
-  readonly parts?: PartRewards | undefined;
-  /** What a held-out reward makes of the same pictures. */
-  readonly heldOut?: RewardsOfPictures | undefined;
-  readonly diversity?: Diversity | undefined;
-}
-
-export interface RewardsOfPictures {
-  readonly rewards: readonly number[];
-  readonly mean: number;
-  /** Population standard deviation of `rewards`. */
-  readonly std: number;
-}
-
-/** How unlike each other the pictures of a prompt are (`diversity.ts`). */
-export interface Diversity {
-  /** Of each picture the mean distance to the others of its prompt. */
-  readonly distances: readonly number[];
-  readonly mean: number;
-}
-
-/** What a run costs, counted before it starts. "Calls" are runs of the U-Net's forward or VJP graph on one micro-batch. */
-export interface Plan {
-  readonly model: string;
-  readonly reward: string;
-  readonly backboneParameters: number;
-  /** Whose parameters learn. */
-  readonly trainable: Settings["trainable"];
-  readonly trainableParameters: number;
-  readonly updates: number;
-  readonly samplesPerUpdate: number;
-  /** Micro-batches whose gradients make one update. */
-  readonly accumulation: number;
-  /** Of the U-Net. */
-  readonly precision: Precision;
-  readonly unetForwardCallsPerUpdate: number;
-  /** An expectation where the truncation is random. */
-  readonly unetBackwardCallsPerUpdate: number;
-  /** Of these, the ones that compute the forward pass a second time. */
-  readonly unetRecomputedCallsPerUpdate: number;
-  /** Of the decoder and the reward, with the gradient where the estimator takes it, on one micro-batch. */
-  readonly rewardCallsPerUpdate: number;
-  /** Floating-point operations of one update (a multiply-add counts as two). */
-  readonly flopsPerUpdate: number;
-  readonly memory: MemoryPlan;
-  /** What the counts leave out because it is not here. */
-  readonly uncounted: readonly string[];
-  readonly evaluations: number;
-  readonly imagesPerEvaluation: number;
-  /** Present when a short calibration ran on this machine. */
-  readonly estimate?: PlanEstimate;
-}
-
-export interface PlanEstimate {
-  readonly secondsPerUpdate: number;
-  readonly secondsPerEvaluation: number;
-  /** The whole run: updates and evaluations. */
-  readonly seconds: number;
-  readonly peakRssBytes: number;
-}
-
 export interface TrainResult {
   /** The last step that was completed. */
   readonly step: number;
@@ -142,9 +64,6 @@ export interface TrainResult {
   /** Wall time of this invocation. */
   readonly seconds: number;
 }
-
-/** A file's bytes, or pieces that follow one another: together they may be more than one array can hold. */
-export type FileContent = Uint8Array | readonly Uint8Array[];
 
 export type TrainEvent =
   /** `step` is the step resumed from, 0 for a new run. `baseDiversity` is what was measured at step 0, where it was. */

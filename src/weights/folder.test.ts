@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
 import { dict, pickle, tensor, torchZip } from "../../test/torch-file.js";
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 import { fromNumbers } from "../tensor/host.js";
 import { openModelFolder, openWeights, readConfig, requireComponent } from "./folder.js";
 import { writeSafetensors } from "./safetensors.js";

@@ -1,9 +1,9 @@
 import { readdir, realpath, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { z } from "zod";
-import { InputError, nearest } from "../tensor/errors.js";
-import { asInputError, exists } from "./files.js";
-import { readJson } from "./json.js";
+import { InputError, nearest } from "../errors/index.js";
+import { asInputError, exists } from "../io/files.js";
+import { readJson } from "../io/json.js";
 import type { WeightSource } from "./source.js";
 import { openShards, openWeightFile } from "./weight-file.js";
 
@@ -48,7 +48,7 @@ const COMPONENT_NAME = /^[A-Za-z0-9][A-Za-z0-9_-]*$/;
 export async function openModelFolder(path: string): Promise<Model> {
   const real = await requireFolder(path, `model folder ${path}`, LAYOUT);
   if (!(await exists(join(real, INDEX)))) {
-    throw new InputError(`model folder ${path}: has no ${INDEX}. ${LAYOUT}`);
+    throw new InputError("file-malformed", `model folder ${path}: has no ${INDEX}. ${LAYOUT}`);
   }
   const indexPath = join(path, INDEX);
   const index = await readJson(join(real, INDEX), modelIndex);
@@ -62,11 +62,17 @@ export async function openModelFolder(path: string): Promise<Model> {
       continue;
     }
     if (!COMPONENT_NAME.test(name)) {
-      throw new InputError(`${indexPath}: ${JSON.stringify(name)} cannot be the name of a component's folder.`);
+      throw new InputError(
+        "file-malformed",
+        `${indexPath}: ${JSON.stringify(name)} cannot be the name of a component's folder.`,
+      );
     }
     const checked = componentEntry.safeParse(entry);
     if (!checked.success) {
-      throw new InputError(`${indexPath}: ${name}: expected [library, class], found ${JSON.stringify(entry)}.`);
+      throw new InputError(
+        "file-malformed",
+        `${indexPath}: ${name}: expected [library, class], found ${JSON.stringify(entry)}.`,
+      );
     }
     const className = checked.data[1];
     // [null, null] is a part that this pipeline could have and does not, such as the safety checker.
@@ -92,11 +98,13 @@ export async function requireComponent(model: Model, name: string, supported: re
     const names = [...model.components.keys()];
     const similar = nearest(name, names);
     throw new InputError(
+      "file-malformed",
       `${indexPath}: names no ${name}; it has ${names.join(", ") || "no parts at all"}.${similar ? ` Is it ${similar}?` : ""} ${LAYOUT}`,
     );
   }
   if (!supported.includes(component.className)) {
     throw new InputError(
+      "file-malformed",
       `${indexPath}: ${name} is of class ${component.className}; supported here: ${supported.join(", ")}.`,
     );
   }
@@ -153,6 +161,7 @@ export async function openWeights(componentPath: string): Promise<WeightSource> 
     return name.endsWith(".json") ? openShards(join(componentPath, name)) : openWeightFile(join(componentPath, name));
   const usual = WEIGHTS.filter((candidate) => !candidate.endsWith(".json")).join(", ");
   throw new InputError(
+    "file-malformed",
     `${componentPath}: has no weights; expected one of ${usual}. Found: ${[...present].sort().slice(0, 10).join(", ") || "nothing"}.`,
   );
 }
@@ -166,7 +175,10 @@ export async function readConfig<S extends z.ZodType>(
   await requireFolder(componentPath, `folder ${componentPath}`, `Its ${file} belongs there.`);
   const path = join(componentPath, file);
   if (!(await exists(path))) {
-    throw new InputError(`${componentPath}: has no ${file}; a ${basename(componentPath)} folder needs one.`);
+    throw new InputError(
+      "file-malformed",
+      `${componentPath}: has no ${file}; a ${basename(componentPath)} folder needs one.`,
+    );
   }
   return readJson(path, schema);
 }
@@ -176,8 +188,9 @@ async function requireFolder(path: string, what: string, remedy: string): Promis
     const real = await realpath(path);
     if ((await stat(real)).isDirectory()) return real;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") throw new InputError(`${what}: not found. ${remedy}`);
+    if ((error as NodeJS.ErrnoException).code === "ENOENT")
+      throw new InputError("file-malformed", `${what}: not found. ${remedy}`);
     throw asInputError(error, path, "read");
   }
-  throw new InputError(`${what}: is a file, not a folder. ${remedy}`);
+  throw new InputError("file-malformed", `${what}: is a file, not a folder. ${remedy}`);
 }

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 import { fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
 import { type LoraAdapter, type LoraModule, PEFT_FILE, readLora, writeKohyaLora, writePeftLora } from "./lora-files.js";
 import { kohyaName, modulePathOfKohya } from "./lora-names.js";

@@ -1,12 +1,12 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { InputError } from "../errors/index.js";
+import { writeFileAtomic } from "../io/atomic.js";
+import { exists, readText } from "../io/files.js";
+import { parseJson } from "../io/json.js";
 import { isFloating } from "../tensor/dtype.js";
-import { InputError } from "../tensor/errors.js";
 import { float32, fromNumbers, type HostTensor, toFloat32, toNumbers } from "../tensor/host.js";
 import { showShape } from "../tensor/shape.js";
-import { writeFileAtomic } from "./atomic.js";
-import { exists, readText } from "./files.js";
-import { parseJson } from "./json.js";
 import { type AlphaOf, alphasOfConfig } from "./lora-config.js";
 import { kohyaName, type LoraRole, loraKey } from "./lora-names.js";
 import { openSafetensors, type SafetensorsFile, safetensorsChunks } from "./safetensors.js";
@@ -137,7 +137,10 @@ export async function readLora(path: string, { warn = () => {} }: ReadLoraOption
   if (leftOut.size > 0) {
     const parts = [...leftOut].map((module) => module.slice(0, module.indexOf(".")));
     if (modules.size === 0) {
-      throw new InputError(`${file.describe}: adapts the ${parts[0]} alone; only adapters of the U-Net are supported.`);
+      throw new InputError(
+        "adapter-unsupported",
+        `${file.describe}: adapts the ${parts[0]} alone; only adapters of the U-Net are supported.`,
+      );
     }
     warn(
       `${file.describe}: ${leftOut.size} layers of the ${[...new Set(parts)].join(" and the ")} are left out; ` +
@@ -149,11 +152,15 @@ export async function readLora(path: string, { warn = () => {} }: ReadLoraOption
     const where = `${file.describe}: adapter of ${modulePath}`;
     if (!down || !up) {
       const [half, other] = down ? ["down (lora_A)", "up (lora_B)"] : ["up (lora_B)", "down (lora_A)"];
-      throw new InputError(`${where}: ${down || up ? `has its ${half} factor but no ${other}` : "has only an alpha"}.`);
+      throw new InputError(
+        "adapter-unsupported",
+        `${where}: ${down || up ? `has its ${half} factor but no ${other}` : "has only an alpha"}.`,
+      );
     }
     const module = { down: await factor(file, down), up: await factor(file, up) };
     if (module.down.shape[0] !== module.up.shape[1] || module.up.shape.slice(2).some((extent) => extent !== 1)) {
       throw new InputError(
+        "adapter-unsupported",
         `${where}: down ${showShape(module.down.shape)} and up ${showShape(module.up.shape)} do not make a low-rank update; ` +
           "expected [r, in] and [out, r], or of a convolution [r, in, kh, kw] and [out, r, 1, 1].",
       );
@@ -188,13 +195,16 @@ function groupKeys(file: SafetensorsFile): { modules: Map<string, ModuleKeys>; l
     const keys = modules.get(module) ?? {};
     const other = keys[role];
     if (other) {
-      throw new InputError(`${file.describe}: ${key} and ${other} are the same factor of ${module}; keep one.`);
+      throw new InputError(
+        "adapter-unsupported",
+        `${file.describe}: ${key} and ${other} are the same factor of ${module}; keep one.`,
+      );
     }
     keys[role] = key;
     modules.set(module, keys);
   }
   if (modules.size + leftOut.size === 0) {
-    throw new InputError(`${file.describe}: holds no adapter: it has no tensors.`);
+    throw new InputError("adapter-unsupported", `${file.describe}: holds no adapter: it has no tensors.`);
   }
   return { modules, leftOut };
 }
@@ -204,6 +214,7 @@ async function factor(file: SafetensorsFile, key: string): Promise<HostTensor> {
   const isFactor = stored && [2, 4].includes(stored.shape.length) && !stored.shape.includes(0);
   if (!isFactor || !isFloating(stored.dtype)) {
     throw new InputError(
+      "adapter-unsupported",
       `${file.describe}: ${key} is ${stored?.dtype}${showShape(stored?.shape ?? [])}; a factor is a floating point matrix, ` +
         "or for a convolution a tensor with four axes.",
     );
@@ -215,7 +226,8 @@ async function readAlpha(file: SafetensorsFile, key: string): Promise<number> {
   const stored = file.get(key);
   const isScalar = stored && isFloating(stored.dtype) && stored.shape.every((extent) => extent === 1);
   const value = isScalar ? (toFloat32(await readTensor(stored))[0] as number) : Number.NaN;
-  if (!Number.isFinite(value)) throw new InputError(`${file.describe}: ${key} is not one finite number.`);
+  if (!Number.isFinite(value))
+    throw new InputError("adapter-unsupported", `${file.describe}: ${key} is not one finite number.`);
   return value;
 }
 

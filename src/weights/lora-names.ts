@@ -2,7 +2,7 @@
  * What the parts of an adapter are called, by the tools that write them. Here a module has its path in diffusers' pipeline,
  * such as `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0`.
  */
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 
 export type LoraRole = "down" | "up" | "alpha";
 
@@ -41,6 +41,7 @@ export function loraKey(key: string, file: string): LoraKey {
   const relative = RELATIVES.find(([pattern]) => key.length <= LONGEST && pattern.test(key));
   if (relative) {
     throw new InputError(
+      "adapter-unsupported",
       `${file}: ${shown} belongs to ${relative[1]}, which is not supported; plain LoRA is. Does its maker offer one, or a merged model?`,
     );
   }
@@ -50,6 +51,7 @@ export function loraKey(key: string, file: string): LoraKey {
     if (module) return { module, role: ROLES[factor as string] as LoraRole };
   }
   throw new InputError(
+    "adapter-unsupported",
     `${file}: ${shown} is no key of a LoRA adapter known here; expected PEFT's names ` +
       "(unet.….to_q.lora_A.weight, .lora_B.weight) or kohya's (lora_unet_…_to_q.lora_down.weight, .lora_up.weight, .alpha).",
   );

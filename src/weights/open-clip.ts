@@ -3,7 +3,7 @@
  * `transformer.resblocks.*` with fused projections, at the top, under `state_dict` or below `module.`, as a training run
  * on several devices leaves it. HPSv2 is published so.
  */
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 import { type Layer, type Module, renamed, transposed } from "./ldm/rename.js";
 import { EMBEDDINGS, RESBLOCK } from "./ldm/text.js";
 import { fromTensors, merge, type WeightSource, withPrefix } from "./source.js";
@@ -45,13 +45,15 @@ export function readOpenClipModel(file: WeightSource): OpenClipModel {
   if (prefix === undefined) {
     const [first] = file.names();
     throw new InputError(
+      "file-malformed",
       `${file.describe}: is no CLIP in OpenCLIP's layout: it has no tensor visual.conv1.weight (the first is ${JSON.stringify(first)}). A CLIP in transformers' layout is given as its folder, with config.json.`,
     );
   }
   const source = withPrefix(withoutPrefix(file, prefix), `${ROOT}.`);
   const extent = (name: string, axis: number): number => {
     const found = source.get(`${ROOT}.${name}`)?.shape[axis];
-    if (found === undefined) throw new InputError(`${file.describe}: is incomplete: ${prefix}${name} is missing.`);
+    if (found === undefined)
+      throw new InputError("file-malformed", `${file.describe}: is incomplete: ${prefix}${name} is missing.`);
     return found;
   };
   const blocksOf = (tower: string) => {
@@ -114,7 +116,10 @@ export function readOpenClipModel(file: WeightSource): OpenClipModel {
       for (const { from, to } of PROJECTIONS) {
         const stored = source.get(from);
         if (!stored)
-          throw new InputError(`${file.describe}: is incomplete: ${from.slice(ROOT.length + 1)} is missing.`);
+          throw new InputError(
+            "file-malformed",
+            `${file.describe}: is incomplete: ${from.slice(ROOT.length + 1)} is missing.`,
+          );
         turned.set(to, await transposed(stored, `${file.describe}: tensor ${from.slice(ROOT.length + 1)}`));
       }
       return { ...merge(renamed(source, modules), fromTensors(turned)), describe: file.describe };

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { dict, int, join, type Part, pickle, text, tuple } from "../../test/torch-file.js";
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 import { Inert, type Maker, type PickleValue, Tuple, unpickle } from "./pickle.js";
 
 const golden = JSON.parse(readFileSync(new URL("../../test/goldens/pytorch/golden.json", import.meta.url), "utf8")) as {

@@ -10,7 +10,7 @@
  * MOST_STEPS bounds time, stack, memo and nesting alike. Nothing here recurses. Sharing (a list that holds itself a
  * million times over) costs nothing, as values are never copied or unfolded.
  */
-import { InputError, quote } from "../tensor/errors.js";
+import { InputError, quote } from "../errors/index.js";
 
 /**
  * Python's list is an array, dict a Map, set a Set, tuple a Tuple, bytes a Uint8Array, a class or function a PickledName.
@@ -96,6 +96,7 @@ class Unpickler implements PickleContext {
 
   fail(reason: string): never {
     throw new InputError(
+      "file-malformed",
       `${this.options.where}: cannot be read: ${reason} (at byte ${this.at} of its pickle). Is it the right file, and whole? Fetch it again, or save its state_dict as safetensors.`,
     );
   }
@@ -269,6 +270,7 @@ class Unpickler implements PickleContext {
     const name = `${module === "__builtin__" ? "builtins" : module}.${attribute}`;
     if (!this.options.names.has(name)) {
       throw new InputError(
+        "file-malformed",
         `${this.options.where}: asks for ${quote(name).slice(1, -1)}, which is not among what weights are made of. Nothing was run: only tensors and plain containers are read. If you trust the file's source, load it in PyTorch and save its state_dict as safetensors; otherwise get the weights elsewhere.`,
       );
     }

@@ -1,9 +1,9 @@
 import type { FileHandle } from "node:fs/promises";
+import { InputError, quote } from "../errors/index.js";
+import { readFully } from "../io/files.js";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.js";
-import { InputError, quote } from "../tensor/errors.js";
 import { allocate, type HostData } from "../tensor/host.js";
 import { showShape, sizeOf, stridesOf } from "../tensor/shape.js";
-import { readFully } from "./files.js";
 import type { PickledTensor } from "./pytorch-pickle.js";
 import type { StoredTensor } from "./source.js";
 import { readEntry, type ZipEntry } from "./zip.js";
@@ -55,16 +55,22 @@ function checkView(
   const { dtype } = storage.type;
   if (!dtype || elementType !== undefined) {
     throw new InputError(
+      "file-malformed",
       `${where}: elements of type ${elementType ?? storage.type.name} are not supported; convert it to float16 or float32.`,
     );
   }
   const place = storages.get(storage.key);
-  if (!place) throw new InputError(`${where}: its storage ${quote(storage.key)} is not in the file. Fetch it again.`);
+  if (!place)
+    throw new InputError(
+      "file-malformed",
+      `${where}: its storage ${quote(storage.key)} is not in the file. Fetch it again.`,
+    );
   const unit = BYTES_PER_ELEMENT[dtype];
   const end = sizeOf(shape) === 0 ? 0 : (offset + spanOf(tensor)) * unit;
   // Extents from a hostile file can make this Infinity or NaN.
   if (!(end <= place.bytes && end <= storage.elements * unit)) {
     throw new InputError(
+      "file-malformed",
       `${where}: ${dtype} ${showShape(shape)} with strides ${showShape(strides)} from element ${offset} on does not fit its storage of ${place.bytes} bytes. Fetch it again.`,
     );
   }
@@ -126,6 +132,7 @@ class Memory {
   take(bytes: number, where: string): void {
     if (!(bytes <= this.left)) {
       throw new InputError(
+        "file-malformed",
         `${where}: unpacked and rearranged, this file's tensors take over ${MOST_EXTRA_BYTES} bytes more memory than the file itself. Load it in PyTorch and save it again, its tensors made contiguous() first.`,
       );
     }

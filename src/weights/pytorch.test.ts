@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { deflateRawSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { dict, int, pickle, tensor, text, torchZip, tuple, type View, zip } from "../../test/torch-file.js";
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 import { toNumbers } from "../tensor/host.js";
 import { openPytorch } from "./pytorch.js";
 import { openSafetensors } from "./safetensors.js";

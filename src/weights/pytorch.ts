@@ -10,8 +10,8 @@
  * tensors, a pickle takes at most MOST_PICKLE_BYTES and what its steps can build.
  */
 import { type FileHandle, realpath } from "node:fs/promises";
-import { InputError, quote } from "../tensor/errors.js";
-import { asInputError, readFully, withFile } from "./files.js";
+import { InputError, quote } from "../errors/index.js";
+import { asInputError, readFully, withFile } from "../io/files.js";
 import { type PickleOptions, type PickleValue, unpickle } from "./pickle.js";
 import { PickledTensor, type StorageType, storageOf, TORCH_NAMES } from "./pytorch-pickle.js";
 import { placeTensors, type StoragePlace } from "./pytorch-tensors.js";
@@ -44,14 +44,21 @@ export async function openPytorch(path: string): Promise<WeightFile> {
 function refuseOtherFormats(start: Uint8Array, fileBytes: number, path: string): void {
   const text = Buffer.from(start).toString("latin1");
   if (fileBytes < 16)
-    throw new InputError(`${path}: has only ${fileBytes} bytes, too few for weights. Fetch it again.`);
+    throw new InputError(
+      "file-malformed",
+      `${path}: has only ${fileBytes} bytes, too few for weights. Fetch it again.`,
+    );
   if (text.startsWith("version ")) {
     throw new InputError(
+      "file-malformed",
       `${path}: is a Git LFS pointer, not the weights themselves. Run \`git lfs pull\` in its folder.`,
     );
   }
   if (/^\s*<(!doctype|html)/i.test(text)) {
-    throw new InputError(`${path}: is a web page, not weights. Fetch it again, perhaps after signing in.`);
+    throw new InputError(
+      "file-malformed",
+      `${path}: is a web page, not weights. Fetch it again, perhaps after signing in.`,
+    );
   }
 }
 
@@ -65,21 +72,27 @@ const BIG_ENDIAN = "was written on a big-endian machine. Save it there as safete
 async function readZip(file: FileHandle, fileBytes: number, path: string): Promise<Contents> {
   const entries = await readZipDirectory(file, fileBytes, path);
   const pickle = [...entries.values()].find(({ name }) => /^[^/]+\/data\.pkl$/.test(name));
-  if (!pickle) throw new InputError(`${path}: is a zip without a data.pkl, not weights as torch.save writes them.`);
+  if (!pickle)
+    throw new InputError(
+      "file-malformed",
+      `${path}: is a zip without a data.pkl, not weights as torch.save writes them.`,
+    );
   const folder = pickle.name.slice(0, -"data.pkl".length);
   if (entries.has(`${folder}constants.pkl`)) {
     throw new InputError(
+      "file-malformed",
       `${path}: holds a program (TorchScript), not only weights. Load it with torch.jit.load and save its state_dict.`,
     );
   }
   if (pickle.bytes > MOST_PICKLE_BYTES) {
     throw new InputError(
+      "file-malformed",
       `${path}: ${quote(pickle.name)} in it takes ${pickle.bytes} bytes; what describes weights takes at most ${MOST_PICKLE_BYTES}.`,
     );
   }
   const order = entries.get(`${folder}byteorder`);
   if (order?.bytes === 3 && Buffer.from(await readEntry(file, order, path)).toString("latin1") === "big") {
-    throw new InputError(`${path}: ${BIG_ENDIAN}`);
+    throw new InputError("file-malformed", `${path}: ${BIG_ENDIAN}`);
   }
   const { value } = unpickle(await readEntry(file, pickle, path), {
     where: path,
@@ -115,20 +128,21 @@ async function readLegacy(file: FileHandle, fileBytes: number, path: string): Pr
     return value;
   };
   if (next() !== LEGACY_MAGIC || next() !== LEGACY_VERSION) {
-    throw new InputError(`${path}: is a pickle, but not of weights as torch.save writes them.`);
+    throw new InputError("file-malformed", `${path}: is a pickle, but not of weights as torch.save writes them.`);
   }
   const platform = next();
   if (platform instanceof Map && platform.get("little_endian") === false)
-    throw new InputError(`${path}: ${BIG_ENDIAN}`);
+    throw new InputError("file-malformed", `${path}: ${BIG_ENDIAN}`);
   const root = next();
   const keys = next();
-  if (!Array.isArray(keys)) throw new InputError(`${path}: has no list of its storages. Fetch it again.`);
+  if (!Array.isArray(keys))
+    throw new InputError("file-malformed", `${path}: has no list of its storages. Fetch it again.`);
 
   const storages = new Map<string, StoragePlace>();
   for (const key of keys as PickleValue[]) {
     const type = types.get(key);
     if (typeof key !== "string" || !type || storages.has(key)) {
-      throw new InputError(`${path}: lists a storage that it does not have. Fetch it again.`);
+      throw new InputError("file-malformed", `${path}: lists a storage that it does not have. Fetch it again.`);
     }
     // The number of elements, then the elements.
     const length = new DataView(new ArrayBuffer(8));
@@ -136,7 +150,10 @@ async function readLegacy(file: FileHandle, fileBytes: number, path: string): Pr
     at += 8;
     const bytes = Number(length.getBigInt64(0, true)) * type.bytesPerElement;
     if (bytes < 0 || at + bytes > fileBytes) {
-      throw new InputError(`${path}: is truncated: it ends inside storage ${quote(key)}. Fetch it again.`);
+      throw new InputError(
+        "file-malformed",
+        `${path}: is truncated: it ends inside storage ${quote(key)}. Fetch it again.`,
+      );
     }
     storages.set(key, { bytes, at: { offset: at } });
     at += bytes;
@@ -158,6 +175,7 @@ function namedTensors(root: PickleValue, path: string): Map<string, PickledTenso
   const keys = root instanceof Map ? [...root.keys()].filter((key) => typeof key === "string").slice(0, 10) : [];
   const found = keys.length > 0 ? `found: ${keys.map(quote).join(", ")}` : "its top is no dict with names";
   throw new InputError(
+    "file-malformed",
     `${path}: has no named tensors, neither at its top nor under "state_dict"; ${found}. Save the model's state_dict.`,
   );
 }

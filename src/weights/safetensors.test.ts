@@ -2,7 +2,7 @@ import { mkdtemp, readdir, readFile, rm, symlink, truncate, writeFile } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 import { fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
 import { openSafetensors, writeSafetensors } from "./safetensors.js";
 import { readTensor } from "./source.js";

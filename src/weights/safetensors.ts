@@ -1,12 +1,12 @@
 import { realpath } from "node:fs/promises";
+import { InputError, quote } from "../errors/index.js";
+import { writeFileAtomic } from "../io/atomic.js";
+import { asInputError, decodeUtf8, readFully, withFile } from "../io/files.js";
+import { parseJson } from "../io/json.js";
+import { isRecord } from "../io/record.js";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.js";
-import { InputError, quote } from "../tensor/errors.js";
 import type { HostTensor } from "../tensor/host.js";
-import { isRecord } from "../tensor/record.js";
 import { showShape, sizeOf } from "../tensor/shape.js";
-import { writeFileAtomic } from "./atomic.js";
-import { asInputError, decodeUtf8, readFully, withFile } from "./files.js";
-import { parseJson } from "./json.js";
 import { HIGHEST_RANK, type StoredTensor, type WeightFile } from "./source.js";
 
 /**
@@ -55,20 +55,28 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
 
 function headerLength(start: Uint8Array, fileBytes: number, path: string): number {
   if (start.length < 8) {
-    throw new InputError(`${path}: has only ${fileBytes} bytes, too few for a safetensors file. Fetch it again.`);
+    throw new InputError(
+      "file-malformed",
+      `${path}: has only ${fileBytes} bytes, too few for a safetensors file. Fetch it again.`,
+    );
   }
   if (new TextDecoder().decode(start) === "version ") {
     throw new InputError(
+      "file-malformed",
       `${path}: is a Git LFS pointer, not the weights themselves. Run \`git lfs pull\` in its folder.`,
     );
   }
   const length = new DataView(start.buffer).getBigUint64(0, true);
   if (length > MOST_HEADER_BYTES) {
-    throw new InputError(`${path}: is not a safetensors file: its first 8 bytes ask for a header of ${length} bytes.`);
+    throw new InputError(
+      "file-malformed",
+      `${path}: is not a safetensors file: its first 8 bytes ask for a header of ${length} bytes.`,
+    );
   }
   const missing = Number(length) + 8 - fileBytes;
   if (missing > 0) {
     throw new InputError(
+      "file-malformed",
       `${path}: is truncated inside its header: ${missing} of the header's ${length} bytes are missing. Fetch it again.`,
     );
   }
@@ -78,11 +86,12 @@ function headerLength(start: Uint8Array, fileBytes: number, path: string): numbe
 function parseHeader(bytes: Uint8Array, realPath: string, path: string) {
   const json = decodeUtf8(bytes, `${path}: header`);
   const header = parseJson(json, `${path}: header`);
-  if (!isRecord(header)) throw new InputError(`${path}: header is not a JSON object.`);
+  if (!isRecord(header)) throw new InputError("file-malformed", `${path}: header is not a JSON object.`);
   const names = Object.keys(header);
   // JSON.parse keeps the last of several equal names in silence.
   const repeated = repeatedName(json);
-  if (repeated !== undefined) throw new InputError(`${path}: header names the tensor ${quote(repeated)} twice.`);
+  if (repeated !== undefined)
+    throw new InputError("file-malformed", `${path}: header names the tensor ${quote(repeated)} twice.`);
 
   const tensors = new Map<string, FileTensor>();
   let metadata: Record<string, string> = {};
@@ -95,30 +104,41 @@ function parseHeader(bytes: Uint8Array, realPath: string, path: string) {
 
 function parseMetadata(value: unknown, path: string): Record<string, string> {
   if (!isRecord(value) || !Object.values(value).every((text) => typeof text === "string")) {
-    throw new InputError(`${path}: header: __metadata__ must map names to strings.`);
+    throw new InputError("file-malformed", `${path}: header: __metadata__ must map names to strings.`);
   }
   return value as Record<string, string>;
 }
 
 function parseEntry(entry: unknown, dataStart: number, path: string, where: string): FileTensor {
-  if (!isRecord(entry)) throw new InputError(`${where}: must be an object with dtype, shape and data_offsets.`);
+  if (!isRecord(entry))
+    throw new InputError("file-malformed", `${where}: must be an object with dtype, shape and data_offsets.`);
   const dtype = DTYPES.get(entry.dtype);
   if (!dtype) {
     const known = [...DTYPES.keys()].join(", ");
-    throw new InputError(`${where}: dtype ${quote(entry.dtype)} is not supported; convert it to one of ${known}.`);
+    throw new InputError(
+      "file-malformed",
+      `${where}: dtype ${quote(entry.dtype)} is not supported; convert it to one of ${known}.`,
+    );
   }
   const shape = entry.shape;
   if (!isListOfCounts(shape) || shape.length > HIGHEST_RANK) {
-    throw new InputError(`${where}: shape ${quote(shape)} is not a list of at most ${HIGHEST_RANK} whole numbers.`);
+    throw new InputError(
+      "file-malformed",
+      `${where}: shape ${quote(shape)} is not a list of at most ${HIGHEST_RANK} whole numbers.`,
+    );
   }
   const offsets = entry.data_offsets;
   if (!isListOfCounts(offsets) || offsets.length !== 2) {
-    throw new InputError(`${where}: data_offsets ${quote(offsets)} is not a pair of whole numbers [begin, end].`);
+    throw new InputError(
+      "file-malformed",
+      `${where}: data_offsets ${quote(offsets)} is not a pair of whole numbers [begin, end].`,
+    );
   }
   const [begin, end] = offsets as [number, number];
   const needed = sizeOf(shape) * BYTES_PER_ELEMENT[dtype];
   if (end - begin !== needed) {
     throw new InputError(
+      "file-malformed",
       `${where}: ${entry.dtype} ${showShape(shape)} takes ${needed} bytes, but data_offsets [${begin}, ${end}] hold ${end - begin}.`,
     );
   }
@@ -132,6 +152,7 @@ function checkPlaces(tensors: ReadonlyMap<string, FileTensor>, fileBytes: number
   for (const [name, { offset, length }] of inOrder) {
     if (last && offset < last.end) {
       throw new InputError(
+        "file-malformed",
         `${path}: tensors ${quote(last.name)} and ${quote(name)} overlap by ${Math.min(last.end, offset + length) - offset} bytes. Fetch it again, or save it again with a current tool.`,
       );
     }
@@ -141,6 +162,7 @@ function checkPlaces(tensors: ReadonlyMap<string, FileTensor>, fileBytes: number
   if (missing > 0) {
     const lost = inOrder.filter(([, { offset, length }]) => offset + length > fileBytes);
     throw new InputError(
+      "file-malformed",
       `${path}: is truncated: ${missing} bytes are missing at the end, and with them ${lost.length} of ${tensors.size} tensors (${quote(lost[0]?.[0])} first). Fetch it again.`,
     );
   }

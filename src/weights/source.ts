@@ -1,7 +1,7 @@
+import { readFully, withFile } from "../io/files.js";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.js";
 import { allocate, type HostData, type HostTensor } from "../tensor/host.js";
 import { type Shape, showShape, sizeOf } from "../tensor/shape.js";
-import { readFully, withFile } from "./files.js";
 
 /**
  * A tensor and where its elements lie: still in a file, so that the runtime can map it instead of copying it, or in

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { dict, pickle, tensor, torchZip } from "../../test/torch-file.js";
-import { InputError } from "../tensor/errors.js";
+import { InputError } from "../errors/index.js";
 import { fromNumbers } from "../tensor/host.js";
 import { writeSafetensors } from "./safetensors.js";
 import { readTensor } from "./source.js";

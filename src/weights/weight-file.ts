@@ -1,9 +1,9 @@
 /** Files of weights, whatever their format, and weights that are spread over several. */
 import { dirname, join } from "node:path";
 import { z } from "zod";
-import { InputError, nearest, quote } from "../tensor/errors.js";
-import { readFully, withFile } from "./files.js";
-import { readJson } from "./json.js";
+import { InputError, nearest, quote } from "../errors/index.js";
+import { readFully, withFile } from "../io/files.js";
+import { readJson } from "../io/json.js";
 import { openPytorch } from "./pytorch.js";
 import { openSafetensors } from "./safetensors.js";
 import type { WeightFile, WeightSource } from "./source.js";
@@ -33,15 +33,20 @@ export async function openShards(indexPath: string): Promise<WeightSource> {
   const { weight_map } = await readJson(indexPath, shardIndex, 16 * MEBIBYTE);
   const places = new Map(Object.entries(weight_map));
   const names = [...new Set(places.values())].sort();
-  if (names.length === 0) throw new InputError(`${indexPath}: weight_map lists no tensors. Fetch it again.`);
+  if (names.length === 0)
+    throw new InputError("file-malformed", `${indexPath}: weight_map lists no tensors. Fetch it again.`);
   if (names.length > MOST_SHARDS) {
     throw new InputError(
+      "file-malformed",
       `${indexPath}: spreads its tensors over ${names.length} files; at most ${MOST_SHARDS} are read.`,
     );
   }
   const outside = names.find((name) => !SHARD.test(name));
   if (outside !== undefined) {
-    throw new InputError(`${indexPath}: ${quote(outside)} cannot be a file beside it. Fetch it again.`);
+    throw new InputError(
+      "file-malformed",
+      `${indexPath}: ${quote(outside)} cannot be a file beside it. Fetch it again.`,
+    );
   }
   const shards = new Map<string, WeightFile>();
   for (const name of names) shards.set(name, await openWeightFile(join(dirname(indexPath), name)));
@@ -50,6 +55,7 @@ export async function openShards(indexPath: string): Promise<WeightSource> {
     if (find(tensor)) continue;
     const near = nearest(tensor, shards.get(name)?.names() ?? []);
     throw new InputError(
+      "file-malformed",
       `${indexPath}: ${name} has no tensor ${quote(tensor)}${near ? `; the nearest name is ${quote(near)}` : ""}. Do index and files belong together?`,
     );
   }

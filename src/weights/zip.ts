@@ -1,8 +1,8 @@
 import type { FileHandle } from "node:fs/promises";
 import { inflateRawSync } from "node:zlib";
 import { fromRandomAccessReaderPromise, RandomAccessReader } from "yauzl";
-import { InputError, quote } from "../tensor/errors.js";
-import { readFully } from "./files.js";
+import { InputError, quote } from "../errors/index.js";
+import { readFully } from "../io/files.js";
 
 /** A file inside a zip, and where its bytes lie. */
 export interface ZipEntry {
@@ -29,7 +29,7 @@ export async function readZipDirectory(
   path: string,
 ): Promise<ReadonlyMap<string, ZipEntry>> {
   const broken = (reason: string) =>
-    new InputError(`${path}: is a broken zip: ${reason}. Is it whole? Fetch it again.`);
+    new InputError("file-malformed", `${path}: is a broken zip: ${reason}. Is it whole? Fetch it again.`);
   try {
     const zip = await fromRandomAccessReaderPromise(new FileReader(file, fileBytes), fileBytes, { autoClose: false });
     if (zip.entryCount > MOST_ENTRIES) throw broken(`it lists ${zip.entryCount} files`);
@@ -61,7 +61,8 @@ export async function readEntry(file: FileHandle, entry: ZipEntry, path: string)
   const stored = new Uint8Array(entry.storedBytes);
   await readFully(file, stored, entry.offset, path);
   if (!entry.compressed) return stored;
-  const broken = (reason: string) => new InputError(`${path}: ${quote(entry.name)} in it ${reason}. Fetch it again.`);
+  const broken = (reason: string) =>
+    new InputError("file-malformed", `${path}: ${quote(entry.name)} in it ${reason}. Fetch it again.`);
   let content: Uint8Array;
   try {
     content = inflateRawSync(stored, { maxOutputLength: Math.max(1, entry.bytes) });

@@ -11,8 +11,8 @@ const dist = join(import.meta.dirname, "../../dist/src");
 const load = (/** @type {string} */ file) => import(pathToFileURL(join(dist, file)).href);
 /** @type {typeof import("../../src/cluster/connect.js")} */
 const { connect } = await load("cluster/connect.js");
-/** @type {typeof import("../../src/tensor/errors.js")} */
-const { InputError } = await load("tensor/errors.js");
+/** @type {typeof import("../../src/errors/index.js")} */
+const { InputError } = await load("errors/index.js");
 
 const [scenario, folder = "."] = process.argv.slice(2);
 const pause = (/** @type {number} */ milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -58,7 +58,7 @@ const scenarios = {
   },
   /** The last rank throws; the others are at the sum by then. */
   error: async () => {
-    if (last) throw new InputError("the gradient is not finite");
+    if (last) throw new InputError("not-finite", "the gradient is not finite");
     await cluster.sum(new Float64Array(10));
   },
   /** Sums for ever, until something ends it; tells its process id for that. */

@@ -3,10 +3,10 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, test } from "vitest";
 import { ddimSteps, readSchedulerConfig } from "../../src/diffusion/ddim.js";
+import { parseJson } from "../../src/io/json.js";
 import { parseClipConfig, parseClipTextConfig } from "../../src/models/clip/config.js";
 import { parseUnetConfig } from "../../src/models/unet/config.js";
 import { parseVaeConfig } from "../../src/models/vae/config.js";
-import { parseJson } from "../../src/weights/json.js";
 import { fuzz, LIMIT } from "./fuzz.js";
 import { mutateJson } from "./mutate.js";
 

@@ -3,7 +3,7 @@ import { accessSync, constants, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
-import { InputError } from "../../src/tensor/errors.js";
+import { InputError } from "../../src/errors/index.js";
 import { Rng } from "../../src/tensor/rng.js";
 
 export const MUTATIONS = 10_000;

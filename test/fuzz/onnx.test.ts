@@ -6,7 +6,10 @@ import { clone, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { type AttributeProto, type ModelProto, ModelProtoSchema, type NodeProto } from "onnx-buf";
 import { afterAll, expect, test } from "vitest";
 import { gradients } from "../../src/autodiff/index.js";
+import { loadSettings } from "../../src/config/load.js";
+import { InputError } from "../../src/errors/index.js";
 import { verify } from "../../src/graph/graph.js";
+import { parseJson } from "../../src/io/json.js";
 import { openOnnx } from "../../src/onnx/import/file.js";
 import { OnnxImport } from "../../src/onnx/import/import.js";
 import { OPERATORS, REFUSED } from "../../src/onnx/import/operators/index.js";
@@ -16,12 +19,9 @@ import {
   preprocess,
   preprocessingSchema,
   resolvePreprocessing,
-} from "../../src/rewards/onnx-preprocessing.js";
-import { InputError } from "../../src/tensor/errors.js";
+} from "../../src/rewards/user/onnx-preprocessing.js";
 import type { Rng } from "../../src/tensor/rng.js";
 import { sizeOf } from "../../src/tensor/shape.js";
-import { loadSettings } from "../../src/train/load-settings.js";
-import { parseJson } from "../../src/weights/json.js";
 import { functionProto, graph, model, node, tensor } from "../onnx-model.js";
 import { fuzz, LIMIT, scratchFolder } from "./fuzz.js";
 import { mutateBytes, mutateJson } from "./mutate.js";
@@ -47,7 +47,7 @@ async function readModel(bytes: Uint8Array): Promise<void> {
       file.inputs.map(({ name, shape, dtype }) => {
         const whole = shape.map((extent) => (typeof extent === "number" ? extent : 2));
         if (whole.length > 8 || sizeOf(whole) > 2 ** 24)
-          throw new InputError("the caller would not make such an input");
+          throw new InputError("usage", "the caller would not make such an input");
         return [name, input(whole, dtype.startsWith("float") ? "float32" : dtype)];
       }),
     );

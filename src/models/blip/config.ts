@@ -1,4 +1,4 @@
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import type { WeightSource } from "../../weights/source.js";
 
 /**
@@ -37,6 +37,7 @@ export function blipConfigOf(source: WeightSource, path: string): BlipConfig {
     const found = source.get(`${path}.${name}`)?.shape[axis];
     if (found) return found;
     throw new InputError(
+      "config-invalid",
       `${source.describe}: has no tensor ${path}.${name}, so it is no BLIP as its own code saves it.`,
     );
   };

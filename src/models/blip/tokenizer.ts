@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
-import { InputError } from "../../tensor/errors.js";
-import { readText } from "../../weights/files.js";
+import { InputError } from "../../errors/index.js";
+import { readText } from "../../io/files.js";
 
 /** BERT's tokenizer (Devlin et al. 2018, section 3): lower-cased words without accents, in pieces of a fixed vocabulary. */
 export interface BertTokenizer {
@@ -21,7 +21,8 @@ export async function openBertTokenizer(folder: string, maxLength: number): Prom
   const ids = new Map(pieces.map((piece, id) => [piece, id]));
   const special = (token: string): number => {
     const id = ids.get(token);
-    if (id === undefined) throw new InputError(`${path}: has no ${token}. Is it BERT's vocabulary, a piece a line?`);
+    if (id === undefined)
+      throw new InputError("config-invalid", `${path}: has no ${token}. Is it BERT's vocabulary, a piece a line?`);
     return id;
   };
   const [padding, start, end] = [special("[PAD]"), special("[CLS]"), special("[SEP]")];

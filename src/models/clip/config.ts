@@ -1,6 +1,6 @@
 import { z } from "zod";
+import { count, depth, parseConfig, upTo } from "../../io/config-schema.js";
 import { type Activation, activations } from "../../nn/layers.js";
-import { count, depth, parseConfig, upTo } from "../config.js";
 
 /** What both towers of CLIP share. */
 export interface ClipTowerConfig {

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import type { Value } from "../../graph/value.js";
+import { parseConfig } from "../../io/config-schema.js";
 import { constant, div, resizeBilinear, sub } from "../../ops/index.js";
-import { parseConfig } from "../config.js";
 
 /** What preprocessor_config.json says of pixels. */
 export interface Normalization {

@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import { openClipTokenizer } from "./tokenizer.js";
 
 /** Written by parity/tokenizer_goldens.py with transformers' CLIPTokenizer. */

@@ -1,11 +1,11 @@
 import { join } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
-import { InputError } from "../../tensor/errors.js";
-import { exists, readText } from "../../weights/files.js";
+import { InputError } from "../../errors/index.js";
+import { parseConfig } from "../../io/config-schema.js";
+import { exists, readText } from "../../io/files.js";
+import { readJson } from "../../io/json.js";
 import { readConfig } from "../../weights/folder.js";
-import { readJson } from "../../weights/json.js";
-import { parseConfig } from "../config.js";
 
 /**
  * CLIP's tokenizer (Radford et al. 2021, section 2.4): lower-cased text, split into words, signs and single digits,
@@ -74,7 +74,10 @@ export async function openClipTokenizer(
     const token = config[role] ?? map[role] ?? otherwise;
     const id = Object.hasOwn(vocab, token) ? vocab[token] : undefined;
     if (id === undefined)
-      throw new InputError(`${path}: has no ${JSON.stringify(token)}, the ${role} of this tokenizer.`);
+      throw new InputError(
+        "config-invalid",
+        `${path}: has no ${JSON.stringify(token)}, the ${role} of this tokenizer.`,
+      );
     return { token, id };
   };
   const start = idOf("bos_token", START);
@@ -169,21 +172,28 @@ async function readBytePairs(folder: string): Promise<BytePairs> {
     const pairs = model.merges.map((merge) => (typeof merge === "string" ? merge : merge.join(" ")));
     return { vocab, merges: checkMerges(pairs, vocab, jointPath), path: jointPath };
   }
-  throw new InputError(`${folder}: is no CLIP tokenizer: it needs vocab.json and merges.txt, or tokenizer.json.`);
+  throw new InputError(
+    "config-invalid",
+    `${folder}: is no CLIP tokenizer: it needs vocab.json and merges.txt, or tokenizer.json.`,
+  );
 }
 
 function checkVocabulary(vocab: unknown, path: string): Record<string, number> {
   if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab)) {
-    throw new InputError(`${path}: the vocabulary is not an object of tokens and their ids.`);
+    throw new InputError("config-invalid", `${path}: the vocabulary is not an object of tokens and their ids.`);
   }
   const tokens = new Map<number, string>();
   for (const [token, id] of Object.entries(vocab)) {
     const where = `${path}: token ${JSON.stringify(token)}`;
     if (!Number.isSafeInteger(id) || id < 0 || id > HIGHEST_ID) {
-      throw new InputError(`${where}: ${JSON.stringify(id)} is not an id, a whole number from 0 to ${HIGHEST_ID}.`);
+      throw new InputError(
+        "config-invalid",
+        `${where}: ${JSON.stringify(id)} is not an id, a whole number from 0 to ${HIGHEST_ID}.`,
+      );
     }
     const other = tokens.get(id);
-    if (other !== undefined) throw new InputError(`${where}: has the id ${id}, and so has ${JSON.stringify(other)}.`);
+    if (other !== undefined)
+      throw new InputError("config-invalid", `${where}: has the id ${id}, and so has ${JSON.stringify(other)}.`);
     tokens.set(id, token);
   }
   return vocab as Record<string, number>;
@@ -198,12 +208,16 @@ function checkMerges(lines: readonly string[], vocab: Readonly<Record<string, nu
     const [left, right, ...more] = line.split(" ");
     if (!left || !right || more.length > 0) {
       throw new InputError(
+        "config-invalid",
         `${where}: ${JSON.stringify(line.slice(0, 100))} is not two tokens with a space between them.`,
       );
     }
     const missing = [left, right, left + right].find((token) => !Object.hasOwn(vocab, token));
     if (missing !== undefined) {
-      throw new InputError(`${where}: ${JSON.stringify(missing)} is not in the vocabulary; do both belong together?`);
+      throw new InputError(
+        "config-invalid",
+        `${where}: ${JSON.stringify(missing)} is not in the vocabulary; do both belong together?`,
+      );
     }
     merges.push([left, right]);
   }

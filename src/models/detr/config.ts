@@ -1,7 +1,7 @@
 import { z } from "zod";
+import { count, depth, only, parseConfig, upTo } from "../../io/config-schema.js";
 import { type Activation, activations } from "../../nn/layers.js";
 import type { WeightSource } from "../../weights/source.js";
-import { count, depth, only, parseConfig, upTo } from "../config.js";
 import { labelsOf } from "../labels.js";
 import { type ResNetConfig, timmResNet, transformersResNet } from "./resnet.js";
 

@@ -2,11 +2,12 @@
  * ResNet (He et al. 2015, arXiv 1512.03385) as detectors use it: the last stage's features, and batch normalisation frozen, so
  * that it is a scale and a bias of the convolution before it. Files name its parts as timm and torchvision do or as transformers does.
  */
+
+import { InputError } from "../../errors/index.js";
 import type { Value } from "../../graph/value.js";
 import { type Activation, activations } from "../../nn/layers.js";
 import { fanInUniform, ONES, type Scope, ZEROS } from "../../nn/scope.js";
 import { add, conv2d, div, maxPool, mul, reshape, sqrt, sub } from "../../ops/index.js";
-import { InputError } from "../../tensor/errors.js";
 import type { WeightSource } from "../../weights/source.js";
 
 export interface ResNetConfig {
@@ -90,6 +91,7 @@ export function timmResNet(
     const shape = weights.get(`${path}.${name}.weight`)?.shape;
     if (shape?.length !== 4) {
       throw new InputError(
+        "config-invalid",
         `${weights.describe}: has no convolution ${path}.${name}.weight, which a ResNet of timm has. Do the weights belong to this config.json?`,
       );
     }

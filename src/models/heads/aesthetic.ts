@@ -1,8 +1,8 @@
+import { InputError } from "../../errors/index.js";
 import type { Value } from "../../graph/value.js";
 import { linear } from "../../nn/layers.js";
 import type { Scope } from "../../nn/scope.js";
 import { reshape } from "../../ops/index.js";
-import { InputError } from "../../tensor/errors.js";
 import { showShape } from "../../tensor/shape.js";
 import type { WeightSource } from "../../weights/source.js";
 
@@ -39,6 +39,7 @@ export function aestheticConfigOf(source: WeightSource, path: string): Aesthetic
     const [outFeatures, inFeatures] = shape;
     if (shape.length !== 2 || !outFeatures || !inFeatures) {
       throw new InputError(
+        "config-invalid",
         `${source.describe}: ${name} has shape ${showShape(shape)}; an aesthetic head's is [out, in].`,
       );
     }
@@ -48,6 +49,7 @@ export function aestheticConfigOf(source: WeightSource, path: string): Aesthetic
   const first = layers[0];
   if (!first) {
     throw new InputError(
+      "config-invalid",
       `${source.describe}: no tensor ${start}0.weight; an aesthetic head is Linear layers called layers.0, layers.2, ….`,
     );
   }
@@ -55,6 +57,7 @@ export function aestheticConfigOf(source: WeightSource, path: string): Aesthetic
     const before = layers[i - 1];
     if (before && before.outFeatures !== inFeatures) {
       throw new InputError(
+        "config-invalid",
         `${source.describe}: ${start}${index} takes ${inFeatures} features, but ${start}${before.index} gives ${before.outFeatures}.`,
       );
     }

@@ -1,12 +1,12 @@
 import { join } from "node:path";
 import { z } from "zod";
 import type { Value } from "../../graph/value.js";
+import { count, parseConfig, upTo } from "../../io/config-schema.js";
 import { conv2d, groupNorm, linear } from "../../nn/layers.js";
 import { frozenScope, type Scope } from "../../nn/scope.js";
 import { constant, matmul, mean, mul, reshape, silu, softmax, sub } from "../../ops/index.js";
 import { openWeights, readConfig } from "../../weights/folder.js";
 import { type WeightSource, withPrefix } from "../../weights/source.js";
-import { count, parseConfig, upTo } from "../config.js";
 
 /**
  * The embedded judge of numbers: a small convolutional classifier of how many animals a picture shows, one to `most`. Made

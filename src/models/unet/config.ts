@@ -1,6 +1,6 @@
 import { z } from "zod";
+import { count, depth, only, parseConfig, upTo } from "../../io/config-schema.js";
 import { type Activation, activations } from "../../nn/layers.js";
-import { count, depth, only, parseConfig, upTo } from "../config.js";
 
 /**
  * UNet2DConditionModel's config.json. Per-level lists run from the highest resolution to the lowest, as in the file.

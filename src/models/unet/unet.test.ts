@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expectParity, openGolden, relativeError } from "../../../test/golden.js";
 import { gradients } from "../../autodiff/index.js";
+import { InputError } from "../../errors/index.js";
 import type { Graph } from "../../graph/graph.js";
 import type { Value } from "../../graph/value.js";
 import { loraAdapter, loraLayout } from "../../nn/lora.js";
@@ -8,7 +9,6 @@ import { frozenScope, type Scope, survey } from "../../nn/scope.js";
 import { halfPrecision } from "../../onnx/half-precision.js";
 import { concat, input, silu, slice } from "../../ops/index.js";
 import { Runtime } from "../../runtime/runtime.js";
-import { InputError } from "../../tensor/errors.js";
 import { float32, fromNumbers, type HostTensor, toFloat32, toNumbers } from "../../tensor/host.js";
 import { openWeights } from "../../weights/folder.js";
 import { openSafetensors } from "../../weights/safetensors.js";

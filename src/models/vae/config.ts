@@ -1,6 +1,6 @@
 import { z } from "zod";
+import { count, depth, only, parseConfig } from "../../io/config-schema.js";
 import { type Activation, activations } from "../../nn/layers.js";
-import { count, depth, only, parseConfig } from "../config.js";
 
 /** AutoencoderKL's config.json. Lists run from the highest resolution to the lowest. */
 export interface VaeConfig {

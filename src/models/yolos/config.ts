@@ -1,6 +1,6 @@
 import { z } from "zod";
+import { count, depth, only, parseConfig, upTo } from "../../io/config-schema.js";
 import { type Activation, activations } from "../../nn/layers.js";
-import { count, depth, only, parseConfig, upTo } from "../config.js";
 import { labelsOf } from "../labels.js";
 
 /** YOLOS (Fang et al. 2021, arXiv 2106.00666): a ViT whose last tokens are detections. */

@@ -1,6 +1,6 @@
 import { type DescMessage, fromBinary } from "@bufbuild/protobuf";
 import { type ModelProto, ModelProtoSchema } from "onnx-buf";
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 
 /** What decoded pieces take in memory, roughly: protobuf packs far more of them into a byte than JavaScript does. */
 const BYTES_PER_MESSAGE = 400;
@@ -17,7 +17,7 @@ export function decodeModel(bytes: Uint8Array, where: string): ModelProto {
   try {
     return fromBinary(ModelProtoSchema, bytes, { readUnknownFields: false });
   } catch (error) {
-    throw new InputError(`${where}: is not an ONNX model: ${(error as Error).message}.`);
+    throw new InputError("onnx-unsupported", `${where}: is not an ONNX model: ${(error as Error).message}.`);
   }
 }
 
@@ -94,7 +94,7 @@ class Scan {
   }
 
   private fail(what: string): never {
-    throw new InputError(`${this.where}: ${what}. Is it an ONNX file? Fetch or export it again.`);
+    throw new InputError("onnx-unsupported", `${this.where}: ${what}. Is it an ONNX file? Fetch or export it again.`);
   }
 }
 

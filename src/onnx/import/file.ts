@@ -9,11 +9,11 @@ import type {
   TensorProto,
   ValueInfoProto,
 } from "onnx-buf";
+import { InputError } from "../../errors/index.js";
+import { asInputError, readFully, withFile } from "../../io/files.js";
 import type { DType } from "../../tensor/dtype.js";
-import { InputError } from "../../tensor/errors.js";
 import type { HostTensor } from "../../tensor/host.js";
 import { sizeOf } from "../../tensor/shape.js";
-import { asInputError, readFully, withFile } from "../../weights/files.js";
 import type { StoredTensor, WeightSource } from "../../weights/source.js";
 import { decodeModel } from "./decode.js";
 import { dtypeOf, type OnnxTensor, TensorReader } from "./tensors.js";
@@ -57,7 +57,8 @@ export interface OnnxInput {
 
 export async function openOnnx(path: string): Promise<OnnxFile> {
   const bytes = await withFile(path, async (file, size) => {
-    if (size > MOST_BYTES) throw new InputError(`${path}: has ${size} bytes; an ONNX file has at most ${MOST_BYTES}.`);
+    if (size > MOST_BYTES)
+      throw new InputError("onnx-unsupported", `${path}: has ${size} bytes; an ONNX file has at most ${MOST_BYTES}.`);
     const content = new Uint8Array(size);
     await readFully(file, content, 0, path);
     return content;
@@ -68,7 +69,7 @@ export async function openOnnx(path: string): Promise<OnnxFile> {
   const model = decodeModel(bytes, path);
   const { graph } = model;
   if (!graph || graph.node.length === 0) {
-    throw new InputError(`${path}: holds no graph. Is it an ONNX file? Fetch or export it again.`);
+    throw new InputError("onnx-unsupported", `${path}: holds no graph. Is it an ONNX file? Fetch or export it again.`);
   }
   const opset = opsetOf(model.opsetImport, path);
   const reader = new TensorReader(path, realPath, bytes);
@@ -128,6 +129,7 @@ export function opsetOf(imports: ModelProto["opsetImport"], where: string): numb
   const version = Number(imports.find(({ domain }) => ONNX_DOMAINS.includes(domain))?.version ?? 0);
   if (version < OLDEST_OPSET) {
     throw new InputError(
+      "onnx-unsupported",
       `${where}: is of opset ${version}; from ${OLDEST_OPSET} on opsets are read. Export the model again with opset 17 or later.`,
     );
   }
@@ -183,13 +185,18 @@ function* tensorsOfAttribute(attribute: AttributeProto, name: string): Generator
 function inputOf({ name, type }: ValueInfoProto, path: string): OnnxInput {
   const tensor = type?.value.case === "tensorType" ? type.value.value : undefined;
   const dtype = tensor && dtypeOf(tensor.elemType);
-  if (!tensor || !dtype) throw new InputError(`${path}: the input ${JSON.stringify(name)} is not a tensor of numbers.`);
+  if (!tensor || !dtype)
+    throw new InputError("onnx-unsupported", `${path}: the input ${JSON.stringify(name)} is not a tensor of numbers.`);
   const shape = tensor.shape?.dim.map(({ value }) => {
     if (value.case === "dimParam") return value.value;
     // Some exporters write 0 or -1 for what is open.
     return value.case === "dimValue" && value.value > 0n ? Number(value.value) : undefined;
   });
-  if (!shape) throw new InputError(`${path}: the input ${JSON.stringify(name)} has no shape. Export the model again.`);
+  if (!shape)
+    throw new InputError(
+      "onnx-unsupported",
+      `${path}: the input ${JSON.stringify(name)} has no shape. Export the model again.`,
+    );
   return { name, dtype, shape };
 }
 

@@ -1,10 +1,10 @@
 import type { AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto } from "onnx-buf";
+import { InputError, nearest } from "../../errors/index.js";
 import { topologicalOrder } from "../../graph/graph.js";
 import { interpret } from "../../graph/interpret.js";
 import { type Node, showType, type Value } from "../../graph/value.js";
 import { cast, constant, parameter } from "../../ops/index.js";
 import { isFloating } from "../../tensor/dtype.js";
-import { InputError, nearest } from "../../tensor/errors.js";
 import { sizeOf } from "../../tensor/shape.js";
 import { functionKey, type OnnxFile, opsetOf } from "./file.js";
 import { numbersOf, OnnxNode } from "./node.js";
@@ -291,7 +291,7 @@ export class OnnxImport {
   }
 
   private fault(message: string, cause?: Error): InputError {
-    return new InputError(`${this.file.path}: ${message}`, { cause });
+    return new InputError("onnx-unsupported", `${this.file.path}: ${message}`, { path: this.file.path }, { cause });
   }
 }
 

@@ -1,11 +1,11 @@
 import { realpath } from "node:fs/promises";
 import { dirname, isAbsolute, join, sep } from "node:path";
 import { type TensorProto, TensorProto_DataLocation, TensorProto_DataType } from "onnx-buf";
+import { InputError } from "../../errors/index.js";
+import { asInputError, readFully, withFile } from "../../io/files.js";
 import { BYTES_PER_ELEMENT, bfloatToNumber, type DType, halfToNumber, isFloating } from "../../tensor/dtype.js";
-import { InputError } from "../../tensor/errors.js";
 import { fromNumbers } from "../../tensor/host.js";
 import { type Shape, showShape, sizeOf } from "../../tensor/shape.js";
-import { asInputError, readFully, withFile } from "../../weights/files.js";
 import type { StoredTensor } from "../../weights/source.js";
 
 /** A tensor of an ONNX file: small ones as numbers, which shape arithmetic can compute with; weights where they lie. */
@@ -66,6 +66,7 @@ export class TensorReader {
     const element = ELEMENTS[proto.dataType];
     if (!element) {
       throw new InputError(
+        "onnx-unsupported",
         `${where}: is of type ${typeName(proto.dataType)}, which is not supported. Export the model in float32 or float16, unquantised.`,
       );
     }
@@ -76,6 +77,7 @@ export class TensorReader {
     const isWeight = isFloating(dtype) ? size > MOST_NUMBERS : size > MOST_INTEGERS;
     if (isWeight && BYTES_PER_ELEMENT[dtype] !== element.bytes) {
       throw new InputError(
+        "onnx-unsupported",
         `${where}: has ${size} elements of type ${typeName(proto.dataType)}; weights must be floating point.`,
       );
     }
@@ -89,6 +91,7 @@ export class TensorReader {
     if (proto.rawData.length > 0 || size === 0) {
       if (proto.rawData.length !== length) {
         throw new InputError(
+          "onnx-unsupported",
           `${where}: ${typeName(proto.dataType)} ${showShape(shape)} takes ${length} bytes, but ${proto.rawData.length} are there.`,
         );
       }
@@ -98,7 +101,10 @@ export class TensorReader {
     }
     const values = typedNumbers(proto);
     if (values.length !== size) {
-      throw new InputError(`${where}: ${showShape(shape)} has ${size} elements, but ${values.length} are there.`);
+      throw new InputError(
+        "onnx-unsupported",
+        `${where}: ${showShape(shape)} has ${size} elements, but ${values.length} are there.`,
+      );
     }
     if (!isWeight) return { kind: "constant", dtype, shape, values: Float64Array.from(values) };
     return {
@@ -115,6 +121,7 @@ export class TensorReader {
     const remedy = "Keep the files of a model together, as they were exported.";
     if (location === "" || isAbsolute(location) || location.split(/[\\/]/).includes("..") || location.includes("\0")) {
       throw new InputError(
+        "onnx-unsupported",
         `${where}: its data is said to lie at ${JSON.stringify(location.slice(0, 200))}; a file beside the model is needed.`,
       );
     }
@@ -126,23 +133,31 @@ export class TensorReader {
       // A cache of models links to files that lie side by side elsewhere.
       if (!folders.some((folder) => path.startsWith(folder + sep))) {
         throw new InputError(
+          "onnx-unsupported",
           `${where}: its data at ${JSON.stringify(location)} leads out of the model's folder. ${remedy}`,
         );
       }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === "ENOENT") {
-        throw new InputError(`${where}: its data should lie in ${beside}, which is not there. ${remedy}`);
+        throw new InputError(
+          "onnx-unsupported",
+          `${where}: its data should lie in ${beside}, which is not there. ${remedy}`,
+        );
       }
       throw asInputError(error, beside, "read");
     }
     const offset = wholeNumber(given.get("offset") ?? "0", `${where}: offset`);
     const stated = wholeNumber(given.get("length") ?? String(length), `${where}: length`);
     if (stated !== length) {
-      throw new InputError(`${where}: takes ${length} bytes, but its external data is said to have ${stated}.`);
+      throw new InputError(
+        "onnx-unsupported",
+        `${where}: takes ${length} bytes, but its external data is said to have ${stated}.`,
+      );
     }
     await withFile(path, async (_, bytes) => {
       if (offset + length > bytes) {
         throw new InputError(
+          "onnx-unsupported",
           `${where}: lies at ${offset} … ${offset + length} of ${location}, which has ${bytes} bytes. Fetch it again.`,
         );
       }
@@ -155,7 +170,10 @@ function shapeOf({ dims }: TensorProto, where: string): number[] {
   const shape = dims.map(Number);
   // The largest file is 2 GiB, external ones aside.
   if (shape.length > HIGHEST_RANK || shape.some((extent) => extent < 0) || !(sizeOf(shape) <= 2 ** 40)) {
-    throw new InputError(`${where}: ${showShape(shape.slice(0, HIGHEST_RANK))} is not a shape that a tensor can have.`);
+    throw new InputError(
+      "onnx-unsupported",
+      `${where}: ${showShape(shape.slice(0, HIGHEST_RANK))} is not a shape that a tensor can have.`,
+    );
   }
   return shape;
 }
@@ -163,7 +181,7 @@ function shapeOf({ dims }: TensorProto, where: string): number[] {
 function wholeNumber(text: string, where: string): number {
   const value = Number(text);
   if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(value)) {
-    throw new InputError(`${where}: ${JSON.stringify(text.slice(0, 40))} is not a whole number.`);
+    throw new InputError("onnx-unsupported", `${where}: ${JSON.stringify(text.slice(0, 40))} is not a whole number.`);
   }
   return value;
 }

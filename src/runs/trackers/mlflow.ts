@@ -8,13 +8,13 @@ import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import sharp from "sharp";
 import { z } from "zod";
-import { InputError } from "../../tensor/errors.js";
-import type { SettingsOf } from "../../train/trackers.js";
-import { exists } from "../../weights/files.js";
-import { leaves } from "../config.js";
-import { runFiles, stepFolder } from "../layout.js";
-import { filesToPush } from "../push.js";
-import { pictureName } from "../samples.js";
+import type { SettingsOf } from "../../config/trackers.js";
+import { InputError } from "../../errors/index.js";
+import { exists } from "../../io/files.js";
+import { filesToPush } from "../publish/push.js";
+import { leaves } from "../record/config.js";
+import { runFiles, stepFolder } from "../record/layout.js";
+import { pictureName } from "../record/samples.js";
 import { Outbox, type OutboxOptions } from "./outbox.js";
 import { below, Refused, send, sendJson, shownAddress, Unreachable } from "./request.js";
 import { captionOf, type TrackedPicture, type TrackedRow } from "./row.js";
@@ -69,12 +69,14 @@ function serverOf({ uri }: SettingsOf<"mlflow">, env: NodeJS.ProcessEnv): Server
   const written = uri ?? (env.MLFLOW_TRACKING_URI?.trim() || undefined);
   if (written === undefined) {
     throw new InputError(
+      "server-failed",
       "mlflow: no server is given; set MLFLOW_TRACKING_URI, or trackers: [{ name: mlflow, uri: http://localhost:5000 }]",
     );
   }
   const from = uri === null ? "MLFLOW_TRACKING_URI" : "its uri";
   if (!URL.canParse(written) || !/^https?:$/.test(new URL(written).protocol)) {
     throw new InputError(
+      "server-failed",
       `mlflow: ${from} must be the address of a tracking server, such as http://localhost:5000; folders and databases need one in front of them (mlflow server)`,
     );
   }
@@ -84,6 +86,7 @@ function serverOf({ uri }: SettingsOf<"mlflow">, env: NodeJS.ProcessEnv): Server
     // The settings are written to the run's folder, into checkpoints and to the tracker.
     if (uri !== null) {
       throw new InputError(
+        "server-failed",
         "mlflow: its uri has a user or password in it, which the run's folder would tell; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
       );
     }
@@ -98,7 +101,8 @@ function serverOf({ uri }: SettingsOf<"mlflow">, env: NodeJS.ProcessEnv): Server
   // As Python's client: a user and a password come before a token.
   if (user && password) headers.Authorization = `Basic ${Buffer.from(`${user}:${password}`).toString("base64")}`;
   else if (token) {
-    if (!/^[\x21-\x7e]+$/.test(token)) throw new InputError("MLFLOW_TRACKING_TOKEN: has characters that no token has");
+    if (!/^[\x21-\x7e]+$/.test(token))
+      throw new InputError("server-failed", "MLFLOW_TRACKING_TOKEN: has characters that no token has");
     headers.Authorization = `Bearer ${token}`;
   }
   return { uri: parsed, headers };
@@ -111,11 +115,12 @@ async function requireServer(server: Server, experiment: string): Promise<void> 
   } catch (error) {
     if (error instanceof Refused && [401, 403].includes(error.status)) {
       const remedy = "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD";
-      throw new InputError(`${error.message}; ${remedy}`);
+      throw new InputError("server-failed", `${error.message}; ${remedy}`);
     }
-    if (error instanceof Refused) throw new InputError(`${error.message}; is that an MLflow tracking server?`);
+    if (error instanceof Refused)
+      throw new InputError("server-failed", `${error.message}; is that an MLflow tracking server?`);
     if (error instanceof Unreachable)
-      throw new InputError(`${error.message}; is the server up, and its address right?`);
+      throw new InputError("server-failed", `${error.message}; is the server up, and its address right?`);
     throw error;
   }
 }
@@ -127,7 +132,10 @@ async function experimentId(server: Server, name: string): Promise<string | unde
   try {
     const { experiment } = checked(foundExperiment, await sendJson("mlflow", url, { headers: server.headers }), url);
     if (experiment.lifecycle_stage === "deleted") {
-      throw new InputError(`mlflow: the experiment ${JSON.stringify(name)} is deleted; restore it, or name another`);
+      throw new InputError(
+        "server-failed",
+        `mlflow: the experiment ${JSON.stringify(name)} is deleted; restore it, or name another`,
+      );
     }
     return experiment.experiment_id;
   } catch (error) {

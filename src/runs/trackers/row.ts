@@ -1,13 +1,15 @@
 /** What trackers are told of a step: numbers, and the evaluation's pictures as the run's folder has them. */
+
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import type { EvaluationResult, StepMetrics } from "../../train/events.js";
-import { partMeans } from "../../train/judge.js";
-import { watchedMetrics } from "../../train/watch.js";
-import { exists } from "../../weights/files.js";
-import { format } from "../format.js";
-import { samplesFolder } from "../layout.js";
-import { readSamples } from "../samples.js";
+import { exists } from "../../io/files.js";
+import { partMeans } from "../../rewards/scores.js";
+import type { EvaluationResult } from "../../scoring/evaluation.js";
+import { watchedMetrics } from "../../scoring/monitors.js";
+import type { StepMetrics } from "../../train/events.js";
+import { samplesFolder } from "../record/layout.js";
+import { readSamples } from "../record/samples.js";
+import { format } from "../report/format.js";
 
 export interface TrackedRow {
   /** 0 is the model as it was. */

@@ -2,8 +2,8 @@
 import { appendFile, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { configText } from "../config.js";
-import { pictureName } from "../samples.js";
+import { configText } from "../record/config.js";
+import { pictureName } from "../record/samples.js";
 import { type EventContent, eventRecord, imageValue, tensorValue } from "./event-file.js";
 import { captionOf, readPng, type TrackedPicture, type TrackedRow } from "./row.js";
 import type { TrackedRun, Tracker, TrackerOptions } from "./tracker.js";

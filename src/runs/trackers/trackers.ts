@@ -4,14 +4,14 @@
  */
 import { join } from "node:path";
 import { z } from "zod";
+import type { Settings } from "../../config/settings.js";
+import type { SettingsOf, TrackerName } from "../../config/trackers.js";
+import { writeFileAtomic } from "../../io/atomic.js";
+import { exists } from "../../io/files.js";
+import { readJson } from "../../io/json.js";
 import type { StepMetrics, TrainEvent } from "../../train/events.js";
-import type { Settings } from "../../train/settings.js";
-import type { SettingsOf, TrackerName } from "../../train/trackers.js";
-import { writeFileAtomic } from "../../weights/atomic.js";
-import { exists } from "../../weights/files.js";
-import { readJson } from "../../weights/json.js";
-import { runFiles, samplesFolder } from "../layout.js";
-import { readEvaluation } from "../samples.js";
+import { runFiles, samplesFolder } from "../record/layout.js";
+import { readEvaluation } from "../record/samples.js";
 import { openMlflow } from "./mlflow.js";
 import type { OutboxOptions } from "./outbox.js";
 import { baseRow, stepRow, type TrackedRow } from "./row.js";

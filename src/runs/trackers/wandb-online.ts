@@ -4,7 +4,7 @@
  */
 import { basename } from "node:path";
 import { z } from "zod";
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import { Outbox, type OutboxOptions } from "./outbox.js";
 import { below, posted, Refused, send, sendJson, shownAddress, Unreachable } from "./request.js";
 import type { TrackedRow } from "./row.js";
@@ -82,12 +82,14 @@ async function ownEntity(account: Account): Promise<string> {
     if (entity) return entity;
   } catch (error) {
     if (error instanceof Unreachable) {
-      throw new InputError(`${error.message}; for later, there is mode: offline (WANDB_MODE=offline)`);
+      throw new InputError("server-failed", `${error.message}; for later, there is mode: offline (WANDB_MODE=offline)`);
     }
     if (!(error instanceof Refused)) throw error;
-    if (![400, 401, 403].includes(error.status)) throw new InputError(`${error.message}; is WANDB_BASE_URL right?`);
+    if (![400, 401, 403].includes(error.status))
+      throw new InputError("server-failed", `${error.message}; is WANDB_BASE_URL right?`);
   }
   throw new InputError(
+    "server-failed",
     `wandb: ${shownAddress(account.server)} does not know the key in WANDB_API_KEY; ${account.app}/authorize shows yours`,
   );
 }

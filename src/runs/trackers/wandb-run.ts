@@ -1,7 +1,7 @@
 /** What W&B's two forms have in common: a run's names, its config, and its history with pictures. */
 import { createHash, randomBytes } from "node:crypto";
 import { z } from "zod";
-import type { Settings } from "../../train/settings.js";
+import type { Settings } from "../../config/settings.js";
 import { captionOf, type Png, readPng, type TrackedRow } from "./row.js";
 import type { Outcome } from "./tracker.js";
 

@@ -1,6 +1,7 @@
 /** Weights & Biases: from settings and environment to one of its two forms, online and offline. */
-import { InputError } from "../../tensor/errors.js";
-import type { SettingsOf } from "../../train/trackers.js";
+
+import type { SettingsOf } from "../../config/trackers.js";
+import { InputError } from "../../errors/index.js";
 import type { OutboxOptions } from "./outbox.js";
 import type { Tracker, TrackerOptions } from "./tracker.js";
 import { WandbOffline } from "./wandb-offline.js";
@@ -41,12 +42,13 @@ function modeOf(written: string | undefined): "online" | "offline" | "disabled" 
     case "disabled":
       return "disabled";
   }
-  throw new InputError(`WANDB_MODE ${JSON.stringify(written)}: must be online, offline or disabled`);
+  throw new InputError("server-failed", `WANDB_MODE ${JSON.stringify(written)}: must be online, offline or disabled`);
 }
 
 function named(what: string, name: string, variable: string): string {
   if (name === "" || NAME.test(name)) return name;
   throw new InputError(
+    "server-failed",
     `wandb: ${what} ${JSON.stringify(name)} (or ${variable}) may hold letters, digits, dashes, underscores and dots only`,
   );
 }
@@ -54,13 +56,16 @@ function named(what: string, name: string, variable: string): string {
 function accountOf(env: NodeJS.ProcessEnv): Account {
   const server = (env.WANDB_BASE_URL?.trim() || "https://api.wandb.ai").replace(/\/+$/, "");
   if (!URL.canParse(server) || !/^https?:$/.test(new URL(server).protocol) || new URL(server).username !== "") {
-    throw new InputError("WANDB_BASE_URL: is not the address of a W&B server, such as https://api.wandb.ai");
+    throw new InputError(
+      "server-failed",
+      "WANDB_BASE_URL: is not the address of a W&B server, such as https://api.wandb.ai",
+    );
   }
   const key = env.WANDB_API_KEY?.trim();
   const remedy = `${appOf(new URL(server))}/authorize shows yours; or leave it for later with mode: offline (WANDB_MODE=offline)`;
-  if (!key) throw new InputError(`wandb: WANDB_API_KEY is not set: ${remedy}`);
+  if (!key) throw new InputError("server-failed", `wandb: WANDB_API_KEY is not set: ${remedy}`);
   if (!/^[\x21-\x7e]{40,}$/.test(key)) {
-    throw new InputError(`wandb: WANDB_API_KEY is no key, which has 40 characters or more: ${remedy}`);
+    throw new InputError("server-failed", `wandb: WANDB_API_KEY is no key, which has 40 characters or more: ${remedy}`);
   }
   return { server: new URL(server), app: appOf(new URL(server)), key };
 }

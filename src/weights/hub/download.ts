@@ -3,8 +3,8 @@ import { createHash, type Hash, randomUUID } from "node:crypto";
 import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { InputError } from "../../tensor/errors.js";
-import { asInputError } from "../files.js";
+import { InputError } from "../../errors/index.js";
+import { asInputError } from "../../io/files.js";
 import { type HubFetch, HubUnreachable } from "./fetch.js";
 
 /** A file as the hub lists it. */
@@ -79,7 +79,10 @@ async function fill(output: FileHandle, url: string, file: HubFile, { fetch, sig
       for await (const chunk of response.body ?? []) {
         if (done + chunk.length > file.bytes) {
           await output.truncate(0);
-          throw new InputError(`${url}: gives more than the ${file.bytes} bytes that the hub lists; nothing was kept.`);
+          throw new InputError(
+            "hub-not-found",
+            `${url}: gives more than the ${file.bytes} bytes that the hub lists; nothing was kept.`,
+          );
         }
         await output.writeFile(chunk);
         hash.update(chunk);
@@ -98,6 +101,7 @@ async function fill(output: FileHandle, url: string, file: HubFile, { fetch, sig
   if (hash.digest("hex") !== file.hash) {
     await output.truncate(0);
     throw new InputError(
+      "hub-not-found",
       `${url}: what arrived is not what the hub lists (its hash differs); nothing was kept. Try again.`,
     );
   }

@@ -1,5 +1,5 @@
 /** Requests to the hub, and what its refusals mean for the person who asked. */
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import { type Hub, type HubId, showId } from "./id.js";
 
 export type HubFetch = (url: string | URL | Request, init?: RequestInit) => Promise<Response>;
@@ -44,7 +44,7 @@ export function hubFetch({ endpoint, token }: Hub, id: HubId): HubFetch {
 function refusal({ status, headers }: Response, address: string, id: HubId, hasToken: boolean): Error {
   const code = headers.get("X-Error-Code");
   const where = new URL(address).origin;
-  const refused = (why: string) => new InputError(`model ${showId(id)}: ${why}`);
+  const refused = (why: string) => new InputError("hub-not-found", `model ${showId(id)}: ${why}`);
   if (code === "GatedRepo" || (status === 403 && code === null)) {
     const remedy = hasToken
       ? "with the account that HF_TOKEN belongs to"

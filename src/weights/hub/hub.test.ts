@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { COMMIT, filesOf, type HubServer, startHub } from "../../../test/hub-server.js";
 import { TINY_SD } from "../../../test/tiny.js";
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import { weightsAmong } from "../folder.js";
 import { type HubId, hubOf, isSafePath, parseHubId } from "./id.js";
 import { pipelineFiles, tokenizerFiles } from "./pipeline-files.js";

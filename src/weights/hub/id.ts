@@ -1,7 +1,7 @@
 /** What a model on the Hugging Face hub is called, and where the cache that Python shares keeps it. */
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 
 export interface HubId {
   /** `organisation/name`. */
@@ -29,12 +29,16 @@ export function parseHubId(spec: string, revision?: string): HubId | undefined {
   // The cache joins organisation and name with two dashes.
   if (repo === undefined || /--|\.\./.test(repo)) return undefined;
   if (written !== undefined && revision !== undefined && written !== revision) {
-    throw new InputError(`model ${spec}: names the revision ${written}, but loading.revision is ${revision}; keep one`);
+    throw new InputError(
+      "hub-not-found",
+      `model ${spec}: names the revision ${written}, but loading.revision is ${revision}; keep one`,
+    );
   }
   const chosen = written ?? revision ?? DEFAULT_REVISION;
-  if (!isSafePath(chosen)) throw new InputError(`model ${spec}: ${JSON.stringify(chosen)} cannot be a revision`);
+  if (!isSafePath(chosen))
+    throw new InputError("hub-not-found", `model ${spec}: ${JSON.stringify(chosen)} cannot be a revision`);
   if (file !== undefined && !isSafePath(file)) {
-    throw new InputError(`model ${spec}: ${JSON.stringify(file)} cannot be a file of a repository`);
+    throw new InputError("hub-not-found", `model ${spec}: ${JSON.stringify(file)} cannot be a file of a repository`);
   }
   return { repo, revision: chosen, ...(file !== undefined && { file }) };
 }
@@ -78,11 +82,14 @@ export function hubOf(env: NodeJS.ProcessEnv, { offline = false }: { offline?: b
   const home = set("HF_HOME") ?? join(set("XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "huggingface");
   const endpoint = (set("HF_ENDPOINT") ?? "https://huggingface.co").replace(/\/+$/, "");
   if (!/^https?:\/\/[^/]/.test(endpoint) || !URL.canParse(endpoint)) {
-    throw new InputError(`HF_ENDPOINT: ${JSON.stringify(endpoint)} is no address such as https://huggingface.co`);
+    throw new InputError(
+      "hub-not-found",
+      `HF_ENDPOINT: ${JSON.stringify(endpoint)} is no address such as https://huggingface.co`,
+    );
   }
   const token = set("HF_TOKEN");
   if (token !== undefined && !/^hf_[\x21-\x7e]+$/.test(token)) {
-    throw new InputError("HF_TOKEN: is no access token of Hugging Face; those begin with hf_");
+    throw new InputError("hub-not-found", "HF_TOKEN: is no access token of Hugging Face; those begin with hf_");
   }
   return {
     endpoint,

@@ -1,5 +1,5 @@
 /** What of a repository in transformers' layout, one model at its top, is needed to run it. */
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import { weightsAmong } from "../folder.js";
 import type { Choose } from "./snapshot.js";
 
@@ -12,6 +12,7 @@ export function modelFiles(what: string): Choose {
     const weights = weightsAmong(paths.filter((path) => !path.includes("/")));
     if (!paths.includes("config.json") || weights === undefined) {
       throw new InputError(
+        "hub-not-found",
         `${what}: has no config.json with weights of a known name beside it, so it is no model in transformers' layout.`,
       );
     }
@@ -23,6 +24,6 @@ export function modelFiles(what: string): Choose {
 export function vocabularyFiles(what: string): Choose {
   return async (paths) => {
     if (paths.includes("vocab.txt")) return ["vocab.txt"];
-    throw new InputError(`${what}: has no vocab.txt, the vocabulary of a BERT.`);
+    throw new InputError("hub-not-found", `${what}: has no vocab.txt, the vocabulary of a BERT.`);
   };
 }

@@ -1,8 +1,8 @@
 /** What of a repository a run needs: no safety checker, no second copy of the weights in another form. */
 import { z } from "zod";
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
+import { readJson } from "../../io/json.js";
 import { weightsAmong } from "../folder.js";
-import { readJson } from "../json.js";
 import type { Choose } from "./snapshot.js";
 
 const INDEX = "model_index.json";
@@ -17,12 +17,16 @@ export function pipelineFiles(what: string, { weights = true }: { weights?: bool
     if (!paths.includes(INDEX)) {
       const single = paths.filter((path) => /^[^/]+\.(safetensors|ckpt)$/.test(path));
       const example = single[0] === undefined ? "" : ` It has single files: give one, such as ${what}/${single[0]}.`;
-      throw new InputError(`model ${what}: has no ${INDEX}, so it is no model in the diffusers layout.${example}`);
+      throw new InputError(
+        "hub-not-found",
+        `model ${what}: has no ${INDEX}, so it is no model in the diffusers layout.${example}`,
+      );
     }
     const index = await readJson(await fetch(INDEX), modelIndex);
     const unet = Array.isArray(index.unet) ? index.unet[1] : undefined;
     if (unet !== "UNet2DConditionModel") {
       throw new InputError(
+        "hub-not-found",
         `model ${what}: is a ${index._class_name}; supported are Stable Diffusion 1.x, 2.x and XL, whose index names a unet of class UNet2DConditionModel.`,
       );
     }
@@ -35,7 +39,8 @@ export function pipelineFiles(what: string, { weights = true }: { weights?: bool
       const split = names.includes("vocab.json") && names.includes("merges.txt");
       const configs = names.filter((name) => CONFIGS.test(name) && !(split && name === "tokenizer.json"));
       const files = weights && WEIGHED.includes(folder) ? weightsAmong(names) : [];
-      if (files === undefined) throw new InputError(`model ${what}: its ${folder}/ has no weights of a known name.`);
+      if (files === undefined)
+        throw new InputError("hub-not-found", `model ${what}: its ${folder}/ has no weights of a known name.`);
       chosen.push(...[...configs, ...files].map((name) => `${folder}/${name}`));
     }
     return chosen;
@@ -50,6 +55,9 @@ export function tokenizerFiles(what: string): Choose {
         if (names.every((name) => paths.includes(folder + name))) return names.map((name) => folder + name);
       }
     }
-    throw new InputError(`model ${what}: holds no tokenizer: neither vocab.json with merges.txt nor tokenizer.json.`);
+    throw new InputError(
+      "hub-not-found",
+      `model ${what}: holds no tokenizer: neither vocab.json with merges.txt nor tokenizer.json.`,
+    );
   };
 }

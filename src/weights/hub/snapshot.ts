@@ -8,10 +8,10 @@
 import { copyFile, lstat, mkdir, readdir, readFile, rm, stat, statfs, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { listFiles, modelInfo } from "@huggingface/hub";
-import { showBytes } from "../../tensor/bytes.js";
-import { InputError } from "../../tensor/errors.js";
-import { writeFileAtomic } from "../atomic.js";
-import { asInputError, exists } from "../files.js";
+import { InputError } from "../../errors/index.js";
+import { writeFileAtomic } from "../../io/atomic.js";
+import { showBytes } from "../../io/bytes.js";
+import { asInputError, exists } from "../../io/files.js";
 import { downloadBlob, type HubFile, leftBytes } from "./download.js";
 import { type HubFetch, HubUnreachable, hubFetch } from "./fetch.js";
 import { COMMIT, type Hub, type HubId, isSafePath, repoFolder, showId } from "./id.js";
@@ -66,6 +66,7 @@ async function cached(id: HubId, choose: Choose, hub: Hub, why: string): Promise
   const folder = join(storage, "snapshots", commit);
   if (!COMMIT.test(commit) || !(await exists(folder))) {
     throw new InputError(
+      "hub-not-found",
       `model ${showId(id)}: is no folder here and not in the cache ${hub.cache}, and ${why}. Fetch it once with the network, or name a folder.`,
     );
   }
@@ -78,10 +79,11 @@ async function cached(id: HubId, choose: Choose, hub: Hub, why: string): Promise
   try {
     const chosen = await choose(paths, async (path) => join(folder, path));
     const missing = chosen.find((path) => !paths.includes(path));
-    if (missing !== undefined) throw new InputError(`${missing} is missing`);
+    if (missing !== undefined) throw new InputError("hub-not-found", `${missing} is missing`);
   } catch (error) {
     if (!(error instanceof InputError)) throw error;
     throw new InputError(
+      "hub-not-found",
       `model ${showId(id)}: the cache ${hub.cache} holds only a part of it, and ${why}. Fetch it once with the network. (${error.message})`,
     );
   }
@@ -116,7 +118,7 @@ async function fetched(id: HubId, choose: Choose, options: SnapshotOptions): Pro
   };
   const find = (path: string): HubFile => {
     const file = files.get(path);
-    if (!file) throw new InputError(`model ${showId(id)}: has no file ${path} on ${hub.endpoint}.`);
+    if (!file) throw new InputError("hub-not-found", `model ${showId(id)}: has no file ${path} on ${hub.endpoint}.`);
     return file;
   };
   const chosen = await choose([...files.keys()], async (path) => {
@@ -142,6 +144,7 @@ async function contents(id: HubId, hub: Hub, fetch: HubFetch): Promise<{ sha: st
   const request = { hubUrl: hub.endpoint, fetch: fetch as typeof globalThis.fetch };
   const strange = (what: string): never => {
     throw new InputError(
+      "hub-not-found",
       `model ${showId(id)}: ${hub.endpoint} ${what}. Is it a hub of Hugging Face models (HF_ENDPOINT)?`,
     );
   };
@@ -190,6 +193,7 @@ async function requireSpace(
   const { bavail, bsize } = await statfs(storage);
   if (needed <= bavail * bsize) return;
   throw new InputError(
+    "hub-not-found",
     `model ${showId(id)}: takes ${showBytes(needed)}, but the disk of ${storage} has ${showBytes(bavail * bsize)} left. Set HF_HOME to a folder with more room.`,
   );
 }

@@ -1,6 +1,7 @@
 /** One file's tensors under other names: looked up and reshaped where they lie, never copied. */
+
+import { InputError } from "../../errors/index.js";
 import { BYTES_PER_ELEMENT } from "../../tensor/dtype.js";
-import { InputError } from "../../tensor/errors.js";
 import type { HostTensor } from "../../tensor/host.js";
 import { showShape, sizeOf } from "../../tensor/shape.js";
 import { readTensor, type StoredTensor, type WeightSource } from "../source.js";
@@ -94,6 +95,7 @@ function requireComplete(source: WeightSource, modules: readonly Module[]): void
   if (missing.length === 0) return;
   const shown = [...new Set(missing)].slice(0, 5).join(", ");
   throw new InputError(
+    "file-malformed",
     `${source.describe}: is incomplete: ${missing.length} tensors are missing, such as ${shown}. Fetch it again.`,
   );
 }
@@ -105,11 +107,17 @@ function seen(stored: StoredTensor, view: View, where: string): StoredTensor {
     // Biases, and weights that somebody has saved as a Linear's already.
     if (shape.length <= 2) return stored;
     if (shape.length === 4 && shape[2] === 1 && shape[3] === 1) return { ...stored, shape: shape.slice(0, 2) };
-    throw new InputError(`${where}: has shape ${showShape(shape)}; expected a 1x1 convolution, [o, i, 1, 1].`);
+    throw new InputError(
+      "file-malformed",
+      `${where}: has shape ${showShape(shape)}; expected a 1x1 convolution, [o, i, 1, 1].`,
+    );
   }
   const [rows, ...others] = shape;
   if (rows === undefined || rows % 3 !== 0) {
-    throw new InputError(`${where}: has shape ${showShape(shape)}; queries, keys and values do not divide it by 3.`);
+    throw new InputError(
+      "file-malformed",
+      `${where}: has shape ${showShape(shape)}; queries, keys and values do not divide it by 3.`,
+    );
   }
   const third = [rows / 3, ...others];
   if (stored.kind === "file") {
@@ -125,7 +133,7 @@ function seen(stored: StoredTensor, view: View, where: string): StoredTensor {
 export async function transposed(stored: StoredTensor, where: string): Promise<HostTensor> {
   const [rows, columns] = stored.shape;
   if (rows === undefined || columns === undefined || stored.shape.length !== 2) {
-    throw new InputError(`${where}: has shape ${showShape(stored.shape)}; expected a matrix.`);
+    throw new InputError("file-malformed", `${where}: has shape ${showShape(stored.shape)}; expected a matrix.`);
   }
   const { dtype, data } = await readTensor(stored);
   const width = BYTES_PER_ELEMENT[dtype];

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import { allocate, fromNumbers, type HostTensor } from "../../tensor/host.js";
 import { Rng } from "../../tensor/rng.js";
 import { sizeOf } from "../../tensor/shape.js";

@@ -6,8 +6,8 @@
  */
 import { realpath, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { InputError } from "../../tensor/errors.js";
-import { exists } from "../files.js";
+import { InputError } from "../../errors/index.js";
+import { exists } from "../../io/files.js";
 import { type Component, type Model, openModelFolder } from "../folder.js";
 import { readTensor, type WeightFile, type WeightSource } from "../source.js";
 import { openWeightFile } from "../weight-file.js";
@@ -75,7 +75,7 @@ export async function singleFileModel(
 }
 
 function refuse(path: string, what: string): never {
-  throw new InputError(`${path}: ${what}`);
+  throw new InputError("file-malformed", `${path}: ${what}`);
 }
 
 const CLIP = "cond_stage_model.transformer";

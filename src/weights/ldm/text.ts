@@ -1,5 +1,5 @@
 /** Text encoders in the two forms that single files hold: transformers' CLIP as it is, and OpenCLIP's own. */
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import { fromTensors, merge, type WeightSource } from "../source.js";
 import { type Layer, type Module, renamed, transposed } from "./rename.js";
 
@@ -97,7 +97,8 @@ function reader(source: WeightSource) {
   return {
     extent(name: string, axis: number): number {
       const found = source.get(name)?.shape[axis];
-      if (found === undefined) throw new InputError(`${source.describe}: has no text encoder: ${name} is missing.`);
+      if (found === undefined)
+        throw new InputError("file-malformed", `${source.describe}: has no text encoder: ${name} is missing.`);
       return found;
     },
     count(name: (i: number) => string): number {

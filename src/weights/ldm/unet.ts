@@ -2,7 +2,7 @@
  * The U-Net of the original Stable Diffusion code (openaimodel.py's UNetModel): one list of input blocks and one of
  * output blocks, where diffusers counts by level. What the lists hold tells the levels, so nothing is taken for granted.
  */
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import type { WeightSource } from "../source.js";
 import { type Layer, leftOver, type Module } from "./rename.js";
 
@@ -55,7 +55,10 @@ interface LdmLevel {
 
 export function readLdmUnet(source: WeightSource): LdmUnet {
   const refuse = (what: string): never => {
-    throw new InputError(`${source.describe}: ${what}. Supported are Stable Diffusion 1.x, 2.x and SDXL base.`);
+    throw new InputError(
+      "file-malformed",
+      `${source.describe}: ${what}. Supported are Stable Diffusion 1.x, 2.x and SDXL base.`,
+    );
   };
   const shapeOf = (name: string): readonly number[] => {
     const stored = source.get(`${ROOT}.${name}`);

@@ -1,5 +1,5 @@
 /** The autoencoder of the original Stable Diffusion code (autoencoder.py's AutoencoderKL, model.py's Encoder and Decoder). */
-import { InputError } from "../../tensor/errors.js";
+import { InputError } from "../../errors/index.js";
 import type { WeightSource } from "../source.js";
 import type { Layer, Module } from "./rename.js";
 
@@ -42,7 +42,8 @@ export function readLdmVae(source: WeightSource): LdmVae {
   const has = (name: string) => source.get(`${ROOT}.${name}`) !== undefined;
   const extent = (name: string, axis: number): number => {
     const found = source.get(`${ROOT}.${name}`)?.shape[axis];
-    if (found === undefined) throw new InputError(`${source.describe}: has no VAE: ${ROOT}.${name} is missing.`);
+    if (found === undefined)
+      throw new InputError("file-malformed", `${source.describe}: has no VAE: ${ROOT}.${name} is missing.`);
     return found;
   };
   const modules: Module[] = [{ from: ROOT, to: "", layers: QUANT }];

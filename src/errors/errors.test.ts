@@ -1,0 +1,32 @@
+import { expect, test } from "vitest";
+import { InputError, nearest } from "./index.js";
+
+test("the nearest word is found through slips, whatever the case", () => {
+  const rewards = ["aesthetic", "clip", "compressibility", "incompressibility"];
+  expect(nearest("astetic", rewards)).toBe("aesthetic");
+  expect(nearest("CLIP", rewards)).toBe("clip");
+  expect(nearest("compresibilty", rewards)).toBe("compressibility");
+});
+
+test("of two candidates the nearer one wins, and the first of equals", () => {
+  expect(nearest("rank", ["ranks!", "rank1"])).toBe("rank1");
+  expect(nearest("rat", ["cat", "bat"])).toBe("cat");
+});
+
+test("a word that is near to nothing has no nearest", () => {
+  expect(nearest("bananas", ["aesthetic", "clip"])).toBeUndefined();
+  expect(nearest("x", [])).toBeUndefined();
+});
+
+test("an InputError is an Error that holds its code, facts and cause", () => {
+  const cause = new Error("below");
+  const error = new InputError("usage", "the message", { path: "a.txt" }, { cause });
+  expect(error).toBeInstanceOf(Error);
+  expect([error.name, error.code, error.message, error.facts, error.cause]).toEqual([
+    "InputError",
+    "usage",
+    "the message",
+    { path: "a.txt" },
+    cause,
+  ]);
+});

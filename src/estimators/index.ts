@@ -1,0 +1,62 @@
+/** Every estimator by its name, and what a recipe may say of one. */
+import { z } from "zod";
+import { isRecord } from "../io/record.js";
+import { MODULE_FILE } from "../rewards/user/module.js";
+import { adjointMatching } from "./adjoint-matching.js";
+import { alignprop } from "./alignprop.js";
+import { ddpo } from "./ddpo.js";
+import { draft } from "./draft.js";
+import { draftLv } from "./draft-lv.js";
+import type { Estimator, EstimatorKind, KeyProblem, OtherSettings } from "./estimator.js";
+import { module } from "./module.js";
+import { refl } from "./refl.js";
+import { rwr } from "./rwr.js";
+
+const ESTIMATORS = {
+  alignprop,
+  draft,
+  "draft-lv": draftLv,
+  refl,
+  "adjoint-matching": adjointMatching,
+  ddpo,
+  rwr,
+  module,
+} as const;
+
+/** The one that a recipe has where it names none. */
+const USUAL = "alignprop";
+
+/** A name, a file of one's own, or a mapping with a name; without a name, AlignProp's settings. */
+export const estimatorSettings = z.preprocess(
+  withName,
+  z.discriminatedUnion("name", [
+    alignprop.schema,
+    draft.schema,
+    draftLv.schema,
+    refl.schema,
+    adjointMatching.schema,
+    ddpo.schema,
+    rwr.schema,
+    module.schema,
+  ]),
+);
+
+export type EstimatorSettings = z.output<typeof estimatorSettings>;
+
+export function withName(value: unknown): unknown {
+  if (typeof value === "string") return MODULE_FILE.test(value) ? { name: "module", file: value } : { name: value };
+  return isRecord(value) && !("name" in value) ? { name: USUAL, ...value } : value;
+}
+
+export async function openEstimator(settings: EstimatorSettings): Promise<Estimator> {
+  return await kindOf(settings).create(settings);
+}
+
+export function estimatorProblems(settings: EstimatorSettings, others: OtherSettings): readonly KeyProblem[] {
+  return kindOf(settings).problems?.(settings, others) ?? [];
+}
+
+function kindOf({ name }: EstimatorSettings): EstimatorKind {
+  // The schema of the same name has judged these settings.
+  return ESTIMATORS[name] as unknown as EstimatorKind;
+}

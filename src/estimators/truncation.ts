@@ -1,0 +1,79 @@
+/**
+ * Which denoising steps keep the gradient of the noise they predict (AlignProp, arXiv 2310.03739: "randomized
+ * truncated back-propagation"). Steps count from 0 at the noise; a draw of d detaches the steps before d.
+ */
+import { z } from "zod";
+import type { Rng } from "../tensor/rng.js";
+import type { KeyProblem } from "./estimator.js";
+
+const count = z.int().min(1).max(1_000_000_000);
+const nonnegative = z.number().min(0);
+
+/**
+ * Which denoising steps keep the gradient of the noise they predict. Steps count from 0 (pure noise) to
+ * `sampling.steps` - 1; with a draw of d, the steps before d are detached and K = steps - d keep their gradient.
+ */
+export const truncation = z.discriminatedUnion("mode", [
+  /** A new draw at every step, both ends included: step i keeps its gradient with probability (i + 1) / (steps + 1). */
+  z.strictObject({ mode: z.literal("per-step"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
+  /** One draw for the whole trajectory, both ends included; `high: null` stands for `sampling.steps`. */
+  z.strictObject({ mode: z.literal("uniform"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
+  /** One draw for the whole trajectory from a normal distribution. */
+  z.strictObject({ mode: z.literal("gaussian"), mean: nonnegative.default(42), std: nonnegative.default(5) }),
+  /** The last `k` steps, always: DRaFT-K. `k: null` is the full chain. */
+  z.strictObject({ mode: z.literal("fixed"), k: count.nullable().default(1) }),
+]);
+
+export type TruncationSettings = z.output<typeof truncation>;
+
+/** One sample's mask over the steps of its trajectory: true where the gradient is kept. */
+export function drawMask(truncation: TruncationSettings, steps: number, rng: Rng): boolean[] {
+  const from = (first: number) => Array.from({ length: steps }, (_, i) => i >= first);
+  switch (truncation.mode) {
+    case "per-step": {
+      const { low, high } = truncation;
+      return Array.from({ length: steps }, (_, i) => i >= rng.integer(low, high ?? steps));
+    }
+    case "uniform":
+      return from(rng.integer(truncation.low, truncation.high ?? steps));
+    case "gaussian":
+      // Cut to a whole number; the last step is kept whatever is drawn.
+      return from(Math.min(Math.trunc(truncation.mean + truncation.std * rng.normal()), steps - 1));
+    case "fixed":
+      return from(steps - (truncation.k ?? steps));
+  }
+}
+
+/** No draw keeps a step before this one. */
+export function earliestKept(truncation: TruncationSettings, steps: number): number {
+  switch (truncation.mode) {
+    case "per-step":
+    case "uniform":
+      return truncation.low;
+    case "gaussian":
+      return truncation.std === 0 ? Math.min(Math.trunc(truncation.mean), steps - 1) : 0;
+    case "fixed":
+      return steps - (truncation.k ?? steps);
+  }
+}
+
+/** What of it does not go with the chain's length. */
+export function truncationProblems(truncation: TruncationSettings, steps: number): KeyProblem[] {
+  const problem = (key: string, message: string): KeyProblem[] => [{ path: ["truncation", key], message }];
+  const most = `sampling.steps is ${steps}; give at most ${steps}, or sample more steps`;
+  switch (truncation.mode) {
+    case "fixed":
+      return (truncation.k ?? 1) > steps ? problem("k", `is ${truncation.k}, but ${most}`) : [];
+    case "gaussian":
+      return truncation.mean > steps ? problem("mean", `is ${truncation.mean}, but ${most}`) : [];
+    case "per-step":
+    case "uniform": {
+      const { low } = truncation;
+      const high = truncation.high ?? steps;
+      return [
+        ...(high > steps ? problem("high", `is ${high}, but ${most}`) : []),
+        ...(low > high ? problem("low", `is ${low}, above high; give at most ${high}`) : []),
+      ];
+    }
+  }
+}

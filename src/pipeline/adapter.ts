@@ -1,0 +1,91 @@
+/** Between an adapter as files hold it, a module at a time, and as training holds it: one vector. */
+
+import { InputError, nearest } from "../errors/index.js";
+import { unet, unetInputs } from "../models/unet/unet.js";
+import { factorShapes, type LoraLayout, type LoraPlace, type LoraSettings, layoutOf, loraLayout } from "../nn/lora.js";
+import { type Adaptable, type Scope, survey } from "../nn/scope.js";
+import { float32, toFloat32 } from "../tensor/host.js";
+import { type Shape, sameShape, showShape, sizeOf } from "../tensor/shape.js";
+import { type LoraAdapter, type LoraModule, loraRank, loraScale } from "../weights/lora-files.js";
+import type { Pipeline } from "./pipeline.js";
+
+/** An adapter of the U-Net: which factors, and their values in one vector. */
+export interface FlatLora {
+  readonly layout: LoraLayout;
+  readonly weights: Float32Array;
+}
+
+/** The factors that these settings make of the model's U-Net. */
+export function adapterLayout(pipeline: Pipeline, settings: LoraSettings): LoraLayout {
+  return loraLayout(settings, "unet", smallestUnet(pipeline));
+}
+
+/** The vector as modules that share its memory. */
+export function toModules({ layout, weights }: FlatLora): LoraAdapter {
+  const modules = new Map<string, LoraModule>();
+  for (const [i, { module, factor, shape, offset, scale }] of layout.entries.entries()) {
+    const b = layout.entries[i + 1];
+    if (factor !== "A" || b === undefined) continue;
+    const tensor = (at: number, of: Shape) => float32(weights.subarray(at, at + sizeOf(of)), of);
+    modules.set(module, {
+      down: tensor(offset, shape),
+      up: tensor(b.offset, b.shape),
+      ...(scale !== 1 && { alpha: scale * (shape[0] as number) }),
+    });
+  }
+  return modules;
+}
+
+/** A loaded adapter as a vector for this model, in the order of its forward pass; each module keeps its own rank and alpha. */
+export function toFlat(pipeline: Pipeline, adapter: LoraAdapter): FlatLora {
+  const { adaptable } = survey("unet", smallestUnet(pipeline));
+  for (const [module, factors] of adapter) requireFit(pipeline, adaptable, module, factors);
+  const places = [...adaptable].flatMap(([module, layer]): [string, LoraPlace][] => {
+    const factors = adapter.get(module);
+    return factors ? [[module, { layer, rank: loraRank(factors), scale: loraScale(factors) }]] : [];
+  });
+  const layout = layoutOf(places);
+  const weights = new Float32Array(layout.size);
+  for (const { module, factor, offset } of layout.entries) {
+    const { down, up } = adapter.get(module) as LoraModule;
+    weights.set(toFloat32(factor === "A" ? down : up), offset);
+  }
+  return { layout, weights };
+}
+
+function requireFit(
+  { path }: Pipeline,
+  adaptable: ReadonlyMap<string, Adaptable>,
+  module: string,
+  factors: LoraModule,
+): void {
+  const layer = adaptable.get(module);
+  if (!layer) {
+    const near = nearest(module, adaptable.keys());
+    throw new InputError(
+      "adapter-mismatch",
+      `adapter: the model in ${path} has no layer ${module}${near ? `; the nearest is ${near}` : ""}. Was the adapter made for another model?`,
+    );
+  }
+  const [a, b] = factorShapes(layer, loraRank(factors));
+  // Of a 1x1 convolution, which a Linear is too, files have either form.
+  const alike = (found: Shape, wanted: Shape) => sameShape(withoutUnits(found), withoutUnits(wanted));
+  if (alike(factors.down.shape, a) && alike(factors.up.shape, b)) return;
+  const shapes = (down: Shape, up: Shape) => `${showShape(down)} and ${showShape(up)}`;
+  throw new InputError(
+    "adapter-mismatch",
+    `adapter: the factors of ${module} are ${shapes(factors.down.shape, factors.up.shape)}, but in the model in ${path} ${shapes(a, b)}. Was the adapter made for another model?`,
+  );
+}
+
+/** Without the extents of a 1x1 kernel. */
+function withoutUnits(shape: Shape): Shape {
+  return shape.slice(2).every((extent) => extent === 1) ? shape.slice(0, 2) : shape;
+}
+
+/** The U-Net on the smallest inputs that it takes: enough to see its layers. */
+export function smallestUnet({ unet: config }: Pipeline): (scope: Scope) => unknown {
+  const side = 2 ** (config.levels.length - 1);
+  const inputs = unetInputs(config, { batch: 1, height: side, width: side, tokens: 1 });
+  return (scope) => unet(scope, config, inputs);
+}

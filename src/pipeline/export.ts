@@ -1,0 +1,41 @@
+/** What a run has learned, in the forms that other tools load. */
+import type { FileContent } from "../io/files.js";
+import { flatTensors } from "../nn/flat.js";
+import { kohyaLora, PEFT_FILE, peftLora } from "../weights/lora-files.js";
+import { safetensorsChunks } from "../weights/safetensors.js";
+import { toModules } from "./adapter.js";
+import { modelMetadata } from "./model-metadata.js";
+import type { LearnedLayout } from "./parameters.js";
+import type { Pipeline } from "./pipeline.js";
+
+/** Of an adapter's file under kohya's names; what is before it is the run's name. */
+export const KOHYA_ENDING = ".kohya.safetensors";
+
+/** Where a checkpoint of a whole U-Net holds it, as a model's folder does. */
+export const UNET_FILES = { config: "unet/config.json", weights: "unet/diffusion_pytorch_model.safetensors" } as const;
+
+/** What other tools load: an adapter under both kinds of names, or a U-Net's folder. */
+export function exportFiles(
+  layout: LearnedLayout,
+  weights: Float32Array,
+  { pipeline, name }: { pipeline: Pipeline; name: string },
+): Map<string, FileContent> {
+  switch (layout.kind) {
+    case "lora": {
+      const adapter = toModules({ layout, weights });
+      return new Map<string, FileContent>([
+        [PEFT_FILE, peftLora(adapter)],
+        [name + KOHYA_ENDING, kohyaLora(adapter, modelMetadata(pipeline, name))],
+      ]);
+    }
+    case "unet": {
+      const tensors = [...flatTensors(layout, weights)].map(
+        ([key, tensor]) => [key.slice("unet.".length), tensor] as const,
+      );
+      return new Map<string, FileContent>([
+        [UNET_FILES.config, Buffer.from(`${JSON.stringify(pipeline.unetJson, null, 2)}\n`)],
+        [UNET_FILES.weights, safetensorsChunks(new Map(tensors), { format: "pt" })],
+      ]);
+    }
+  }
+}

@@ -1,0 +1,109 @@
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, test } from "vitest";
+import { tinyReward } from "../../../test/tiny.js";
+import { input } from "../../ops/index.js";
+import { checkReward } from "../check.js";
+import { sizeWithin } from "../towers/detector.js";
+import { numberIn } from "./count.js";
+
+const scratch = await mkdtemp(join(tmpdir(), "alignprop-count-"));
+afterAll(() => rm(scratch, { recursive: true }));
+
+const DETECTOR = fileURLToPath(new URL("../../../test/goldens/reward-yolos-tiny", import.meta.url));
+
+test.each([
+  ["three foxes", 3],
+  ["a photo of 12 dogs on a bench", 12],
+  ["a fox", 1],
+  ["Four horses and two cats", 4],
+  ["zero", 0],
+  ["someone in a tent", 1],
+  ["", 1],
+])("%j names the number %i", (prompt, number) => {
+  expect(numberIn(prompt)).toBe(number);
+});
+
+test("the target is the prompt's number, or the same for all", async () => {
+  const asked = await tinyReward({ name: "count", detector: DETECTOR, object: "cat" });
+  expect([...(asked.feeds(["two cats", "a cat"]).reward_count?.data ?? [])]).toEqual([2, 1]);
+  const fixed = await tinyReward({ name: "count", detector: DETECTOR, object: "cat", count: 4 });
+  expect(fixed.feeds(["two cats"])).toEqual({});
+  expect((await checkReward(asked)).problems).toEqual([]);
+});
+
+test("the embedded judge of numbers has the gradient that finite differences show", async () => {
+  const { problems, rewards } = await checkReward(await tinyReward({ name: "count", count: 3 }));
+  expect(problems).toEqual([]);
+  for (const reward of rewards) expect(Math.abs(reward)).toBeLessThanOrEqual(2);
+});
+
+describe("a detector's picture", () => {
+  test("has the wanted shorter side, unless the longer one would be too long", () => {
+    expect(sizeWithin(64, 64, { shortest: 512, longest: 1333 })).toEqual([512, 512]);
+    expect(sizeWithin(100, 200, { shortest: 512, longest: 1333 })).toEqual([512, 1024]);
+    expect(sizeWithin(100, 400, { shortest: 512, longest: 800 })).toEqual([200, 800]);
+    // As DetrImageProcessor: the shorter side is rounded, 31.5 up, and the longer one cut off, 40.95 and 53.3.
+    expect(sizeWithin(20, 26, { shortest: 31.5, longest: 56 })).toEqual([32, 40]);
+    expect(sizeWithin(480, 800, { shortest: 32, longest: 1333 })).toEqual([32, 53]);
+  });
+});
+
+describe("a reward that counts is refused", () => {
+  test.each([
+    [{ detector: DETECTOR }, "reward.object: name what the detector counts"],
+    [{ object: "fox" }, "leave it out, or name a detector"],
+    [{ detector: DETECTOR, object: "catt" }, 'knows no "catt"; did you mean cat? It knows cat, dog'],
+  ])("%j: %s", async (settings, message) => {
+    await expect(tinyReward({ name: "count", ...settings })).rejects.toThrow(message);
+  });
+
+  /** A golden's folder with some of its config.json, or of another of its files, replaced. */
+  async function changed(golden: string, changes: object, file = "config.json"): Promise<string> {
+    const folder = await mkdtemp(join(scratch, "detector-"));
+    await cp(fileURLToPath(new URL(`../../../test/goldens/${golden}`, import.meta.url)), folder, { recursive: true });
+    const json = JSON.parse(await readFile(join(folder, file), "utf8"));
+    await writeFile(join(folder, file), JSON.stringify({ ...json, ...changes }));
+    return folder;
+  }
+
+  test.each([
+    ["reward-yolos", { model_type: "yolo" }, /config\.json: model_type is "yolo"; supported: yolos, detr/],
+    ["reward-detr", { position_embedding_type: "learned" }, /position_embedding_type is "learned"; supported: sine/],
+    ["reward-detr", { encoder_attention_heads: 3 }, /encoder_attention_heads: 3 does not divide d_model \(16\)/],
+    ["reward-detr", { dilation: true }, /dilation is true; supported: false/],
+    [
+      "reward-detr",
+      { backbone_config: { model_type: "swin" } },
+      /backbone_config\.model_type is "swin"; supported: timm_back/,
+    ],
+    ["reward-detr", { backbone_config: null }, /backbone_config is null/],
+    ["reward-detr-timm", { backbone: "resnet50d" }, /backbone is "resnet50d": supported: resnet18, .*resnet152/],
+    [
+      "reward-detr-timm",
+      { backbone_kwargs: { out_indices: [1, 2, 3] } },
+      /out_indices: must end with 4, the last stage/,
+    ],
+    [
+      "reward-detr-timm",
+      { num_queries: 6 },
+      /query_position_embeddings.weight has shape \[5, 16\], but config.json makes it \[6, 16\]/,
+    ],
+    [
+      "reward-detr",
+      { use_timm_backbone: true, backbone_config: null },
+      /no convolution reward\.detector\.model\.backbone\.conv_encoder\.model\.layer1\.0\.conv2/,
+    ],
+  ])("with a config.json of another model (%s, %j)", async (golden, changes, message) => {
+    const opening = tinyReward({ name: "count", detector: await changed(golden, changes), object: "cat" });
+    await expect(opening.then((reward) => reward.build(input([1, 3, 32, 32])))).rejects.toThrow(message);
+  });
+
+  test("with a preprocessor_config.json that shows a detector what is not supported", async () => {
+    const detector = await changed("reward-detr", { pad_size: { height: 64, width: 64 } }, "preprocessor_config.json");
+    const opening = tinyReward({ name: "count", detector, object: "cat" });
+    await expect(opening).rejects.toThrow(/preprocessor_config\.json: pad_size is .*expected null/);
+  });
+});

@@ -1,0 +1,245 @@
+/** What a model of the user's expects of a picture: size, range, mean and deviation, layout. */
+import { z } from "zod";
+import { InputError } from "../../errors/index.js";
+import type { Value } from "../../graph/value.js";
+import { checkJson } from "../../io/json.js";
+import {
+  add,
+  concat,
+  constant,
+  div,
+  mul,
+  resizeBicubic,
+  resizeBilinear,
+  resizeNearest,
+  slice,
+  sub,
+  transpose,
+} from "../../ops/index.js";
+
+const pixels = z.int().min(1).max(8192);
+const edges = z.union([pixels, z.tuple([pixels, pixels])]);
+const perChannel = z.array(z.number()).length(3);
+const deviation = z.array(z.number().positive()).length(3);
+
+/** The keys of `reward.preprocessing`; what is left out is the model's own, where its file says it. */
+export const preprocessingSchema = z.strictObject({
+  /** A side, or [height, width]: pictures are resized to it, whatever their shape. */
+  size: edges.nullable().default(null),
+  /** The shorter side after resizing, the other in proportion; usually with `crop`. */
+  shortest_edge: pixels.nullable().default(null),
+  resize: z.enum(["bilinear", "bicubic", "nearest"]).nullable().default(null),
+  /** Widen the filter when shrinking, as Pillow does. */
+  antialias: z.boolean().nullable().default(null),
+  /** A side, or [height, width], cut from the middle after resizing. */
+  crop: edges.nullable().default(null),
+  /** What black and white are before mean and deviation. */
+  range: z.tuple([z.number(), z.number()]).nullable().default(null),
+  mean: perChannel.nullable().default(null),
+  std: deviation.nullable().default(null),
+  layout: z.enum(["nchw", "nhwc"]).nullable().default(null),
+  channels: z.enum(["rgb", "bgr"]).nullable().default(null),
+});
+
+export type PreprocessingSettings = z.output<typeof preprocessingSchema>;
+
+/** With nothing left open. */
+export interface Preprocessing {
+  readonly size: Size | undefined;
+  readonly shortestEdge: { readonly edge: number; readonly longest: number } | undefined;
+  readonly resize: "bilinear" | "bicubic" | "nearest";
+  readonly antialias: boolean;
+  readonly crop: Size | undefined;
+  readonly range: readonly [number, number];
+  readonly mean: readonly number[];
+  readonly std: readonly number[];
+  readonly layout: "nchw" | "nhwc";
+  readonly channels: "rgb" | "bgr";
+}
+
+export type Size = readonly [height: number, width: number];
+
+const sizeOf = (edges: number | readonly [number, number] | null): Size | undefined =>
+  typeof edges === "number" ? [edges, edges] : (edges ?? undefined);
+
+/** Settings first, then a preprocessor_config.json, then what the input's shape says: [n, 3, h, w] or [n, h, w, 3]. */
+export function resolvePreprocessing(
+  settings: PreprocessingSettings,
+  file: Partial<Preprocessing> | undefined,
+  input: { readonly name: string; readonly shape: readonly (number | string | undefined)[] },
+  where: string,
+): Preprocessing {
+  const { shape } = input;
+  const said = `[${shape.map((extent) => extent ?? "?").join(", ")}]`;
+  const layout = settings.layout ?? (shape[3] === 3 && shape[1] !== 3 ? "nhwc" : "nchw");
+  const [channels, height, width] = layout === "nchw" ? [shape[1], shape[2], shape[3]] : [shape[3], shape[1], shape[2]];
+  if (shape.length !== 4 || (typeof channels === "number" && channels !== 3)) {
+    throw new InputError(
+      "reward-invalid",
+      `${where}: the input ${JSON.stringify(input.name)} is ${said}; a picture is [n, 3, h, w] or, with layout: nhwc, [n, h, w, 3]. Name another input with reward.input`,
+    );
+  }
+  const fixed = typeof height === "number" && typeof width === "number" ? ([height, width] as const) : undefined;
+  const own = settings.size !== null || settings.shortest_edge !== null || settings.crop !== null;
+  const given = own
+    ? {
+        size: sizeOf(settings.size),
+        shortestEdge: settings.shortest_edge === null ? undefined : { edge: settings.shortest_edge, longest: Infinity },
+        crop: sizeOf(settings.crop),
+      }
+    : { size: file?.size, shortestEdge: file?.shortestEdge, crop: file?.crop };
+  if (given.size && given.shortestEdge) {
+    throw new InputError(
+      "reward-invalid",
+      `${where}: preprocessing.size and preprocessing.shortest_edge are both given; keep one`,
+    );
+  }
+  const { size, shortestEdge, crop } = given;
+  // With a crop to the model's size, resizing to it as well would be a contradiction.
+  const target = size ?? (shortestEdge || crop ? undefined : fixed);
+  return {
+    size: target,
+    shortestEdge,
+    crop: crop ?? (shortestEdge ? fixed : undefined),
+    resize: settings.resize ?? file?.resize ?? "bilinear",
+    antialias: settings.antialias ?? true,
+    range: settings.range ?? file?.range ?? [0, 1],
+    mean: settings.mean ?? file?.mean ?? [0, 0, 0],
+    std: settings.std ?? file?.std ?? [1, 1, 1],
+    layout,
+    channels: settings.channels ?? "rgb",
+  };
+}
+
+/** images [b, 3, h, w] in 0 … 1 → what the model is given */
+export function preprocess(images: Value, spec: Preprocessing, where: string): Value {
+  const resized = resize(images, targetOf(images, spec), spec);
+  const cropped = spec.crop ? cropMiddle(resized, spec.crop, where) : resized;
+  const [low, high] = spec.range;
+  const ranged = low === 0 && high === 1 ? cropped : add(mul(cropped, high - low), low);
+  const row = (values: readonly number[]) => constant(values, [1, 3, 1, 1]);
+  const centred = spec.mean.every((value) => value === 0) ? ranged : sub(ranged, row(spec.mean));
+  const scaled = spec.std.every((value) => value === 1) ? centred : div(centred, row(spec.std));
+  const channels =
+    spec.channels === "rgb"
+      ? scaled
+      : concat(
+          [2, 1, 0].map((i) => slice(scaled, 1, i, i + 1)),
+          1,
+        );
+  return spec.layout === "nchw" ? channels : transpose(channels, [0, 2, 3, 1]);
+}
+
+function targetOf({ shape }: Value, { size, shortestEdge }: Preprocessing): Size {
+  const [, , height, width] = shape as [number, number, number, number];
+  if (size) return size;
+  if (!shortestEdge) return [height, width];
+  const { edge, longest } = shortestEdge;
+  const scale = Math.min(edge / Math.min(height, width), longest / Math.max(height, width));
+  return [Math.max(1, Math.round(height * scale)), Math.max(1, Math.round(width * scale))];
+}
+
+function resize(images: Value, size: Size, { resize, antialias }: Preprocessing): Value {
+  switch (resize) {
+    case "bilinear":
+      return resizeBilinear(images, size, { antialias });
+    case "bicubic":
+      return resizeBicubic(images, size, { antialias });
+    case "nearest":
+      return resizeNearest(images, size);
+  }
+}
+
+function cropMiddle(images: Value, [height, width]: Size, where: string): Value {
+  const [, , h, w] = images.shape as [number, number, number, number];
+  if (height > h || width > w) {
+    throw new InputError(
+      "reward-invalid",
+      `${where}: a crop of ${height}x${width} is larger than the picture, which is ${h}x${w} then`,
+    );
+  }
+  const [top, left] = [Math.floor((h - height) / 2), Math.floor((w - width) / 2)];
+  return slice(slice(images, 2, top, top + height), 3, left, left + width);
+}
+
+const side = z.int().min(1).max(8192);
+const sizeObject = z.looseObject({
+  height: side.optional(),
+  width: side.optional(),
+  shortest_edge: side.optional(),
+  longest_edge: side.optional(),
+});
+const size = z.union([side, sizeObject]).nullish();
+
+/** Pillow's numbers; 1, Lanczos, is a sharper bicubic. */
+const RESAMPLE = { 0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic" } as const;
+
+const fileSchema = z.looseObject({
+  do_resize: z.boolean().default(true),
+  size,
+  max_size: side.optional(),
+  crop_pct: z.number().min(0.1).max(1).nullish(),
+  resample: z.union([z.literal(0), z.literal(1), z.literal(2), z.literal(3)]).default(2),
+  do_center_crop: z.boolean().default(false),
+  crop_size: size,
+  do_rescale: z.boolean().default(true),
+  rescale_factor: z
+    .number()
+    .positive()
+    .default(1 / 255),
+  do_normalize: z.boolean().default(true),
+  image_mean: perChannel.optional(),
+  image_std: deviation.optional(),
+});
+
+/** What transformers' preprocessor_config.json says. */
+export function parsePreprocessor(json: unknown, file: string): Partial<Preprocessing> {
+  const config = checkJson(fileSchema, json, file);
+  const given = typeof config.size === "number" ? { shortest_edge: config.size } : (config.size ?? {});
+  const exact = given.height && given.width ? ([given.height, given.width] as const) : undefined;
+  const edge = given.shortest_edge;
+  const longest = given.longest_edge ?? config.max_size ?? Infinity;
+  const cropSize =
+    typeof config.crop_size === "number" ? { height: config.crop_size, width: config.crop_size } : config.crop_size;
+  const crop =
+    config.do_center_crop && cropSize?.height && cropSize.width
+      ? ([cropSize.height, cropSize.width] as const)
+      : undefined;
+  // ConvNeXt: resized to more than is kept, and cropped; from 384 on not cropped.
+  const inset = edge && config.crop_pct && edge < 384 ? Math.floor(edge / config.crop_pct) : undefined;
+  const resized =
+    inset && edge
+      ? { shortestEdge: { edge: inset, longest }, crop: [edge, edge] as const }
+      : config.crop_pct && edge
+        ? { size: [edge, edge] as const }
+        : { ...(exact ? { size: exact } : edge ? { shortestEdge: { edge, longest } } : {}), ...(crop && { crop }) };
+  const white = config.do_rescale ? 255 * config.rescale_factor : 255;
+  return {
+    ...(config.do_resize ? resized : crop ? { crop } : {}),
+    resize: RESAMPLE[config.resample],
+    // Factors such as 0.00392156862745098 stand for 1 / 255.
+    range: [0, Math.abs(white - 1) < 1e-6 ? 1 : white],
+    ...(config.do_normalize && config.image_mean && { mean: config.image_mean }),
+    ...(config.do_normalize && config.image_std && { std: config.image_std }),
+  };
+}
+
+/** In a line, for people. */
+export function showPreprocessing(spec: Preprocessing): string {
+  const { size, shortestEdge, crop, resize, antialias, range, mean, std, layout, channels } = spec;
+  const parts = [
+    size
+      ? `${resize} to ${size.join("x")}`
+      : shortestEdge
+        ? `${resize}, shorter side ${shortestEdge.edge}`
+        : "at the pictures' own size",
+    ...((size || shortestEdge) && antialias && resize !== "nearest" ? ["antialiased"] : []),
+    ...(crop ? [`cropped to ${crop.join("x")}`] : []),
+    `range ${range.join(" … ")}`,
+    `mean ${mean.join(" ")}`,
+    `deviation ${std.join(" ")}`,
+    channels,
+    layout,
+  ];
+  return parts.join(", ");
+}

@@ -1,0 +1,101 @@
+/** `checkpoints/step-000010/`: which are written, kept and used. */
+
+import { mkdir, rm, stat, writeFile } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { loadSettings } from "../../config/load.js";
+import type { Settings } from "../../config/settings.js";
+import { InputError } from "../../errors/index.js";
+import { writeFolderAtomic } from "../../io/atomic-folder.js";
+import { exists, type FileContent } from "../../io/files.js";
+import { UNET_FILES } from "../../pipeline/export.js";
+import type { Evaluated, StopRule } from "../../train/early-stop.js";
+import { openWeights } from "../../weights/folder.js";
+import { type LoraAdapter, readLora } from "../../weights/lora-files.js";
+import type { WeightSource } from "../../weights/source.js";
+import { bestStep, readHistory } from "./history.js";
+import { checkpointFolder, runFiles, stepsIn } from "./layout.js";
+import { readMetrics } from "./metrics.js";
+
+export function savedSteps(run: string): Promise<number[]> {
+  return stepsIn(join(run, runFiles.checkpoints));
+}
+
+export async function writeCheckpoint(
+  run: string,
+  step: number,
+  files: ReadonlyMap<string, FileContent>,
+): Promise<void> {
+  await writeFolderAtomic(checkpointFolder(run, step), async (folder) => {
+    for (const [name, content] of files) {
+      await mkdir(dirname(join(folder, name)), { recursive: true });
+      await writeFile(join(folder, name), content);
+    }
+  });
+}
+
+/** Keeps the last `keep_last` and, with `keep_best`, the best by the run's rule. */
+export async function dropOldCheckpoints(
+  run: string,
+  { checkpoint: { keep_last, keep_best }, early_stop: rule }: Pick<Settings, "checkpoint" | "early_stop">,
+  history: readonly Evaluated[],
+): Promise<void> {
+  const steps = await savedSteps(run);
+  const kept = new Set(steps.slice(-keep_last));
+  const best = bestStep(steps, history, rule);
+  if (keep_best && best !== undefined) kept.add(best);
+  for (const step of steps.filter((saved) => !kept.has(saved))) {
+    await rm(checkpointFolder(run, step), { recursive: true });
+  }
+}
+
+/** The checkpoints that people take away from a run: the last and the best. */
+export function finalSteps(steps: readonly number[], history: readonly Evaluated[], rule: StopRule | null): number[] {
+  const chosen = [bestStep(steps, history, rule), steps.at(-1)].filter((step) => step !== undefined);
+  return [...new Set(chosen)];
+}
+
+/**
+ * An adapter as people name it: a file, a checkpoint's folder, or a run's folder, which stands for its best checkpoint, or
+ * for the last where none was evaluated.
+ */
+export async function adapterPath(path: string): Promise<string> {
+  if (!(await isRun(path))) return path;
+  const steps = await savedSteps(path);
+  const { early_stop: rule } = await loadSettings({ recipe: resolve(path, runFiles.config) });
+  const step = bestStep(steps, await readHistory(path, await readMetrics(path)), rule) ?? steps.at(-1);
+  if (step === undefined)
+    throw new InputError("output-unwritable", `${path}: this run has no checkpoint yet, so there is no adapter to use`);
+  return checkpointFolder(path, step);
+}
+
+/** What a run made of its model: an adapter on it, or a U-Net in the place of its own. */
+export type Tuned = { readonly adapter: LoraAdapter } | { readonly unet: WeightSource };
+
+export async function openTuned(path: string, warn?: (message: string) => void): Promise<Tuned> {
+  const found = await adapterPath(path);
+  if (await exists(join(found, UNET_FILES.config))) return { unet: await openWeights(join(found, "unet")) };
+  return { adapter: await readLora(found, { ...(warn && { warn }) }) };
+}
+
+/** Where only an adapter will do; `why` says for what. */
+export async function openAdapter(path: string, why: string, warn?: (message: string) => void): Promise<LoraAdapter> {
+  const tuned = await openTuned(path, warn);
+  if ("adapter" in tuned) return tuned.adapter;
+  throw new InputError(
+    "output-unwritable",
+    `${path}: holds a whole U-Net (trainable: unet), not an adapter, and ${why}`,
+  );
+}
+
+/** The settings that an adapter was trained with, where it lies in a run's folder. */
+export async function recipeOfAdapter(path: string): Promise<string | undefined> {
+  // A run's folder, a checkpoint in it, or a file of that.
+  const parent = dirname(resolve(path));
+  const above = [parent, dirname(parent)].filter((folder) => basename(folder) === runFiles.checkpoints);
+  for (const run of [path, ...above.map(dirname)]) if (await isRun(run)) return join(run, runFiles.config);
+  return undefined;
+}
+
+export async function isRun(path: string): Promise<boolean> {
+  return (await stat(join(path, runFiles.config)).catch(() => undefined))?.isFile() === true;
+}

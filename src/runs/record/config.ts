@@ -1,0 +1,19 @@
+/** `config.yaml`: a run's settings resolved in full. */
+import { stringify } from "yaml";
+import type { Settings } from "../../config/settings.js";
+
+export function configText(settings: Settings): string {
+  const body = stringify(settings, { lineWidth: 0, aliasDuplicateObjects: false });
+  return `# The settings of this run, resolved in full. As a recipe, with another --out, it repeats the run.\n${body}`;
+}
+
+/** Every setting that is not a mapping, by its dotted path, as JSON. */
+export function leaves(settings: object, prefix = ""): Map<string, string> {
+  const found = new Map<string, string>();
+  for (const [key, value] of Object.entries(settings)) {
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      for (const [inner, leaf] of leaves(value, `${prefix}${key}.`)) found.set(inner, leaf);
+    } else found.set(prefix + key, JSON.stringify(value));
+  }
+  return found;
+}

@@ -1,0 +1,40 @@
+/** `metrics.jsonl`: a JSON object a line, one line per step, only ever appended to while a run goes on. */
+import { appendFile } from "node:fs/promises";
+import { join } from "node:path";
+import { writeFileAtomic } from "../../io/atomic.js";
+import { readText } from "../../io/files.js";
+import type { StepMetrics } from "../../train/events.js";
+import { runFiles } from "./layout.js";
+
+const maxMetricsBytes = 1 << 30;
+
+export async function appendMetrics(run: string, metrics: StepMetrics): Promise<void> {
+  await appendFile(join(run, runFiles.metrics), `${JSON.stringify(metrics)}\n`);
+}
+
+/** Rows up to the first that is unreadable: a run that was killed may have left half a line. */
+export async function readMetrics(run: string): Promise<StepMetrics[]> {
+  const rows: StepMetrics[] = [];
+  for (const line of (await readText(join(run, runFiles.metrics), maxMetricsBytes)).split("\n")) {
+    const row = parseRow(line);
+    if (row === undefined) break;
+    rows.push(row);
+  }
+  return rows;
+}
+
+/** Forgets what came after `step`, so that a resumed run writes those steps once. */
+export async function truncateMetrics(run: string, step: number): Promise<StepMetrics[]> {
+  const rows = (await readMetrics(run)).filter((row) => row.step <= step);
+  await writeFileAtomic(join(run, runFiles.metrics), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+  return rows;
+}
+
+function parseRow(line: string): StepMetrics | undefined {
+  try {
+    const row: unknown = JSON.parse(line);
+    return typeof row === "object" && row !== null && "step" in row ? (row as StepMetrics) : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,68 @@
+/** A run's folder, read back for its report. */
+import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { loadSettings } from "../../config/load.js";
+import type { Settings } from "../../config/settings.js";
+import { type StopReason, verdict } from "../../train/early-stop.js";
+import type { StepMetrics } from "../../train/events.js";
+import { savedSteps } from "./checkpoints.js";
+import { bestStep, readHistory } from "./history.js";
+import { runFiles, samplesFolder } from "./layout.js";
+import { readMetrics } from "./metrics.js";
+import { type EvaluationRecord, readEvaluations, readSamples, type SampleEntry } from "./samples.js";
+
+export interface RunRecord {
+  readonly path: string;
+  readonly settings: Settings;
+  readonly metrics: readonly StepMetrics[];
+  /** In order of steps; the first is the model as it was. */
+  readonly evaluations: readonly EvaluationRecord[];
+  /** Some of the evaluations with their pictures: the first, the last, and a few between. */
+  readonly shown: readonly ShownEvaluation[];
+  readonly checkpoints: readonly number[];
+  /** Of the checkpoints the best by the run's rule. */
+  readonly best: number | undefined;
+  /** Why the rule ended the run. */
+  readonly stopped: StopReason | undefined;
+}
+
+export interface ShownEvaluation {
+  readonly step: number;
+  readonly samples: readonly (Omit<SampleEntry, "file"> & { readonly png: string })[];
+}
+
+/** A report stays a file that opens at once and can be sent, however long the run and however many its prompts. */
+const most = { pictures: 24, evaluations: 8 };
+
+export async function readRun(path: string): Promise<RunRecord> {
+  const evaluations = await readEvaluations(path);
+  const shown: ShownEvaluation[] = [];
+  for (const { step } of evenly(evaluations, most.evaluations)) {
+    const samples = [];
+    for (const { file, ...entry } of (await readSamples(path, step)).slice(0, most.pictures)) {
+      const png = await readFile(join(samplesFolder(path, step), basename(file)), "base64");
+      samples.push({ ...entry, png });
+    }
+    shown.push({ step, samples });
+  }
+  const settings = await loadSettings({ recipe: join(path, runFiles.config) });
+  const metrics = await readMetrics(path);
+  const checkpoints = await savedSteps(path);
+  const history = await readHistory(path, metrics);
+  return {
+    path,
+    settings,
+    metrics,
+    evaluations,
+    shown,
+    checkpoints,
+    best: bestStep(checkpoints, history, settings.early_stop),
+    stopped: verdict(history, settings.early_stop).stop,
+  };
+}
+
+/** At most `count` of the items, the first and the last among them. */
+export function evenly<T>(items: readonly T[], count: number): T[] {
+  if (items.length <= count) return [...items];
+  return Array.from({ length: count }, (_, i) => items[Math.round((i * (items.length - 1)) / (count - 1))] as T);
+}

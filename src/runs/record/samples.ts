@@ -1,0 +1,113 @@
+/** Pictures on disk, with `index.json` that says what each one is: `samples/step-000010/000.png` … of a run's evaluation. */
+
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { encodePng } from "../../images/contact-sheet.js";
+import type { RgbImage } from "../../images/rgb.js";
+import { fillFolder, writeFolderAtomic } from "../../io/atomic-folder.js";
+import { readJson } from "../../io/json.js";
+import type { Diversity, EvaluationResult, RewardsOfPictures } from "../../scoring/evaluation.js";
+import { meanAndStd } from "../../scoring/statistics.js";
+import { runFiles, samplesFolder, stepsIn } from "./layout.js";
+
+const sampleEntry = z.object({
+  file: z.string(),
+  prompt: z.string(),
+  seed: z.number(),
+  reward: z.number(),
+  /** What a held-out reward makes of it. */
+  held_out: z.number().optional(),
+  /** How far it is from the other pictures of its prompt. */
+  diversity: z.number().optional(),
+});
+export type SampleEntry = z.output<typeof sampleEntry>;
+
+export async function writeSamples(run: string, step: number, result: EvaluationResult): Promise<void> {
+  const names = result.images.map((_, i) => `${numbered(i)}.png`);
+  await writeFolderAtomic(samplesFolder(run, step), (folder) =>
+    writePictures(folder, result.images, entriesOf(result, names)),
+  );
+}
+
+/** In a folder that a person named: `000_a-cat.png` …, `index.json`, and `evaluation.json` with `summary`. Gives the pictures' names. */
+export async function writeEvaluation(path: string, result: EvaluationResult, summary: object): Promise<string[]> {
+  const names = result.prompts.map(pictureName);
+  await fillFolder(path, async (folder) => {
+    await writePictures(folder, result.images, entriesOf(result, names));
+    await writeFile(join(folder, runFiles.evaluation), `${JSON.stringify(summary, null, 2)}\n`);
+  });
+  return names;
+}
+
+function entriesOf(
+  { prompts, seeds, rewards, heldOut, diversity }: EvaluationResult,
+  names: readonly string[],
+): SampleEntry[] {
+  return names.map((file, i) => ({
+    file,
+    prompt: prompts[i] as string,
+    seed: seeds[i] as number,
+    reward: rewards[i] as number,
+    ...(heldOut && { held_out: heldOut.rewards[i] as number }),
+    ...(diversity && { diversity: diversity.distances[i] as number }),
+  }));
+}
+
+/** Each picture under the name of its entry, and the entries as `index.json`. */
+export async function writePictures(
+  folder: string,
+  images: readonly RgbImage[],
+  entries: readonly { readonly file: string }[],
+): Promise<void> {
+  for (const [i, image] of images.entries()) {
+    await writeFile(join(folder, (entries[i] as { file: string }).file), await encodePng(image));
+  }
+  await writeFile(join(folder, runFiles.sampleIndex), `${JSON.stringify(entries, null, 2)}\n`);
+}
+
+/** With four bytes each and the rest of the name, well below the 255 bytes of file systems. */
+const LONGEST_WORDS = 56;
+
+/** `000_a-cat.png`: a picture's number and its prompt's letters and digits, whatever else the prompt holds. */
+export function pictureName(prompt: string, index: number): string {
+  const words = prompt.normalize("NFC").replaceAll(/[^\p{L}\p{M}\p{N}]+/gu, "-");
+  const short = [...words].slice(0, LONGEST_WORDS).join("").replaceAll(/^-|-$/g, "");
+  return `${numbered(index)}${short === "" ? "" : `_${short}`}.png`;
+}
+
+export async function readSamples(run: string, step: number): Promise<SampleEntry[]> {
+  return readJson(join(samplesFolder(run, step), runFiles.sampleIndex), z.array(sampleEntry), 1 << 26);
+}
+
+/** An evaluation but for its pictures. */
+export interface EvaluationRecord extends RewardsOfPictures {
+  readonly step: number;
+  readonly heldOut?: RewardsOfPictures | undefined;
+  readonly diversity?: Diversity | undefined;
+}
+
+/** Of every evaluation in a run's folder, in the order of its steps. */
+export async function readEvaluations(run: string): Promise<EvaluationRecord[]> {
+  const records: EvaluationRecord[] = [];
+  for (const step of await stepsIn(join(run, runFiles.samples))) records.push(await readEvaluation(run, step));
+  return records;
+}
+
+export async function readEvaluation(run: string, step: number): Promise<EvaluationRecord> {
+  const samples = await readSamples(run, step);
+  // What was measured, was measured of each picture.
+  const each = (key: "reward" | "held_out" | "diversity") => samples.flatMap((sample) => sample[key] ?? []);
+  const [rewards, heldOut, distances] = [each("reward"), each("held_out"), each("diversity")];
+  return {
+    step,
+    rewards,
+    ...meanAndStd(rewards),
+    ...(heldOut.length > 0 && { heldOut: { rewards: heldOut, ...meanAndStd(heldOut) } }),
+    ...(distances.length > 0 && { diversity: { distances, mean: meanAndStd(distances).mean } }),
+  };
+}
+
+function numbered(index: number): string {
+  return String(index).padStart(3, "0");
+}

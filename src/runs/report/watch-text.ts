@@ -1,0 +1,57 @@
+/** What is watched beside the reward, in words. */
+
+import type { Settings } from "../../config/settings.js";
+import { rewardTitle } from "../../rewards/index.js";
+import { type StopReason, type StopRule, watchedValue } from "../../train/early-stop.js";
+import { format } from "./format.js";
+
+type Titles = Pick<Settings, "reward" | "evaluation">;
+
+/** "the held-out clip reward" */
+export function watchedTitle(watch: StopRule["watch"], { reward, evaluation }: Titles): string {
+  return watch === "reward" || evaluation.held_out === null
+    ? `the evaluation's ${rewardTitle(reward)} reward`
+    : `the held-out ${rewardTitle(evaluation.held_out)} reward`;
+}
+
+/** Why a run stopped, to follow a colon. */
+export function stopText(reason: StopReason, settings: Titles & Pick<Settings, "early_stop">): string {
+  switch (reason.kind) {
+    case "no gain": {
+      const { top, watch, evaluations } = reason;
+      const least = settings.early_stop?.least_gain ?? 0;
+      const where = top.step === 0 ? "the model as it was" : `step ${top.step}`;
+      return (
+        `${watchedTitle(watch, settings)} has not risen ${least > 0 ? `by more than ${format(least)} ` : ""}above its ` +
+        `${format(watchedValue(top, watch) as number)} of ${where} in ${evaluations} ${evaluations === 1 ? "evaluation" : "evaluations"}`
+      );
+    }
+    case "diversity": {
+      const { diversity, share, base } = reason;
+      return `the diversity of its pictures, ${format(diversity)}, is below ${percent(share)} of the base model's ${format(base)}`;
+    }
+  }
+}
+
+/** The rule in a sentence. */
+export function ruleText(settings: Titles & Pick<Settings, "early_stop">): string {
+  const { early_stop: rule } = settings;
+  if (rule === null) return "No rule: the run goes to its last update, and the highest evaluation reward is best.";
+  const ends = [
+    ...(rule.patience === null
+      ? []
+      : [
+          `${watchedTitle(rule.watch, settings)} has not risen ${rule.least_gain > 0 ? `by more than ${format(rule.least_gain)} ` : ""}` +
+            `above its best in ${rule.patience} ${rule.patience === 1 ? "evaluation" : "evaluations in a row"}`,
+        ]),
+    ...(rule.least_diversity === null
+      ? []
+      : [`the diversity of the pictures is below ${percent(rule.least_diversity)} of the base model's`]),
+  ];
+  const best = `The best checkpoint is the one where ${watchedTitle(rule.watch, settings)} was highest.`;
+  return ends.length === 0 ? best : `Rule: stop when ${ends.join(", or when ")}. ${best}`;
+}
+
+export function percent(share: number): string {
+  return `${Math.round(100 * share)} %`;
+}

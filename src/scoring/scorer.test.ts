@@ -1,0 +1,120 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { TINY_SD, tinyReward, tinySettings } from "../../test/tiny.js";
+import type { Settings } from "../config/settings.js";
+import { openPipeline } from "../pipeline/pipeline.js";
+import { combination, type PartSettings, partSettings } from "../rewards/combination.js";
+import type { Reward } from "../rewards/index.js";
+import { partMeans } from "../rewards/scores.js";
+import { Runtime } from "../runtime/runtime.js";
+import { float32, type HostTensor } from "../tensor/host.js";
+import { Rng } from "../tensor/rng.js";
+import { lossAndSlope, trainingJudge } from "./graphs.js";
+import { ImageJudge, LatentJudge } from "./scorer.js";
+
+let runtime: Runtime;
+beforeAll(async () => {
+  runtime = await Runtime.start({ threads: 1 });
+});
+afterAll(() => runtime.close());
+
+const pipeline = await openPipeline(TINY_SD);
+const prompts = ["a cat", "two dogs", "a horse"];
+const size = { height: 8, width: 8 };
+const rng = new Rng(3);
+const latents = float32(
+  Float32Array.from({ length: 3 * 4 * 64 }, () => rng.normal()),
+  [3, 4, 8, 8],
+);
+
+const part = (settings: Partial<PartSettings>) => partSettings.parse(settings);
+
+/** Two rewards of unlike kinds, one of them with a share of the prompts. */
+async function sumOf(batch: { clip?: number; jpeg?: number }): Promise<Reward> {
+  return combination([
+    {
+      reward: { ...(await tinyReward("clip")), ...(batch.clip && { batch: batch.clip }) },
+      settings: part({ weight: 2 }),
+    },
+    {
+      reward: { ...(await tinyReward("compressibility")), ...(batch.jpeg && { batch: batch.jpeg }) },
+      settings: part({ scale: 0.1, target: -1, share: 0.5 }),
+    },
+  ]);
+}
+
+async function judged(reward: Reward, loss: Settings["loss"]) {
+  const graphs = trainingJudge(pipeline, reward, loss, { batch: 3, size, samples: 6 }, { back: true });
+  const settings = { loss, batch: { ...tinySettings().batch, total: 6 } };
+  const judge = await LatentJudge.compile(runtime, pipeline, reward, graphs, settings);
+  const found = await judge.judge(latents, prompts);
+  await judge.release();
+  return { kind: graphs.kind, ...found };
+}
+
+const expectNear = (actual: ArrayLike<number>, expected: ArrayLike<number>, tolerance: number) => {
+  const scale = Math.max(...Array.from(expected, Math.abs));
+  const worst = Math.max(...Array.from(expected, (value, i) => Math.abs((actual[i] as number) - value)));
+  expect(actual.length).toBe(expected.length);
+  expect(worst).toBeLessThan(tolerance * scale);
+};
+
+for (const loss of [
+  { form: "maximize", target: 0, scale: 0.5 },
+  { form: "target", target: 0.2, scale: 2 },
+] as const) {
+  test(`parts that judge fewer pictures at once give what one program gives: ${loss.form}`, async () => {
+    const together = await judged(await sumOf({}), loss);
+    expect(together.kind).toBe("joint");
+    for (const batch of [{ clip: 1 }, { clip: 2, jpeg: 1 }]) {
+      const apart = await judged(await sumOf(batch), loss);
+      expect(apart.kind).toBe("apart");
+      expectNear(apart.rewards, together.rewards, 1e-5);
+      expectNear(apart.losses, together.losses, 1e-5);
+      expectNear(apart.dLatents, together.dLatents, 1e-4);
+      expect(Object.keys(apart.parts ?? {})).toEqual(["clip", "compressibility"]);
+      expectNear((apart.parts?.clip ?? []) as number[], (together.parts?.clip ?? []) as number[], 1e-5);
+      const nulls = (parts: typeof apart.parts) => parts?.compressibility?.map((value) => value === null);
+      expect(nulls(apart.parts)).toEqual(nulls(together.parts));
+    }
+  });
+}
+
+test("a single reward may judge fewer pictures at once as well", async () => {
+  const loss = { form: "target", target: 10, scale: 1 } as const;
+  const clip = await tinyReward("clip");
+  const [whole, one] = [await judged(clip, loss), await judged({ ...clip, batch: 1 }, loss)];
+  expect([whole.kind, one.kind, one.parts]).toEqual(["joint", "apart", undefined]);
+  expectNear(one.dLatents, whole.dLatents, 1e-4);
+});
+
+test("pictures are judged as latents are: sums and parts are those of training", async () => {
+  const reward = await sumOf({ jpeg: 2 });
+  const { rewards, parts } = await judged(reward, { form: "maximize", target: 0, scale: 1 });
+  const graphs = trainingJudge(
+    pipeline,
+    reward,
+    { form: "maximize", target: 0, scale: 1 },
+    { batch: 3, size, samples: 6 },
+    { back: true },
+  );
+  if (graphs.kind !== "apart") throw new Error("jpeg has a batch of its own");
+  const decoder = await runtime.compile(graphs.decode, pipeline.weights);
+  const { images } = await decoder.run({ latents });
+  const judge = new ImageJudge(runtime, reward);
+  const seen = await judge.judge(images as HostTensor, prompts);
+  expectNear(seen.rewards, rewards, 1e-5);
+  expectNear((seen.parts?.clip ?? []) as number[], (parts?.clip ?? []) as number[], 1e-5);
+  await judge.release();
+  await decoder.release();
+});
+
+test("the loss of a number and its slope", () => {
+  // 3 |r - 2| at 0: loss 6, slope -3;  -3 r at 2: loss -6, slope -3
+  expect(lossAndSlope(0, { form: "target", target: 2, scale: 3 })).toEqual([6, -3]);
+  expect(lossAndSlope(5, { form: "target", target: 2, scale: 3 })).toEqual([9, 3]);
+  expect(lossAndSlope(2, { form: "maximize", target: 0, scale: 3 })).toEqual([-6, -3]);
+});
+
+test("a part's mean is over the pictures that it judged", () => {
+  expect(partMeans({ a: [1, 3], b: [null, 4], c: [null, null] })).toEqual({ a: 2, b: 4 });
+});

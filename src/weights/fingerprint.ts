@@ -1,0 +1,36 @@
+/** Tells weights apart. */
+import { createHash } from "node:crypto";
+import type { FileHandle } from "node:fs/promises";
+import { readFully, withFile } from "../io/files.js";
+import type { StoredTensor, WeightSource } from "./source.js";
+
+type InFile = Extract<StoredTensor, { kind: "file" }>;
+
+/** A hash of the names, types, shapes and elements of all tensors; where they lie does not matter. */
+export async function fingerprint(source: WeightSource): Promise<string> {
+  const hash = createHash("sha256");
+  const tensors = [...source.names()].sort().map((name) => ({ name, stored: source.get(name) as StoredTensor }));
+  for (const { name, stored } of tensors) {
+    hash.update(`${name} ${stored.dtype} ${stored.shape.join(",")}\n`);
+    if (stored.kind === "memory") {
+      hash.update(new Uint8Array(stored.data.buffer, stored.data.byteOffset, stored.data.byteLength));
+    }
+  }
+  const inFiles = tensors.flatMap(({ stored }) => (stored.kind === "file" ? [stored] : []));
+  for (const path of new Set(inFiles.map((stored) => stored.path))) {
+    await withFile(path, async (file) => {
+      for (const stored of inFiles) if (stored.path === path) await addTensor(hash, file, stored);
+    });
+  }
+  return hash.digest("hex");
+}
+
+/** Piece by piece, because a tensor may be larger than memory has room for. */
+async function addTensor(hash: ReturnType<typeof createHash>, file: FileHandle, { path, offset, length }: InFile) {
+  const piece = new Uint8Array(Math.min(length, 2 ** 22));
+  for (let done = 0; done < length; done += piece.length) {
+    const part = piece.subarray(0, Math.min(piece.length, length - done));
+    await readFully(file, part, offset + done, path);
+    hash.update(part);
+  }
+}
