@@ -26,7 +26,7 @@ const median = (numbers: readonly number[]) =>
   numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)] as number;
 
 /** 8 pictures an update, half of them on each of two ranks; nothing but updates after the first evaluation. */
-async function secondsPerUpdate(ranks: number, threads: number): Promise<number> {
+async function secondsPerStep(ranks: number, threads: number): Promise<number> {
   const folder = await mkdtemp(join(tmpdir(), "alignprop-bench-"));
   const sets = [
     "estimator={ truncation: { mode: fixed, k: null } }",
@@ -54,7 +54,7 @@ const cases = [
 const found = cases.map(() => [] as number[]);
 for (let round = 0; round < Number(values.rounds); round++) {
   for (const [i, { ranks, threads }] of cases.entries()) {
-    const seconds = await secondsPerUpdate(ranks, threads);
+    const seconds = await secondsPerStep(ranks, threads);
     found[i]?.push(seconds);
     console.log(`${ranks} ranks of ${threads} threads: ${seconds.toFixed(3)} s an update`);
   }

@@ -5,11 +5,11 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { loadSettings, parseSet } from "../src/config/load.js";
-import { laneSettings } from "../src/config/settings.js";
 import { countPlan } from "../src/engine/plan.js";
-import { Learners, startLanes } from "../src/engine/replicas.js";
-import { samplesOf } from "../src/engine/samples.js";
-import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import { type CompiledReplica, compileReplicas, Replicas, startRuntimes } from "../src/engine/replicas.js";
+import { drawSamples } from "../src/engine/samples.js";
+import { planWork } from "../src/engine/work.js";
+import type { DirectEstimator } from "../src/estimators/estimator.js";
 import { openEstimator } from "../src/estimators/index.js";
 import { input, matmul } from "../src/ops/index.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
@@ -17,7 +17,7 @@ import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { float32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import { openLearned } from "../src/train/initial.js";
+import { openTrainable } from "../src/train/open-trainable.js";
 import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
 
 const { values } = parseArgs({
@@ -47,7 +47,7 @@ const settings = await loadSettings({
     `sampling={ steps: ${steps} }`,
     `estimator={ truncation: { mode: fixed, k: ${k} } }`,
     `batch={ samples_per_epoch: ${batch}, total: ${batch}, per_device: ${batch} }`,
-    "train={ updates: 1 }",
+    "train={ steps: 1 }",
   ].map(parseSet),
 });
 
@@ -57,21 +57,29 @@ await measuring.close();
 const pipeline = await openPipeline(settings.model);
 const chosen = { name: "aesthetic", clip: join(values.rewards, "clip"), head: join(values.rewards, "aesthetic") };
 const reward = await openReward(rewardSettings.parse(chosen), pathsOnly);
-const estimator = (await openEstimator(settings.estimator)) as UpdateEstimator;
-const { layout, start } = await openLearned(settings, pipeline);
-const plan = await countPlan(settings, pipeline, reward, layout, estimator);
-const runtimes = await startLanes(settings, plan.memory.lanes);
-const lane = laneSettings(settings, plan.memory.lanes);
-const learner = await Learners.compile(runtimes, pipeline, reward, estimator, layout, lane, "float32", plan.memory);
+const estimator = (await openEstimator(settings.estimator)) as DirectEstimator;
+const { layout, initial } = await openTrainable(settings, pipeline);
+const setup = { settings, pipeline, reward, estimator, layout, monitors: {}, precision: "float32" } as const;
+const work = await planWork(setup);
+const plan = await countPlan(setup, work);
+const machine = { device: settings.device, threads, gpu: 0 };
+const runtimes = await startRuntimes(machine, work.memory.replicas);
+const compiled = await compileReplicas(runtimes, setup, work.graphs, work.memory);
+const { latentElements } = (compiled[0] as CompiledReplica).engine;
+const replicas = new Replicas(
+  compiled.map(({ workers }) => workers),
+  layout,
+);
 const loadedRssBytes = process.memoryUsage.rss();
 
-const weights = await start();
+const weights = await initial();
 const state = adamwState(layout.size);
 const seconds: number[] = [];
 for (let update = 0; update < Number(values.warmup) + Number(values.repeat); update++) {
   const began = performance.now();
-  const samples = samplesOf(update + 1, settings, estimator, learner.latentElements);
-  const { gradient } = await learner.learn(estimator, samples, { parameters: weights, total: samples.length });
+  const samples = drawSamples(update + 1, settings, estimator, latentElements);
+  const request = { parameters: weights, globalBatchSize: samples.length };
+  const { gradient } = await replicas.gradient(estimator, samples, request);
   clipGradNorm(gradient, settings.optimizer.max_grad_norm);
   adamw(weights, gradient, state, { learningRate: settings.optimizer.learning_rate });
   if (update >= Number(values.warmup)) seconds.push((performance.now() - began) / 1000);
@@ -84,7 +92,7 @@ console.log(
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
     loaded_rss_bytes: loadedRssBytes,
     matmul_gflops: matmulGflops,
-    flops: plan.flopsPerUpdate,
+    flops: plan.flopsPerStep,
   }),
 );
 

@@ -47,8 +47,8 @@ export async function runTo(
   if (done === 0 && (await isRun(folder))) await rm(folder, { recursive: true });
   const run =
     done === 0
-      ? await RunFolder.plan({ ...settings, out: folder, train: { updates } })
-      : await RunFolder.resume(folder, overridesOf({ "train.updates": updates, threads: settings.threads }));
+      ? await RunFolder.plan({ ...settings, out: folder, train: { steps: updates } })
+      : await RunFolder.resume(folder, overridesOf({ "train.steps": updates, threads: settings.threads }));
   await train(run.settings, observers(run.observe, observer), { resume: run.resumeFrom, signal });
   return true;
 }

@@ -35,7 +35,7 @@ export async function measureSeconds(out: string, methods: readonly Method[], te
     // The evaluation before the first update and after the last are of one picture.
     const small = { ...settings.evaluation, every: updates, seeds_per_prompt: 1, batch: 1 };
     await train(
-      { ...settings, train: { updates }, prompts: { ...settings.prompts, eval: ["fox"] }, evaluation: small },
+      { ...settings, train: { steps: updates }, prompts: { ...settings.prompts, eval: ["fox"] }, evaluation: small },
       (event) => {
         // An evaluation lies before the first update and after the last, and is told before them.
         if (event.kind === "stepped" && taken.length < updates - 1) {

@@ -19,13 +19,13 @@ import { stack } from "../src/diffusion/trajectory.js";
 import { toFlat } from "../src/pipeline/adapter.js";
 import { exportFiles } from "../src/pipeline/export.js";
 import { mixAdapters } from "../src/pipeline/mix.js";
-import type { LearnedLayout } from "../src/pipeline/parameters.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
 import { Sampler } from "../src/pipeline/sampler.js";
+import type { TrainableLayout } from "../src/pipeline/trainable.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import { openLearned } from "../src/train/initial.js";
+import { openTrainable } from "../src/train/open-trainable.js";
 import { type LoraAdapter, readLora } from "../src/weights/lora-files.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type StoredTensor } from "../src/weights/source.js";
@@ -80,7 +80,7 @@ interface Row {
   readonly effect: number;
 }
 
-async function sampler(layout?: LearnedLayout): Promise<Sampler> {
+async function sampler(layout?: TrainableLayout): Promise<Sampler> {
   const options = { eta: 0, height: null, width: null, ...SAMPLING };
   return await Sampler.compile(runtime, pipeline, options, { batch: PROMPTS.length, layout });
 }
@@ -89,7 +89,7 @@ async function sampler(layout?: LearnedLayout): Promise<Sampler> {
 async function writeTask(): Promise<Float32Array> {
   const plain = await sampler();
   const noise = stack(PROMPTS.map((_, i) => seededNoise(plain.latentElements, i).initial));
-  const { latents } = plain.place(noise, 0);
+  const { latents } = plain.latentInputs(noise, 0);
   await plain.release();
   await writeSafetensors(path.join(folder, "noise.safetensors"), new Map([["noise", latents]]));
   await writeFile(path.join(folder, "task.json"), JSON.stringify({ prompts: PROMPTS, ...SAMPLING }));
@@ -97,7 +97,7 @@ async function writeTask(): Promise<Float32Array> {
 }
 
 /** Pictures [b, 3, h, w] in 0 … 1. */
-async function draw(noise: Float32Array, layout?: LearnedLayout, weights?: Float32Array) {
+async function draw(noise: Float32Array, layout?: TrainableLayout, weights?: Float32Array) {
   const drawing = await sampler(layout);
   const { final } = await drawing.sample(await drawing.condition(PROMPTS, weights), noise, () => noise);
   const image = await drawing.decode(final);
@@ -106,16 +106,16 @@ async function draw(noise: Float32Array, layout?: LearnedLayout, weights?: Float
 }
 
 interface Parameters {
-  readonly layout: LearnedLayout;
+  readonly layout: TrainableLayout;
   readonly weights: Float32Array;
 }
 
 /** An adapter of random factors, none of them zero; a U-Net that has moved a little everywhere. */
 async function learned(recipe: SettingsInput): Promise<Parameters> {
-  const { layout, start } = await openLearned(await settingsFrom({ model: MODEL, ...recipe }), pipeline);
+  const { layout, initial } = await openTrainable(await settingsFrom({ model: MODEL, ...recipe }), pipeline);
   const rng = new Rng(1);
   const whole = layout.kind === "unet";
-  const weights = (await start()).map((value) => (whole ? value * (1 + 0.05 * rng.normal()) : 0.2 * rng.normal()));
+  const weights = (await initial()).map((value) => (whole ? value * (1 + 0.05 * rng.normal()) : 0.2 * rng.normal()));
   return { layout, weights };
 }
 

@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { gradients } from "../src/autodiff/index.js";
 import { resolvedLoss, type Settings, settingsSchema } from "../src/config/settings.js";
 import { CompiledEngine } from "../src/engine/engine.js";
-import { Learner } from "../src/engine/replica.js";
-import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import { Replica } from "../src/engine/replica.js";
+import { planWork } from "../src/engine/work.js";
+import type { DirectEstimator } from "../src/estimators/estimator.js";
 import { openEstimator } from "../src/estimators/index.js";
 import type { TrainingSample } from "../src/estimators/sample.js";
 import type { Graph } from "../src/graph/graph.js";
@@ -18,7 +19,7 @@ import { type LoraLayout, loraAdapter } from "../src/nn/lora.js";
 import { frozenScope } from "../src/nn/scope.js";
 import { input } from "../src/ops/index.js";
 import { adapterLayout } from "../src/pipeline/adapter.js";
-import { decodeGraph } from "../src/pipeline/graphs.js";
+import { decodeGraph, textGraph } from "../src/pipeline/graphs.js";
 import { openPipeline, type Pipeline } from "../src/pipeline/pipeline.js";
 import { PromptEncoder } from "../src/pipeline/prompt-encoder.js";
 import { Sampler } from "../src/pipeline/sampler.js";
@@ -101,7 +102,7 @@ async function openFamily(runtime: Runtime, folder: string): Promise<Family> {
     name: "parity",
     loss: resolvedLoss(parsed),
     prompts: { train: [...prompts], eval: [...prompts], template: "{}", negative },
-    train: { updates: 1 },
+    train: { steps: 1 },
   };
   const layout = adapterLayout(pipeline, { rank, alpha: null, targets: ["attention"] });
   const names = layout.entries.map(({ name }) => name).sort();
@@ -150,7 +151,7 @@ async function readAdapter(file: WeightSource, layout: LoraLayout): Promise<Floa
 
 /** The worst of the prompts' embeddings, the pooled ones and those of the negative prompt. */
 async function compareText({ runtime, pipeline, reference, tensor, has }: Family): Promise<number> {
-  const encoder = await PromptEncoder.compile(runtime, pipeline);
+  const encoder = await PromptEncoder.compile(runtime, pipeline, textGraph(pipeline));
   const conditional = await encoder.encode(reference.prompts);
   const unconditional = await encoder.encodeNegative(reference.negative, 1);
   await encoder.release();
@@ -253,8 +254,10 @@ async function compareUpdate(family: Family, rewardFolder: string): Promise<numb
   const { runtime, pipeline, settings, reference, layout, lora, tensor, inOrder } = family;
   const chosen = { name: "aesthetic", clip: join(rewardFolder, "clip"), head: join(rewardFolder, "aesthetic") };
   const reward = await openReward(rewardSettings.parse(chosen), pathsOnly);
-  const estimator = (await openEstimator(settings.estimator)) as UpdateEstimator;
-  const engine = await CompiledEngine.compile(runtime, { pipeline, reward, estimator, layout, settings });
+  const estimator = (await openEstimator(settings.estimator)) as DirectEstimator;
+  const setup = { settings, pipeline, reward, estimator, layout, monitors: {}, precision: "float32" } as const;
+  const { graphs, memory } = await planWork(setup, { threads: 1 });
+  const engine = await CompiledEngine.compile(runtime, setup, graphs, memory);
   const noise = toFloat32(await tensor("update.noise"));
   const { latentElements } = engine;
   const samples = reference.prompts.map((prompt, index): TrainingSample => {
@@ -262,9 +265,9 @@ async function compareUpdate(family: Family, rewardFolder: string): Promise<numb
     const mask = new Array<boolean>(reference.steps).fill(true);
     return { epoch: 0, index, prompt, mask, noise: () => ({ initial, step: () => initial }), rng: () => new Rng(0) };
   });
-  const { gradient, loss } = await new Learner(engine, reward.name).learn(estimator, samples, {
+  const { gradient, loss } = await new Replica(engine, reward.name).gradient(estimator, samples, {
     parameters: lora,
-    total: samples.length,
+    globalBatchSize: samples.length,
   });
   await engine.release();
   return Math.max(

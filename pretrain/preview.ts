@@ -1,4 +1,4 @@
-import { type Picture, samplePictures } from "../src/pipeline/draw.js";
+import { type ImageRequest, sampleImages } from "../src/pipeline/images.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
 import { Sampler } from "../src/pipeline/sampler.js";
 import type { Runtime } from "../src/runtime/runtime.js";
@@ -11,13 +11,13 @@ const SAMPLING = { steps: 20, eta: 0, guidance_scale: 4, height: null, width: nu
 export async function draw(
   runtime: Runtime,
   folder: string,
-  pictures: readonly Picture[],
+  pictures: readonly ImageRequest[],
   batch = 17,
 ): Promise<Float32Array> {
   const sampler = await Sampler.compile(runtime, await openPipeline(folder), SAMPLING, { batch });
   const all = new Float32Array(pictures.length * PICTURE_LENGTH);
   let at = 0;
-  for await (const { images, pictures: drawn } of samplePictures(sampler, pictures, undefined)) {
+  for await (const { images, requests: drawn } of sampleImages(sampler, pictures, undefined)) {
     const kept = toFloat32(images).subarray(0, drawn.length * PICTURE_LENGTH);
     all.set(
       kept.map((value) => 2 * value - 1),

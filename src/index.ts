@@ -12,17 +12,17 @@ export type { Settings, SettingsInput } from "./config/settings.js";
 export type { Plan } from "./engine/plan.js";
 export { InputError } from "./errors/index.js";
 export type {
+  DirectEstimator,
   Estimator,
-  Lesson,
-  RoundEstimator,
-  Toolbox,
-  UpdateEstimator,
+  EstimatorContext,
+  RolloutEstimator,
+  TrajectoryBatch,
 } from "./estimators/estimator.js";
 export type { EstimatorModule, EstimatorToolkit } from "./estimators/module.js";
 export { readImage } from "./images/read.js";
 export type { RgbImage } from "./images/rgb.js";
-export type { Picture } from "./pipeline/draw.js";
 export { type GenerateOptions, generate } from "./pipeline/generate.js";
+export type { ImageRequest } from "./pipeline/images.js";
 export { type MixForm, mixAdapters } from "./pipeline/mix.js";
 export { type CheckOptions, checkReward, type RewardCheck } from "./rewards/check.js";
 export type { Reward, RewardGraph, RewardPart } from "./rewards/reward.js";
@@ -33,13 +33,14 @@ export {
   type RewardModule,
   type RewardToolkit,
 } from "./rewards/user/define.js";
-export { findPictures, type PictureFile } from "./runs/record/picture-files.js";
+export { findImages, type ImageFile } from "./runs/record/picture-files.js";
 export { type EvaluateOptions, evaluate } from "./scoring/evaluate.js";
-export type { Diversity, EvaluationResult, RewardsOfPictures } from "./scoring/evaluation.js";
-export { type ScoredPicture, type ScoreOptions, type Scores, score } from "./scoring/score.js";
+export type { Diversity, EvaluationResult, RewardSummary } from "./scoring/evaluation.js";
+export { type ImageToScore, type ScoreOptions, type Scores, score } from "./scoring/score.js";
 export type { StopReason } from "./train/early-stop.js";
 export type { StepMetrics, TrainEvent, TrainObserver, TrainResult } from "./train/events.js";
 export { observers } from "./train/events.js";
+export type { TrainOptions } from "./train/options.js";
 export { plan } from "./train/plan.js";
-export { type TrainOptions, train } from "./train/trainer.js";
+export { train } from "./train/trainer.js";
 export { type LoraAdapter, readLora, writeKohyaLora, writePeftLora } from "./weights/lora-files.js";

@@ -7,12 +7,12 @@ import { unet, unetInputs } from "../src/models/unet/unet.js";
 import { joinFlat } from "../src/nn/flat.js";
 import { input } from "../src/ops/index.js";
 import { toFlat } from "../src/pipeline/adapter.js";
-import { type LearnedLayout, learnedScope } from "../src/pipeline/parameters.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
+import { layoutScope, type TrainableLayout } from "../src/pipeline/trainable.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { sizeOf } from "../src/tensor/shape.js";
-import { openLearned } from "../src/train/initial.js";
+import { openTrainable } from "../src/train/open-trainable.js";
 import { readLora } from "../src/weights/lora-files.js";
 import { expectParity, openGolden } from "./golden.js";
 import { TINY_SD, tinySettings } from "./tiny.js";
@@ -29,9 +29,9 @@ const { sample, timestep, encoderHiddenStates } = unetInputs(pipeline.unet, {
   tokens: 5,
 });
 
-function build(layout: LearnedLayout) {
+function build(layout: TrainableLayout) {
   const parameters = input([layout.size]);
-  const { scope, parts } = learnedScope(layout, parameters, pipeline.weights);
+  const { scope, parts } = layoutScope(layout, parameters, pipeline.weights);
   return { parameters, parts, output: unet(scope, pipeline.unet, { sample, timestep, encoderHiddenStates }) };
 }
 
@@ -56,7 +56,7 @@ for (const name of ["diffusers", "peft", "state-dict", "kohya", "processors"]) {
 }
 
 test("every weight of a U-Net that learns as a whole has PyTorch's gradient", async () => {
-  const { layout, start } = await openLearned(tinySettings({ trainable: "unet" }), pipeline);
+  const { layout, initial } = await openTrainable(tinySettings({ trainable: "unet" }), pipeline);
   const { parameters, parts, output } = build(layout);
   const upstream = input(output.shape);
   const gradient = joinFlat(layout, gradients([{ value: output, gradient: upstream }], parts));
@@ -66,7 +66,7 @@ test("every weight of a U-Net that learns as a whole has PyTorch's gradient", as
     outputs: { gradient },
   });
   const given = (key: string) => golden.tensor(key);
-  const weights = await start();
+  const weights = await initial();
   const result = await program.run({
     sample: given("input.sample"),
     timestep: fromNumbers(Array.from(given("input.timestep").data, Number), [2]),

@@ -44,7 +44,7 @@ const settings = {
   prompts: { train: ["cat", "dog"], eval: ["two cats"], template: "a {}" },
   evaluation: { every: 100, batch: 2 },
   checkpoint: { every: 1 },
-  train: { updates: 1 },
+  train: { steps: 1 },
 };
 await writeFile(recipe, yaml.stringify(settings));
 
@@ -136,7 +136,7 @@ describe("estimators and programs", () => {
     await expectRefused(["--set", "estimator=./none.js"], "estimator ./none.js: no such file");
     await writeFile(
       join(scratch, "half.mjs"),
-      'export default { kind: "update", name: "half", rewardGradient: true };',
+      'export default { kind: "update", name: "half", usesRewardGradient: true };',
     );
     await expectRefused(
       ["--set", "estimator=./half.mjs"],
@@ -305,10 +305,10 @@ describe("numbers that do not fit", () => {
 describe("what is watched", () => {
   test("must be measured", () =>
     expectRefused(
-      ["--set", "early_stop={patience: 2, least_diversity: 0.5}"],
+      ["--set", "early_stop={patience: 2, min_diversity: 0.5}"],
       "2 settings are wrong",
-      "early_stop.watch is held-out, but there is no evaluation.held_out; name a reward there, or watch: reward",
-      "early_stop.least_diversity needs evaluation.diversity; name a CLIP there",
+      "early_stop.monitor is held-out, but there is no evaluation.held_out; name a reward there, or monitor: reward",
+      "early_stop.min_diversity needs evaluation.diversity; name a CLIP there",
     ));
 
   test("needs several pictures of a prompt to compare", () =>
@@ -329,10 +329,10 @@ describe("what is watched", () => {
 
   test("ends a run by a rule whose numbers can be", () =>
     expectRefused(
-      ["--set", "early_stop={watch: diversity, patience: 0, least_diversity: 2}"],
-      "early_stop.watch must be one of held-out, reward",
+      ["--set", "early_stop={monitor: diversity, patience: 0, min_diversity: 2}"],
+      "early_stop.monitor must be one of held-out, reward",
       "early_stop.patience must be at least 1, found 0",
-      "early_stop.least_diversity must be at most 1, found 2",
+      "early_stop.min_diversity must be at most 1, found 2",
     ));
 
   test("is averaged with a decay below 1", () =>

@@ -30,7 +30,7 @@ describe('pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))', () 
       device: "cpu",
       threads: 1,
       sampling: { steps, eta, guidance_scale: guidance, height, width },
-      pictures: [{ prompt, seed }],
+      images: [{ prompt, seed }],
       negative,
     });
     const expected = toNumbers(golden.tensor(`picture.${i}`));

@@ -15,8 +15,7 @@ import { tinySettings } from "./tiny.js";
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-half-"));
 afterAll(() => rm(scratch, { recursive: true }));
 
-const halves = (changes: SettingsInput & { updates?: number } = {}) =>
-  tinySettings({ precision: "float16", ...changes });
+const halves = (changes: SettingsInput & { steps?: number } = {}) => tinySettings({ precision: "float16", ...changes });
 
 /** A run, its checkpoints written below `folders` by their steps. */
 async function record(settings: Settings, resume?: string) {
@@ -70,7 +69,7 @@ describe("training in float16", () => {
         estimator: { truncation: { mode: "fixed", k: null } },
         optimizer: { learning_rate: 1e-2 },
         evaluation: { every: 8, batch: 8, seeds_per_prompt: 8 },
-        updates: 8,
+        steps: 8,
       });
     const [single, half] = [await record(settings("float32")), await record(settings("float16"))];
     const gain = ({ evaluations: [before, after] }: typeof single) => (after as number) - (before as number);
@@ -84,7 +83,7 @@ describe("training in float16", () => {
 
   test("says so, warns that the CPU gains nothing, keeps no residuals and tells the loss scale", () => {
     const [started] = straight.events;
-    expect(started).toMatchObject({ kind: "started", plan: { precision: "float16", memory: { keptAtOnce: 0 } } });
+    expect(started).toMatchObject({ kind: "started", plan: { precision: "float16", memory: { maxSavedCalls: 0 } } });
     expect(straight.events).toContainEqual({ kind: "warned", message: expect.stringContaining("no speed on the CPU") });
     expect(straight.steps.map(({ loss_scale, skipped }) => [loss_scale, skipped])).toEqual(
       new Array(4).fill([256, undefined]),
@@ -101,14 +100,14 @@ describe("training in float16", () => {
   });
 
   test("goes on after 2 updates as if it had never stopped", async () => {
-    const first = await record(halves({ updates: 2 }));
+    const first = await record(halves({ steps: 2 }));
     const resumed = await record(halves(), first.folders.get(2));
     expect(resumed.steps).toEqual(straight.steps.slice(2));
     expect(await stateOf(resumed.folders.get(4))).toEqual(await stateOf(straight.folders.get(4)));
   });
 
   test("takes every weight of the U-Net too: its gradient is that of float32", async () => {
-    const settings = { trainable: "unet", updates: 1 } as const;
+    const settings = { trainable: "unet", steps: 1 } as const;
     const [single, half] = [await record(tinySettings(settings)), await record(halves(settings))];
     const norms = [single, half].map(({ steps }) => steps[0]?.grad_norm as number) as [number, number];
     expect(Math.abs(norms[1] / norms[0] - 1)).toBeLessThan(0.02);
@@ -117,7 +116,7 @@ describe("training in float16", () => {
 
 describe("a gradient that halves cannot hold", async () => {
   const tooLarge = (skipped: number) => withScale(straight.folders.get(2), { scale: 2 ** 15, good: 7, skipped });
-  const overflowing = await record(halves({ checkpoint: { every: 1 }, updates: 8 }), await tooLarge(0));
+  const overflowing = await record(halves({ checkpoint: { every: 1 }, steps: 8 }), await tooLarge(0));
   const scales = overflowing.steps.map(({ loss_scale }) => loss_scale);
   const skipped = overflowing.steps.filter((row) => row.skipped).length;
 

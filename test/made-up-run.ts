@@ -16,17 +16,17 @@ export const plan: Plan = {
   backboneParameters: 1,
   trainable: "lora",
   trainableParameters: 1,
-  updates: 4,
-  samplesPerUpdate: 4,
+  steps: 4,
+  samplesPerStep: 4,
   accumulation: 1,
   precision: "float32",
-  unetForwardCallsPerUpdate: 1,
-  unetRecomputedCallsPerUpdate: 0,
-  memory: { lanes: 1, keptAtOnce: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
+  unetForwardCallsPerStep: 1,
+  unetRecomputedCallsPerStep: 0,
+  memory: { replicas: 1, maxSavedCalls: 1, recomputes: false, residualBytes: 1e6, expectedBytes: 1e9 },
   uncounted: [],
-  unetBackwardCallsPerUpdate: 1,
-  rewardCallsPerUpdate: 1,
-  flopsPerUpdate: 1,
+  unetBackwardCallsPerStep: 1,
+  rewardCallsPerStep: 1,
+  flopsPerStep: 1,
   evaluations: 1,
   imagesPerEvaluation: 1,
 };
@@ -82,7 +82,7 @@ export async function startRun(
   trackers: SettingsInput["trackers"],
   options: Partial<TrackersOptions> = {},
 ): Promise<MadeUpRun> {
-  const settings = await settingsFrom({ out, train: { updates: 4 }, trackers, lora: { rank: 4 } }, basename(out));
+  const settings = await settingsFrom({ out, train: { steps: 4 }, trackers, lora: { rank: 4 } }, basename(out));
   const run = await watched(await RunFolder.plan(settings), options);
   await run.tell({ kind: "started", plan, step: 0 });
   await run.tell({ kind: "evaluated", step: 0, result: evaluationOf(0) });
@@ -116,7 +116,7 @@ async function watched(folder: RunFolder, options: Partial<TrackersOptions>): Pr
       if (step === 2 || step === 4) await tell({ kind: "checkpointed", step, files: FILES });
     }
     if (last === 4) {
-      await tell({ kind: "finished", result: { step: 4, updates: 4, interrupted: false, seconds: 1 } });
+      await tell({ kind: "finished", result: { step: 4, steps: 4, interrupted: false, seconds: 1 } });
     }
   };
   return { folder, trackers, said, warnings, tell, stepsTo };

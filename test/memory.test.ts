@@ -2,19 +2,19 @@
 
 import { afterAll, describe, expect, test } from "vitest";
 import type { Settings, SettingsInput } from "../src/config/settings.js";
-import { CompiledEngine } from "../src/engine/engine.js";
-import { type MemoryPlan, memoryOf } from "../src/engine/memory.js";
-import { Learner } from "../src/engine/replica.js";
-import { samplesOf } from "../src/engine/samples.js";
+import type { MemoryPlan } from "../src/engine/memory.js";
+import { drawSamples } from "../src/engine/samples.js";
+import { planWork } from "../src/engine/work.js";
 import { InputError } from "../src/errors/index.js";
-import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import type { DirectEstimator } from "../src/estimators/estimator.js";
 import { openEstimator } from "../src/estimators/index.js";
 import { showBytes } from "../src/io/bytes.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
 import { Runtime } from "../src/runtime/runtime.js";
-import { openLearned } from "../src/train/initial.js";
+import { openTrainable } from "../src/train/open-trainable.js";
 import { l2Norm } from "../src/train/optimizer.js";
 import { plan } from "../src/train/plan.js";
+import { compileEngine, setupOf } from "./engine.js";
 import { TINY_SD, tinyReward, tinySettings } from "./tiny.js";
 
 const pipeline = await openPipeline(TINY_SD);
@@ -50,29 +50,23 @@ async function countingKept(work: (runtime: Runtime) => Promise<void>): Promise<
 }
 
 async function opened(settings: Settings) {
-  const estimator = (await openEstimator(settings.estimator)) as UpdateEstimator;
-  const { layout, start } = await openLearned(settings, pipeline);
-  return { estimator, layout, start, memory: memoryOf(settings, pipeline, reward, layout, estimator) };
+  const estimator = (await openEstimator(settings.estimator)) as DirectEstimator;
+  const { layout, initial } = await openTrainable(settings, pipeline);
+  const parts = { settings, pipeline, reward, estimator, layout };
+  return { parts, estimator, initial, memory: (await planWork(setupOf(parts))).memory };
 }
 
 /** The gradients of two updates. */
 async function learn(on: Runtime, settings: Settings, change: Partial<MemoryPlan>): Promise<Float64Array[]> {
-  const { estimator, layout, start, memory } = await opened(settings);
-  const engine = await CompiledEngine.compile(on, {
-    pipeline,
-    reward,
-    estimator,
-    layout,
-    settings,
-    memory: { ...memory, ...change },
-  });
-  const learner = new Learner(engine, reward.name);
+  const { parts, estimator, initial } = await opened(settings);
+  const { engine, replica } = await compileEngine(on, parts, change);
   // Both factors away from zero, so that both have a gradient.
-  const weights = (await start()).map((value, i) => value + 0.02 * Math.sin(i));
+  const weights = (await initial()).map((value, i) => value + 0.02 * Math.sin(i));
   const found: Float64Array[] = [];
   for (const step of [1, 2]) {
-    const samples = samplesOf(step, settings, estimator, engine.latentElements);
-    found.push((await learner.learn(estimator, samples, { parameters: weights, total: samples.length })).gradient);
+    const samples = drawSamples(step, settings, estimator, engine.latentElements);
+    const request = { parameters: weights, globalBatchSize: samples.length };
+    found.push((await replica.gradient(estimator, samples, request)).gradient);
   }
   await engine.release();
   return found;
@@ -83,18 +77,18 @@ describe("the gradient", () => {
   for (const [name, truncation] of Object.entries(truncations)) {
     test(`is the same whether all calls, some or none are kept, with ${name}`, async () => {
       const settings = tinySettings({ estimator: { truncation } as SettingsInput["estimator"] });
-      const expected = await learn(runtime, settings, { keptAtOnce: 0, recomputes: true });
-      for (const keptAtOnce of [1, Number.POSITIVE_INFINITY]) {
+      const expected = await learn(runtime, settings, { maxSavedCalls: 0, recomputes: true });
+      for (const maxSavedCalls of [1, Number.POSITIVE_INFINITY]) {
         let found: Float64Array[] = [];
         const { most, left } = await countingKept(async (counting) => {
-          found = await learn(counting, settings, { keptAtOnce, recomputes: false });
+          found = await learn(counting, settings, { maxSavedCalls, recomputes: false });
         });
         for (const [i, gradient] of found.entries()) {
           const difference = gradient.map((value, j) => value - (expected[i]?.[j] as number));
           expect(l2Norm(difference) / l2Norm(gradient)).toBeLessThan(1e-6);
         }
         expect(most).toBeGreaterThan(0);
-        expect(most).toBeLessThanOrEqual(keptAtOnce);
+        expect(most).toBeLessThanOrEqual(maxSavedCalls);
         expect(left).toBe(0);
       }
     });
@@ -106,16 +100,16 @@ describe("a budget", async () => {
   const { memory: roomy } = await opened({ ...settings, memory: 1e15 });
 
   test("that is large keeps every call and computes none twice", async () => {
-    expect(roomy).toMatchObject({ keptAtOnce: settings.sampling.steps, recomputes: false });
+    expect(roomy).toMatchObject({ maxSavedCalls: settings.sampling.steps, recomputes: false });
     expect(await plan({ ...settings, memory: 1e15 }, { calibrate: false })).toMatchObject({
-      unetBackwardCallsPerUpdate: 2 * 3,
-      unetRecomputedCallsPerUpdate: 0,
+      unetBackwardCallsPerStep: 2 * 3,
+      unetRecomputedCallsPerStep: 0,
       memory: roomy,
     });
   });
 
   test("is respected: with less of it fewer calls are kept, and what is expected stays within", async () => {
-    let before = roomy.keptAtOnce;
+    let before = roomy.maxSavedCalls;
     let lowest = roomy.expectedBytes;
     for (let memory = roomy.expectedBytes; ; memory -= roomy.residualBytes / 2) {
       let found: MemoryPlan;
@@ -126,8 +120,8 @@ describe("a budget", async () => {
         break;
       }
       expect(found.expectedBytes).toBeLessThanOrEqual(memory);
-      expect(found.keptAtOnce).toBeLessThanOrEqual(before);
-      before = found.keptAtOnce;
+      expect(found.maxSavedCalls).toBeLessThanOrEqual(before);
+      before = found.maxSavedCalls;
       lowest = Math.min(lowest, found.expectedBytes);
     }
     await expect(opened({ ...settings, memory: 1e6 })).rejects.toThrow(

@@ -46,12 +46,12 @@ sampling: { steps: 3, guidance_scale: 3 }
 estimator: { truncation: { mode: fixed, k: 2 } }
 batch: { samples_per_epoch: 4, total: 4, per_device: 2 }
 prompts: { train: [cat, dog], eval: [two cats, horse] }
-train: { updates: 2 }
+train: { steps: 2 }
 evaluation: { every: 2, batch: 2 }
 `,
     );
     const plan = await alignprop("plan", recipe, "--no-calibrate");
-    expect(plan).toMatchObject({ updates: 2, unet_forward_calls_per_update: 6, unet_backward_calls_per_update: 4 });
+    expect(plan).toMatchObject({ steps: 2, unet_forward_calls_per_step: 6, unet_backward_calls_per_step: 4 });
 
     const trained = await alignprop("train", recipe, "--out", run);
     expect(trained).toMatchObject({ step: 2, interrupted: false });

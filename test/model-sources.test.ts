@@ -10,7 +10,7 @@ import { runCommandLine } from "../src/cli/program.js";
 import { type Settings, settingsSchema } from "../src/config/settings.js";
 import { InputError } from "../src/errors/index.js";
 import { generate } from "../src/pipeline/generate.js";
-import { decodeGraph, denoiseGraph, textGraph } from "../src/pipeline/graphs.js";
+import { decodeGraph, denoiser, textGraph } from "../src/pipeline/graphs.js";
 import { resolveModel } from "../src/pipeline/open-model.js";
 import { openPipeline, pipelineOf } from "../src/pipeline/pipeline.js";
 import { allocate } from "../src/tensor/host.js";
@@ -58,8 +58,8 @@ const loading = (changes: Partial<Settings["loading"]>) => ({ ...settingsSchema.
 
 async function picture(model: string, changes: Partial<Settings["loading"]> = {}): Promise<Uint8Array> {
   const sampling = { ...settingsSchema.parse({}).sampling, steps: 2, height: 32, width: 32 };
-  const pictures = [{ prompt: "a cat", seed: 3 }];
-  const options = { model, loading: loading(changes), device: "cpu", threads: 1, sampling, pictures } as const;
+  const images = [{ prompt: "a cat", seed: 3 }];
+  const options = { model, loading: loading(changes), device: "cpu", threads: 1, sampling, images } as const;
   const [image] = await generate(options);
   return image?.pixels as Uint8Array;
 }
@@ -177,7 +177,7 @@ describe("the published architectures", () => {
     const size = { height, width };
     const graphs = [
       textGraph(pipeline),
-      denoiseGraph(pipeline, undefined, { batch: 1, size, guidanceScale: 7.5 }),
+      denoiser(pipeline, { batch: 1, size, guidanceScale: 7.5 }).graph,
       decodeGraph(pipeline, 1, size),
     ];
     expect(Object.values(graphs[2]?.outputs ?? {})[0]?.shape).toEqual([1, 3, 8 * height, 8 * width]);

@@ -4,17 +4,16 @@ import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, expect, test } from "vitest";
 import { settingsSchema } from "../src/config/settings.js";
-import { CompiledEngine } from "../src/engine/engine.js";
-import { Learner } from "../src/engine/replica.js";
-import { samplesOf } from "../src/engine/samples.js";
-import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import { drawSamples } from "../src/engine/samples.js";
+import type { DirectEstimator } from "../src/estimators/estimator.js";
 import { openEstimator } from "../src/estimators/index.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import type { StepMetrics } from "../src/train/events.js";
-import { openLearned } from "../src/train/initial.js";
+import { openTrainable } from "../src/train/open-trainable.js";
 import { plan } from "../src/train/plan.js";
 import { train } from "../src/train/trainer.js";
+import { compileEngine } from "./engine.js";
 import { TINY_SD, tinyReward, tinySettings } from "./tiny.js";
 
 const file = fileURLToPath(new URL("../docs/examples/evolution.js", import.meta.url));
@@ -31,13 +30,13 @@ test("gives the directional derivative along its draw that the reward's gradient
   const settings = tinySettings({ batch: { samples_per_epoch: 4, total: 4, per_device: 4 } });
   const pipeline = await openPipeline(TINY_SD);
   const reward = await tinyReward("aesthetic"); // smooth
-  const { layout, start } = await openLearned(settings, pipeline);
-  const parameters = (await start()).map((value, i) => value + 0.02 * Math.sin(i));
+  const { layout, initial } = await openTrainable(settings, pipeline);
+  const parameters = (await initial()).map((value, i) => value + 0.02 * Math.sin(i));
   const gradientOf = async (chosen: object) => {
-    const estimator = (await openEstimator(settingsSchema.parse({ estimator: chosen }).estimator)) as UpdateEstimator;
-    const engine = await CompiledEngine.compile(runtime, { pipeline, reward, estimator, layout, settings });
-    const samples = samplesOf(1, settings, estimator, engine.latentElements);
-    const { gradient } = await new Learner(engine, reward.name).learn(estimator, samples, { parameters, total: 4 });
+    const estimator = (await openEstimator(settingsSchema.parse({ estimator: chosen }).estimator)) as DirectEstimator;
+    const { engine, replica } = await compileEngine(runtime, { pipeline, reward, estimator, layout, settings });
+    const samples = drawSamples(1, settings, estimator, engine.latentElements);
+    const { gradient } = await replica.gradient(estimator, samples, { parameters, globalBatchSize: 4 });
     await engine.release();
     return gradient;
   };
@@ -50,7 +49,7 @@ test("gives the directional derivative along its draw that the reward's gradient
 });
 
 test("trains, and a plan counts it", async () => {
-  const settings = tinySettings({ estimator: { name: "module", file }, updates: 2 });
+  const settings = tinySettings({ estimator: { name: "module", file }, steps: 2 });
   const rows: StepMetrics[] = [];
   await train(settings, (event) => {
     if (event.kind === "stepped") rows.push(event.metrics);
@@ -58,8 +57,8 @@ test("trains, and a plan counts it", async () => {
   const counted = await plan(settings, { calibrate: false });
   expect(rows.map(({ unet_calls }) => unet_calls)).toEqual([4 * 2 * 3, 2 * 4 * 2 * 3]);
   expect(counted).toMatchObject({
-    unetForwardCallsPerUpdate: 12,
-    unetBackwardCallsPerUpdate: 0,
-    rewardCallsPerUpdate: 4,
+    unetForwardCallsPerStep: 12,
+    unetBackwardCallsPerStep: 0,
+    rewardCallsPerStep: 4,
   });
 });

@@ -4,9 +4,7 @@ import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, expect, test } from "vitest";
 import type { SettingsInput } from "../src/config/settings.js";
-import { CompiledEngine } from "../src/engine/engine.js";
-import { Learner, type Learnt } from "../src/engine/replica.js";
-import { playRound } from "../src/engine/step.js";
+import { trainingStep } from "../src/engine/step.js";
 import { openEstimator } from "../src/estimators/index.js";
 import type { TrainingSample } from "../src/estimators/sample.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
@@ -14,10 +12,11 @@ import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
-import { openLearned } from "../src/train/initial.js";
+import { openTrainable } from "../src/train/open-trainable.js";
 import { l2Norm } from "../src/train/optimizer.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
+import { compileEngine } from "./engine.js";
 import { tinyReward, tinySettings } from "./tiny.js";
 
 interface Reference {
@@ -82,8 +81,8 @@ for (const [name, changes] of Object.entries(UPDATES)) {
       sampling: { steps, guidance_scale: reference.guidance_scale, ...changes.sampling },
     });
     const estimator = await openEstimator(settings.estimator);
-    const { layout } = await openLearned(settings, pipeline);
-    const engine = await CompiledEngine.compile(runtime, { pipeline, reward, estimator, layout, settings });
+    const { layout } = await openTrainable(settings, pipeline);
+    const { engine, replica } = await compileEngine(runtime, { pipeline, reward, estimator, layout, settings });
     const flat = async (prefix: string) => {
       const all = new Float32Array(layout.size);
       for (const { name, shape, offset } of layout.entries) {
@@ -107,7 +106,7 @@ for (const [name, changes] of Object.entries(UPDATES)) {
         mask:
           name === "refl"
             ? Array.from({ length: steps }, (_, step) => step === reference.jumps[i])
-            : estimator.kind === "update"
+            : estimator.kind === "direct"
               ? estimator.mask(steps, new Rng(0))
               : [],
         noise: () => ({ initial: row(given.initial, i), step: (step) => row(given.steps, step, i) }),
@@ -120,31 +119,33 @@ for (const [name, changes] of Object.entries(UPDATES)) {
 
     const start = await flat("lora");
     let parameters = start;
-    const kl = settings.kl.weight > 0 ? settings.kl.weight : undefined;
-    const base = new Float32Array(layout.size);
-    let learnt: Learnt | undefined;
-    const played = await playRound(
-      new Learner(engine, reward.name),
+    const klWeight = settings.kl.weight > 0 ? settings.kl.weight : undefined;
+    const baseParameters = new Float32Array(layout.size);
+    let gradient: ArrayLike<number> = [];
+    const result = await trainingStep({
+      workers: replica,
       estimator,
       samples,
-      undefined,
-      () => {
+      estimatorState: undefined,
+      request: () => {
         const now = parameters;
-        // What is learnt after the pictures were sampled, is learnt by an adapter that has moved.
+        // An adapter that has moved since the images were sampled.
         parameters = start.map((value) => value * reference.moved);
-        return { parameters: now, base, kl };
+        return { parameters: now, baseParameters, klWeight };
       },
-      (update) => {
-        learnt = update;
+      update: (update) => {
+        gradient = update.gradient;
       },
-    );
-    expect(distance(played.rewards, expected.rewards)).toBeLessThan(1e-4);
-    expect(Math.abs(played.loss / expected.loss - 1)).toBeLessThan(1e-3);
-    if (kl !== undefined) expect(Math.abs((played.kl as number) / (expected.kl as number) - 1)).toBeLessThan(1e-3);
-    expect(distance(learnt?.gradient ?? [], await flat(`${name}.gradient`))).toBeLessThan(1e-3);
-    if (estimator.kind === "round") {
-      const round = samples.map(({ prompt }, i) => ({ prompt, reward: played.rewards[i] as number }));
-      expect(distance(estimator.weigh(round, undefined).weights, expected.weights as number[])).toBeLessThan(1e-3);
+    });
+    expect(distance(result.rewards, expected.rewards)).toBeLessThan(1e-4);
+    expect(Math.abs(result.loss / expected.loss - 1)).toBeLessThan(1e-3);
+    if (klWeight !== undefined) {
+      expect(Math.abs((result.kl as number) / (expected.kl as number) - 1)).toBeLessThan(1e-3);
+    }
+    expect(distance(gradient, await flat(`${name}.gradient`))).toBeLessThan(1e-3);
+    if (estimator.kind === "rollout") {
+      const scored = samples.map(({ prompt }, i) => ({ prompt, reward: result.rewards[i] as number }));
+      expect(distance(estimator.weigh(scored, undefined).weights, expected.weights as number[])).toBeLessThan(1e-3);
     }
     await engine.release();
   });

@@ -6,21 +6,20 @@
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
-import { CompiledEngine } from "../src/engine/engine.js";
-import { Learner } from "../src/engine/replica.js";
-import type { UpdateEstimator } from "../src/estimators/estimator.js";
+import type { DirectEstimator } from "../src/estimators/estimator.js";
 import { openEstimator } from "../src/estimators/index.js";
 import type { TrainingSample } from "../src/estimators/sample.js";
-import type { LearnedLayout } from "../src/pipeline/parameters.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
+import type { TrainableLayout } from "../src/pipeline/trainable.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
-import { openLearned } from "../src/train/initial.js";
+import { openTrainable } from "../src/train/open-trainable.js";
 import { adamw, adamwState, clipGradNorm, l2Norm } from "../src/train/optimizer.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
+import { compileEngine } from "./engine.js";
 import { tinyReward, tinySettings } from "./tiny.js";
 
 interface ReferenceRun {
@@ -63,7 +62,7 @@ async function values(name: string): Promise<Float32Array> {
 }
 
 /** The factors under `prefix`, in the order of the vector; of a tensor [update, …], the rows of `update`. */
-async function flat(layout: LearnedLayout, prefix: string, update = 0): Promise<Float32Array> {
+async function flat(layout: TrainableLayout, prefix: string, update = 0): Promise<Float32Array> {
   const all = new Float32Array(layout.size);
   for (const { name, shape, offset } of layout.entries) {
     const size = sizeOf(shape);
@@ -90,11 +89,10 @@ describe("three updates beside PyTorch's AlignProp", () => {
         lora: { rank: given.rank },
         batch: { samples_per_epoch: 4, total: 4, per_device: 2 },
       });
-      const { layout } = await openLearned(settings, pipeline);
-      const estimator = (await openEstimator({ name: "draft", k: null })) as UpdateEstimator;
-      const memory = { lanes: 1, keptAtOnce: kept, recomputes: false, residualBytes: 0, expectedBytes: 0 };
-      const engine = await CompiledEngine.compile(runtime, { pipeline, reward, estimator, layout, settings, memory });
-      const learner = new Learner(engine, reward.name);
+      const { layout } = await openTrainable(settings, pipeline);
+      const estimator = (await openEstimator({ name: "draft", k: null })) as DirectEstimator;
+      const parts = { pipeline, reward, estimator, layout, settings };
+      const { engine, replica } = await compileEngine(runtime, parts, { maxSavedCalls: kept, recomputes: false });
       const initial = await flat(layout, `lora.${run.lora}`);
       const weights = initial.slice();
       const state = adamwState(layout.size);
@@ -116,12 +114,13 @@ describe("three updates beside PyTorch's AlignProp", () => {
             };
           }),
         );
-        const learnt = await learner.learn(estimator, samples, { parameters: weights, total: samples.length });
-        expect(Math.abs(learnt.loss / loss - 1)).toBeLessThan(1e-3);
-        expect(distance(learnt.gradient, await flat(layout, `${name}.gradient`, update))).toBeLessThan(1e-3);
+        const request = { parameters: weights, globalBatchSize: samples.length };
+        const result = await replica.gradient(estimator, samples, request);
+        expect(Math.abs(result.loss / loss - 1)).toBeLessThan(1e-3);
+        expect(distance(result.gradient, await flat(layout, `${name}.gradient`, update))).toBeLessThan(1e-3);
 
-        expect(Math.abs(clipGradNorm(learnt.gradient, given.max_grad_norm) / grad_norm - 1)).toBeLessThan(1e-3);
-        adamw(weights, learnt.gradient, state, {
+        expect(Math.abs(clipGradNorm(result.gradient, given.max_grad_norm) / grad_norm - 1)).toBeLessThan(1e-3);
+        adamw(weights, result.gradient, state, {
           learningRate: given.learning_rate,
           beta1: given.betas[0],
           beta2: given.betas[1],

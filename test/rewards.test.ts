@@ -34,7 +34,7 @@ async function recipe(name: string, reward: unknown, more: object = {}): Promise
   const file = join(scratch, `${name}.yaml`);
   const prompts = { train: ["cat", "dog", "horse"], eval: ["two cats"] };
   const { loss: _, reward: __, ...tiny } = TINY_RECIPE;
-  await writeFile(file, stringify({ ...tiny, prompts, reward, train: { updates: 2 }, ...more }));
+  await writeFile(file, stringify({ ...tiny, prompts, reward, train: { steps: 2 }, ...more }));
   return file;
 }
 
@@ -106,7 +106,7 @@ describe("a reward of the user's own", () => {
   test("is trained on as it is given in code", async () => {
     const red = defineReward({ name: "red", build: (images) => ops.mean(ops.slice(images, 1, 0, 1), [1, 2, 3]) });
     const seen: StepMetrics[] = [];
-    const settings = tinySettings({ updates: 1 });
+    const settings = tinySettings({ steps: 1 });
     await train(settings, (event) => void (event.kind === "stepped" && seen.push(event.metrics)), { reward: red });
     expect(seen[0]?.reward_mean).toBeGreaterThan(0);
     expect(seen[0]?.reward_mean).toBeLessThan(1);

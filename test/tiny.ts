@@ -40,8 +40,8 @@ export function tinyReward(
 }
 
 /** Resolved settings of a run that takes seconds; `changes` are written as in a recipe. */
-export function tinySettings(changes: SettingsInput & { updates?: number } = {}): Settings {
-  const { updates = 4, ...recipe } = changes;
+export function tinySettings(changes: SettingsInput & { steps?: number } = {}): Settings {
+  const { steps = 4, ...recipe } = changes;
   const {
     prompts,
     train: _,
@@ -57,6 +57,6 @@ export function tinySettings(changes: SettingsInput & { updates?: number } = {})
     name: "tiny",
     loss: resolvedLoss(parsed),
     prompts: { template: "a {}", negative: "", train: ["cat", "dog", "horse"], eval: ["two cats"] },
-    train: { updates },
+    train: { steps },
   };
 }

@@ -12,7 +12,7 @@ import { generate } from "../src/pipeline/generate.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
 import { evaluate } from "../src/scoring/evaluate.js";
 import type { TrainEvent, TrainResult } from "../src/train/events.js";
-import { openLearned } from "../src/train/initial.js";
+import { openTrainable } from "../src/train/open-trainable.js";
 import { train } from "../src/train/trainer.js";
 import { openWeights } from "../src/weights/folder.js";
 import { PEFT_FILE, readLora } from "../src/weights/lora-files.js";
@@ -105,7 +105,7 @@ describe("a run", () => {
         estimator: { truncation: { mode: "fixed", k: null } },
         optimizer: { learning_rate: 1e-2 },
         evaluation: { every: 8, batch: 8, seeds_per_prompt: 8 },
-        updates: 8,
+        steps: 8,
       }),
     );
     const [before, after] = ofKind("evaluated", learning).map(({ result }) => result.mean);
@@ -122,7 +122,7 @@ describe("a run", () => {
     const settings = tinySettings({
       batch: { samples_per_epoch: 8, total: 4, per_device: 4 },
       sampling: { steps: 3, eta: 0.5 },
-      updates: 1,
+      steps: 1,
     });
     const whole = await record(settings);
     const single = await record({ ...settings, batch: { ...settings.batch, per_device: 1 } });
@@ -137,11 +137,11 @@ describe("a run", () => {
     const settings = { model, sampling, device, threads };
     const adapter = await readLora(join(await saveCheckpoint(straight, 4, "generate"), PEFT_FILE));
     const shown = ofKind("evaluated", straight).at(-1)?.result;
-    const pictures = [{ prompt: shown?.prompts[0] as string, seed: shown?.seeds[0] as number }];
-    const [image] = await generate({ ...settings, pictures, adapter });
+    const requests = [{ prompt: shown?.prompts[0] as string, seed: shown?.seeds[0] as number }];
+    const [image] = await generate({ ...settings, images: requests, adapter });
     expect(image).toEqual(shown?.images[0]);
     expect(await evaluate(tinySettings(), { adapter })).toEqual(shown);
-    const [base] = await generate({ ...settings, pictures });
+    const [base] = await generate({ ...settings, images: requests });
     expect(base).toEqual(ofKind("evaluated", straight)[0]?.result.images[0]);
     expect(base).not.toEqual(image);
   });
@@ -149,7 +149,7 @@ describe("a run", () => {
 
 describe("resuming", () => {
   test("after 2 updates gives the very numbers and files of 4 updates in one go", async () => {
-    const first = await record(tinySettings({ updates: 2 }));
+    const first = await record(tinySettings({ steps: 2 }));
     const resumed = await record(tinySettings(), { resume: await saveCheckpoint(first, 2, "resume") });
     expect(results(resumed)).toEqual(results(straight).slice(2));
     expect(ofKind("evaluated", resumed)).toEqual(ofKind("evaluated", straight).slice(2));
@@ -184,7 +184,7 @@ describe("watching a run", async () => {
     held_out: "incompressibility",
     diversity: CLIP,
   } as const;
-  const watched = await record(tinySettings({ evaluation, updates: 3 }));
+  const watched = await record(tinySettings({ evaluation, steps: 3 }));
 
   test("rewards the evaluation's pictures by the held-out reward as well, and measures how they differ", () => {
     for (const { result } of ofKind("evaluated", watched)) {
@@ -205,7 +205,7 @@ describe("watching a run", async () => {
 
   test("changes nothing of what is learnt", async () => {
     const alone = await record(
-      tinySettings({ evaluation: { ...evaluation, held_out: null, diversity: null }, updates: 3 }),
+      tinySettings({ evaluation: { ...evaluation, held_out: null, diversity: null }, steps: 3 }),
     );
     expect(adapters(alone)).toEqual(adapters(watched));
   });
@@ -217,14 +217,19 @@ describe("watching a run", async () => {
   });
 
   // What is compressible has fewer kilobytes: the held-out reward falls where the reward rises.
-  const rule = { watch: "held-out", patience: 2, least_gain: 100 } as const;
-  const stopping = (updates: number) => tinySettings({ evaluation, early_stop: rule, updates });
+  const rule = { monitor: "held-out", patience: 2, min_delta: 100 } as const;
+  const stopping = (steps: number) => tinySettings({ evaluation, early_stop: rule, steps });
 
   test("ends the run where its rule says so, with a checkpoint and without an error", async () => {
     const stopped = await record(stopping(9));
     const { result } = ofKind("finished", stopped)[0] as { result: TrainResult };
-    expect(result).toMatchObject({ step: 2, updates: 9, interrupted: false, best: 1 });
-    expect(result.stopped).toMatchObject({ kind: "no gain", watch: "held-out", evaluations: 2, top: { step: 0 } });
+    expect(result).toMatchObject({ step: 2, steps: 9, interrupted: false, best: 1 });
+    expect(result.stopped).toMatchObject({
+      kind: "no improvement",
+      monitor: "held-out",
+      evaluations: 2,
+      top: { step: 0 },
+    });
     expect(ofKind("checkpointed", stopped).map(({ step }) => step)).toEqual([1, 2]);
   });
 
@@ -242,13 +247,13 @@ describe("watching a run", async () => {
     await expect(record(changed, { resume })).rejects.toThrow(
       /evaluation\.held_out\.name is "compressibility" now and was "incompressibility"/,
     );
-    const free = tinySettings({ evaluation: { ...evaluation, held_out: "compressibility" }, updates: 2 });
+    const free = tinySettings({ evaluation: { ...evaluation, held_out: "compressibility" }, steps: 2 });
     await expect(record(free, { resume })).resolves.toBeDefined();
   });
 });
 
 describe("an average of the weights", async () => {
-  const settings = (updates: number) => tinySettings({ ema: { decay: 0.9 }, updates });
+  const settings = (steps: number) => tinySettings({ ema: { decay: 0.9 }, steps });
   const all = await record(settings(4));
 
   test("is what is evaluated and exported, and learning goes on from the weights themselves", async () => {
@@ -275,12 +280,12 @@ describe("an average of the weights", async () => {
 });
 
 describe("annealed guidance", async () => {
-  // A step that changes the pictures.
-  const settings = tinySettings({ optimizer: { learning_rate: 0.05 }, updates: 2 });
+  // A step that changes the images.
+  const settings = tinySettings({ optimizer: { learning_rate: 0.05 }, steps: 2 });
   const adapter = await readLora(join(await saveCheckpoint(await record(settings), 2, "annealed"), PEFT_FILE));
   const { model, sampling, device, threads } = settings;
-  const pictures = [{ prompt: "a cat", seed: 3 }];
-  const draw = async (more: object) => (await generate({ model, sampling, device, threads, pictures, ...more }))[0];
+  const images = [{ prompt: "a cat", seed: 3 }];
+  const draw = async (more: object) => (await generate({ model, sampling, device, threads, images, ...more }))[0];
   const [base, tuned] = [await draw({}), await draw({ adapter })];
 
   test("with a power of 0 draws the tuned model's picture, and with a large one nearly the base model's", async () => {
@@ -293,7 +298,7 @@ describe("annealed guidance", async () => {
   });
 
   test("takes a whole U-Net as it takes an adapter", async () => {
-    const whole = tinySettings({ trainable: "unet", optimizer: { learning_rate: 0.01 }, updates: 1 });
+    const whole = tinySettings({ trainable: "unet", optimizer: { learning_rate: 0.01 }, steps: 1 });
     const folder = await saveCheckpoint(await record(whole), 1, "annealed-unet");
     const unet = await openWeights(join(folder, "unet"));
     expect(await draw({ unet, anneal: 0 })).toEqual(await draw({ unet }));
@@ -317,7 +322,7 @@ function apart(a: RgbImage | undefined, b: RgbImage | undefined): number {
 }
 
 describe("training the whole U-Net", async () => {
-  const settings = (updates: number) => tinySettings({ trainable: "unet", updates });
+  const settings = (steps: number) => tinySettings({ trainable: "unet", steps });
   const whole = await record(settings(2));
 
   test("gives a checkpoint that is a U-Net's folder and draws the run's pictures", async () => {
@@ -349,7 +354,7 @@ describe("training the whole U-Net", async () => {
 
 describe("starting from an adapter", async () => {
   const start = await saveCheckpoint(straight, 4, "start");
-  const from = (lora: object, updates = 2) => tinySettings({ lora: { start, ...lora }, updates });
+  const from = (lora: object, steps = 2) => tinySettings({ lora: { start, ...lora }, steps });
 
   test("begins with the adapter's pictures and keeps its rank", async () => {
     const further = await record(from({}));
@@ -364,7 +369,7 @@ describe("starting from an adapter", async () => {
 
   test("takes settings that say what the adapter has, and refuses others by name", async () => {
     const pipeline = await openPipeline(TINY_SD);
-    const open = (lora: object) => openLearned(from(lora), pipeline);
+    const open = (lora: object) => openTrainable(from(lora), pipeline);
     await expect(open({ rank: 2, alpha: 2, targets: ["attention"] })).resolves.toBeDefined();
     await expect(open({ rank: 3 })).rejects.toThrow(
       /lora\.rank is 3, but in the adapter .* has rank 2; leave lora\.rank out/,
@@ -377,7 +382,7 @@ describe("starting from an adapter", async () => {
   test("goes on after an interruption where that adapter is gone", async () => {
     const copy = join(scratch, "copy");
     await cp(start, copy, { recursive: true });
-    const settings = (updates: number) => from({ start: copy }, updates);
+    const settings = (steps: number) => from({ start: copy }, steps);
     const all = await record(settings(2));
     const first = await record(settings(1));
     await rm(copy, { recursive: true });

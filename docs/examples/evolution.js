@@ -12,13 +12,13 @@
  *
  * @param {import("alignprop").EstimatorToolkit} _toolkit
  * @param {{ sigma?: number }} options
- * @returns {import("alignprop").UpdateEstimator}
+ * @returns {import("alignprop").DirectEstimator}
  */
 export default function evolution(_toolkit, { sigma = 0.01 }) {
   return {
     kind: "update",
     name: "evolution",
-    rewardGradient: false,
+    usesRewardGradient: false,
     // No U-Net call has its gradient taken.
     mask: (steps) => new Array(steps).fill(false),
     needsDx: () => false,

@@ -31,7 +31,7 @@ sampling: { steps: 3 }
 estimator: { truncation: { mode: fixed, k: 1 } }
 batch: { samples_per_epoch: 2, total: 2, per_device: 2 }
 prompts: { train: [cat, dog], eval: [fox, wolf] }
-train: { updates: 2 }
+train: { steps: 2 }
 evaluation: { every: 2, batch: 2 }
 `,
 );
@@ -48,7 +48,7 @@ describe("wrong usage ends with 2 and a message that helps", () => {
     [["trian"], "unknown command 'trian'\n(Did you mean train?)"],
     [["train", "--stpes", "3"], "unknown option '--stpes'\n(Did you mean --steps?)"],
     [["train", "defalt"], 'unknown recipe "defalt"; did you mean default?'],
-    [["train", "--steps", "many"], '--steps many: train.updates must be a number, found "many"'],
+    [["train", "--steps", "many"], '--steps many: train.steps must be a number, found "many"'],
     [["train", "--reward", "aestetic"], "did you mean aesthetic?"],
     [
       ["train", "--track", "tensorbord"],
@@ -140,7 +140,7 @@ describe("a run from the command line", () => {
     expect(result).toMatchObject({
       run: out,
       step: 2,
-      updates: 2,
+      steps: 2,
       interrupted: false,
       report: join(out, "report.html"),
       trackers: { tensorboard: join(out, "tensorboard") },
@@ -251,6 +251,6 @@ describe("a run from the command line", () => {
   test("is planned without being run", async () => {
     const { code, printed } = await alignprop("plan", tinyRecipe, "--no-calibrate", "--json");
     expect(code).toBe(0);
-    expect(JSON.parse(printed)).toMatchObject({ updates: 2, samples_per_update: 2, unet_forward_calls_per_update: 3 });
+    expect(JSON.parse(printed)).toMatchObject({ steps: 2, samples_per_step: 2, unet_forward_calls_per_step: 3 });
   });
 });

@@ -37,7 +37,7 @@ export function evaluateCommand(root: Command, terminal: Terminal): void {
     .summary("reward pictures of the held-out prompts")
     .description(
       "Draw the recipe's held-out prompts, or others, on fixed noise, with an adapter or without, and reward them. " +
-        "Without a recipe, an adapter is evaluated as in its own run. Picture i has the noise of the seed --seed + i.",
+        "Without a recipe, an adapter is evaluated as in its own run. Image i has the noise of the seed --seed + i.",
     )
     .argument("[recipe]", "a recipe's name, or a YAML file such as a run's config.yaml", undefined)
     .option("--adapter <path>", "a run (its best checkpoint), one of its checkpoints, or a LoRA file")
@@ -104,7 +104,7 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
     negative_prompt: prompts.negative,
   };
   const names = out === undefined ? undefined : await writeEvaluation(out, result, summary);
-  if (options.json) terminal.print(JSON.stringify({ ...summary, samples: samplesOf(result, out, names) }));
+  if (options.json) terminal.print(JSON.stringify({ ...summary, samples: drawSamples(result, out, names) }));
   else printEvaluation(result, settings, terminal);
 }
 
@@ -128,7 +128,7 @@ async function tunedBy(
 }
 
 /** For `--json`: each picture, with its file where the pictures are kept. */
-function samplesOf(
+function drawSamples(
   { prompts, seeds, rewards, heldOut, diversity }: EvaluationResult,
   out = "",
   names?: readonly string[],

@@ -8,8 +8,8 @@ import { contactSheet, encodePng } from "../images/contact-sheet.js";
 import type { RgbImage } from "../images/rgb.js";
 import { writeFileAtomic } from "../io/atomic.js";
 import { fillFolder } from "../io/atomic-folder.js";
-import type { Picture } from "../pipeline/draw.js";
 import { generate } from "../pipeline/generate.js";
+import type { ImageRequest } from "../pipeline/images.js";
 import { openTuned, recipeOfAdapter } from "../runs/record/checkpoints.js";
 import { requireEmpty, requireWritable } from "../runs/record/output-folder.js";
 import { pictureName, writePictures } from "../runs/record/samples.js";
@@ -119,8 +119,8 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
   const { model, loading, device, precision, threads, sampling } = settings;
   const warn = (message: string) => terminal.say(`warning: ${message}`);
   const tuned = options.adapter === undefined ? {} : await openTuned(options.adapter, warn);
-  const pictures = prompts.flatMap((prompt) =>
-    Array.from({ length: count }, (_, i): Picture => ({ prompt, seed: (seed + i) % 2 ** 32 })),
+  const requests = prompts.flatMap((prompt) =>
+    Array.from({ length: count }, (_, i): ImageRequest => ({ prompt, seed: (seed + i) % 2 ** 32 })),
   );
   const images = await interruptible(terminal, "Stopping after this batch", (signal) =>
     generate({
@@ -130,7 +130,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
       precision,
       threads,
       sampling,
-      pictures,
+      images: requests,
       negative: settings.prompts.negative,
       ...tuned,
       anneal,
@@ -139,9 +139,9 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
       onFetch: fetchProgress(terminal),
     }),
   );
-  const files = asFile ? [await writePng(out, images, pictures)] : await writeFolder(out, images, pictures);
+  const files = asFile ? [await writePng(out, images, requests)] : await writeFolder(out, images, requests);
   if (options.json) {
-    const shown = pictures.map((picture, i) => ({ ...picture, file: files[i] ?? files[0] }));
+    const shown = requests.map((request, i) => ({ ...request, file: files[i] ?? files[0] }));
     terminal.print(JSON.stringify({ pictures: shown }));
   } else terminal.print(`wrote ${asFile ? out : `${files.length} pictures to ${out}`}`);
 }
@@ -157,7 +157,7 @@ async function promptsOf({ prompt = [], prompts, template = "{}" }: GenerateComm
   return [...prompt, ...listed].map((text) => inTemplate(text, template));
 }
 
-async function writePng(path: string, images: readonly RgbImage[], pictures: readonly Picture[]): Promise<string> {
+async function writePng(path: string, images: readonly RgbImage[], pictures: readonly ImageRequest[]): Promise<string> {
   await mkdir(dirname(path), { recursive: true });
   const [only, ...others] = images;
   const png =
@@ -168,7 +168,11 @@ async function writePng(path: string, images: readonly RgbImage[], pictures: rea
   return path;
 }
 
-async function writeFolder(path: string, images: readonly RgbImage[], pictures: readonly Picture[]): Promise<string[]> {
+async function writeFolder(
+  path: string,
+  images: readonly RgbImage[],
+  pictures: readonly ImageRequest[],
+): Promise<string[]> {
   const entries = pictures.map((picture, i) => ({ file: pictureName(picture.prompt, i), ...picture }));
   await fillFolder(path, (folder) => writePictures(folder, images, entries));
   return entries.map(({ file }) => join(path, file));

@@ -165,7 +165,7 @@ async function drawStrip(
     generateEach(
       {
         ...{ model, loading, device, precision, threads, sampling },
-        pictures: prompts.map((prompt) => ({ prompt, seed: options.seed })),
+        images: prompts.map((prompt) => ({ prompt, seed: options.seed })),
         negative: settings.prompts.negative,
         anneal: options.anneal,
         signal,

@@ -81,7 +81,7 @@ const settingOfOption = {
   evalPrompts: "prompts.eval",
   template: "prompts.template",
   negativePrompt: "prompts.negative",
-  steps: "train.updates",
+  steps: "train.steps",
   out: "out",
   seed: "seed",
   device: "device",

@@ -53,19 +53,13 @@ Examples:
 
 function planLines(plan: Plan): [string, string][] {
   const { estimate, memory } = plan;
-  const backward = round(plan.unetBackwardCallsPerUpdate);
+  const backward = round(plan.unetBackwardCallsPerStep);
   const lines: [string, string][] = [
     ["model", `${plan.model}, a U-Net of ${amount(plan.backboneParameters)} parameters`],
     ["learns", `${amount(plan.trainableParameters)} parameters${WHOSE[plan.trainable]} from the ${plan.reward} reward`],
-    ["updates", `${plan.updates} of ${plan.samplesPerUpdate} pictures, in ${plan.accumulation} micro-batches each`],
-    [
-      "U-Net calls",
-      `${plan.unetForwardCallsPerUpdate} forward and ${backward} backward an update, in ${plan.precision}`,
-    ],
-    [
-      "operations",
-      `${amount(plan.flopsPerUpdate)}FLOP an update, ${amount(plan.flopsPerUpdate * plan.updates)}FLOP in all`,
-    ],
+    ["updates", `${plan.steps} of ${plan.samplesPerStep} pictures, in ${plan.accumulation} micro-batches each`],
+    ["U-Net calls", `${plan.unetForwardCallsPerStep} forward and ${backward} backward an update, in ${plan.precision}`],
+    ["operations", `${amount(plan.flopsPerStep)}FLOP an update, ${amount(plan.flopsPerStep * plan.steps)}FLOP in all`],
     ["memory", `about ${showBytes(memory.expectedBytes)}: ${keptLine(plan)}`],
     ["evaluations", `${plan.evaluations} of ${plan.imagesPerEvaluation} pictures`],
   ];
@@ -73,7 +67,7 @@ function planLines(plan: Plan): [string, string][] {
     lines.push(
       [
         "time",
-        `${duration(estimate.secondsPerUpdate)} an update, ${duration(estimate.secondsPerEvaluation)} an evaluation`,
+        `${duration(estimate.secondsPerStep)} an update, ${duration(estimate.secondsPerEvaluation)} an evaluation`,
       ],
       ["in all", `about ${duration(estimate.seconds)}`],
     );
@@ -86,11 +80,11 @@ const WHOSE: Readonly<Record<Plan["trainable"], string>> = { lora: " of an adapt
 
 function keptLine({
   memory,
-  unetBackwardCallsPerUpdate: backward,
-  unetRecomputedCallsPerUpdate: recomputed,
+  unetBackwardCallsPerStep: backward,
+  unetRecomputedCallsPerStep: recomputed,
 }: Plan): string {
-  if (memory.keptAtOnce === 0) return "every backward call computes its forward pass again";
-  const held = showBytes(memory.keptAtOnce * memory.residualBytes);
+  if (memory.maxSavedCalls === 0) return "every backward call computes its forward pass again";
+  const held = showBytes(memory.maxSavedCalls * memory.residualBytes);
   return `${round(backward - recomputed)} of ${round(backward)} backward calls start from what the forward call kept, ${held} at once`;
 }
 

@@ -4,7 +4,7 @@ import type { Settings } from "../config/settings.js";
 import type { Precision } from "../pipeline/precision.js";
 import { rewardTitle } from "../rewards/index.js";
 import { duration, format } from "../runs/report/format.js";
-import { percent, stopText } from "../runs/report/watch-text.js";
+import { percent, stopText } from "../runs/report/monitor-text.js";
 import type { EvaluationResult } from "../scoring/evaluation.js";
 import type { StepMetrics, TrainObserver } from "../train/events.js";
 import type { Terminal } from "./terminal.js";
@@ -20,12 +20,12 @@ export function progress(terminal: Terminal, settings: Settings): TrainObserver 
     switch (event.kind) {
       case "started": {
         const { plan, step } = event;
-        updates = plan.updates;
+        updates = plan.steps;
         base = event.baseDiversity;
         pace = new Pace();
         terminal.say(
           `${step === 0 ? "training" : `going on from step ${step} with`} ${plan.model}, ${reward} reward: ` +
-            `${updates} steps of ${plan.samplesPerUpdate} pictures, ${plan.trainableParameters.toLocaleString("en")} parameters learn${IN_PRECISION[plan.precision]}`,
+            `${updates} steps of ${plan.samplesPerStep} pictures, ${plan.trainableParameters.toLocaleString("en")} parameters learn${IN_PRECISION[plan.precision]}`,
         );
         return;
       }

@@ -87,7 +87,7 @@ async function check(file: string, options: CheckOptions, terminal: Terminal): P
   const picture =
     options.image === undefined
       ? await interruptible(terminal, "Stopping", (signal) =>
-          generate({ model, device, threads, sampling, pictures: [SAMPLE], signal }),
+          generate({ model, device, threads, sampling, images: [SAMPLE], signal }),
         ).then(([image]) => image as RgbImage)
       : await readImage(options.image);
   const checked = await checkReward(settings, imageTensor(picture), { device, ...(threads !== null && { threads }) });

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { loadSettings } from "../config/load.js";
 import { readImage } from "../images/read.js";
 import { rewardNames, rewardTitle } from "../rewards/index.js";
-import { findPictures, type PictureFile } from "../runs/record/picture-files.js";
+import { findImages, type ImageFile } from "../runs/record/picture-files.js";
 import { format } from "../runs/report/format.js";
 import { type Scores, score } from "../scoring/score.js";
 import { fetchProgress } from "./fetch-progress.js";
@@ -47,7 +47,7 @@ Examples:
 async function scoreInto(images: readonly string[], options: ScoreCommandOptions, terminal: Terminal): Promise<void> {
   const { recipe, prompt, ...settable } = options;
   const settings = await loadSettings({ recipe, overrides: overridesOf(settable), absentPrompts: () => {} });
-  const files = await findPictures(images);
+  const files = await findImages(images);
   const pictures = files.map((picture) => ({
     name: picture.file,
     prompt: prompt ?? picture.prompt,
@@ -72,7 +72,7 @@ async function scoreInto(images: readonly string[], options: ScoreCommandOptions
   terminal.print(`${reward} reward ${format(scores.mean)} ± ${format(scores.std)} over ${entries.length} pictures`);
 }
 
-function entriesOf(files: readonly PictureFile[], asked: string | undefined, { rewards, parts }: Scores) {
+function entriesOf(files: readonly ImageFile[], asked: string | undefined, { rewards, parts }: Scores) {
   return files.map(({ file, prompt = null }, i) => ({
     file,
     prompt: asked ?? prompt,

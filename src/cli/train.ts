@@ -9,8 +9,8 @@ import { bestStep, readHistory } from "../runs/record/history.js";
 import { checkpointFolder, samplesFolder } from "../runs/record/layout.js";
 import { type EvaluationRecord, readEvaluations } from "../runs/record/samples.js";
 import { format } from "../runs/report/format.js";
+import { monitorTitle, percent, stopText } from "../runs/report/monitor-text.js";
 import { writeReport } from "../runs/report/report.js";
-import { percent, stopText, watchedTitle } from "../runs/report/watch-text.js";
 import { RunFolder } from "../runs/run-folder.js";
 import { Trackers } from "../runs/trackers/trackers.js";
 import { together } from "../train/agreement.js";
@@ -185,11 +185,11 @@ function summaryOf(evaluation: EvaluationRecord | undefined) {
 type Outcome = Awaited<ReturnType<typeof outcomeOf>>;
 
 function printOutcome(outcome: Outcome, settings: Settings, terminal: Terminal): void {
-  const { run, interrupted, step, updates, before, after, checkpoint, best_checkpoint: best, report } = outcome;
+  const { run, interrupted, step, steps, before, after, checkpoint, best_checkpoint: best, report } = outcome;
   if (outcome.early_stop !== null)
-    terminal.print(`Stopped early after step ${step} of ${updates}: ${outcome.early_stop}.`);
+    terminal.print(`Stopped early after step ${step} of ${steps}: ${outcome.early_stop}.`);
   if (interrupted) {
-    terminal.print(`Stopped after step ${step} of ${updates}.`);
+    terminal.print(`Stopped after step ${step} of ${steps}.`);
     if (checkpoint !== null) terminal.print(`go on     alignprop train --resume ${run}`);
   }
   if (before !== null && after !== null && after.step > before.step) {
@@ -223,7 +223,7 @@ function printWatched({ before, best, after }: Outcome, settings: Settings, term
       })
       .join(" → ");
   const heldOut = line(({ held_out }) => held_out?.mean);
-  if (heldOut !== "") terminal.print(`held out  ${heldOut}: ${watchedTitle("held-out", settings)}`);
+  if (heldOut !== "") terminal.print(`held out  ${heldOut}: ${monitorTitle("held-out", settings)}`);
   const diversity = line((each) => each.diversity);
   const [first, last] = [before?.diversity, after?.diversity];
   const share = first && last !== undefined ? `: ${percent(last / first)} of the base model's` : "";

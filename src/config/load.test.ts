@@ -54,7 +54,7 @@ describe("a recipe", () => {
     };
     const random = { mode: "per-step", low: 0, high: 50 };
     const last = { mode: "fixed", k: 1 };
-    for (const [recipe, updates, target, truncation] of [
+    for (const [recipe, steps, target, truncation] of [
       ["aesthetic", 14, 10, random],
       ["aesthetic-k1", 14, 10, last],
       ["hps", 400, 1, random],
@@ -69,7 +69,7 @@ describe("a recipe", () => {
         estimator: { truncation },
         optimizer,
         batch: { samples_per_epoch: 256, total: 128, per_device: 4 },
-        train: { updates },
+        train: { steps },
       });
     }
     for (const recipe of ["evaluate", "evaluate-soup"]) {
@@ -103,8 +103,8 @@ describe("a recipe", () => {
     }
   });
 
-  test("gives epochs as updates", async () => {
-    expect((await load("train: { epochs: 3 }")).train).toEqual({ updates: 6 });
+  test("gives epochs as steps", async () => {
+    expect((await load("train: { epochs: 3 }")).train).toEqual({ steps: 6 });
   });
 
   test("resolves lists of prompts by name and keeps lists as they are", async () => {
@@ -140,7 +140,7 @@ describe("wrong settings", () => {
     ["prompts: { train: [] }", "prompts.train must be a list of at least 1, found []"],
     ["prompts: { template: a photo }", 'prompts.template: must contain {} where the prompt goes, found "a photo"'],
     ["prompts: { eval: held-out-animal }", 'did you mean "held-out-animals"?'],
-    ["train: { updates: 3, epochs: 2 }", "train: updates and epochs are both given; keep one"],
+    ["train: { steps: 3, epochs: 2 }", "train: steps and epochs are both given; keep one"],
     [
       "estimator: dddpo",
       "estimator.name must be one of alignprop, draft, draft-lv, refl, adjoint-matching, ddpo, rwr, module, found",
@@ -254,7 +254,7 @@ describe("--set", () => {
     const recipe = "estimator: { truncation: { mode: gaussian, mean: 30 } }";
     const settings = await load(recipe, "estimator.truncation.k=3", "estimator.truncation.mode=fixed");
     expect(settings.estimator).toEqual({ name: "alignprop", truncation: { mode: "fixed", k: 3 } });
-    expect((await load("train: { epochs: 2 }", "train.updates=5")).train).toEqual({ updates: 5 });
+    expect((await load("train: { epochs: 2 }", "train.steps=5")).train).toEqual({ steps: 5 });
   });
 
   test("that is wrong is quoted as it was typed", async () => {
@@ -277,7 +277,7 @@ describe("--set", () => {
 describe("settings written in code", () => {
   test("are completed as a recipe is", async () => {
     const settings = await settingsFrom({ reward: { name: "clip" }, train: { epochs: 1 } }, "mine");
-    expect(settings).toMatchObject({ name: "mine", reward: { name: "clip" }, train: { updates: 2 } });
+    expect(settings).toMatchObject({ name: "mine", reward: { name: "clip" }, train: { steps: 2 } });
   });
 
   test("are judged as a recipe is", async () => {

@@ -12,18 +12,11 @@ import { readText } from "../io/files.js";
 import { locate, packageFolder } from "../io/package.js";
 import { isRecord } from "../io/record.js";
 import { defaultLoss, rewardTitle } from "../rewards/index.js";
+import { accumulationSteps, stepsPerEpoch } from "./batch.js";
 import { describeIssue, type Problem } from "./problems.js";
 import { resolvePrompts } from "./prompts.js";
-import {
-  accumulationSteps,
-  defaultEpochs,
-  type ParsedSettings,
-  resolvedLoss,
-  type Settings,
-  type SettingsInput,
-  settingsSchema,
-  updatesPerEpoch,
-} from "./settings.js";
+import { newPath, renamingWarning, withNewNames } from "./renamed.js";
+import { type ParsedSettings, resolvedLoss, type Settings, type SettingsInput, settingsSchema } from "./settings.js";
 
 /** A setting given outside the recipe; `origin` is what the user typed, for messages. */
 export interface Override {
@@ -39,25 +32,20 @@ export interface LoadOptions {
   recipe?: string;
   overrides?: readonly Override[];
   devices?: number;
-  /** For what needs no prompts, such as a plan: told of a prompt file that is not there, instead of an error. */
-  absentPrompts?: (message: string) => void;
+  /** For commands that need no prompts, such as a plan: called with the message for a missing prompt file, which is then no error. */
+  absentPrompts?: ((message: string) => void) | undefined;
+  /** Called with each warning, such as the use of a setting's old name. */
+  warn?: ((message: string) => void) | undefined;
 }
 
 export async function loadSettings({
   recipe = "default",
   overrides = [],
-  devices = 1,
-  absentPrompts,
+  ...options
 }: LoadOptions = {}): Promise<Settings> {
   const file = await findRecipe(recipe);
-  const source = await readYaml(file);
-  return await resolveSettings(
-    source,
-    runName(basename(file).replace(/\.ya?ml$/, "")),
-    overrides,
-    devices,
-    absentPrompts,
-  );
+  const name = runName(basename(file).replace(/\.ya?ml$/, ""));
+  return await resolveSettings(await readYaml(file), name, overrides, options);
 }
 
 /** A recipe's file may have any name; the run's is also that of files, and one that `name` in a recipe could have. */
@@ -73,7 +61,7 @@ function runName(file: string): string {
 /** Settings written in code, judged and completed as a recipe is. */
 export async function settingsFrom(input: SettingsInput, name = "custom"): Promise<Settings> {
   const document = new yaml.Document(input, { aliasDuplicateObjects: false });
-  return await resolveSettings({ file: "settings", document, lines: new yaml.LineCounter() }, name, [], 1);
+  return await resolveSettings({ file: "settings", document, lines: new yaml.LineCounter() }, name, []);
 }
 
 /** `--set optimizer.learning_rate=3e-4`; the value is YAML, so lists, `null` and mappings work. */
@@ -172,16 +160,28 @@ function requireShallow(text: string, where: string): void {
   }
 }
 
+/** AlignProp's aesthetic run: 7 epochs of 256 samples in batches of 128, 14 steps. */
+const DEFAULT_EPOCHS = 7;
+
 async function resolveSettings(
   source: RecipeSource,
   recipeName: string,
-  overrides: readonly Override[],
-  devices: number,
-  absent?: (message: string) => void,
+  given: readonly Override[],
+  { devices = 1, absentPrompts: absent, warn = () => {} }: Omit<LoadOptions, "recipe" | "overrides"> = {},
 ): Promise<Settings> {
-  const written: unknown = source.document.toJS({ maxAliasCount: 0 }) ?? {};
-  if (!isRecord(written))
-    throw new InputError("setting-invalid", `${source.file}: expected a mapping of settings (key: value)`);
+  const document: unknown = source.document.toJS({ maxAliasCount: 0 }) ?? {};
+  if (!isRecord(document)) {
+    throw new InputError("recipe-malformed", `${source.file}: expected a mapping of settings (key: value)`, {
+      path: source.file,
+    });
+  }
+  const { value: written, renamed } = withNewNames(document);
+  for (const renaming of renamed) warn(`${source.file}: ${renamingWarning(renaming)}`);
+  const overrides = given.map((override) => ({ ...override, path: newPath(override.path) }));
+  for (const { path, origin } of given) {
+    const [from, to] = [path.join("."), newPath(path).join(".")];
+    if (from !== to) warn(`${origin}: ${renamingWarning({ from, to })}`);
+  }
   const parsed = settingsSchema.safeParse(applyOverrides(written, overrides), { reportInput: true });
   const problems: Problem[] = parsed.success
     ? relations(parsed.data, devices)
@@ -204,7 +204,7 @@ async function resolveSettings(
       train: await resolvePrompts(prompts.train, { setting: "prompts.train", absent }),
       eval: await resolvePrompts(prompts.eval, { setting: "prompts.eval", absent }),
     },
-    train: { updates: train.updates ?? (train.epochs ?? defaultEpochs) * updatesPerEpoch(batch) },
+    train: { steps: train.steps ?? (train.epochs ?? DEFAULT_EPOCHS) * stepsPerEpoch(batch) },
   };
 }
 
@@ -219,7 +219,7 @@ const choices = [
   "estimator.name",
   "estimator",
   "estimator.truncation.mode",
-  "train.updates",
+  "train.steps",
   "train.epochs",
 ];
 
@@ -285,11 +285,14 @@ function watchRelations({ evaluation, early_stop: rule }: ParsedSettings): Probl
       `compares pictures of one prompt, and evaluation.seeds_per_prompt is ${evaluation.seeds_per_prompt}; give at least 2`,
     );
   }
-  if (rule?.watch === "held-out" && evaluation.held_out === null) {
-    say("early_stop.watch", "is held-out, but there is no evaluation.held_out; name a reward there, or watch: reward");
+  if (rule?.monitor === "held-out" && evaluation.held_out === null) {
+    say(
+      "early_stop.monitor",
+      "is held-out, but there is no evaluation.held_out; name a reward there, or monitor: reward",
+    );
   }
-  if (typeof rule?.least_diversity === "number" && evaluation.diversity === null) {
-    say("early_stop.least_diversity", "needs evaluation.diversity; name a CLIP there, such as models/rewards/clip");
+  if (typeof rule?.min_diversity === "number" && evaluation.diversity === null) {
+    say("early_stop.min_diversity", "needs evaluation.diversity; name a CLIP there, such as models/rewards/clip");
   }
   return problems;
 }

@@ -123,6 +123,6 @@ export function inTemplate(prompt: string, template: string): string {
   return template.replaceAll("{}", () => prompt);
 }
 
-export function evaluationPrompts({ prompts }: Settings): string[] {
+export function evaluationPrompts({ prompts }: Pick<Settings, "prompts">): string[] {
   return prompts.eval.map((prompt) => inTemplate(prompt, prompts.template));
 }

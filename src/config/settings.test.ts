@@ -1,13 +1,13 @@
 import { describe, expect, test } from "vitest";
 import { tinySettings } from "../../test/tiny.js";
+import { accumulationSteps, evaluationBatchSize, stepsPerEpoch } from "./batch.js";
 import { settingsFrom } from "./load.js";
-import { accumulationSteps, evaluationBatch, updatesPerEpoch } from "./settings.js";
 
 describe("without a recipe, the settings are AlignProp's own", async () => {
   const settings = await settingsFrom({});
 
   test("train 14 updates of 128 pictures on 45 animals and evaluate on 6 others", () => {
-    expect(settings.train.updates).toBe(14); // 7 epochs × 256 / 128
+    expect(settings.train.steps).toBe(14); // 7 epochs × 256 / 128
     expect(settings.batch).toEqual({ samples_per_epoch: 256, total: 128, per_device: 4 });
     expect([settings.prompts.train.length, settings.prompts.eval.length]).toEqual([45, 6]);
   });
@@ -33,7 +33,7 @@ describe("the batch's bookkeeping", () => {
     const batch = { samples_per_epoch: 256, total: 128, per_device: 4 };
     expect(accumulationSteps(batch)).toBe(32);
     expect(accumulationSteps(batch, 4)).toBe(8);
-    expect(updatesPerEpoch(batch)).toBe(2);
+    expect(stepsPerEpoch(batch)).toBe(2);
   });
 
   test("names the nearest numbers where an update is no whole number of micro-batches", () => {
@@ -64,7 +64,7 @@ describe("the batch's bookkeeping", () => {
 
 describe("an evaluation within a run", () => {
   const sampledAtOnce = (batch: number, perDevice: number, seedsPerPrompt: number) =>
-    evaluationBatch(
+    evaluationBatchSize(
       tinySettings({
         batch: { samples_per_epoch: 8, total: 8, per_device: perDevice },
         evaluation: { batch, seeds_per_prompt: seedsPerPrompt },

@@ -3,9 +3,7 @@
  * `config.yaml`. The defaults are what AlignProp's published code does (K=1 release, March 2024), so an empty recipe is
  * the paper's aesthetic run.
  */
-import { availableParallelism } from "node:os";
 import { z } from "zod";
-import { InputError } from "../errors/index.js";
 import { estimatorSettings } from "../estimators/index.js";
 import { parseBytes } from "../io/bytes.js";
 import { isRecord } from "../io/record.js";
@@ -161,11 +159,11 @@ export const settingsSchema = z.strictObject({
     })
     .prefault({}),
 
-  /** How long: in updates or in epochs, not both. */
+  /** Length of the run, in training steps or in epochs. */
   train: z
-    .strictObject({ updates: count.nullable().default(null), epochs: count.nullable().default(null) })
-    .refine(({ updates, epochs }) => updates === null || epochs === null, {
-      error: "updates and epochs are both given; keep one",
+    .strictObject({ steps: count.nullable().default(null), epochs: count.nullable().default(null) })
+    .refine(({ steps, epochs }) => steps === null || epochs === null, {
+      error: "steps and epochs are both given; keep one",
     })
     .prefault({}),
 
@@ -188,17 +186,17 @@ export const settingsSchema = z.strictObject({
     })
     .prefault({}),
 
-  /** When a run ends before `train.updates`, and which checkpoint is its best (`early-stop.ts`); `null`: as `HIGHEST_REWARD`. */
+  /** When a run ends before `train.steps`, and which checkpoint is its best (`early-stop.ts`). `null`: the highest evaluation reward is best. */
   early_stop: z
     .strictObject({
-      /** What has to rise: a reward's mean over the evaluation's pictures. */
-      watch: z.enum(["held-out", "reward"]).default("held-out"),
-      /** Evaluations without a gain after which it ends; `null`: never for that. */
+      /** The reward that has to rise: the mean over the evaluation's images. */
+      monitor: z.enum(["held-out", "reward"]).default("held-out"),
+      /** Number of evaluations without an improvement after which the run ends; `null`: no limit. */
       patience: count.nullable().default(3),
-      /** A gain is more than this above the best so far. */
-      least_gain: nonnegative.default(0),
-      /** A share of the base model's diversity below which it ends. */
-      least_diversity: z.number().gt(0).max(1).nullable().default(null),
+      /** An improvement is more than this above the best so far. */
+      min_delta: nonnegative.default(0),
+      /** The run ends when diversity falls below this share of the base model's. */
+      min_diversity: z.number().gt(0).max(1).nullable().default(null),
     })
     .nullable()
     .default(null),
@@ -224,7 +222,7 @@ export type Settings = Omit<Parsed, "name" | "prompts" | "train" | "loss"> & {
   loss: { form: "target" | "maximize"; target: number; scale: number };
   name: string;
   prompts: { train: string[]; eval: string[]; template: string; negative: string };
-  train: { updates: number };
+  train: { steps: number };
 };
 
 /** What may be written in a recipe. */
@@ -238,85 +236,11 @@ export function resolvedLoss({ loss, reward }: Pick<Parsed, "loss" | "reward">):
   return { form, target: loss.target ?? usual.target, scale: loss.scale };
 }
 
-/** The epochs of the paper's aesthetic run: 7 x 256 / 128 = 14 updates. */
-export const defaultEpochs = 7;
-
-/**
- * How many micro-batches make one update. The reference's bookkeeping: an epoch is a whole number of updates, an update
- * a whole number of micro-batches; numbers that don't divide are an error, with the nearest that do.
- */
-export function accumulationSteps(batch: Settings["batch"], devices = 1): number {
-  const atOnce = batch.per_device * devices;
-  const problems: string[] = [];
-  const total = roundToMultiple(batch.total, atOnce);
-  if (batch.total % atOnce !== 0) {
-    const each = devices === 1 ? `${atOnce} (batch.per_device)` : `${atOnce} (batch.per_device x ${devices} devices)`;
-    const perDevice = nearestDivisor(batch.total / devices, batch.per_device);
-    const other = perDevice === undefined ? "" : ` or batch.per_device ${perDevice}`;
-    problems.push(`batch.total ${batch.total} is not a multiple of ${each}; try batch.total ${total}${other}`);
-  }
-  if (batch.samples_per_epoch % batch.total !== 0) {
-    const samples = roundToMultiple(batch.samples_per_epoch, total);
-    problems.push(
-      `batch.samples_per_epoch ${batch.samples_per_epoch} is not a multiple of batch.total ${batch.total}; ` +
-        `try batch.samples_per_epoch ${samples}${total === batch.total ? "" : ` with batch.total ${total}`}`,
-    );
-  }
-  if (problems.length > 0) throw new InputError("setting-invalid", problems.join("\n"));
-  return batch.total / atOnce;
-}
-
-export function updatesPerEpoch(batch: Settings["batch"]): number {
-  return batch.samples_per_epoch / batch.total;
-}
-
-/**
- * Pictures that an evaluation within a run samples at once: as many as training where the sizes agree, which shares its
- * programs; else no more than there are.
- */
-export function evaluationBatch({ batch, evaluation, prompts }: Settings): number {
-  if (evaluation.batch === batch.per_device) return evaluation.batch;
-  // A plan may have no prompts.
-  return Math.max(1, Math.min(evaluation.batch, prompts.eval.length * evaluation.seeds_per_prompt));
-}
-
-/** Threads of the processor that the run uses. */
-export function threadsOf({ threads }: Pick<Settings, "threads">): number {
-  return threads ?? availableParallelism();
-}
-
-/** The settings of one of several lanes that share each batch (`lanes.ts`); what an update adds up to stays the same. */
-export function laneSettings(settings: Settings, lanes: number): Settings {
-  const { batch, evaluation } = settings;
-  return {
-    ...settings,
-    batch: { ...batch, per_device: batch.per_device / lanes },
-    evaluation: { ...evaluation, batch: Math.ceil(evaluationBatch(settings) / lanes) },
-  };
-}
-
-/** What one of several ranks samples of each update, as settings of its own: for what depends on how many pictures there are. */
-export function rankSettings(settings: Settings, ranks: number): Settings {
-  const { batch } = settings;
-  const [total, samples_per_epoch] = [batch.total / ranks, batch.samples_per_epoch / ranks];
-  return { ...settings, batch: { ...batch, total, samples_per_epoch } };
-}
-
-function roundToMultiple(value: number, of: number): number {
-  return Math.max(1, Math.round(value / of)) * of;
-}
-
-/** The divisor of `value` nearest to `wanted`; undefined when `value` is no whole number. */
-function nearestDivisor(value: number, wanted: number): number | undefined {
-  if (!Number.isInteger(value)) return undefined;
-  for (let distance = 0; distance < Math.max(value, wanted); distance++) {
-    for (const candidate of [wanted - distance, wanted + distance]) {
-      if (candidate >= 1 && value % candidate === 0) return candidate;
-    }
-  }
-  return undefined;
-}
-
-export function runtimeOptions({ device, threads }: Pick<Settings, "device" | "threads">) {
-  return { device, ...(threads !== null && { threads }) };
-}
+/** Sections of the settings, for functions that need no more than one. */
+export type ModelSettings = Pick<Settings, "model"> & { readonly loading?: LoadingSettings };
+export type LoadingSettings = Settings["loading"];
+export type SamplingSettings = Settings["sampling"];
+export type BatchSettings = Settings["batch"];
+export type LossSettings = Settings["loss"];
+export type EarlyStopSettings = NonNullable<Settings["early_stop"]>;
+export type DeviceSettings = Pick<Settings, "device" | "threads">;

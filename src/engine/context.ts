@@ -1,123 +1,120 @@
 /**
- * The toolbox of estimators on an engine: divides pictures into micro-batches, keeps the residuals of the calls whose
- * gradient is taken, regularises, and counts. Where the U-Net computes in halves, upstreams are scaled on their way in and
- * gradients on their way out (`loss-scale.ts`).
+ * The estimator context of a group of micro-batches on an engine. It divides samples into micro-batches, saves the residuals of
+ * calls that will be differentiated, adds the KL penalty, scales gradients in float16 (`loss-scale.ts`), and counts the work.
  */
-
 import type { ChainStep, DdimStep } from "../diffusion/ddim.js";
 import { forward, stack, type Trajectory, take, type Vjp, type VjpCall } from "../diffusion/trajectory.js";
-import { InputError } from "../errors/index.js";
-import type { CallAt, SampleOptions, Toolbox, UnetCall } from "../estimators/estimator.js";
+import type { EstimatorContext, SampleOptions, UnetCall, UnetCallOptions } from "../estimators/estimator.js";
 import type { TrainingSample } from "../estimators/sample.js";
-import { type JudgedLatents, type JudgedPictures, joinParts, type PartRewards } from "../rewards/scores.js";
-import type { Kept } from "../runtime/runtime.js";
+import type { BatchGradients, BatchLosses, PartRewards } from "../rewards/scores.js";
 import type { Engine } from "./engine.js";
-import { callsToKeep, type Walk } from "./groups.js";
-import { factorOf, HalfOverflow } from "./loss-scale.js";
+import type { Cost, GradientRequest } from "./gradient.js";
+import { callsToSave, type Group } from "./groups.js";
+import { Float16Overflow, scaleFactor } from "./loss-scale.js";
+import { type SavedCall, SavedResiduals } from "./residuals.js";
 import { inBatches } from "./samples.js";
+import { joinScores, requireFiniteScores } from "./scores.js";
 
-/** An optimizer update that pictures are learnt from. */
-export interface Update {
-  readonly parameters: Float32Array;
-  /** Its pictures, here and elsewhere. */
-  readonly total: number;
-  /** Of the upstreams, where the U-Net computes in halves. */
-  readonly scale?: number | undefined;
-  /** Those of the base model, where anything asks for them. */
-  readonly base?: Float32Array | undefined;
-  /** The weight of the pull towards what the base model predicts. */
-  readonly kl?: number | undefined;
-  /** Nothing comes back any more: halves could not hold the gradient of other pictures of this update. */
-  readonly lost?: boolean;
+export interface ContextOptions {
+  readonly group: Group;
+  readonly request: GradientRequest;
+  /** Shown in messages. */
+  readonly rewardName: string;
+  /** The gradient of the whole update, to which this context adds. */
+  readonly gradient: Float64Array;
+  /** True if the gradient of this update has overflowed already, so that backward calls would be wasted. */
+  readonly overflowed: boolean;
 }
 
-/** What the pictures of a toolbox have cost, each counted for itself: a micro-batch of 4 at one step is 4 calls. */
-export interface Cost {
-  /** Of the U-Net, forward or back; a way back that computes the forward pass again is two. */
-  unetCalls: number;
-  /** Pictures rewarded. */
-  rewardQueries: number;
-}
-
-/** A way back, of calls with what learns or with other parameters, which get no gradient. */
-interface Product extends VjpCall {
+/** A VJP, perhaps with other parameters than the trainable ones. Those get no gradient. */
+interface BackwardPass extends VjpCall {
   readonly parameters?: Float32Array | undefined;
 }
 
-/** Residuals of one call for some pictures, in the order in which the call had them. */
-interface KeptCall {
-  readonly step: number;
-  readonly pictures: readonly number[];
-  readonly kept: Kept;
-}
-
-export class WalkToolbox implements Toolbox {
+export class EngineContext implements EstimatorContext {
   readonly samples: readonly TrainingSample[];
-  readonly steps: readonly DdimStep[];
-  readonly size: number;
-  readonly total: number;
-  readonly parameters: Float32Array;
-  readonly cost: Cost = { unetCalls: 0, rewardQueries: 0 };
-  /** Of the first judgement of the pictures. */
+  readonly gradient: Float64Array;
+  /** Rewards of the first scoring. */
   rewards: readonly number[] = [];
   parts: PartRewards | undefined;
-  /** Σ over the calls whose gradient was taken of mean((ε̂ − ε̂_base)²), of all pictures together. */
+  /** Σ mean((ε̂ − ε̂_base)²) over the differentiated calls and samples. */
   divergence = 0;
-  private readonly chain = new Set<KeptCall>();
-  private readonly calls: KeptCall[] = [];
-  private readonly judgedLosses: number[][] = [];
+  private unetCalls = 0;
+  private rewardQueries = 0;
+  private readonly saved: SavedResiduals;
+  /** Calls of `sample`, in the order in which they were made. */
+  private readonly chain = new Set<SavedCall>();
+  private readonly scoredLosses: number[][] = [];
 
   constructor(
     private readonly engine: Engine,
-    private readonly walk: Walk,
-    private readonly update: Update,
-    private readonly rewardName: string,
-    /** That of the whole update. */
-    readonly gradient: Float64Array,
+    private readonly options: ContextOptions,
   ) {
-    this.samples = walk.flat();
-    this.steps = engine.steps;
-    this.size = engine.latentElements;
-    this.total = update.total;
-    this.parameters = update.parameters;
+    this.samples = options.group.flat();
+    this.gradient = options.gradient;
+    this.saved = new SavedResiduals(engine.maxSavedCalls);
   }
 
-  get base(): Float32Array {
-    if (!this.update.base) throw new TypeError("an estimator that asks for tools.base must say usesBase: true");
-    return this.update.base;
+  get steps(): readonly DdimStep[] {
+    return this.engine.steps;
   }
 
-  /** Of each picture, the mean over its judgements. */
+  get latentElements(): number {
+    return this.engine.latentElements;
+  }
+
+  get globalBatchSize(): number {
+    return this.options.request.globalBatchSize;
+  }
+
+  get parameters(): Float32Array {
+    return this.options.request.parameters;
+  }
+
+  get baseParameters(): Float32Array {
+    const { baseParameters } = this.options.request;
+    if (!baseParameters) throw new TypeError("an estimator that reads baseParameters must set usesBaseModel: true");
+    return baseParameters;
+  }
+
+  get cost(): Cost {
+    return { unetCalls: this.unetCalls, rewardQueries: this.rewardQueries };
+  }
+
+  /** The loss of each sample: the mean over all times that it was scored. */
   get losses(): number[] {
-    const { judgedLosses } = this;
+    const { scoredLosses } = this;
     return this.samples.map(
-      (_, i) => judgedLosses.reduce((sum, losses) => sum + (losses[i] as number), 0) / judgedLosses.length,
+      (_, i) => scoredLosses.reduce((sum, losses) => sum + (losses[i] as number), 0) / scoredLosses.length,
     );
   }
 
-  async sample({ until, outputs = this.update.kl !== undefined, parameters }: SampleOptions = {}): Promise<Trajectory> {
-    const { engine, walk, steps, size, samples } = this;
+  async sample({
+    until,
+    outputs = this.options.request.klWeight !== undefined,
+    parameters,
+  }: SampleOptions = {}): Promise<Trajectory> {
+    const { engine, steps, samples, latentElements: size } = this;
+    const { group } = this.options;
     const rows = () => new Float32Array(samples.length * size);
     const pool = {
       latents: steps.map(rows),
       final: rows(),
       outputs: steps.map((): Float32Array | undefined => undefined),
     };
-    const toKeep = parameters === undefined ? callsToKeep(walk, engine.keptAtOnce) : [];
+    const toSave = parameters === undefined ? callsToSave(group, this.saved.room) : [];
     let first = 0;
-    for (const [n, batch] of walk.entries()) {
-      const places = batch.map((_, i) => first + i);
+    for (const [n, batch] of group.entries()) {
+      const indices = batch.map((_, i) => first + i);
       const noises = batch.map((sample) => sample.noise());
-      const last = until ? Math.max(...places.map((i) => until[i] as number)) : steps.length - 1;
-      const told = await engine.condition(
-        batch.map(({ prompt }) => prompt),
-        parameters ?? this.parameters,
-      );
+      const last = until ? Math.max(...indices.map((i) => until[i] as number)) : steps.length - 1;
+      const prompts = batch.map(({ prompt }) => prompt);
+      const conditioning = await engine.condition(prompts, parameters ?? this.parameters);
       const predict = async (x: Float32Array, step: number) => {
-        const keep = toKeep.some((call) => call.batch === n && call.step === step);
-        const { output, kept } = await engine.forward(told, x, step, keep);
-        this.cost.unetCalls += batch.length;
-        if (kept) this.chain.add({ step, pictures: places, kept });
+        const save = toSave.some((call) => call.batch === n && call.step === step);
+        const { output, residuals } = await engine.forward(conditioning, x, step, save);
+        this.unetCalls += batch.length;
+        if (residuals) this.chain.add(this.saved.add({ step, samples: indices, residuals }));
         if (outputs && samples.some(({ mask }) => mask[step])) {
           pool.outputs[step] ??= rows();
           pool.outputs[step]?.set(output, first * size);
@@ -135,189 +132,175 @@ export class WalkToolbox implements Toolbox {
     return pool;
   }
 
-  async call({
+  async callUnet({
     step,
     x,
-    pictures = this.samples.map((_, i) => i),
+    samples = this.samples.map((_, i) => i),
     wantsDx = false,
     parameters,
-  }: CallAt): Promise<UnetCall> {
-    const { engine, size } = this;
+  }: UnetCallOptions): Promise<UnetCall> {
+    const { engine, latentElements: size } = this;
     const output = new Float32Array(x.length);
-    const own: KeptCall[] = [];
-    for (const places of inBatches([...pictures.keys()], engine.batch)) {
-      const keep = this.chain.size + own.length < engine.keptAtOnce;
-      const some = this.microBatch(pictures, places, x);
-      const found = await engine.forward(await some.told(parameters ?? this.parameters), some.x, step, keep);
-      this.cost.unetCalls += places.length;
+    const own = new Set<SavedCall>();
+    for (const places of inBatches([...samples.keys()], engine.batch)) {
+      const some = this.microBatch(samples, places, x);
+      const conditioning = await some.condition(parameters ?? this.parameters);
+      const found = await engine.forward(conditioning, some.x, step, this.saved.room > 0);
+      this.unetCalls += places.length;
       output.set(found.output.subarray(0, places.length * size), (places[0] as number) * size);
-      if (found.kept) own.push({ step, pictures: places.map((place) => pictures[place] as number), kept: found.kept });
+      if (found.residuals) {
+        const indices = places.map((place) => samples[place] as number);
+        own.add(this.saved.add({ step, samples: indices, residuals: found.residuals }));
+      }
     }
-    this.calls.push(...own);
     return {
       output,
-      back: (upstream) => this.products({ step, pictures, x, upstream, output, parameters, wantsDx }, new Set(own)),
+      backward: (upstream) => this.backward({ step, pictures: samples, x, upstream, output, parameters, wantsDx }, own),
     };
   }
 
   async vjp(call: VjpCall): Promise<Vjp> {
-    return await this.products(call, this.chain);
+    return await this.backward(call, this.chain);
   }
 
-  async judge(latents: Float32Array): Promise<JudgedLatents> {
-    const found: JudgedLatents[] = [];
-    await this.inMicroBatches(
-      latents,
-      async (some, prompts) => void found.push(await this.engine.judge(some, prompts)),
-    );
+  async scoreWithGradient(latents: Float32Array): Promise<BatchGradients> {
+    const found: BatchGradients[] = [];
+    for (const { x, prompts } of this.microBatches(latents)) {
+      found.push(await this.engine.scoreWithGradient(x, prompts));
+    }
     const dLatents = stack(found.map((each) => each.dLatents));
-    return { ...this.judged(latents, found, dLatents), dLatents };
+    return { ...this.scored(latents, found, dLatents), dLatents };
   }
 
-  async reward(latents: Float32Array): Promise<JudgedPictures> {
-    const found: JudgedPictures[] = [];
-    await this.inMicroBatches(
-      latents,
-      async (some, prompts) => void found.push(await this.engine.reward(some, prompts)),
-    );
-    return this.judged(latents, found);
+  async score(latents: Float32Array): Promise<BatchLosses> {
+    const found: BatchLosses[] = [];
+    for (const { x, prompts } of this.microBatches(latents)) found.push(await this.engine.score(x, prompts));
+    return this.scored(latents, found);
   }
 
-  /** Frees what was kept and has not been asked for. */
+  /** Releases residuals that no backward call has used. */
   async release(): Promise<void> {
-    for (const { kept } of [...this.chain, ...this.calls]) await kept.release();
+    await this.saved.releaseAll();
     this.chain.clear();
   }
 
-  /** A vector-Jacobian product, in as many calls as the kept residuals and the batch size make of it. */
-  private async products(call: Product, keptCalls: Set<KeptCall>): Promise<Vjp> {
-    if (this.update.lost) throw new HalfOverflow();
-    const { engine } = this;
-    const regularised = call.parameters ? call : { ...call, upstream: await this.regularise(call) };
+  /** A VJP, divided into calls by the saved residuals and the batch size. Uses up the residuals. */
+  private async backward(call: BackwardPass, savedCalls: Set<SavedCall>): Promise<Vjp> {
+    if (this.options.overflowed) throw new Float16Overflow();
+    const pass = call.parameters ? call : { ...call, upstream: await this.withKlGradient(call) };
     const dx = call.wantsDx ? new Float32Array(call.x.length) : null;
-    const placeOf = new Map(call.pictures.map((picture, place) => [picture, place]));
+    const placeOf = new Map(call.pictures.map((sample, place) => [sample, place]));
     const left = new Set(placeOf.values());
-    for (const made of keptCalls) {
-      const places = made.pictures.map((picture) => placeOf.get(picture));
-      if (made.step !== call.step || places.some((place) => place === undefined)) continue;
-      await this.addProducts(regularised, places as number[], dx, made.kept);
+    for (const saved of savedCalls) {
+      const places = saved.samples.map((sample) => placeOf.get(sample));
+      if (saved.step !== call.step || places.some((place) => place === undefined)) continue;
+      await this.addVjp(pass, places as number[], dx, saved);
       for (const place of places) left.delete(place as number);
-      keptCalls.delete(made);
-      await made.kept.release();
+      savedCalls.delete(saved);
+      await this.saved.release(saved);
     }
-    for (const places of inBatches([...left], engine.batch)) await this.addProducts(regularised, places, dx);
+    for (const places of inBatches([...left], this.engine.batch)) await this.addVjp(pass, places, dx);
     return { dx };
   }
 
-  /** Adds what the pictures at some places of `call` give, in one call of the U-Net. */
-  private async addProducts(
-    call: Product,
+  /** One backward call of the U-Net: adds the gradient of the samples at some places of `pass`. */
+  private async addVjp(
+    pass: BackwardPass,
     places: readonly number[],
     dx: Float32Array | null,
-    kept?: Kept,
+    saved?: SavedCall,
   ): Promise<void> {
-    const { engine, size, gradient } = this;
-    const { scale } = this.update;
-    const parameters = call.parameters ?? this.parameters;
-    const some = this.microBatch(call.pictures, places, call.x);
-    // Where the batch is not full, its first picture stands in, with no gradient to bring back.
-    const given = new Float32Array(engine.batch * size);
-    given.set(take(call.upstream, places, size));
-    const factor = scale === undefined ? 1 : factorOf(scale, given);
-    const upstream = factor === 1 ? given : given.map((value) => value * factor);
-    const found = await engine.backward(await some.told(parameters), some.x, call.step, upstream, kept);
-    this.cost.unetCalls += places.length * (kept ? 1 : 2);
+    const { engine, gradient, latentElements: size } = this;
+    const { lossScale } = this.options.request;
+    const some = this.microBatch(pass.pictures, places, pass.x);
+    // An incomplete batch is filled with copies of its first sample, whose upstream is 0.
+    const own = new Float32Array(engine.batch * size);
+    own.set(take(pass.upstream, places, size));
+    const factor = lossScale === undefined ? 1 : scaleFactor(lossScale, own);
+    const upstream = factor === 1 ? own : own.map((value) => value * factor);
+    const conditioning = await some.condition(pass.parameters ?? this.parameters);
+    const call = { x: some.x, step: pass.step, upstream, residuals: saved?.residuals };
+    const found = await engine.backward(conditioning, call);
+    this.unetCalls += places.length * (saved ? 1 : 2);
     const unscaled = (values: Float32Array) => {
-      if (scale !== undefined && !values.every(Number.isFinite)) throw new HalfOverflow();
+      if (lossScale !== undefined && !values.every(Number.isFinite)) throw new Float16Overflow();
       return factor === 1 ? values : values.map((value) => value / factor);
     };
-    if (!call.parameters) {
+    if (!pass.parameters) {
       for (const [j, value] of unscaled(found.dParameters).entries()) gradient[j] = (gradient[j] as number) + value;
     }
     if (!dx) return;
-    if (!found.dx) throw new TypeError("an estimator that asks for dL/dx must say so in needsDx");
+    if (!found.dx) throw new TypeError("an estimator that wants dL/dx must return true from needsDx");
     const rows = unscaled(found.dx);
     for (const [i, place] of places.entries()) dx.set(rows.subarray(i * size, (i + 1) * size), place * size);
   }
 
   /**
-   * The upstream with that of weight · Σ mean((ε̂ − ε̂_base)²) / pictures. The base model's prediction is a constant, and ε̂ is linear
-   * in the output.
+   * The upstream gradient plus that of the KL penalty, klWeight · Σ mean((ε̂ − ε̂_base)²) / globalBatchSize. The base model's
+   * prediction is a constant, and ε̂ is linear in the U-Net's output.
    */
-  private async regularise(call: VjpCall): Promise<Float32Array> {
-    const { size, total } = this;
-    const { kl: weight } = this.update;
-    if (weight === undefined) return call.upstream;
+  private async withKlGradient(call: VjpCall): Promise<Float32Array> {
+    const { latentElements: size, globalBatchSize } = this;
+    const { klWeight } = this.options.request;
+    if (klWeight === undefined) return call.upstream;
     const { noise } = this.steps[call.step] as DdimStep;
     const [now, before] = await Promise.all([
-      call.output ?? this.outputs(call, this.parameters),
-      this.outputs(call, this.base),
+      call.output ?? this.predict(call, this.parameters),
+      this.predict(call, this.baseParameters),
     ]);
     const upstream = call.upstream.slice();
     for (let j = 0; j < upstream.length; j++) {
       const difference = noise.output * ((now[j] as number) - (before[j] as number));
       this.divergence += difference ** 2 / size;
-      upstream[j] = (upstream[j] as number) + (2 * weight * noise.output * difference) / (size * total);
+      upstream[j] = (upstream[j] as number) + (2 * klWeight * noise.output * difference) / (size * globalBatchSize);
     }
     return upstream;
   }
 
-  /** What the U-Net gives with other parameters. */
-  private async outputs({ step, pictures, x }: VjpCall, parameters: Float32Array): Promise<Float32Array> {
-    const { engine, size } = this;
+  /** The U-Net's outputs with some parameters, not to be differentiated. */
+  private async predict({ step, pictures, x }: VjpCall, parameters: Float32Array): Promise<Float32Array> {
+    const { engine, latentElements: size } = this;
     const all = new Float32Array(x.length);
     for (const places of inBatches([...pictures.keys()], engine.batch)) {
       const some = this.microBatch(pictures, places, x);
-      const { output } = await engine.forward(await some.told(parameters), some.x, step, false);
-      this.cost.unetCalls += places.length;
+      const { output } = await engine.forward(await some.condition(parameters), some.x, step, false);
+      this.unetCalls += places.length;
       all.set(output.subarray(0, places.length * size), (places[0] as number) * size);
     }
     return all;
   }
 
-  /** The pictures at some places of a call, filled up to a whole micro-batch with the first of them. */
-  private microBatch(pictures: readonly number[], places: readonly number[], x: Float32Array) {
-    const { engine, size } = this;
+  /** The samples at some places of a call, filled up to a whole micro-batch with copies of the first. */
+  private microBatch(samples: readonly number[], places: readonly number[], x: Float32Array) {
+    const { engine, latentElements: size } = this;
     const full = Array.from({ length: engine.batch }, (_, i) => places[i] ?? (places[0] as number));
-    const prompts = full.map((place) => (this.samples[pictures[place] as number] as TrainingSample).prompt);
+    const prompts = full.map((place) => (this.samples[samples[place] as number] as TrainingSample).prompt);
     return {
       x: take(x, full, size),
-      told: (parameters: Float32Array) => engine.condition(prompts, parameters),
+      condition: (parameters: Float32Array) => engine.condition(prompts, parameters),
     };
   }
 
-  private async inMicroBatches(
-    latents: Float32Array,
-    judge: (latents: Float32Array, prompts: readonly string[]) => Promise<void>,
-  ): Promise<void> {
+  /** The latents of all samples, a micro-batch of the group at a time. */
+  private *microBatches(latents: Float32Array) {
     let first = 0;
-    for (const batch of this.walk) {
-      const prompts = batch.map(({ prompt }) => prompt);
-      await judge(latents.subarray(first * this.size, (first + batch.length) * this.size), prompts);
-      first += batch.length;
+    for (const batch of this.options.group) {
+      const end = first + batch.length;
+      yield {
+        x: latents.subarray(first * this.latentElements, end * this.latentElements),
+        prompts: batch.map(({ prompt }) => prompt),
+      };
+      first = end;
     }
-    this.cost.rewardQueries += first;
   }
 
-  /** Of all micro-batches; numbers that are not finite end the run. */
-  private judged(latents: Float32Array, found: readonly JudgedPictures[], dLatents?: Float32Array): JudgedPictures {
-    const rewards = Float32Array.from(found.flatMap((each) => [...each.rewards]));
-    const losses = Float32Array.from(found.flatMap((each) => [...each.losses]));
-    const parts = joinParts(found.map((each) => each.parts));
-    const holdsNumbers = (values: Float32Array, i: number) =>
-      values.subarray(i * this.size, (i + 1) * this.size).every(Number.isFinite);
-    for (const [i, { prompt, epoch, index }] of this.samples.entries()) {
-      const fault = !holdsNumbers(latents, i)
-        ? "the denoised latents are not finite"
-        : !Number.isFinite(rewards[i])
-          ? `the reward ${this.rewardName} is ${rewards[i]}`
-          : dLatents && !holdsNumbers(dLatents, i)
-            ? `the gradient of the reward ${this.rewardName} is not finite`
-            : undefined;
-      if (fault) throw new InputError("not-finite", `${fault} for "${prompt}" (sample ${index} of epoch ${epoch})`);
-    }
-    if (this.judgedLosses.length === 0) [this.rewards, this.parts] = [[...rewards], parts];
-    this.judgedLosses.push([...losses]);
-    return { rewards, losses, ...(parts && { parts }) };
+  /** Joins the scores of all micro-batches and records them. */
+  private scored(latents: Float32Array, found: readonly BatchLosses[], dLatents?: Float32Array): BatchLosses {
+    const scores = joinScores(found);
+    requireFiniteScores(this.samples, this.options.rewardName, { latents, rewards: scores.rewards, dLatents });
+    if (this.scoredLosses.length === 0) [this.rewards, this.parts] = [[...scores.rewards], scores.parts];
+    this.scoredLosses.push([...scores.losses]);
+    this.rewardQueries += this.samples.length;
+    return scores;
   }
 }

@@ -1,85 +1,82 @@
-/** What a lane's programs do with one micro-batch of `batch` pictures, whatever the estimator. */
-
-import type { Settings } from "../config/settings.js";
+/** The operations of one replica on one micro-batch of `batch` samples, independent of the estimator. */
 import type { DdimStep } from "../diffusion/ddim.js";
-import type { Estimator } from "../estimators/estimator.js";
-import type { LearnedLayout } from "../pipeline/parameters.js";
-import type { Pipeline } from "../pipeline/pipeline.js";
-import type { Precision } from "../pipeline/precision.js";
-import { Sampler, type Told } from "../pipeline/sampler.js";
-import type { Reward } from "../rewards/index.js";
-import type { JudgedLatents, JudgedPictures } from "../rewards/scores.js";
+import type { ConditioningInputs } from "../pipeline/sampler.js";
+import { Sampler } from "../pipeline/sampler.js";
+import type { BatchGradients, BatchLosses } from "../rewards/scores.js";
 import type { Kept, Runtime } from "../runtime/runtime.js";
-import { LatentJudge } from "../scoring/scorer.js";
+import { LatentScorer } from "../scoring/scorer.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
-import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
-import { type MemoryPlan, memoryOf } from "./memory.js";
-import { UnetBackward } from "./unet-backward.js";
+import type { TrainingGraphs } from "./graphs.js";
+import type { MemoryPlan } from "./memory.js";
+import type { TrainingSetup } from "./setup.js";
+import { UnetVjp } from "./unet-vjp.js";
 
 export interface Engine {
   readonly steps: readonly DdimStep[];
+  /** Samples per call. */
   readonly batch: number;
+  /** Numbers in the latents of one sample. */
   readonly latentElements: number;
-  /** Numbers that learn. */
-  readonly learned: number;
-  /** U-Net calls whose residuals may be held at once. */
-  readonly keptAtOnce: number;
-  /** What the U-Net is told at every step: a prompt for each picture of the micro-batch, and what learns. */
-  condition(prompts: readonly string[], parameters: Float32Array): Promise<Told>;
-  /** The U-Net at latents of a step; with `keep`, also what the way back can begin from. */
-  forward(told: Told, x: Float32Array, step: number, keep: boolean): Promise<{ output: Float32Array; kept?: Kept }>;
-  /** Its vector-Jacobian product, from what was kept or from the start. */
-  backward(told: Told, x: Float32Array, step: number, upstream: Float32Array, kept?: Kept): Promise<Products>;
-  /** Reward, loss and dL/dx_0. */
-  judge(latents: Float32Array, prompts: readonly string[]): Promise<JudgedLatents>;
-  /** Reward and loss. */
-  reward(latents: Float32Array, prompts: readonly string[]): Promise<JudgedPictures>;
+  /** Number of trainable parameters. */
+  readonly parameterCount: number;
+  /** Number of U-Net calls whose residuals may be saved at the same time. */
+  readonly maxSavedCalls: number;
+  /** The U-Net's inputs that are the same at every step: one prompt per sample of the micro-batch, and the parameters. */
+  condition(prompts: readonly string[], parameters: Float32Array): Promise<ConditioningInputs>;
+  /** Calls the U-Net on latents at a step. With `save`, the residuals for its VJP stay in the runtime. */
+  forward(conditioning: ConditioningInputs, x: Float32Array, step: number, save: boolean): Promise<ForwardResult>;
+  /** The U-Net's vector-Jacobian product, from saved residuals or from a recomputed forward pass. */
+  backward(conditioning: ConditioningInputs, call: BackwardCall): Promise<VjpResult>;
+  /** Rewards, losses and dL/dx_0. */
+  scoreWithGradient(latents: Float32Array, prompts: readonly string[]): Promise<BatchGradients>;
+  /** Rewards and losses. */
+  score(latents: Float32Array, prompts: readonly string[]): Promise<BatchLosses>;
 }
 
-export interface Products {
-  /** Summed over the pictures. */
+export interface ForwardResult {
+  readonly output: Float32Array;
+  readonly residuals?: Kept | undefined;
+}
+
+export interface BackwardCall {
+  readonly x: Float32Array;
+  readonly step: number;
+  /** dL/d output, same length as `x`. */
+  readonly upstream: Float32Array;
+  readonly residuals?: Kept | undefined;
+}
+
+export interface VjpResult {
+  /** Summed over the micro-batch. */
   readonly dParameters: Float32Array;
-  /** Where the program has it. */
+  /** Present if the estimator `needsDx`. */
   readonly dx?: Float32Array | undefined;
 }
 
-export interface EngineOptions {
-  readonly pipeline: Pipeline;
-  readonly reward: Reward;
-  readonly estimator: Estimator;
-  readonly layout: LearnedLayout;
-  /** Those of the lane. */
-  readonly settings: Settings;
-  readonly precision?: Precision;
-  /** Which U-Net calls keep their residuals (`memory.ts`). */
-  readonly memory?: MemoryPlan;
-  readonly graphs?: TrainingGraphs;
-}
-
-/** The programs themselves. */
+/** The engine of a real run: programs of ONNX Runtime. */
 export class CompiledEngine implements Engine {
   private constructor(
     readonly sampler: Sampler,
-    private readonly unet: UnetBackward,
-    private readonly latentJudge: LatentJudge,
-    readonly keptAtOnce: number,
-    readonly learned: number,
+    private readonly unetVjp: UnetVjp,
+    private readonly scorer: LatentScorer,
+    readonly maxSavedCalls: number,
+    readonly parameterCount: number,
   ) {}
 
-  static async compile(runtime: Runtime, options: EngineOptions): Promise<CompiledEngine> {
-    const { pipeline, reward, estimator, layout, settings, precision = "float32" } = options;
-    const { memory = memoryOf(settings, pipeline, reward, layout, estimator, precision) } = options;
-    const { graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision) } = options;
-    const { sampling, batch, prompts } = settings;
-    const sampler = await Sampler.compile(runtime, pipeline, sampling, {
-      batch: batch.per_device,
-      layout,
-      negativePrompt: prompts.negative,
-      precision,
-    });
-    const unet = await UnetBackward.compile(runtime, sampler, graphs, memory);
-    const judge = await LatentJudge.compile(runtime, pipeline, reward, graphs.judge, settings);
-    return new CompiledEngine(sampler, unet, judge, memory.keptAtOnce, layout.size);
+  static async compile(
+    runtime: Runtime,
+    { settings, pipeline, reward, layout }: TrainingSetup,
+    graphs: TrainingGraphs,
+    memory: Pick<MemoryPlan, "maxSavedCalls" | "recomputes">,
+  ): Promise<CompiledEngine> {
+    const { sampling, prompts, loss, batch } = settings;
+    const options = { graphs: graphs.sampler, negativePrompt: prompts.negative };
+    const [sampler, vjp, scorer] = await Promise.all([
+      Sampler.compile(runtime, pipeline, sampling, options),
+      UnetVjp.compile(runtime, pipeline.weights, graphs, memory),
+      LatentScorer.compile(runtime, pipeline, reward, { graphs: graphs.scorer, loss, samples: batch.total }),
+    ]);
+    return new CompiledEngine(sampler, vjp, scorer, memory.maxSavedCalls, layout.size);
   }
 
   get steps(): readonly DdimStep[] {
@@ -94,34 +91,39 @@ export class CompiledEngine implements Engine {
     return this.sampler.latentElements;
   }
 
-  condition(prompts: readonly string[], parameters: Float32Array): Promise<Told> {
+  condition(prompts: readonly string[], parameters: Float32Array): Promise<ConditioningInputs> {
     return this.sampler.condition(prompts, parameters);
   }
 
-  async forward(told: Told, x: Float32Array, step: number, keep: boolean) {
-    if (!keep) return { output: await this.sampler.predict(told, x, step) };
-    const { outputs, kept } = await this.unet.forwardKeeping({ ...told, ...this.sampler.place(x, step) });
-    return { output: toFloat32(outputs.output as HostTensor), kept };
+  async forward(
+    conditioning: ConditioningInputs,
+    x: Float32Array,
+    step: number,
+    save: boolean,
+  ): Promise<ForwardResult> {
+    if (!save) return { output: await this.sampler.predict(conditioning, x, step) };
+    const { outputs, kept } = await this.unetVjp.forward({ ...conditioning, ...this.sampler.latentInputs(x, step) });
+    return { output: toFloat32(outputs.output as HostTensor), residuals: kept };
   }
 
-  async backward(told: Told, x: Float32Array, step: number, upstream: Float32Array, kept?: Kept): Promise<Products> {
-    const at = this.sampler.place(x, step);
-    const feeds = { ...told, ...at, upstream: float32(upstream, at.latents.shape) };
-    const { dParameters, dLatents } = await this.unet.backward(feeds, kept);
+  async backward(conditioning: ConditioningInputs, { x, step, upstream, residuals }: BackwardCall): Promise<VjpResult> {
+    const inputs = this.sampler.latentInputs(x, step);
+    const feeds = { ...conditioning, ...inputs, upstream: float32(upstream, inputs.latents.shape) };
+    const { dParameters, dLatents } = await this.unetVjp.backward(feeds, residuals);
     return { dParameters: toFloat32(dParameters as HostTensor), dx: dLatents && toFloat32(dLatents) };
   }
 
-  judge(latents: Float32Array, prompts: readonly string[]): Promise<JudgedLatents> {
-    return this.latentJudge.judge(this.sampler.place(latents, 0).latents, prompts);
+  scoreWithGradient(latents: Float32Array, prompts: readonly string[]): Promise<BatchGradients> {
+    return this.scorer.scoreWithGradient(this.sampler.latents(latents), prompts);
   }
 
-  reward(latents: Float32Array, prompts: readonly string[]): Promise<JudgedPictures> {
-    return this.latentJudge.reward(this.sampler.place(latents, 0).latents, prompts);
+  score(latents: Float32Array, prompts: readonly string[]): Promise<BatchLosses> {
+    return this.scorer.score(this.sampler.latents(latents), prompts);
   }
 
   async release(): Promise<void> {
     await this.sampler.release();
-    await this.unet.release();
-    await this.latentJudge.release();
+    await this.unetVjp.release();
+    await this.scorer.release();
   }
 }

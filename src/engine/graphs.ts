@@ -1,91 +1,112 @@
 /**
- * The programs that training runs, as graphs. Shapes are static: a micro-batch has b pictures, a latent is
- * [c, h, w], a prompt [n, d] after the text encoder, and what learns is one vector `parameters` [N].
+ * The programs of a training run as graphs. They are built once, and every replica compiles the same ones. Shapes are static:
+ * b samples of a micro-batch, latents [c, h, w], prompt embeddings [n, d], and all trainable parameters as one vector [N].
  */
 
 import { gradients, type Split, splitAtResiduals } from "../autodiff/index.js";
-import { evaluationBatch, type Settings } from "../config/settings.js";
-import type { Estimator } from "../estimators/estimator.js";
 import type { Graph } from "../graph/graph.js";
-import type { Value } from "../graph/value.js";
 import { joinFlat } from "../nn/flat.js";
 import { input } from "../ops/index.js";
-import { type DenoiseShape, decodeGraph, denoise, denoiseGraph, textGraph } from "../pipeline/graphs.js";
-import type { LearnedLayout } from "../pipeline/parameters.js";
-import { latentSize, type Pipeline } from "../pipeline/pipeline.js";
-import { inPrecision, type Precision } from "../pipeline/precision.js";
-import type { Reward } from "../rewards/reward.js";
-import { imageJudge, type PartGraph, type TrainingJudge, trainingJudge } from "../scoring/graphs.js";
+import { type Denoiser, decodeGraph, denoiser, textGraph } from "../pipeline/graphs.js";
+import { latentSize } from "../pipeline/pipeline.js";
+import { inPrecision } from "../pipeline/precision.js";
+import type { SamplerGraphs } from "../pipeline/sampler.js";
+import {
+  imageScorerGraphs,
+  imageShape,
+  type PartGraph,
+  type TrainingScorerGraphs,
+  trainingScorerGraphs,
+} from "../scoring/graphs.js";
+import { monitorGraphs } from "../scoring/monitors.js";
+import type { Division } from "./division.js";
+import type { TrainingSetup } from "./setup.js";
 
 export interface TrainingGraphs {
-  /** Runs once a prompt. */
-  readonly text: Graph;
-  readonly forward: Graph;
-  /** Where residuals are kept (in float32 alone), forward and backward; where not, the product that computes forward again. */
-  readonly split: Split;
+  /** Text encoder, U-Net forward pass and VAE decoder for a micro-batch, as the run compiles them. */
+  readonly sampler: SamplerGraphs;
+  /** The U-Net's forward pass and VJP in one graph, which recomputes the forward pass. */
   readonly vjp: Graph;
-  readonly judge: TrainingJudge;
-  readonly evaluation: { readonly forward: Graph; readonly decode: Graph; readonly judge: readonly PartGraph[] };
+  /** The same as two graphs, float32 only: a forward pass that also returns residuals, and a VJP that starts from them. */
+  readonly split: Split;
+  /** The U-Net's graphs in float32, to which a CPU converts float16. */
+  readonly float32: { readonly denoise: Graph; readonly evaluationDenoise: Graph; readonly vjp: Graph };
+  readonly scorer: TrainingScorerGraphs;
+  readonly evaluation: {
+    readonly sampler: SamplerGraphs;
+    readonly scorer: readonly PartGraph[];
+    readonly monitors: readonly Graph[];
+  };
 }
 
-export function trainingGraphs(
-  settings: Settings,
-  pipeline: Pipeline,
-  reward: Reward,
-  layout: LearnedLayout,
-  estimator: Estimator,
-  precision: Precision = "float32",
-): TrainingGraphs {
-  const { sampling, loss } = settings;
-  const { per_device: batch, total: samples } = settings.batch;
-  const evaluated = evaluationBatch(settings);
+export function trainingGraphs(setup: TrainingSetup, { microBatch, evaluationBatch }: Division): TrainingGraphs {
+  const { settings, pipeline, reward, monitors, layout, estimator, precision } = setup;
+  const { sampling, loss, batch } = settings;
   const size = latentSize(pipeline, sampling.height, sampling.width);
-  const shape = { batch, size, guidanceScale: sampling.guidance_scale };
-  const wantsDx = estimator.kind === "update" && estimator.needsDx(sampling.steps);
-  const forward = inPrecision(denoiseGraph(pipeline, layout, shape), precision);
-  const decode = decodeGraph(pipeline, evaluated, size);
-  return {
+  const shape = { size, guidanceScale: sampling.guidance_scale, layout };
+  const wantsDx = estimator.kind === "direct" && estimator.needsDx(sampling.steps);
+  const unet = denoiser(pipeline, { ...shape, batch: microBatch });
+  const joint = withVjp(unet, wantsDx);
+  const float32 = {
+    denoise: unet.graph,
+    evaluationDenoise:
+      evaluationBatch === microBatch ? unet.graph : denoiser(pipeline, { ...shape, batch: evaluationBatch }).graph,
+    vjp: withoutOutput(joint),
+  };
+  const denoise = inPrecision(float32.denoise, precision);
+  const sampler = {
+    batch: microBatch,
+    size,
     text: textGraph(pipeline),
-    forward,
-    split: denoiseSplit(pipeline, layout, shape, wantsDx),
-    vjp: inPrecision(denoiseVjpGraph(pipeline, layout, shape, wantsDx), precision),
-    judge: trainingJudge(pipeline, reward, loss, { batch, size, samples }, { back: estimator.rewardGradient }),
+    denoise,
+    decode: decodeGraph(pipeline, microBatch, size),
+  };
+  const evaluationSampler =
+    evaluationBatch === microBatch
+      ? sampler
+      : {
+          ...sampler,
+          batch: evaluationBatch,
+          denoise: inPrecision(float32.evaluationDenoise, precision),
+          decode: decodeGraph(pipeline, evaluationBatch, size),
+        };
+  const images = imageShape(evaluationSampler.decode);
+  return {
+    sampler,
+    vjp: inPrecision(float32.vjp, precision),
+    split: splitAtResiduals(joint, ["output"]),
+    float32,
+    scorer: trainingScorerGraphs(
+      pipeline,
+      reward,
+      { loss, batch: microBatch, size, samples: batch.total },
+      { gradient: estimator.usesRewardGradient },
+    ),
     evaluation: {
-      forward:
-        evaluated === batch
-          ? forward
-          : inPrecision(denoiseGraph(pipeline, layout, { ...shape, batch: evaluated }), precision),
-      decode,
-      judge: imageJudge(reward, (decode.outputs.images as Value).shape as [number, number, number, number]),
+      sampler: evaluationSampler,
+      scorer: imageScorerGraphs(reward, images),
+      monitors: monitorGraphs(monitors, images),
     },
   };
 }
 
 /**
- * Its vector-Jacobian product: upstream like the output → dParameters [N], and dLatents where asked for. Computes the forward
- * pass again on the way. The guidance lies inside, so the upstream is that of the guided output and both branches are
- * differentiated.
+ * The U-Net call with its vector-Jacobian product: upstream [b, c, h, w] → dParameters [N], and dLatents if wanted. Guidance is
+ * part of the call, so `upstream` belongs to the guided output, and both branches are differentiated.
  */
-function denoiseVjpGraph(pipeline: Pipeline, layout: LearnedLayout, shape: DenoiseShape, wantsDx: boolean): Graph {
-  const { inputs, outputs } = denoiseJoint(pipeline, layout, shape, wantsDx);
-  const { output: _, ...products } = outputs;
-  return { name: "U-Net backward", inputs, outputs: products };
-}
-
-/** The call and its vector-Jacobian product as two graphs, the second of which begins with what the first one kept. */
-function denoiseSplit(pipeline: Pipeline, layout: LearnedLayout, shape: DenoiseShape, wantsDx: boolean): Split {
-  return splitAtResiduals(denoiseJoint(pipeline, layout, shape, wantsDx), ["output"]);
-}
-
-function denoiseJoint(pipeline: Pipeline, layout: LearnedLayout, shape: DenoiseShape, wantsDx: boolean): Graph {
-  const { inputs, output, latents, parts } = denoise(pipeline, layout, shape);
+function withVjp({ graph, latents, parts, layout }: Denoiser, wantsDx: boolean): Graph {
+  const output = graph.outputs.output as NonNullable<typeof graph.outputs.output>;
+  if (!layout) throw new TypeError("a U-Net without trainable parameters has no gradient to return");
   const upstream = input(output.shape);
-  const wrt = wantsDx ? [...parts, latents] : parts;
-  const found = gradients([{ value: output, gradient: upstream }], wrt);
+  const found = gradients([{ value: output, gradient: upstream }], wantsDx ? [...parts, latents] : parts);
   const dLatents = wantsDx ? found.pop() : undefined;
   return {
     name: "U-Net",
-    inputs: { ...inputs, upstream },
+    inputs: { ...graph.inputs, upstream },
     outputs: { output, dParameters: joinFlat(layout, found), ...(dLatents && { dLatents }) },
   };
+}
+
+function withoutOutput({ inputs, outputs: { output: _, ...products } }: Graph): Graph {
+  return { name: "U-Net backward", inputs, outputs: products };
 }

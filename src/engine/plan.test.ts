@@ -30,10 +30,10 @@ describe("a plan", () => {
     // Nor does it need prompts.
     const prompts = { ...tinySettings().prompts, train: [], eval: [] };
     const promptless = await plan({ ...tinySettings({ reward }), prompts }, { calibrate: false });
-    expect(promptless.unetBackwardCallsPerUpdate).toBe(counted.unetBackwardCallsPerUpdate);
+    expect(promptless.unetBackwardCallsPerStep).toBe(counted.unetBackwardCallsPerStep);
     const whole = await plan(tinySettings(), { calibrate: false });
-    expect([whole.uncounted, whole.unetForwardCallsPerUpdate]).toEqual([[], counted.unetForwardCallsPerUpdate]);
-    expect(counted.flopsPerUpdate / whole.flopsPerUpdate).toBeCloseTo(1, 1);
+    expect([whole.uncounted, whole.unetForwardCallsPerStep]).toEqual([[], counted.unetForwardCallsPerStep]);
+    expect(counted.flopsPerStep / whole.flopsPerStep).toBeCloseTo(1, 1);
   });
 
   test("counts calls, updates and evaluations", async () => {
@@ -42,22 +42,22 @@ describe("a plan", () => {
       estimator: { truncation: { mode: "fixed", k: 2 } },
       batch: { samples_per_epoch: 12, total: 6, per_device: 2 },
       evaluation: { every: 3, seeds_per_prompt: 4 },
-      updates: 7,
+      steps: 7,
     });
     const counted = await plan(settings, { calibrate: false });
     expect(counted).toMatchObject({
       reward: "compressibility",
-      updates: 7,
-      samplesPerUpdate: 6,
+      steps: 7,
+      samplesPerStep: 6,
       accumulation: 3,
-      unetForwardCallsPerUpdate: 3 * 5,
-      unetBackwardCallsPerUpdate: 3 * 2,
+      unetForwardCallsPerStep: 3 * 5,
+      unetBackwardCallsPerStep: 3 * 2,
       evaluations: 4, // before step 1, after 3, 6 and 7
       imagesPerEvaluation: 4,
     });
     // 8 modules of mid_block and of each attention block; rank 2.
     expect(counted.trainableParameters).toBeGreaterThan(0);
-    expect(counted.flopsPerUpdate).toBeGreaterThan(0);
+    expect(counted.flopsPerStep).toBeGreaterThan(0);
     expect(counted.estimate).toBeUndefined();
   });
 
@@ -65,21 +65,21 @@ describe("a plan", () => {
     const changes = { sampling: { steps: 10 }, batch: { samples_per_epoch: 64, total: 64, per_device: 4 } };
     for (const mode of ["uniform", "per-step"] as const) {
       const settings = tinySettings({ ...changes, estimator: { truncation: { mode } } });
-      const { unetBackwardCallsPerUpdate } = await plan(settings, { calibrate: false });
+      const { unetBackwardCallsPerStep } = await plan(settings, { calibrate: false });
       // A picture keeps (1 + … + 10) / 11 = 5 steps in the mean: 64 · 5 / 4 = 80 calls, and up to one more a step
       // where the pictures do not fill the last.
-      expect(Math.abs(unetBackwardCallsPerUpdate - 85)).toBeLessThan(8);
+      expect(Math.abs(unetBackwardCallsPerStep - 85)).toBeLessThan(8);
     }
   });
 
   test("estimates time and memory from a calibration", async () => {
-    const { estimate, updates, evaluations } = await plan(tinySettings());
+    const { estimate, steps, evaluations } = await plan(tinySettings());
     if (!estimate) throw new Error("no estimate");
     expect(estimate.seconds).toBeCloseTo(
-      updates * estimate.secondsPerUpdate + evaluations * estimate.secondsPerEvaluation,
+      steps * estimate.secondsPerStep + evaluations * estimate.secondsPerEvaluation,
       6,
     );
-    expect(estimate.secondsPerUpdate).toBeGreaterThan(0);
+    expect(estimate.secondsPerStep).toBeGreaterThan(0);
     expect(estimate.peakRssBytes).toBeGreaterThan(0);
   });
 });

@@ -1,92 +1,95 @@
 /**
- * The ranks of a run at work: each takes as many of a step's pictures, one rank's after another's, and all know afterwards
- * what all of them came to. The sums are the same bits everywhere, so every rank makes the same update of what it learns.
+ * All ranks of a run as one worker. Each rank takes a share of the samples, consecutive ones, and afterwards all ranks know the
+ * results of all. Sums are the same bits on every rank, so every rank makes the same optimizer update.
  */
-
 import type { Cluster } from "../cluster/cluster.js";
 import { shareOf } from "../cluster/share.js";
 import { InputError } from "../errors/index.js";
-import type { Lesson, RoundEstimator, UpdateEstimator } from "../estimators/estimator.js";
+import type { DirectEstimator, RolloutEstimator } from "../estimators/estimator.js";
 import type { TrainingSample } from "../estimators/sample.js";
-import type { Update } from "./context.js";
-import type { Learnt, Rollout, Sampled, Seen } from "./replica.js";
+import { addCosts, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
 import { pick } from "./samples.js";
-import { costOf, joined, summed, type Told } from "./sharding.js";
-import type { Workers } from "./step.js";
+import {
+  addSummaries,
+  type GradientSummary,
+  joinSamples,
+  type SampledBatch,
+  type StoredBatch,
+  type Workers,
+} from "./workers.js";
 
 export class Ranks implements Workers {
   constructor(
     private readonly cluster: Cluster,
-    /** Those of this rank. */
+    /** The replicas of this rank. */
     private readonly own: Workers,
   ) {}
 
-  async learn(estimator: UpdateEstimator, samples: readonly TrainingSample[], update: Update): Promise<Learnt & Seen> {
-    const learnt = await this.own.learn(estimator, shareOf(samples, this.cluster), update);
-    const { gradient, ...told } = learnt;
-    const all = await this.tell(told, update);
-    return { ...(await this.added(gradient, all)), ...joined(all) };
+  async gradient(
+    estimator: DirectEstimator,
+    samples: readonly TrainingSample[],
+    request: GradientRequest,
+  ): Promise<GradientResult & ScoredSamples> {
+    const { gradient, ...found } = await this.own.gradient(estimator, shareOf(samples, this.cluster), request);
+    const all = await this.gather(found, request);
+    return { ...(await this.added(gradient, all)), ...joinSamples(all) };
   }
 
-  async sample(samples: readonly TrainingSample[], update: Update): Promise<Sampled> {
+  async sample(samples: readonly TrainingSample[], request: GradientRequest): Promise<SampledBatch> {
     const share = shareOf(samples, this.cluster);
-    const { rollouts, ...told } = await this.own.sample(share, update);
-    const all = await this.tell(told, update);
+    const { trajectories, ...found } = await this.own.sample(share, request);
+    const all = await this.gather(found, request);
     const first = samples.indexOf(share[0] as TrainingSample);
     return {
-      rollouts: samples.map((sample, i) => rollouts[i - first] ?? { sample, latents: ELSEWHERE }),
-      cost: costOf(all),
-      ...joined(all),
+      trajectories: samples.map((sample, i) => trajectories[i - first] ?? { sample, latents: ELSEWHERE }),
+      cost: addCosts(all.map(({ cost }) => cost)),
+      ...joinSamples(all),
     };
   }
 
-  async relearn(
-    estimator: RoundEstimator,
-    rollouts: readonly Rollout[],
-    { weights, update: number }: Omit<Lesson, "trajectory">,
-    update: Update,
-  ): Promise<Learnt> {
-    const places = [...rollouts.keys()].filter((place) => rollouts[place]?.latents !== ELSEWHERE);
-    const { gradient, ...told } = await this.own.relearn(
-      estimator,
-      pick(rollouts, places),
-      { weights: pick(weights, places), update: number },
-      update,
-    );
-    return this.added(gradient, await this.tell(told, update));
+  async gradientFromTrajectories(
+    estimator: RolloutEstimator,
+    { trajectories, weights, update }: StoredBatch,
+    request: GradientRequest,
+  ): Promise<GradientResult> {
+    const places = [...trajectories.keys()].filter((place) => trajectories[place]?.latents !== ELSEWHERE);
+    const batch = { trajectories: pick(trajectories, places), weights: pick(weights, places), update };
+    const { gradient, ...found } = await this.own.gradientFromTrajectories(estimator, batch, request);
+    return this.added(gradient, await this.gather(found, request));
   }
 
-  /** Every rank's, in the order of ranks; and whether all still learn the same thing. */
-  private async tell<T>(told: T, { parameters }: Update): Promise<T[]> {
+  /** The results of every rank, in order of rank. Fails if the ranks no longer have the same parameters. */
+  private async gather<T>(found: T, { parameters }: GradientRequest): Promise<T[]> {
     const { cluster } = this;
-    const all = await cluster.allGather({ told, parameters: checksum(parameters) });
+    const all = await cluster.allGather({ found, parameters: checksum(parameters) });
     const other = all.findIndex((each) => each.parameters !== all[0]?.parameters);
     if (other > 0) {
       throw new InputError(
-        "not-finite",
-        `rank ${other} (${cluster.hosts[other]}) does not learn the same numbers as rank 0 (${cluster.hosts[0]}) any more: are the hosts' processors and libraries alike?`,
+        "ranks-mismatch",
+        `rank ${other} (${cluster.hosts[other]}) no longer has the same parameters as rank 0 (${cluster.hosts[0]}). Do the hosts have the same processors and libraries?`,
+        { rank: other, host: cluster.hosts[other] },
       );
     }
-    return all.map((each) => each.told);
+    return all.map((each) => each.found);
   }
 
-  private async added(gradient: Float64Array, all: readonly Told[]): Promise<Learnt> {
-    const told = summed(all);
-    if (!told.overflowed) await this.cluster.sum(gradient);
-    return { gradient, ...told };
+  private async added(gradient: Float64Array, all: readonly GradientSummary[]): Promise<GradientResult> {
+    const summary = addSummaries(all);
+    if (!summary.overflowed) await this.cluster.sum(gradient);
+    return { gradient, ...summary };
   }
 }
 
-/** The latents of a picture that another rank has. */
+/** The latents of a sample that another rank has. */
 const ELSEWHERE: readonly Float32Array[] = [];
 
-/** Numbers that a checksum looks at: all of an adapter's, some of a whole U-Net's. */
-const CHECKED = 2 ** 20;
+/** Numbers that a checksum reads: all of an adapter, some of a whole U-Net. */
+const CHECKSUM_SAMPLES = 2 ** 20;
 
-/** FNV-1a over the bits. */
+/** FNV-1a over the bits of the values. */
 export function checksum(values: Float32Array): number {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const stride = Math.ceil(values.length / CHECKED);
+  const stride = Math.ceil(values.length / CHECKSUM_SAMPLES);
   let hash = 0x811c9dc5;
   for (let i = 0; i < bits.length; i += stride) hash = Math.imul(hash ^ (bits[i] as number), 0x01000193);
   return hash >>> 0;

@@ -1,182 +1,137 @@
-/** From pictures to sample to the gradient of what learns, by an estimator on a lane's programs. */
-
-import type { Trajectory } from "../diffusion/trajectory.js";
-import { stack } from "../diffusion/trajectory.js";
-import { InputError } from "../errors/index.js";
-import type { Lesson, RoundEstimator, UpdateEstimator } from "../estimators/estimator.js";
+/** One replica: from samples to a gradient, by an estimator on an engine. */
+import { stack, type Trajectory } from "../diffusion/trajectory.js";
+import type { DirectEstimator, RolloutEstimator } from "../estimators/estimator.js";
 import type { TrainingSample } from "../estimators/sample.js";
-import type { LearnedLayout } from "../pipeline/parameters.js";
 import { joinParts, type PartRewards } from "../rewards/scores.js";
-import { sizeOf } from "../tensor/shape.js";
-import { type Cost, type Update, WalkToolbox } from "./context.js";
+import { EngineContext } from "./context.js";
 import type { Engine } from "./engine.js";
-import { type Walk, walksOf } from "./groups.js";
-import { HalfOverflow } from "./loss-scale.js";
+import {
+  addCosts,
+  type Cost,
+  type GradientRequest,
+  type GradientResult,
+  NO_COST,
+  type ScoredSamples,
+} from "./gradient.js";
+import { type Group, groupSamples } from "./groups.js";
+import { Float16Overflow } from "./loss-scale.js";
 import { inBatches, pick } from "./samples.js";
+import type { SampledBatch, StoredBatch, StoredTrajectory, Workers } from "./workers.js";
 
-/** What one optimizer update is made from. */
-export interface Learnt {
-  /** dL/d parameters, the loss being the mean over all samples. */
-  readonly gradient: Float64Array;
-  /** Halves could not hold the gradient, which is of no use then. */
-  readonly overflowed: boolean;
-  /** Summed over these samples, and over all samples of the update the mean. */
-  readonly loss: number;
-  /** The same of the divergence from the base model, before it is weighed; undefined where there is no such pull. */
-  readonly kl?: number | undefined;
-  readonly cost: Cost;
-}
-
-/** What was seen of pictures. */
-export interface Seen {
-  /** Of each sample. */
-  readonly rewards: readonly number[];
-  /** What the parts of a combination made of them. */
-  readonly parts?: PartRewards | undefined;
-}
-
-/** A picture that was sampled to be learnt from later. */
-export interface Rollout {
-  readonly sample: TrainingSample;
-  /** x_T …, and last x_0. */
-  readonly latents: readonly Float32Array[];
-}
-
-/** Pictures that were sampled to be learnt from, and what is known of them by then. */
-export type Sampled = Seen & { readonly rollouts: readonly Rollout[]; readonly cost: Cost };
-
-export class Learner {
+export class Replica implements Workers {
   constructor(
     private readonly engine: Engine,
+    /** Shown in messages. */
     private readonly rewardName: string,
   ) {}
 
-  /** Samples pictures with the parameters as they are, rewards them and walks back to the parameters. */
-  async learn(estimator: UpdateEstimator, samples: readonly TrainingSample[], update: Update): Promise<Learnt & Seen> {
-    const sums = new Sums(this.engine.learned, update);
+  async gradient(
+    estimator: DirectEstimator,
+    samples: readonly TrainingSample[],
+    request: GradientRequest,
+  ): Promise<GradientResult & ScoredSamples> {
+    const sum = new GradientSum(this.engine.parameterCount, request);
     const rewards: number[] = [];
     const parts: (PartRewards | undefined)[] = [];
-    for (const walk of walksOf(samples, this.engine.batch)) {
-      const tools = this.toolbox(walk, sums);
-      await sums.add(tools, async () => {
-        await estimator.learn(tools);
-        return tools.losses;
+    for (const group of groupSamples(samples, this.engine.batch)) {
+      const context = this.context(group, sum);
+      await sum.add(context, async () => {
+        await estimator.addGradient(context);
+        return context.losses;
       });
-      rewards.push(...tools.rewards);
-      parts.push(tools.parts);
+      rewards.push(...context.rewards);
+      parts.push(context.parts);
     }
-    return { ...sums.learnt, rewards, parts: joinParts(parts) };
+    return { ...sum.result, rewards, parts: joinParts(parts) };
   }
 
-  /** Samples pictures with the parameters as they are and rewards them. */
-  async sample(samples: readonly TrainingSample[], update: Update): Promise<Sampled> {
-    const sums = new Sums(this.engine.learned, update);
+  async sample(samples: readonly TrainingSample[], request: GradientRequest): Promise<SampledBatch> {
+    const sum = new GradientSum(0, request);
     const rewards: number[] = [];
     const parts: (PartRewards | undefined)[] = [];
-    const rollouts: Rollout[] = [];
+    const trajectories: StoredTrajectory[] = [];
     for (const batch of inBatches(samples, this.engine.batch)) {
-      const tools = this.toolbox([batch], sums);
-      const { latents, final } = await tools.sample({ outputs: false });
-      await tools.reward(final);
-      const row = (all: Float32Array, i: number) => all.slice(i * tools.size, (i + 1) * tools.size);
-      rollouts.push(...batch.map((sample, i) => ({ sample, latents: [...latents, final].map((x) => row(x, i)) })));
-      rewards.push(...tools.rewards);
-      parts.push(tools.parts);
-      sums.count(tools);
+      const context = this.context([batch], sum);
+      const { latents, final } = await context.sample({ outputs: false });
+      await context.score(final);
+      const row = (all: Float32Array, i: number) =>
+        all.slice(i * context.latentElements, (i + 1) * context.latentElements);
+      trajectories.push(...batch.map((sample, i) => ({ sample, latents: [...latents, final].map((x) => row(x, i)) })));
+      rewards.push(...context.rewards);
+      parts.push(context.parts);
+      sum.count(context.cost);
     }
-    return { rollouts, rewards, parts: joinParts(parts), cost: sums.learnt.cost };
+    return { trajectories, rewards, parts: joinParts(parts), cost: sum.result.cost };
   }
 
-  /** The gradient of pictures that were sampled before, each with what it counts for. */
-  async relearn(
-    estimator: RoundEstimator,
-    rollouts: readonly Rollout[],
-    { weights, update: number }: Omit<Lesson, "trajectory">,
-    update: Update,
-  ): Promise<Learnt> {
-    const sums = new Sums(this.engine.learned, update);
-    for (const places of inBatches([...rollouts.keys()], this.engine.batch)) {
-      const some = pick(rollouts, places);
-      const tools = this.toolbox([some.map(({ sample }) => sample)], sums);
-      await sums.add(tools, () =>
-        estimator.learn(tools, {
-          trajectory: together(some),
-          weights: pick(weights, places),
-          update: number,
-        }),
-      );
+  async gradientFromTrajectories(
+    estimator: RolloutEstimator,
+    { trajectories, weights, update }: StoredBatch,
+    request: GradientRequest,
+  ): Promise<GradientResult> {
+    const sum = new GradientSum(this.engine.parameterCount, request);
+    for (const places of inBatches([...trajectories.keys()], this.engine.batch)) {
+      const some = pick(trajectories, places);
+      const context = this.context([some.map(({ sample }) => sample)], sum);
+      const batch = { trajectory: joinTrajectories(some), weights: pick(weights, places), update };
+      await sum.add(context, () => estimator.addGradient(context, batch));
     }
-    return sums.learnt;
+    return sum.result;
   }
 
-  private toolbox(walk: Walk, { rest, gradient }: Sums): WalkToolbox {
-    return new WalkToolbox(this.engine, walk, rest, this.rewardName, gradient);
+  private context(group: Group, { request, gradient, overflowed }: GradientSum): EngineContext {
+    return new EngineContext(this.engine, { group, request, gradient, overflowed, rewardName: this.rewardName });
   }
 }
 
-/** The chains of several pictures as one. */
-function together(rollouts: readonly Rollout[]): Trajectory {
-  const steps = (rollouts[0] as Rollout).latents.length;
+function joinTrajectories(stored: readonly StoredTrajectory[]): Trajectory {
+  const steps = (stored[0] as StoredTrajectory).latents.length;
   const latents = Array.from({ length: steps }, (_, step) =>
-    stack(rollouts.map((rollout) => rollout.latents[step] as Float32Array)),
+    stack(stored.map((each) => each.latents[step] as Float32Array)),
   );
   const final = latents.pop() as Float32Array;
   return { latents, final };
 }
 
-/** What the walks of an update add up to. */
-class Sums {
+/** Accumulates the groups of an optimizer update. */
+class GradientSum {
   readonly gradient: Float64Array;
-  private readonly cost: Cost = { unetCalls: 0, rewardQueries: 0 };
-  private overflowed = false;
+  overflowed = false;
   private loss = 0;
   private kl = 0;
+  private cost: Cost = NO_COST;
 
   constructor(
-    size: number,
-    private readonly update: Update,
+    parameterCount: number,
+    readonly request: GradientRequest,
   ) {
-    this.gradient = new Float64Array(size);
+    this.gradient = new Float64Array(parameterCount);
   }
 
-  /** The update for the walks that are still to come. */
-  get rest(): Update {
-    return this.overflowed ? { ...this.update, lost: true } : this.update;
-  }
-
-  /** `learn` gives the samples' losses. */
-  async add(tools: WalkToolbox, learn: () => Promise<readonly number[]>): Promise<void> {
-    const { total, kl } = this.update;
+  /** `work` adds the gradient, and returns the loss of each sample. */
+  async add(context: EngineContext, work: () => Promise<readonly number[]>): Promise<void> {
+    const { globalBatchSize, klWeight } = this.request;
     try {
-      const losses = await learn();
-      for (const loss of losses) this.loss += loss / total;
+      const losses = await work();
+      for (const loss of losses) this.loss += loss / globalBatchSize;
     } catch (error) {
-      if (!(error instanceof HalfOverflow)) throw error;
+      if (!(error instanceof Float16Overflow)) throw error;
       this.overflowed = true;
-      for (const loss of tools.losses) this.loss += loss / total;
+      for (const loss of context.losses) this.loss += loss / globalBatchSize;
     } finally {
-      await tools.release();
+      await context.release();
     }
-    this.kl += tools.divergence / total;
-    if (kl !== undefined) this.loss += (kl * tools.divergence) / total;
-    this.count(tools);
+    this.kl += context.divergence / globalBatchSize;
+    if (klWeight !== undefined) this.loss += (klWeight * context.divergence) / globalBatchSize;
+    this.count(context.cost);
   }
 
-  count({ cost }: WalkToolbox): void {
-    this.cost.unetCalls += cost.unetCalls;
-    this.cost.rewardQueries += cost.rewardQueries;
+  count(cost: Cost): void {
+    this.cost = addCosts([this.cost, cost]);
   }
 
-  get learnt(): Learnt {
+  get result(): GradientResult {
     const { gradient, overflowed, loss, cost } = this;
-    return { gradient, overflowed, loss, cost, ...(this.update.kl !== undefined && { kl: this.kl }) };
+    return { gradient, overflowed, loss, cost, ...(this.request.klWeight !== undefined && { kl: this.kl }) };
   }
-}
-
-/** `what`: what the values are to the tensors that learn, for the message. */
-export function requireFinite(values: Float32Array | Float64Array, layout: LearnedLayout, what: string): void {
-  const at = values.findIndex((value) => !Number.isFinite(value));
-  if (at < 0) return;
-  const entry = layout.entries.find(({ offset, shape }) => at < offset + sizeOf(shape));
-  throw new InputError("not-finite", `${what} of ${entry?.name} is ${values[at]}`);
 }

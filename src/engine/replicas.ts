@@ -1,35 +1,48 @@
 /**
- * Several copies of a run's programs side by side, each in a worker of its own with its share of the processor's threads and of
- * every update's pictures. Small nets are faster so: two threads that share each small operation wait for each other at its end.
+ * Several copies of a run's programs side by side. Each has a worker thread, a share of the CPU threads and a share of every
+ * micro-batch. Small networks are faster this way, because threads that share every small operation wait for each other.
  */
-
 import { shareOf } from "../cluster/share.js";
-import { type Settings, threadsOf } from "../config/settings.js";
-import type { Estimator, Lesson, RoundEstimator, UpdateEstimator } from "../estimators/estimator.js";
+import type { DeviceSettings, Settings } from "../config/settings.js";
+import type { DirectEstimator, RolloutEstimator } from "../estimators/estimator.js";
 import type { TrainingSample } from "../estimators/sample.js";
-import type { LearnedLayout } from "../pipeline/parameters.js";
-import type { Pipeline } from "../pipeline/pipeline.js";
 import { choosePrecision, type Precision } from "../pipeline/precision.js";
-import type { Reward } from "../rewards/index.js";
+import type { TrainableLayout } from "../pipeline/trainable.js";
 import { Runtime } from "../runtime/runtime.js";
-import type { Update } from "./context.js";
 import { CompiledEngine } from "./engine.js";
-import { trainingGraphs } from "./graphs.js";
+import { requireFiniteParameters } from "./finite.js";
+import type { GradientRequest, GradientResult, ScoredSamples } from "./gradient.js";
+import { addCosts } from "./gradient.js";
+import type { TrainingGraphs } from "./graphs.js";
 import type { MemoryPlan } from "./memory.js";
-import { Learner, type Learnt, type Rollout, requireFinite, type Sampled, type Seen } from "./replica.js";
+import { Replica } from "./replica.js";
 import { pick } from "./samples.js";
-import { costOf, joined, summed } from "./sharding.js";
+import type { TrainingSetup } from "./setup.js";
+import { addSummaries, joinSamples, type SampledBatch, type StoredBatch, type Workers } from "./workers.js";
 
-/** Starts a runtime for each lane; the threads are divided among them. `gpu`: which of several. */
-export async function startLanes(settings: Settings, lanes: number, gpu = 0): Promise<Runtime[]> {
-  const threads = Math.max(1, Math.floor(threadsOf(settings) / lanes));
-  return Promise.all(Array.from({ length: lanes }, () => Runtime.start({ device: settings.device, threads, gpu })));
+/** The part of a machine that a process uses. */
+export interface Machine {
+  readonly device: DeviceSettings["device"];
+  /** CPU threads, for all replicas together. */
+  readonly threads: number;
+  /** Index of the GPU. */
+  readonly gpu: number;
 }
 
-/** What `precision: auto` comes to may have to be tried on the device. */
-export async function precisionHere(settings: Settings, warn?: (message: string) => void, gpu = 0): Promise<Precision> {
+/** Starts a runtime for each replica, and divides the CPU threads among them. */
+export async function startRuntimes({ device, threads, gpu }: Machine, replicas: number): Promise<Runtime[]> {
+  const each = Math.max(1, Math.floor(threads / replicas));
+  return Promise.all(Array.from({ length: replicas }, () => Runtime.start({ device, threads: each, gpu })));
+}
+
+/** Resolves `precision: auto`. On a GPU this runs a small program in float16. */
+export async function resolvePrecision(
+  settings: Pick<Settings, "device" | "precision">,
+  machine: Machine,
+  warn?: (message: string) => void,
+): Promise<Precision> {
   if (settings.device === "cpu") return choosePrecision(settings, undefined, warn);
-  const [runtime] = (await startLanes(settings, 1, gpu)) as [Runtime];
+  const [runtime] = (await startRuntimes(machine, 1)) as [Runtime];
   try {
     return await choosePrecision(settings, runtime, warn);
   } finally {
@@ -37,82 +50,80 @@ export async function precisionHere(settings: Settings, warn?: (message: string)
   }
 }
 
-export interface Lane {
+/** A replica with the runtime and the programs that it uses. */
+export interface CompiledReplica {
   readonly runtime: Runtime;
   readonly engine: CompiledEngine;
-  readonly learner: Learner;
+  readonly workers: Workers;
 }
 
-/** The learners of all lanes as one. */
-export class Learners {
-  private constructor(
-    readonly lanes: readonly Lane[],
-    readonly layout: LearnedLayout,
+/** All replicas of a process as one worker. */
+export class Replicas implements Workers {
+  constructor(
+    private readonly replicas: readonly Workers[],
+    private readonly layout: TrainableLayout,
   ) {}
 
-  /** `settings`: those of one lane (`laneSettings`). */
-  static async compile(
-    runtimes: readonly Runtime[],
-    pipeline: Pipeline,
-    reward: Reward,
-    estimator: Estimator,
-    layout: LearnedLayout,
-    settings: Settings,
-    precision: Precision,
-    memory: MemoryPlan,
-  ): Promise<Learners> {
-    const graphs = trainingGraphs(settings, pipeline, reward, layout, estimator, precision);
-    const options = { pipeline, reward, estimator, layout, settings, precision, memory, graphs };
-    const lanes = await Promise.all(
-      runtimes.map(async (runtime) => {
-        const engine = await CompiledEngine.compile(runtime, options);
-        return { runtime, engine, learner: new Learner(engine, reward.name) };
+  async gradient(
+    estimator: DirectEstimator,
+    samples: readonly TrainingSample[],
+    request: GradientRequest,
+  ): Promise<GradientResult & ScoredSamples> {
+    const all = await this.share(samples, (replica, some) => replica.gradient(estimator, some, request));
+    return { ...this.added(all), ...joinSamples(all) };
+  }
+
+  async sample(samples: readonly TrainingSample[], request: GradientRequest): Promise<SampledBatch> {
+    const all = await this.share(samples, (replica, some) => replica.sample(some, request));
+    return {
+      trajectories: all.flatMap(({ trajectories }) => trajectories),
+      cost: addCosts(all.map(({ cost }) => cost)),
+      ...joinSamples(all),
+    };
+  }
+
+  async gradientFromTrajectories(
+    estimator: RolloutEstimator,
+    { trajectories, weights, update }: StoredBatch,
+    request: GradientRequest,
+  ): Promise<GradientResult> {
+    return this.added(
+      await this.share([...trajectories.keys()], (replica, places) => {
+        const batch = { trajectories: pick(trajectories, places), weights: pick(weights, places), update };
+        return replica.gradientFromTrajectories(estimator, batch, request);
       }),
     );
-    return new Learners(lanes, layout);
   }
 
-  get latentElements(): number {
-    return (this.lanes[0] as Lane).engine.latentElements;
+  /** Each replica takes consecutive items. */
+  private share<T, R>(items: readonly T[], work: (replica: Workers, some: readonly T[]) => Promise<R>): Promise<R[]> {
+    const size = this.replicas.length;
+    return Promise.all(this.replicas.map((replica, rank) => work(replica, shareOf(items, { rank, size }))));
   }
 
-  /** As `Learner.learn`; each lane takes as many of the pictures, one lane's after another's. */
-  async learn(estimator: UpdateEstimator, samples: readonly TrainingSample[], update: Update): Promise<Learnt & Seen> {
-    const seen = await this.share(samples, (learner, some) => learner.learn(estimator, some, update));
-    return { ...this.added(seen), ...joined(seen) };
-  }
-
-  async sample(samples: readonly TrainingSample[], update: Update): Promise<Sampled> {
-    const seen = await this.share(samples, (learner, some) => learner.sample(some, update));
-    return { rollouts: seen.flatMap(({ rollouts }) => rollouts), cost: costOf(seen), ...joined(seen) };
-  }
-
-  async relearn(
-    estimator: RoundEstimator,
-    rollouts: readonly Rollout[],
-    { weights, update: number }: Omit<Lesson, "trajectory">,
-    update: Update,
-  ): Promise<Learnt> {
-    return this.added(
-      await this.share([...rollouts.keys()], (learner, places) =>
-        learner.relearn(estimator, pick(rollouts, places), { weights: pick(weights, places), update: number }, update),
-      ),
-    );
-  }
-
-  private share<T, R>(items: readonly T[], work: (learner: Learner, some: readonly T[]) => Promise<R>): Promise<R[]> {
-    const size = this.lanes.length;
-    return Promise.all(this.lanes.map(({ learner }, rank) => work(learner, shareOf(items, { rank, size }))));
-  }
-
-  /** The lanes' gradients add up in one order, whichever ends first. */
-  private added(all: readonly Learnt[]): Learnt {
-    const [{ gradient }, ...others] = all as [Learnt, ...Learnt[]];
+  /** Adds the gradients in a fixed order, whichever replica ends first. */
+  private added(all: readonly GradientResult[]): GradientResult {
+    const [{ gradient }, ...others] = all as [GradientResult, ...GradientResult[]];
     for (const other of others) {
       for (const [i, value] of other.gradient.entries()) gradient[i] = (gradient[i] as number) + value;
     }
-    const told = summed(all);
-    if (!told.overflowed) requireFinite(gradient, this.layout, "the gradient");
-    return { gradient, ...told };
+    const summary = addSummaries(all);
+    if (!summary.overflowed) requireFiniteParameters(gradient, this.layout, "the gradient");
+    return { gradient, ...summary };
   }
+}
+
+/** Compiles the same graphs in each runtime. */
+export async function compileReplicas(
+  runtimes: readonly Runtime[],
+  setup: TrainingSetup,
+  graphs: TrainingGraphs,
+  memory: MemoryPlan,
+): Promise<CompiledReplica[]> {
+  return Promise.all(
+    runtimes.map(async (runtime) => {
+      const engine = await CompiledEngine.compile(runtime, setup, graphs, memory);
+      return { runtime, engine, workers: new Replica(engine, setup.reward.name) };
+    }),
+  );
 }

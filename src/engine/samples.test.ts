@@ -1,11 +1,11 @@
 import { describe, expect, test } from "vitest";
 import { tinySettings } from "../../test/tiny.js";
 import { openEstimator } from "../estimators/index.js";
-import { samplesOf } from "./samples.js";
+import { drawSamples } from "./samples.js";
 
 const settings = tinySettings({ batch: { samples_per_epoch: 8, total: 4, per_device: 2 }, sampling: { steps: 10 } });
 const estimator = await openEstimator(settings.estimator);
-const draw = (step: number) => samplesOf(step, settings, estimator, 16);
+const draw = (step: number) => drawSamples(step, settings, estimator, 16);
 
 describe("the pictures of an update", () => {
   test("number through an epoch and start again in the next", () => {

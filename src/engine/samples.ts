@@ -1,60 +1,61 @@
 /**
- * The pictures that each update trains on. Everything random about one belongs to its number (epoch, index), so nothing
- * depends on how pictures are batched, in which order they run, or whether the run was interrupted in between.
+ * The samples of each training step. Everything random about a sample is seeded by its epoch and index, so nothing depends
+ * on how samples are divided into batches, on the order in which they run, or on an interruption between steps.
  */
 
+import { stepsPerEpoch } from "../config/batch.js";
 import { inTemplate } from "../config/prompts.js";
-import { type Settings, updatesPerEpoch } from "../config/settings.js";
+import type { Settings } from "../config/settings.js";
 import type { PictureNoise } from "../diffusion/noise.js";
 import type { Estimator } from "../estimators/estimator.js";
 import type { TrainingSample } from "../estimators/sample.js";
 import { Rng } from "../tensor/rng.js";
 
-/** Independent sequences under the run's seed. */
+/** Independent random sequences under the run's seed. */
 export const STREAMS = { adapter: 1, prompt: 2, noise: 3, mask: 4, estimator: 5 } as const;
 
-/** The pictures of the `step`-th update, which counts from 1. */
-export function samplesOf(
+/** The samples of a training step, counted from 1. A plan may have no prompts; each is then an empty string. */
+export function drawSamples(
   step: number,
   settings: Settings,
   estimator: Estimator,
   latentElements: number,
 ): TrainingSample[] {
   const { batch, prompts, sampling, seed } = settings;
-  const perEpoch = updatesPerEpoch(batch);
+  const perEpoch = stepsPerEpoch(batch);
   const epoch = Math.floor((step - 1) / perEpoch);
   const first = ((step - 1) % perEpoch) * batch.total;
   return Array.from({ length: batch.total }, (_, i) => {
     const index = first + i;
-    const prompt = new Rng(seed, STREAMS.prompt, epoch, index).choice(prompts.train);
+    const rng = (stream: number, ...use: number[]) => new Rng(seed, stream, epoch, index, ...use);
+    const prompt = prompts.train.length === 0 ? "" : rng(STREAMS.prompt).choice(prompts.train);
     return {
       epoch,
       index,
       prompt: inTemplate(prompt, prompts.template),
-      mask:
-        estimator.kind === "update" ? estimator.mask(sampling.steps, new Rng(seed, STREAMS.mask, epoch, index)) : [],
-      noise: () => trainingNoise(latentElements, seed, epoch, index),
-      rng: (...use) => new Rng(seed, STREAMS.estimator, epoch, index, ...use),
+      mask: estimator.kind === "direct" ? estimator.mask(sampling.steps, rng(STREAMS.mask)) : [],
+      noise: () => chainNoise(latentElements, (...use) => rng(STREAMS.noise, ...use)),
+      rng: (...use) => rng(STREAMS.estimator, ...use),
     };
   });
 }
 
-/** The two uses of a picture's own random numbers. */
+/** The two uses of a sample's noise stream. */
 const INITIAL = 0;
 const STEPS = 1;
 
-/** A torch generator has 2^32 seeds and one sequence each; this one has a sequence for every picture of every seed. */
-function trainingNoise(elements: number, seed: number, epoch: number, index: number): PictureNoise {
-  const draw = (...use: number[]) => new Rng(seed, STREAMS.noise, epoch, index, ...use).normals(elements);
+/** Our own generator, because torch's has 2^32 seeds with one sequence each, too few for every sample of every run. */
+function chainNoise(elements: number, rng: (...use: number[]) => Rng): PictureNoise {
+  const draw = (...use: number[]) => rng(...use).normals(elements);
   return { initial: draw(INITIAL), step: (step) => draw(STEPS, step) };
 }
 
-/** The items at some places. */
-export function pick<T>(items: readonly T[], places: readonly number[]): T[] {
-  return places.map((place) => items[place] as T);
+/** The items at some indices. */
+export function pick<T>(items: readonly T[], indices: readonly number[]): T[] {
+  return indices.map((index) => items[index] as T);
 }
 
-/** `items` in groups of `size`, the last one perhaps smaller. */
+/** `items` in batches of `size`; the last one may be smaller. */
 export function inBatches<T>(items: readonly T[], size: number): T[][] {
   return Array.from({ length: Math.ceil(items.length / size) }, (_, i) => items.slice(i * size, (i + 1) * size));
 }

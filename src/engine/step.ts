@@ -1,80 +1,68 @@
 /**
- * One step of a run: its pictures are sampled and rewarded, and one or several optimizer updates are made from them. What
- * needs all pictures at once, such as an estimator's weights, is decided here, above whatever shares the work.
+ * One training step: its samples are generated and scored, and one or several optimizer updates are made from them. Decisions
+ * that need all samples at once, such as an estimator's weights, are made here, above the workers that share the samples.
  */
-
-import type { Estimator, Lesson, RoundEstimator, UpdateEstimator } from "../estimators/estimator.js";
+import type { Estimator } from "../estimators/estimator.js";
 import type { TrainingSample } from "../estimators/sample.js";
-import type { Cost, Update } from "./context.js";
-import type { Learnt, Rollout, Sampled, Seen } from "./replica.js";
+import { addCosts, type Cost, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
 import { pick } from "./samples.js";
+import type { Workers } from "./workers.js";
 
-/** Those who share the work: a learner, several lanes of them, or a dry run. */
-export interface Workers {
-  learn(estimator: UpdateEstimator, samples: readonly TrainingSample[], update: Update): Promise<Learnt & Seen>;
-  sample(samples: readonly TrainingSample[], update: Update): Promise<Sampled>;
-  relearn(
-    estimator: RoundEstimator,
-    rollouts: readonly Rollout[],
-    lesson: Omit<Lesson, "trajectory">,
-    update: Update,
-  ): Promise<Learnt>;
+export interface StepOptions {
+  readonly workers: Workers;
+  readonly estimator: Estimator;
+  readonly samples: readonly TrainingSample[];
+  /** The estimator's state after the previous step. */
+  readonly estimatorState: unknown;
+  /** The request of the next optimizer update, with the parameters as they are by then. */
+  readonly request: () => Omit<GradientRequest, "globalBatchSize">;
+  /** Makes the optimizer update. */
+  readonly update: (result: GradientResult) => Promise<void> | void;
 }
 
-export interface Round extends Seen {
-  /** The mean over the updates. */
+export interface StepResult extends ScoredSamples {
+  /** Mean over the optimizer updates. */
   readonly loss: number;
   readonly kl?: number | undefined;
   readonly cost: Cost;
-  /** What the estimator remembers for the next round. */
-  readonly memory: unknown;
+  readonly estimatorState: unknown;
 }
 
-/**
- * `next` gives each update the parameters as they are by then; `apply` makes them what they are after it.
- */
-export async function playRound(
-  workers: Workers,
-  estimator: Estimator,
-  samples: readonly TrainingSample[],
-  memory: unknown,
-  next: () => Omit<Update, "total">,
-  apply: (learnt: Learnt) => Promise<void> | void,
-): Promise<Round> {
-  if (estimator.kind === "update") {
-    const learnt = await workers.learn(estimator, samples, { ...next(), total: samples.length });
-    await apply(learnt);
-    const { rewards, parts, loss, kl, cost } = learnt;
-    return { rewards, parts, loss, kl, cost, memory: undefined };
+export async function trainingStep(options: StepOptions): Promise<StepResult> {
+  const { workers, estimator, samples, estimatorState, request, update } = options;
+  const globalBatchSize = samples.length;
+  if (estimator.kind === "direct") {
+    const result = await workers.gradient(estimator, samples, { ...request(), globalBatchSize });
+    await update(result);
+    const { rewards, parts, loss, kl, cost } = result;
+    return { rewards, parts, loss, kl, cost, estimatorState: undefined };
   }
-  const { rollouts, rewards, parts, cost } = await workers.sample(samples, { ...next(), total: samples.length });
-  const weighed = estimator.weigh(
+  const { trajectories, rewards, parts, cost } = await workers.sample(samples, { ...request(), globalBatchSize });
+  const { weights, state } = estimator.weigh(
     samples.map(({ prompt }, i) => ({ prompt, reward: rewards[i] as number })),
-    memory,
+    estimatorState,
   );
-  const minibatches = estimator.minibatches(samples.length);
-  const sums = { loss: 0, kl: 0, ...cost };
-  let regularised = false;
-  for (const [update, places] of minibatches.entries()) {
-    const learnt = await workers.relearn(
-      estimator,
-      pick(rollouts, places),
-      { weights: pick(weighed.weights, places), update },
-      { ...next(), total: places.length },
-    );
-    await apply(learnt);
-    sums.loss += learnt.loss / minibatches.length;
-    sums.kl += (learnt.kl ?? 0) / minibatches.length;
-    sums.unetCalls += learnt.cost.unetCalls;
-    sums.rewardQueries += learnt.cost.rewardQueries;
-    regularised = learnt.kl !== undefined;
+  const results: GradientResult[] = [];
+  for (const [index, places] of estimator.minibatches(samples.length).entries()) {
+    const batch = { trajectories: pick(trajectories, places), weights: pick(weights, places), update: index };
+    const result = await workers.gradientFromTrajectories(estimator, batch, {
+      ...request(),
+      globalBatchSize: places.length,
+    });
+    await update(result);
+    results.push({ ...result, gradient: NO_GRADIENT });
   }
+  const mean = (value: (result: GradientResult) => number) =>
+    results.reduce((sum, result) => sum + value(result) / results.length, 0);
   return {
     rewards,
     parts,
-    loss: sums.loss,
-    ...(regularised && { kl: sums.kl }),
-    cost: { unetCalls: sums.unetCalls, rewardQueries: sums.rewardQueries },
-    memory: weighed.memory,
+    loss: mean(({ loss }) => loss),
+    ...(results.at(-1)?.kl !== undefined && { kl: mean(({ kl }) => kl ?? 0) }),
+    cost: addCosts([cost, ...results.map(({ cost }) => cost)]),
+    estimatorState: state,
   };
 }
+
+/** The gradient of an update is not needed after it. */
+const NO_GRADIENT = new Float64Array(0);

@@ -1,13 +1,13 @@
 /**
  * AlignProp (Prabhudesai, Goyal, Pathak & Fragkiadaki 2023, "Aligning Text-to-Image Diffusion Models with Reward
- * Backpropagation", arXiv 2310.03739): the reward's gradient goes back through the whole denoising chain, and the U-Net
- * takes part at the steps that a truncation keeps,
+ * Backpropagation", arXiv 2310.03739). The reward's gradient goes back through the whole denoising chain, and the U-Net is
+ * differentiated at the steps that a truncation keeps:
  *
- *     dL/dx_t = a · dL/dx_{t-1} + [kept] · Jᵀ(b · dL/dx_{t-1})        J: the U-Net's Jacobian at x_t
+ *     dL/dx_t = a · dL/dx_{t-1} + [kept] · Jᵀ(b · dL/dx_{t-1})        J is the U-Net's Jacobian at x_t
  */
 import { z } from "zod";
 import { pullback } from "../diffusion/trajectory.js";
-import { estimatorKind, type Toolbox } from "./estimator.js";
+import { type EstimatorContext, estimatorKind } from "./estimator.js";
 import { drawMask, earliestKept, truncation, truncationProblems } from "./truncation.js";
 
 export const alignprop = estimatorKind({
@@ -17,20 +17,20 @@ export const alignprop = estimatorKind({
   }),
   problems: ({ truncation }, { sampling }) => truncationProblems(truncation, sampling.steps),
   create: ({ truncation }) => ({
-    kind: "update",
+    kind: "direct",
     name: "alignprop",
-    rewardGradient: true,
+    usesRewardGradient: true,
     mask: (steps, rng) => drawMask(truncation, steps, rng),
-    // dL/dx_t serves earlier kept steps; where only the last step is ever kept, there are none.
+    // Only an earlier kept step needs dL/dx_t.
     needsDx: (steps) => earliestKept(truncation, steps) < steps - 1,
-    learn: learnFromChain,
+    addGradient: addChainGradient,
   }),
 });
 
-/** Walks the reward's gradient back through the chain to the steps that the pictures' masks keep. */
-export async function learnFromChain(tools: Toolbox): Promise<void> {
-  const trajectory = await tools.sample();
-  const { dLatents } = await tools.judge(trajectory.final);
-  const keep = tools.samples.map(({ mask }) => mask);
-  await pullback(tools.steps, tools, trajectory, dLatents, keep);
+/** Back-propagates the reward through the chain, to the U-Net calls that the masks keep. */
+export async function addChainGradient(context: EstimatorContext): Promise<void> {
+  const trajectory = await context.sample();
+  const { dLatents } = await context.scoreWithGradient(trajectory.final);
+  const keep = context.samples.map(({ mask }) => mask);
+  await pullback(context.steps, context, trajectory, dLatents, keep);
 }

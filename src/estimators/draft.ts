@@ -1,20 +1,20 @@
 /**
  * DRaFT and DRaFT-K (Clark, Vicol, Swersky & Fleet 2023, "Directly Fine-Tuning Diffusion Models on Differentiable Rewards",
- * arXiv 2309.17400): the gradient of the reward through the last K steps of the chain, which DRaFT takes as they all are,
+ * arXiv 2309.17400). The reward is differentiated through the last K steps of the chain; plain DRaFT takes all of them:
  *
  *     g = ∇_θ L(x_0),   x_{t-1} = DDIM(x_t, ε_θ(x_t, t, c)),   x_K a constant
  *
- * AlignProp with a fixed truncation is the same but for DDIM's linear term, which it also follows to earlier latents, where
- * nothing learns.
+ * AlignProp with a fixed truncation gives the same gradient. It also follows DDIM's linear term to earlier latents, which
+ * changes nothing because no earlier call is differentiated.
  */
 import { z } from "zod";
-import { learnFromChain } from "./alignprop.js";
+import { addChainGradient } from "./alignprop.js";
 import { estimatorKind } from "./estimator.js";
 
 export const draft = estimatorKind({
   schema: z.strictObject({
     name: z.literal("draft"),
-    /** The steps at the chain's end whose gradient is taken; `null`: all of them. */
+    /** Number of differentiated steps at the end of the chain; `null`: all. */
     k: z.int().min(1).max(1_000_000_000).nullable().default(null),
   }),
   problems: ({ k }, { sampling: { steps } }) =>
@@ -27,11 +27,11 @@ export const draft = estimatorKind({
         ]
       : [],
   create: ({ k }) => ({
-    kind: "update",
+    kind: "direct",
     name: "draft",
-    rewardGradient: true,
+    usesRewardGradient: true,
     mask: (steps) => Array.from({ length: steps }, (_, i) => i >= steps - (k ?? steps)),
     needsDx: (steps) => (k ?? steps) > 1,
-    learn: learnFromChain,
+    addGradient: addChainGradient,
   }),
 });

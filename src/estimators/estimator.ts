@@ -1,155 +1,159 @@
 /**
- * How pictures and their rewards become a gradient of what learns. Every published estimator is a choice of U-Net calls and
- * of what goes upstream into their vector-Jacobian products; each is one file of this folder, written against `Toolbox`.
+ * The contract of an estimator: how sampled images and their rewards become a gradient of the trainable parameters. Each
+ * published estimator chooses which U-Net calls to differentiate and which upstream gradients to send into them. Each is one
+ * file of this folder, written against `EstimatorContext`.
  */
-
 import type { z } from "zod";
 import type { DdimStep } from "../diffusion/ddim.js";
 import type { Trajectory, Vjp, VjpCall } from "../diffusion/trajectory.js";
-import type { JudgedLatents, JudgedPictures } from "../rewards/scores.js";
+import type { BatchGradients, BatchLosses } from "../rewards/scores.js";
 import type { Rng } from "../tensor/rng.js";
 import type { TrainingSample } from "./sample.js";
 
-export type Estimator = UpdateEstimator | RoundEstimator;
+export type Estimator = DirectEstimator | RolloutEstimator;
 
 interface Common {
+  /** Shown in messages. */
   readonly name: string;
-  /** Whether it asks `Toolbox.judge` for the reward's gradient. One that does not learns from any reward. */
-  readonly rewardGradient: boolean;
-  /** Whether it asks for `Toolbox.base`, which takes memory. */
-  readonly usesBase?: boolean;
+  /** True if it calls `context.scoreWithGradient`. An estimator that does not can train on any reward. */
+  readonly usesRewardGradient: boolean;
+  /** True if it reads `context.baseParameters`, which costs memory. */
+  readonly usesBaseModel?: boolean;
 }
 
-/** Makes one optimizer update of a step's pictures, and needs to see no more than a micro-batch of them at a time. */
-export interface UpdateEstimator extends Common {
-  readonly kind: "update";
-  /** For one picture, the steps of its chain whose U-Net call has its gradient taken. Draws only from `rng`, the picture's own. */
+/** Makes one optimizer update per training step. It sees one group of micro-batches at a time. */
+export interface DirectEstimator extends Common {
+  readonly kind: "direct";
+  /** The denoising steps of one sample whose U-Net call is differentiated. It draws only from `rng`, which is the sample's own. */
   mask(steps: number, rng: Rng): boolean[];
-  /** Whether `vjp` ever has to return dL/dx_t besides the gradient of what learns. */
+  /** True if a VJP ever has to return dL/dx_t besides the gradient of the trainable parameters. */
   needsDx(steps: number): boolean;
-  /** Samples the pictures, has them judged, and adds the gradient of their loss by `tools.vjp` and `call.back`. */
-  learn(tools: Toolbox): Promise<void>;
+  /**
+   * Generates the images, scores them, and adds the gradient of their loss by `context.vjp` or `call.backward`, or to
+   * `context.gradient` directly.
+   */
+  addGradient(context: EstimatorContext): Promise<void>;
 }
 
 /**
- * Samples all pictures of a step, looks at all their rewards, and then makes one or several optimizer updates from what it
- * kept of the chains.
+ * Generates and scores all images of a training step first, then makes one or several optimizer updates from the stored
+ * trajectories.
  */
-export interface RoundEstimator extends Common {
-  readonly kind: "round";
-  readonly rewardGradient: false;
-  /** For each optimizer update, the places of the pictures that it learns from. */
-  minibatches(pictures: number): readonly (readonly number[])[];
+export interface RolloutEstimator extends Common {
+  readonly kind: "rollout";
+  readonly usesRewardGradient: false;
+  /** For each optimizer update, the indices of the samples that it uses. */
+  minibatches(samples: number): readonly (readonly number[])[];
   /**
-   * What each picture of the round counts for. `memory` is what the last round returned, plain data that a checkpoint keeps;
-   * undefined in the first one.
+   * A weight for each sample of the step, such as its advantage. `state` is what the previous step returned, as plain JSON
+   * data that a checkpoint stores; it is undefined in the first step.
    */
   weigh(
-    round: readonly Rewarded[],
-    memory: unknown,
-  ): { readonly weights: readonly number[]; readonly memory?: unknown };
-  /** Adds the gradient of the loss of some of the pictures; returns each one's loss. */
-  learn(tools: Toolbox, lesson: Lesson): Promise<readonly number[]>;
+    samples: readonly ScoredPrompt[],
+    state: unknown,
+  ): { readonly weights: readonly number[]; readonly state?: unknown };
+  /** Adds the gradient of the loss of some samples, and returns the loss of each. */
+  addGradient(context: EstimatorContext, batch: TrajectoryBatch): Promise<readonly number[]>;
 }
 
-/** What was kept of the toolbox's pictures. */
-export interface Lesson {
+/** Stored trajectories of the context's samples. */
+export interface TrajectoryBatch {
   readonly trajectory: Trajectory;
-  /** What each counts for. */
+  /** The weight of each sample. */
   readonly weights: readonly number[];
-  /** Which of the round's optimizer updates this is, counted from 0. */
+  /** Index of this optimizer update within the training step, from 0. */
   readonly update: number;
 }
 
-export interface Rewarded {
+export interface ScoredPrompt {
   readonly prompt: string;
   readonly reward: number;
 }
 
 /**
- * Some pictures of a step and all that can be done with them. Latents are held picture after picture, `size` numbers each;
- * how they are divided into micro-batches is the toolbox's affair.
+ * Some samples of a training step, and the operations on them. An array of latents holds one sample after the other,
+ * `latentElements` numbers each. The context divides the work into micro-batches.
  */
-export interface Toolbox {
-  /** Each with its prompt, its mask, and random numbers of its own: `noise()` of its chain, `rng(use)` for anything else. */
+export interface EstimatorContext {
   readonly samples: readonly TrainingSample[];
   readonly steps: readonly DdimStep[];
-  readonly size: number;
-  /** Pictures in this optimizer update, of which these may be a part. The loss is the mean over them all. */
-  readonly total: number;
-  /** What learns, as one vector. */
+  /** Numbers in the latents of one sample. */
+  readonly latentElements: number;
+  /** Samples of this optimizer update over all contexts, replicas and ranks. The loss is the mean over them. */
+  readonly globalBatchSize: number;
+  /** All trainable parameters as one vector. */
   readonly parameters: Float32Array;
-  /** The same as it was when the run began: with it, the U-Net is the base model's. */
-  readonly base: Float32Array;
-  /** dL/d parameters, to which `vjp` and `back` add. */
+  /** The parameters that the run began with. With them, the U-Net is the base model. */
+  readonly baseParameters: Float32Array;
+  /** dL/d parameters. `vjp` and `backward` add to it. */
   readonly gradient: Float64Array;
-  /** x_T … x_0 of all pictures. */
+  /** Runs the denoising chain: x_T … x_0 of all samples. */
   sample(options?: SampleOptions): Promise<Trajectory>;
-  /** The U-Net at a step of the chain, and the way back through it. */
-  call(at: CallAt): Promise<UnetCall>;
-  /** For calls of `sample`: dL/dx_t from dL/d output, and the gradient of what learns. */
+  /** Calls the U-Net at one step of the chain, at any latents. The result can be differentiated. */
+  callUnet(options: UnetCallOptions): Promise<UnetCall>;
+  /** Differentiates a U-Net call that `sample` made: takes dL/d output, adds dL/d parameters to `gradient`, returns dL/dx_t. */
   vjp(call: VjpCall): Promise<Pick<Vjp, "dx">>;
-  /** Reward, loss, and the gradient of the losses' mean over the update. Latents are those of all pictures, at x_0. */
-  judge(latents: Float32Array): Promise<JudgedLatents>;
-  /** Reward and loss alone. */
-  reward(latents: Float32Array): Promise<JudgedPictures>;
+  /** Decodes and scores the latents x_0 of all samples: rewards, losses and dL/dx_0, with L the mean loss of the update. */
+  scoreWithGradient(latents: Float32Array): Promise<BatchGradients>;
+  /** The same without the gradient. */
+  score(latents: Float32Array): Promise<BatchLosses>;
 }
 
 export interface SampleOptions {
-  /** For each picture the last step that matters; a later x_t is 0. */
+  /** For each sample, the index of the last denoising step to run. Latents after it are 0. */
   readonly until?: readonly number[];
-  /** Whether the trajectory holds the outputs at the steps whose gradient is taken. */
+  /** Store the U-Net's outputs at the steps that any mask keeps. */
   readonly outputs?: boolean;
-  /** In the place of what learns. */
+  /** Use these parameters instead of `context.parameters`. */
   readonly parameters?: Float32Array;
 }
 
-export interface CallAt {
+export interface UnetCallOptions {
   readonly step: number;
-  /** Latents of these pictures, and of no others. */
+  /** Latents of the `samples` below, and of no others. */
   readonly x: Float32Array;
-  /** Places in `samples`; left out: all. */
-  readonly pictures?: readonly number[];
-  /** Whether the way back returns dL/dx, for which the estimator `needsDx`. */
+  /** Indices into `context.samples`; all when left out. */
+  readonly samples?: readonly number[];
+  /** Return dL/dx from `backward`. The estimator's `needsDx` must be true. */
   readonly wantsDx?: boolean;
-  /** In the place of what learns, which then gets no gradient. */
+  /** Use these parameters instead of `context.parameters`. They get no gradient. */
   readonly parameters?: Float32Array;
 }
 
 export interface UnetCall {
-  /** Like x. */
+  /** Same length as `x`. */
   readonly output: Float32Array;
-  /** Adds to the gradient what dL/d output comes to; returns dL/dx where it is wanted. Call it once at most. */
-  back(upstream: Float32Array): Promise<Pick<Vjp, "dx">>;
+  /** Takes dL/d output, adds dL/d parameters to the gradient, and returns dL/dx if wanted. Call it at most once. */
+  backward(upstream: Float32Array): Promise<Pick<Vjp, "dx">>;
 }
 
-/** An estimator by its name: the settings that it takes, and how it is made from them. */
+/** An estimator by name: the schema of its settings, and how it is created from them. */
 export interface EstimatorKind<S extends z.ZodObject = z.ZodObject> {
   readonly schema: S;
-  /** What no single key can show: for each key that does not go with the other settings, why. */
+  /** Settings that are valid by themselves but do not fit the run's other settings. */
   problems?(settings: z.output<S>, others: OtherSettings): readonly KeyProblem[];
   create(settings: z.output<S>): Estimator | Promise<Estimator>;
 }
 
-/** What of the run's other settings an estimator may have to fit. */
+/** The run's other settings that an estimator may depend on. */
 export interface OtherSettings {
   readonly sampling: { readonly steps: number; readonly eta: number };
   readonly batch: { readonly total: number };
 }
 
 export interface KeyProblem {
-  /** Below `estimator`. */
+  /** Path of the key below `estimator`. */
   readonly path: readonly string[];
-  /** Follows the key's full path: `is 51, but …`. */
+  /** Continues a sentence that begins with the full key: `is 51, but …`. */
   readonly message: string;
 }
 
-/** Keeps the schema's type. */
+/** Infers the type of the schema. */
 export function estimatorKind<S extends z.ZodObject>(kind: EstimatorKind<S>): EstimatorKind<S> {
   return kind;
 }
 
-/** Whether the model is compared with what it was when the run began. */
-export function needsBase({ kl }: { readonly kl: { readonly weight: number } }, estimator: Estimator): boolean {
-  return kl.weight > 0 || estimator.usesBase === true;
+/** True if the run compares the model with the one that it began with, so that the base parameters must be in memory. */
+export function needsBaseModel(klWeight: number, estimator: Estimator): boolean {
+  return klWeight > 0 || estimator.usesBaseModel === true;
 }

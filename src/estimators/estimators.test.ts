@@ -67,7 +67,7 @@ describe("a reward without a gradient", async () => {
         estimator: { name: "ddpo", updates: 1 },
         sampling: { steps: 2, eta: 1 },
         batch: { samples_per_epoch: 2, total: 2, per_device: 2 },
-        updates: 1,
+        steps: 1,
       }),
     );
     expect(rows[0]).toMatchObject({ reward_queries: 2, unet_calls: 2 * 2 * 3 });
@@ -91,9 +91,8 @@ const ESTIMATORS: Record<string, SettingsInput> = {
 
 test("the pull towards an adapter that a run started from outlives that adapter", async () => {
   const start = await mkdtemp(join(scratch, "start"));
-  await run(tinySettings({ optimizer: { learning_rate: 0.05 }, updates: 1 }), start);
-  const settings = (updates: number) =>
-    tinySettings({ lora: { start }, kl: { weight: 1 }, estimator: "draft", updates });
+  await run(tinySettings({ optimizer: { learning_rate: 0.05 }, steps: 1 }), start);
+  const settings = (steps: number) => tinySettings({ lora: { start }, kl: { weight: 1 }, estimator: "draft", steps });
   const whole = await run(settings(2));
   const folder = await mkdtemp(join(scratch, "resume"));
   await run(settings(1), folder);
@@ -108,7 +107,7 @@ test("the pull towards an adapter that a run started from outlives that adapter"
 
 for (const [name, changes] of Object.entries(ESTIMATORS)) {
   describe(name, () => {
-    const settings = (updates: number) => tinySettings({ ...changes, evaluation: { every: 4, batch: 2 }, updates });
+    const settings = (steps: number) => tinySettings({ ...changes, evaluation: { every: 4, batch: 2 }, steps });
 
     test("trains, and after an interruption goes on with the very numbers of a run in one go", async () => {
       const whole = await run(settings(4));
@@ -125,12 +124,12 @@ for (const [name, changes] of Object.entries(ESTIMATORS)) {
       const one = settings(1);
       const [row] = (await run(one)).rows;
       const counted = await plan(one, { calibrate: false });
-      const { unetForwardCallsPerUpdate, unetBackwardCallsPerUpdate, unetRecomputedCallsPerUpdate } = counted;
-      const calls = unetForwardCallsPerUpdate + unetBackwardCallsPerUpdate + unetRecomputedCallsPerUpdate;
+      const { unetForwardCallsPerStep, unetBackwardCallsPerStep, unetRecomputedCallsPerStep } = counted;
+      const calls = unetForwardCallsPerStep + unetBackwardCallsPerStep + unetRecomputedCallsPerStep;
       // ReFL's pictures do not fill every call that goes back.
       if (name === "refl") expect(row?.unet_calls).toBeLessThanOrEqual(calls * one.batch.per_device);
       else expect(row?.unet_calls).toBe(calls * one.batch.per_device);
-      expect(row?.reward_queries).toBe(counted.rewardCallsPerUpdate * one.batch.per_device);
+      expect(row?.reward_queries).toBe(counted.rewardCallsPerStep * one.batch.per_device);
     });
   });
 }

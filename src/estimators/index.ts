@@ -1,4 +1,4 @@
-/** Every estimator by its name, and what a recipe may say of one. */
+/** All estimators by name, and the schema of `estimator` in a recipe. */
 import { z } from "zod";
 import { isRecord } from "../io/record.js";
 import { MODULE_FILE } from "../rewards/user/module.js";
@@ -23,10 +23,10 @@ const ESTIMATORS = {
   module,
 } as const;
 
-/** The one that a recipe has where it names none. */
-const USUAL = "alignprop";
+/** Used when a recipe names none. */
+const DEFAULT = "alignprop";
 
-/** A name, a file of one's own, or a mapping with a name; without a name, AlignProp's settings. */
+/** A name, a module's file, or a mapping. A mapping without a name holds AlignProp's settings. */
 export const estimatorSettings = z.preprocess(
   withName,
   z.discriminatedUnion("name", [
@@ -45,7 +45,7 @@ export type EstimatorSettings = z.output<typeof estimatorSettings>;
 
 export function withName(value: unknown): unknown {
   if (typeof value === "string") return MODULE_FILE.test(value) ? { name: "module", file: value } : { name: value };
-  return isRecord(value) && !("name" in value) ? { name: USUAL, ...value } : value;
+  return isRecord(value) && !("name" in value) ? { name: DEFAULT, ...value } : value;
 }
 
 export async function openEstimator(settings: EstimatorSettings): Promise<Estimator> {
@@ -57,6 +57,6 @@ export function estimatorProblems(settings: EstimatorSettings, others: OtherSett
 }
 
 function kindOf({ name }: EstimatorSettings): EstimatorKind {
-  // The schema of the same name has judged these settings.
+  // The schema of the same name has checked these settings.
   return ESTIMATORS[name] as unknown as EstimatorKind;
 }

@@ -16,8 +16,8 @@ describe("DDPO's advantages", () => {
 
   test("remember a prompt's last rewards, and no more than the buffer holds", () => {
     const first = advantages(round(["cat", 1], ["cat", 2]), {}, settings);
-    const second = advantages(round(["cat", 3], ["cat", 6]), first.memory, settings);
-    expect(second.memory).toEqual({ cat: [2, 3, 6] });
+    const second = advantages(round(["cat", 3], ["cat", 6]), first.state, settings);
+    expect(second.state).toEqual({ cat: [2, 3, 6] });
     // Of 2, 3 and 6: mean 11/3, deviation √(26/9).
     expect(second.weights[1]).toBeCloseTo((6 - 11 / 3) / Math.sqrt(26 / 9), 5);
   });
@@ -29,9 +29,9 @@ describe("DDPO's advantages", () => {
   });
 
   test("come through a checkpoint's JSON unchanged, whatever the prompt is called", () => {
-    const { memory } = advantages(round(["__proto__", 1.1], ["cat", 1 / 3]), {}, settings);
-    const again = advantages(round(["cat", 1]), JSON.parse(JSON.stringify(memory)), settings);
-    expect(again.memory.cat).toEqual([1 / 3, 1]);
+    const { state } = advantages(round(["__proto__", 1.1], ["cat", 1 / 3]), {}, settings);
+    const again = advantages(round(["cat", 1]), JSON.parse(JSON.stringify(state)), settings);
+    expect(again.state.cat).toEqual([1 / 3, 1]);
   });
 });
 

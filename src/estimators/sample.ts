@@ -1,15 +1,16 @@
 import type { PictureNoise } from "../diffusion/noise.js";
 import type { Rng } from "../tensor/rng.js";
 
+/** One image that a training step generates, with everything random about it. */
 export interface TrainingSample {
   readonly epoch: number;
-  /** Within the epoch. */
+  /** Index within the epoch, from 0. */
   readonly index: number;
   readonly prompt: string;
-  /** For each denoising step: does it keep its gradient? Empty where the estimator chooses later (`RoundEstimator`). */
+  /** True at the denoising steps whose U-Net call is differentiated. Empty for a `RolloutEstimator`. */
   readonly mask: readonly boolean[];
-  /** Of its chain. */
+  /** Initial latents, and the noise of each step where eta is positive. */
   noise(): PictureNoise;
-  /** Random numbers for what else an estimator draws; each use has its own. */
+  /** A generator for anything else that an estimator draws; each `use` has its own sequence. */
   rng(...use: number[]): Rng;
 }

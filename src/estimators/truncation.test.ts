@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { Rng } from "../tensor/rng.js";
 import { alignprop } from "./alignprop.js";
-import type { UpdateEstimator } from "./estimator.js";
+import type { DirectEstimator } from "./estimator.js";
 import { drawMask, earliestKept, type TruncationSettings } from "./truncation.js";
 
 const steps = 50;
@@ -84,7 +84,7 @@ describe("truncation", () => {
 describe("the estimator", () => {
   test("needs dL/dx_t only where more than the last step may be kept", () => {
     const needsDx = (truncation: TruncationSettings) =>
-      (alignprop.create({ name: "alignprop", truncation }) as UpdateEstimator).needsDx(steps);
+      (alignprop.create({ name: "alignprop", truncation }) as DirectEstimator).needsDx(steps);
     expect(needsDx({ mode: "fixed", k: 1 })).toBe(false);
     expect(needsDx({ mode: "fixed", k: 2 })).toBe(true);
     expect(needsDx({ mode: "per-step", low: 0, high: null })).toBe(true);

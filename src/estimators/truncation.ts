@@ -1,7 +1,4 @@
-/**
- * Which denoising steps keep the gradient of the noise they predict (AlignProp, arXiv 2310.03739: "randomized
- * truncated back-propagation"). Steps count from 0 at the noise; a draw of d detaches the steps before d.
- */
+/** Randomly truncated back-propagation (AlignProp, arXiv 2310.03739): the U-Net calls of a chain that are differentiated. */
 import { z } from "zod";
 import type { Rng } from "../tensor/rng.js";
 import type { KeyProblem } from "./estimator.js";
@@ -10,13 +7,13 @@ const count = z.int().min(1).max(1_000_000_000);
 const nonnegative = z.number().min(0);
 
 /**
- * Which denoising steps keep the gradient of the noise they predict. Steps count from 0 (pure noise) to
- * `sampling.steps` - 1; with a draw of d, the steps before d are detached and K = steps - d keep their gradient.
+ * Steps count from 0 (pure noise) to `sampling.steps` - 1. A draw of d detaches the U-Net's output at the steps before d; the last
+ * K = steps - d steps keep their gradient.
  */
 export const truncation = z.discriminatedUnion("mode", [
   /** A new draw at every step, both ends included: step i keeps its gradient with probability (i + 1) / (steps + 1). */
   z.strictObject({ mode: z.literal("per-step"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
-  /** One draw for the whole trajectory, both ends included; `high: null` stands for `sampling.steps`. */
+  /** One draw for the whole trajectory, both ends included; `high: null` means `sampling.steps`. */
   z.strictObject({ mode: z.literal("uniform"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
   /** One draw for the whole trajectory from a normal distribution. */
   z.strictObject({ mode: z.literal("gaussian"), mean: nonnegative.default(42), std: nonnegative.default(5) }),
@@ -26,7 +23,7 @@ export const truncation = z.discriminatedUnion("mode", [
 
 export type TruncationSettings = z.output<typeof truncation>;
 
-/** One sample's mask over the steps of its trajectory: true where the gradient is kept. */
+/** The mask of one sample over the steps of its trajectory: true where the gradient is kept. */
 export function drawMask(truncation: TruncationSettings, steps: number, rng: Rng): boolean[] {
   const from = (first: number) => Array.from({ length: steps }, (_, i) => i >= first);
   switch (truncation.mode) {
@@ -37,14 +34,14 @@ export function drawMask(truncation: TruncationSettings, steps: number, rng: Rng
     case "uniform":
       return from(rng.integer(truncation.low, truncation.high ?? steps));
     case "gaussian":
-      // Cut to a whole number; the last step is kept whatever is drawn.
+      // Truncated to an integer. The last step is always kept.
       return from(Math.min(Math.trunc(truncation.mean + truncation.std * rng.normal()), steps - 1));
     case "fixed":
       return from(steps - (truncation.k ?? steps));
   }
 }
 
-/** No draw keeps a step before this one. */
+/** The earliest step that any draw can keep. */
 export function earliestKept(truncation: TruncationSettings, steps: number): number {
   switch (truncation.mode) {
     case "per-step":
@@ -57,7 +54,7 @@ export function earliestKept(truncation: TruncationSettings, steps: number): num
   }
 }
 
-/** What of it does not go with the chain's length. */
+/** Settings that do not fit the length of the chain. */
 export function truncationProblems(truncation: TruncationSettings, steps: number): KeyProblem[] {
   const problem = (key: string, message: string): KeyProblem[] => [{ path: ["truncation", key], message }];
   const most = `sampling.steps is ${steps}; give at most ${steps}, or sample more steps`;

@@ -5,8 +5,8 @@ import { kohyaLora, PEFT_FILE, peftLora } from "../weights/lora-files.js";
 import { safetensorsChunks } from "../weights/safetensors.js";
 import { toModules } from "./adapter.js";
 import { modelMetadata } from "./model-metadata.js";
-import type { LearnedLayout } from "./parameters.js";
 import type { Pipeline } from "./pipeline.js";
+import type { TrainableLayout } from "./trainable.js";
 
 /** Of an adapter's file under kohya's names; what is before it is the run's name. */
 export const KOHYA_ENDING = ".kohya.safetensors";
@@ -16,7 +16,7 @@ export const UNET_FILES = { config: "unet/config.json", weights: "unet/diffusion
 
 /** What other tools load: an adapter under both kinds of names, or a U-Net's folder. */
 export function exportFiles(
-  layout: LearnedLayout,
+  layout: TrainableLayout,
   weights: Float32Array,
   { pipeline, name }: { pipeline: Pipeline; name: string },
 ): Map<string, FileContent> {

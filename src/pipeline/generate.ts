@@ -1,69 +1,83 @@
+/** Generates images with a model, and with adapters on it. */
 import { isDeepStrictEqual } from "node:util";
+import { runtimeOptions } from "../config/batch.js";
 import type { Settings } from "../config/settings.js";
-import { runtimeOptions } from "../config/settings.js";
 import { type RgbImage, toRgb } from "../images/rgb.js";
-import type { LoraLayout } from "../nn/lora.js";
 import { Runtime } from "../runtime/runtime.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
 import type { WeightSource } from "../weights/source.js";
 import { toFlat } from "./adapter.js";
-import { annealingOf, type Picture, samplePictures } from "./draw.js";
+import { annealingOf, type ImageRequest, sampleImages } from "./images.js";
 import { type OpenListener, openModel } from "./open-model.js";
 import { promptWarnings, withUnet } from "./pipeline.js";
 import { choosePrecision } from "./precision.js";
 import { Sampler } from "./sampler.js";
+import type { TrainableLayout } from "./trainable.js";
 
 export interface GenerateOptions
   extends Pick<Settings, "model" | "device" | "threads" | "sampling">,
     Partial<Pick<Settings, "loading" | "precision">>,
     OpenListener {
-  readonly pictures: readonly Picture[];
+  readonly images: readonly ImageRequest[];
   readonly negative?: string;
   readonly adapter?: LoraAdapter | undefined;
-  /** Weights in the place of the model's U-Net. */
+  /** Weights that replace those of the model's U-Net. */
   readonly unet?: WeightSource | undefined;
-  /** Pictures sampled at once. */
+  /** Images sampled at once; default 4. */
   readonly batch?: number;
-  /** The power of annealed guidance from the model to what was tuned (`annealing.ts`). */
+  /** Power of annealed guidance from the base model to the fine-tuned one (`diffusion/annealing.ts`). */
   readonly anneal?: number | undefined;
 }
 
-/** One image for each prompt and seed. The same prompt and seed give the same image, whatever else is asked for. */
+/**
+ * Generates one image for each prompt and seed. The same prompt and seed give the same image, whatever other images are
+ * requested.
+ *
+ * @example
+ * const { device, threads, sampling } = await loadSettings();
+ * const [fox] = await generate({
+ *   model: "models/emoji-64", device, threads, sampling,
+ *   images: [{ prompt: "fox", seed: 7 }],
+ *   adapter: await readLora("runs/default-1/checkpoints/step-000018"),
+ * });
+ */
 export async function generate({ adapter, ...options }: GenerateOptions): Promise<RgbImage[]> {
   const [images] = await generateEach(options, [adapter]);
   return images as RgbImage[];
 }
 
-/** The same images with each of several adapters. */
+/** Generates the same images with each of several adapters. */
 export async function generateEach(
   options: Omit<GenerateOptions, "adapter">,
   adapters: readonly (LoraAdapter | undefined)[],
 ): Promise<RgbImage[][]> {
-  const { pictures, sampling, negative = "", batch = 4, anneal, signal, warn = () => {} } = options;
-  const { device, precision: asked = "auto" } = options;
+  const { images: requests, sampling, negative = "", batch = 4, anneal, signal, warn = () => {} } = options;
+  const { device, precision: wanted = "auto" } = options;
   const model = await openModel(options, options);
   const pipeline = withUnet(model, options.unet);
   const loras = adapters.map((adapter) => adapter && toFlat(pipeline, adapter));
-  const prompts = [...pictures.map(({ prompt }) => prompt), negative];
+  const prompts = [...requests.map(({ prompt }) => prompt), negative];
   for (const message of promptWarnings(pipeline, prompts)) warn(message);
   const runtime = await Runtime.start(runtimeOptions(options));
   try {
-    const precision = await choosePrecision({ device, precision: asked }, runtime, warn);
-    const shared = { batch: Math.min(batch, pictures.length), negativePrompt: negative, precision };
-    const from =
+    const precision = await choosePrecision({ device, precision: wanted }, runtime, warn);
+    const shared = { batch: Math.min(batch, requests.length), negativePrompt: negative, precision };
+    const base =
       options.unet && anneal !== undefined ? await Sampler.compile(runtime, model, sampling, shared) : undefined;
     const all: RgbImage[][] = [];
-    let compiled: { layout: LoraLayout | undefined; sampler: Sampler } | undefined;
+    let compiled: { layout: TrainableLayout | undefined; sampler: Sampler } | undefined;
     for (const lora of loras) {
       const layout = lora?.layout;
       if (!compiled || !isDeepStrictEqual(layout, compiled.layout)) {
         await compiled?.sampler.release();
         compiled = { layout, sampler: await Sampler.compile(runtime, pipeline, sampling, { ...shared, layout }) };
       }
-      const annealing = annealingOf(anneal, compiled.sampler, from, lora?.weights);
+      const { sampler } = compiled;
+      const parameters = lora?.weights;
+      const annealing = annealingOf({ power: anneal, sampler, base, parameters });
       const images: RgbImage[] = [];
-      for await (const sampled of samplePictures(compiled.sampler, pictures, lora?.weights, { signal, annealing })) {
-        images.push(...toRgb(sampled.images).slice(0, sampled.pictures.length));
+      for await (const sampled of sampleImages(sampler, requests, parameters, { signal, annealing })) {
+        images.push(...toRgb(sampled.images).slice(0, sampled.requests.length));
       }
       all.push(images);
     }

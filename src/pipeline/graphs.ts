@@ -1,5 +1,4 @@
-/** The forward programs. */
-
+/** The forward programs of a model as graphs: text encoders, U-Net with guidance, VAE decoder. Shapes are static. */
 import { type Conditioning, guided, isGuided } from "../diffusion/guidance.js";
 import type { Graph } from "../graph/graph.js";
 import type { Value } from "../graph/value.js";
@@ -10,11 +9,13 @@ import { vaeFactor } from "../models/vae/config.js";
 import { decode } from "../models/vae/vae.js";
 import { frozenScope } from "../nn/scope.js";
 import { add, clip, concat, constant, div, input, mul } from "../ops/index.js";
-import { type LearnedLayout, learnedScope } from "./parameters.js";
 import type { LatentSize, Pipeline } from "./pipeline.js";
+import { layoutScope, type TrainableLayout } from "./trainable.js";
+
 /**
- * A prompt's ids from each encoder's tokenizer [1, n], under the encoder's name → text [1, n, d]. Stable Diffusion XL joins
- * what its two encoders give, and also has `pooled` [1, p], the second one's state at the text's end (`endOfText`).
+ * Token ids [1, n] for each text encoder, under the encoder's name → `text` [1, n, d]. Stable Diffusion XL concatenates the
+ * states of its two encoders, and also returns `pooled` [1, p]: the second encoder's state at the end of the prompt, which the
+ * input `endOfText` marks.
  */
 export function textGraph({ textEncoders, weights }: Pipeline): Graph {
   const name = "text encoder";
@@ -37,23 +38,26 @@ export function textGraph({ textEncoders, weights }: Pipeline): Graph {
   };
 }
 
-export interface DenoiseShape {
+export interface DenoiserOptions {
   readonly batch: number;
   readonly size: LatentSize;
   readonly guidanceScale: number;
+  /** Adds the input `parameters` [N]: the factors of an adapter, or the U-Net's own weights. */
+  readonly layout?: TrainableLayout | undefined;
 }
 
-/** One call of the U-Net with guidance and what was learned: latents [b, c, h, w], timestep [1], the prompt and the unconditional one → output like the latents */
-export function denoiseGraph(pipeline: Pipeline, layout: LearnedLayout | undefined, shape: DenoiseShape): Graph {
-  const { inputs, output } = denoise(pipeline, layout, shape);
-  return { name: "U-Net forward", inputs, outputs: { output } };
+/** The U-Net's graph, and the values that a gradient refers to. */
+export interface Denoiser {
+  /** latents [b, c, h, w], timestep [1], conditional and unconditional embeddings, parameters [N] → output [b, c, h, w] */
+  readonly graph: Graph;
+  readonly latents: Value;
+  /** The slices of `parameters`, in the order of the layout. */
+  readonly parts: readonly Value[];
+  readonly layout: TrainableLayout | undefined;
 }
 
-export function denoise(
-  pipeline: Pipeline,
-  layout: LearnedLayout | undefined,
-  { batch, size, guidanceScale }: DenoiseShape,
-) {
+/** One U-Net call with classifier-free guidance. */
+export function denoiser(pipeline: Pipeline, { batch, size, guidanceScale, layout }: DenoiserOptions): Denoiser {
   const latents = input([batch, pipeline.unet.inChannels, size.height, size.width]);
   const timestep = input([1]);
   const conditional = conditioningInputs(pipeline, batch);
@@ -61,23 +65,18 @@ export function denoise(
   const parameters = layout && input([layout.size]);
   const { scope, parts } =
     layout && parameters
-      ? learnedScope(layout, parameters, pipeline.weights)
+      ? layoutScope(layout, parameters, pipeline.weights)
       : { scope: frozenScope(pipeline.weights, "unet"), parts: [] };
-  const output = guided(
-    (sample, timestep, { text, pooled }) =>
-      unet(scope, pipeline.unet, {
-        sample,
-        timestep,
-        encoderHiddenStates: text,
-        added: pooled && { textEmbeds: pooled, timeIds: timeIds(pipeline, text.shape[0] as number, size) },
-      }),
-    latents,
-    timestep,
-    conditional,
-    unconditional,
-    guidanceScale,
-  );
-  return {
+  const call = (sample: Value, timestep: Value, { text, pooled }: Conditioning) =>
+    unet(scope, pipeline.unet, {
+      sample,
+      timestep,
+      encoderHiddenStates: text,
+      added: pooled && { textEmbeds: pooled, timeIds: timeIds(pipeline, text.shape[0] as number, size) },
+    });
+  const output = guided(call, latents, timestep, conditional, unconditional, guidanceScale);
+  const graph = {
+    name: "U-Net forward",
     inputs: {
       latents,
       timestep,
@@ -85,16 +84,15 @@ export function denoise(
       ...(isGuided(guidanceScale) && named(unconditional, UNCONDITIONAL)),
       ...(parameters && { parameters }),
     },
-    output,
-    latents,
-    parts,
+    outputs: { output },
   };
+  return { graph, latents, parts, layout };
 }
 
-/** Stands before the names of the unconditional branch's inputs. */
+/** Prefix of the unconditional branch's input names. */
 export const UNCONDITIONAL = "unconditional.";
 
-/** A conditioning's parts as a program names them. */
+/** The parts of a conditioning under the names of a graph's inputs. */
 export function named<T>(conditioning: Conditioning<T>, prefix: "" | typeof UNCONDITIONAL): Record<string, T> {
   return Object.fromEntries(Object.entries(conditioning).map(([name, part]) => [prefix + name, part as T]));
 }
@@ -104,7 +102,7 @@ function conditioningInputs({ unet, textEncoders: [{ tokenizer }] }: Pipeline, b
   return { text, ...(unet.addition && { pooled: input([batch, unet.addition.pooledFeatures]) }) };
 }
 
-/** As diffusers fills them in: a picture that was never larger and never cropped (`original_size`, `crops_coords_top_left`, `target_size`). */
+/** Stable Diffusion XL's micro-conditioning with diffusers' defaults: original size, crop corner (0, 0), target size. */
 function timeIds({ vae }: Pipeline, batch: number, { height, width }: LatentSize): Value {
   const pixels = [height * vaeFactor(vae), width * vaeFactor(vae)];
   const ids = [...pixels, 0, 0, ...pixels];

@@ -1,7 +1,7 @@
-/** From what `model` names to an opened model: a folder, a single file or an id of the Hugging Face hub. */
+/** Opens the model that settings name: a folder, a single file, or an id of the Hugging Face hub. */
 import { existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import type { Settings } from "../config/settings.js";
+import type { LoadingSettings, ModelSettings } from "../config/settings.js";
 import { InputError, nearest } from "../errors/index.js";
 import { locate, shippedModels } from "../io/package.js";
 import { DEFAULT_REVISION, type HubId, hubOf, parseHubId, saysHub, showId } from "../weights/hub/id.js";
@@ -10,23 +10,21 @@ import { type Choose, type FetchProgress, snapshot } from "../weights/hub/snapsh
 import { CLIP_TOKENIZER, isSingleFile, tokenizerBeside, tokenizerIn } from "../weights/ldm/single-file.js";
 import { type OpenOptions, openPipeline, type Pipeline } from "./pipeline.js";
 
-/** How whoever waits is told. */
+/** Callbacks while a model or a reward is opened. */
 export interface OpenListener {
-  /** Told of what had to be guessed, and of a cached copy that had to do. */
+  /** Called with each warning, such as a guess about a file or the use of a cached copy. */
   readonly warn?: ((message: string) => void) | undefined;
-  /** Told how a download goes on. */
+  /** Called with the progress of downloads. */
   readonly onFetch?: ((progress: FetchProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
-
-export type ModelSettings = Pick<Settings, "model"> & { readonly loading?: Settings["loading"] };
 
 export async function openModel(settings: ModelSettings, listener: OpenListener = {}): Promise<Pipeline> {
   const { path, ...options } = await resolveModel(settings, listener);
   return openPipeline(path, { ...options, note: listener.warn });
 }
 
-/** Files on this machine for what `model` names; those of the hub are fetched first. */
+/** The files of a model on this machine. Files on the hub are downloaded first. */
 export async function resolveModel(
   { model, loading }: ModelSettings,
   listener: OpenListener = {},
@@ -37,8 +35,8 @@ export async function resolveModel(
   const path = !id ? locate(model) : await fetch(id, id.file === undefined ? pipelineFiles(showId(id)) : only(id.file));
   if (!(await isSingleFile(path))) return { path, prediction };
 
-  const folderOf = (place: string, setting: string, choose: (what: string) => Choose) =>
-    findPlace(place, setting, choose, loading, listener);
+  const folderOf = (location: string, setting: string, choose: (what: string) => Choose) =>
+    findLocation(location, choose, { setting, loading, listener });
   if (loading?.config != null) {
     const choose = (what: string) => pipelineFiles(what, { weights: false });
     return { path, prediction, config: await folderOf(loading.config, "loading.config", choose) };
@@ -55,27 +53,33 @@ export async function resolveModel(
   return { path, prediction, tokenizer: (await tokenizerIn(folder)) ?? folder };
 }
 
+export interface FindOptions {
+  /** The key that names the location, for messages. */
+  readonly setting: string;
+  readonly loading: LoadingSettings | undefined;
+  readonly listener: OpenListener;
+}
+
 /**
- * Where a setting's path or hub id lies on this machine; what is on the hub is fetched first. `choose` says which files of a
- * repository are needed where the id names none itself.
+ * The path of a location, which is a path or a hub id. Files on the hub are downloaded first. `choose` picks the files of a
+ * repository if the id names no file.
  */
-export async function findPlace(
-  place: string,
-  setting: string,
+export async function findLocation(
+  location: string,
   choose: (what: string) => Choose,
-  loading: Settings["loading"] | undefined,
-  listener: OpenListener,
+  { setting, loading, listener }: FindOptions,
 ): Promise<string> {
-  const id = hubIdOf(place, setting);
-  if (!id) return locate(place);
+  const id = hubIdOf(location, setting);
+  if (!id) return locate(location);
   return fetchInto(id, id.file === undefined ? choose(showId(id)) : only(id.file), loading?.offline ?? false, listener);
 }
 
 function withoutTokenizer(path: string, error: unknown): unknown {
   if (!(error instanceof InputError)) return error;
   return new InputError(
-    "model-mismatch",
-    `${path}: a single file holds no tokenizer, and none can be had from the hub. Put CLIP's vocab.json and merges.txt beside it, or name their folder with loading.tokenizer. (${error.message})`,
+    "model-incomplete",
+    `${path}: a single file contains no tokenizer, and it cannot be downloaded from the hub. Put CLIP's vocab.json and merges.txt beside the file, or set loading.tokenizer to their folder. (${error.message})`,
+    { path, setting: "loading.tokenizer", reason: error.message },
   );
 }
 
@@ -90,26 +94,28 @@ async function fetchInto(id: HubId, choose: Choose, offline: boolean, listener: 
 }
 
 /**
- * The hub's id that `place` is, or undefined where it is a path. What exists is a path, and so is what begins like one or
- * lies in a folder that exists: a misspelt folder is told as such and not looked for in the hub.
+ * The hub id that a location is, or undefined if it is a path. A location is a path if it exists, begins like a path, or
+ * starts with an existing folder, so that a misspelled folder is reported as such and not searched on the hub.
  */
-function hubIdOf(place: string, setting: string, revision?: string): HubId | undefined {
-  if (saysHub(place)) {
-    const id = parseHubId(place, revision);
+function hubIdOf(location: string, setting: string, revision?: string): HubId | undefined {
+  if (saysHub(location)) {
+    const id = parseHubId(location, revision);
     if (id) return id;
     throw new InputError(
-      "model-mismatch",
-      `${setting}: ${place} is no id of the Hugging Face hub, such as hf://org/name or hf://org/name@main`,
+      "hub-id-invalid",
+      `${setting}: ${location} is not an id of the Hugging Face hub, such as hf://org/name or hf://org/name@main`,
+      { setting, found: location },
     );
   }
-  if (existsSync(locate(place))) return undefined;
-  const id = /^[~.]|^\/|\\/.test(place) ? undefined : parseHubId(place, revision);
+  if (existsSync(locate(location))) return undefined;
+  const id = /^[~.]|^\/|\\/.test(location) ? undefined : parseHubId(location, revision);
   if (!id) return undefined;
-  const [parent] = place.split("/") as [string];
+  const [parent] = location.split("/") as [string];
   if (!existsSync(locate(parent))) return id;
-  const near = nearest(place, shippedModels());
+  const suggestion = nearest(location, shippedModels());
   throw new InputError(
-    "model-mismatch",
-    `${setting}: ${place}: not found in the folder ${dirname(locate(place))}.${near ? ` Is it ${near}?` : ""} For a model of the Hugging Face hub write hf://${place}`,
+    "model-not-found",
+    `${setting}: ${location} was not found in the folder ${dirname(locate(location))}.${suggestion ? ` Did you mean ${suggestion}?` : ""} For a model on the Hugging Face hub, write hf://${location}`,
+    { setting, path: location, suggestion },
   );
 }

@@ -5,6 +5,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { TINY_SD, tinyFamily } from "../../test/tiny.js";
 import { Runtime } from "../runtime/runtime.js";
 import { type HostTensor, toNumbers } from "../tensor/host.js";
+import { textGraph } from "./graphs.js";
 import { latentSize, openPipeline, promptWarnings } from "./pipeline.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 
@@ -95,7 +96,8 @@ describe("a pipeline of Stable Diffusion XL", () => {
 
 test("without a negative prompt the unconditional branch of Stable Diffusion XL gets zeros, and with one what it says", async () => {
   const runtime = await Runtime.start({ threads: 1 });
-  const encoder = await PromptEncoder.compile(runtime, await openPipeline(tinyFamily("sdxl")));
+  const pipeline = await openPipeline(tinyFamily("sdxl"));
+  const encoder = await PromptEncoder.compile(runtime, pipeline, textGraph(pipeline));
   const largest = (tensor: HostTensor) => Math.max(...toNumbers(tensor).map(Math.abs));
   const none = await encoder.encodeNegative("", 2);
   expect(none.text.shape).toEqual([2, 77, 20]);

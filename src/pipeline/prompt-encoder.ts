@@ -1,38 +1,39 @@
 import type { Conditioning } from "../diffusion/guidance.js";
+import type { Graph } from "../graph/graph.js";
 import { endOfText } from "../models/clip/text.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../tensor/host.js";
 import { sizeOf } from "../tensor/shape.js";
-import { textGraph } from "./graphs.js";
 import type { Pipeline } from "./pipeline.js";
 
-/** Embeddings that are kept: 120 MB of Stable Diffusion's, 320 MB of XL's. Runs draw from a short list of prompts again and again. */
-const MOST_KEPT = 512;
+/** Number of cached embeddings: 120 MB for Stable Diffusion 1 and 2, 320 MB for XL. Runs draw from a short list of prompts again and again. */
+const MOST_CACHED = 512;
 
-/** Prompts as the U-Net reads them. */
+/** Prompts as embeddings for the U-Net, with a cache. */
 export class PromptEncoder {
-  private readonly kept = new Map<string, Conditioning<HostTensor>>();
+  private readonly cache = new Map<string, Conditioning<HostTensor>>();
 
   private constructor(
     private readonly pipeline: Pipeline,
     private readonly program: Program,
   ) {}
 
-  static async compile(runtime: Runtime, pipeline: Pipeline): Promise<PromptEncoder> {
-    return new PromptEncoder(pipeline, await runtime.compile(textGraph(pipeline), pipeline.weights));
+  /** `graph` is the pipeline's `textGraph`. */
+  static async compile(runtime: Runtime, pipeline: Pipeline, graph: Graph): Promise<PromptEncoder> {
+    return new PromptEncoder(pipeline, await runtime.compile(graph, pipeline.weights));
   }
 
-  /** One prompt for each picture of a batch. */
+  /** The embeddings of one prompt per image. */
   async encode(prompts: readonly string[]): Promise<Conditioning<HostTensor>> {
     const each: Conditioning<HostTensor>[] = [];
     for (const prompt of prompts) each.push(await this.encodeOne(prompt));
     return joined(each);
   }
 
-  /** The unconditional branch's, for `batch` pictures. */
+  /** The embeddings of the unconditional branch for `batch` images. */
   async encodeNegative(prompt: string, batch: number): Promise<Conditioning<HostTensor>> {
     const encoded = await this.encode(new Array<string>(batch).fill(prompt));
-    // diffusers tells an empty negative prompt from none at all; here an empty one is none.
+    // diffusers distinguishes an empty negative prompt from none; here an empty one means none.
     return prompt === "" && this.pipeline.forceZerosForEmptyPrompt ? zerosLike(encoded) : encoded;
   }
 
@@ -41,17 +42,17 @@ export class PromptEncoder {
   }
 
   private async encodeOne(prompt: string): Promise<Conditioning<HostTensor>> {
-    const known = this.kept.get(prompt);
+    const known = this.cache.get(prompt);
     if (known) return known;
     const { text, pooled } = await this.program.run(this.read(prompt));
     const encoded = { text: text as HostTensor, ...(pooled && { pooled }) };
-    const [oldest] = this.kept.keys();
-    if (this.kept.size >= MOST_KEPT && oldest !== undefined) this.kept.delete(oldest);
-    this.kept.set(prompt, encoded);
+    const [oldest] = this.cache.keys();
+    if (this.cache.size >= MOST_CACHED && oldest !== undefined) this.cache.delete(oldest);
+    this.cache.set(prompt, encoded);
     return encoded;
   }
 
-  /** The text encoders' inputs. */
+  /** The inputs of the text encoders. */
   private read(prompt: string): Record<string, HostTensor> {
     const { textEncoders } = this.pipeline;
     const inputs: Record<string, HostTensor> = {};
@@ -64,7 +65,7 @@ export class PromptEncoder {
   }
 }
 
-/** Of one prompt each → of all, side by side. */
+/** Concatenates the embeddings of single prompts. */
 function joined(each: readonly Conditioning<HostTensor>[]): Conditioning<HostTensor> {
   const join = (parts: readonly HostTensor[]): HostTensor => {
     const [, ...shape] = (parts[0] as HostTensor).shape;

@@ -1,44 +1,65 @@
-/** Pictures from prompts: the text encoder, the denoising chain and the VAE decoder, compiled for one batch size. */
-
+/** Images from prompts: the text encoder, the denoising chain and the VAE decoder, compiled for one batch size. */
+import type { SamplingSettings } from "../config/settings.js";
 import { annealed } from "../diffusion/annealing.js";
 import { type DdimStep, ddimSteps } from "../diffusion/ddim.js";
 import { isGuided } from "../diffusion/guidance.js";
 import { forward, type StepNoise, type Trajectory } from "../diffusion/trajectory.js";
+import type { Graph } from "../graph/graph.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../tensor/host.js";
-import { decodeGraph, denoiseGraph, named, UNCONDITIONAL } from "./graphs.js";
-import type { LearnedLayout } from "./parameters.js";
+import { decodeGraph, denoiser, named, textGraph, UNCONDITIONAL } from "./graphs.js";
 import { type LatentSize, latentSize, type Pipeline } from "./pipeline.js";
 import { inPrecision, type Precision } from "./precision.js";
 import { PromptEncoder } from "./prompt-encoder.js";
+import type { TrainableLayout } from "./trainable.js";
 
-export interface SamplingOptions {
-  readonly steps: number;
-  readonly eta: number;
-  readonly guidance_scale: number;
-  /** Pixels; null is the model's own size. */
-  readonly height: number | null;
-  readonly width: number | null;
-}
+/** The U-Net's inputs that are the same at every step: prompt embeddings and trainable parameters. */
+export type ConditioningInputs = Readonly<Record<string, HostTensor>>;
 
-/** What the U-Net is told besides latents and timestep, the same at every step: prompts and the adapter. */
-export type Told = Readonly<Record<string, HostTensor>>;
-
-/** Annealed guidance (`annealing.ts`), from what a sampler predicts with these parameters. */
+/** Annealed guidance (`annealing.ts`) away from the predictions of a base model. */
 export interface Annealing {
   readonly base: Sampler;
   readonly parameters: Float32Array | undefined;
   readonly power: number;
 }
 
-export interface SamplerOptions {
-  /** Pictures sampled at once. */
+export interface SamplerGraphs {
+  /** Images per call. */
   readonly batch: number;
-  /** Of what `condition` will be given. */
-  readonly layout?: LearnedLayout | undefined;
-  readonly negativePrompt?: string;
-  /** Of the U-Net. */
+  readonly size: LatentSize;
+  readonly text: Graph;
+  readonly denoise: Graph;
+  readonly decode: Graph;
+}
+
+export interface SamplerGraphOptions {
+  /** Images sampled at once. */
+  readonly batch: number;
+  /** Layout of the parameters that `condition` will receive. */
+  readonly layout?: TrainableLayout | undefined;
+  /** Precision of the U-Net. */
   readonly precision?: Precision;
+}
+
+export function samplerGraphs(
+  pipeline: Pipeline,
+  { guidance_scale: guidanceScale, height, width }: SamplingSettings,
+  { batch, layout, precision = "float32" }: SamplerGraphOptions,
+): SamplerGraphs {
+  const size = latentSize(pipeline, height, width);
+  return {
+    batch,
+    size,
+    text: textGraph(pipeline),
+    denoise: inPrecision(denoiser(pipeline, { batch, size, guidanceScale, layout }).graph, precision),
+    decode: decodeGraph(pipeline, batch, size),
+  };
+}
+
+export interface SamplerOptions {
+  readonly negativePrompt?: string;
+  /** Shared with another sampler of the same runtime; compiled when left out. */
+  readonly prompts?: PromptEncoder;
 }
 
 export class Sampler {
@@ -47,37 +68,48 @@ export class Sampler {
   private constructor(
     private readonly runtime: Runtime,
     readonly pipeline: Pipeline,
+    private readonly graphs: SamplerGraphs,
     readonly steps: readonly DdimStep[],
-    readonly size: LatentSize,
-    readonly batch: number,
-    private readonly prompts: PromptEncoder,
-    private readonly denoiser: Program,
-    /** Undefined where there is no guidance. */
+    readonly prompts: PromptEncoder,
+    private readonly denoise: Program,
+    /** Undefined without guidance. */
     private readonly negativePrompt: string | undefined,
   ) {}
 
   static async compile(
     runtime: Runtime,
     pipeline: Pipeline,
-    { steps, eta, guidance_scale: guidanceScale, height, width }: SamplingOptions,
-    { batch, layout, negativePrompt = "", precision = "float32" }: SamplerOptions,
+    sampling: SamplingSettings,
+    {
+      graphs,
+      negativePrompt = "",
+      prompts,
+      ...options
+    }: SamplerOptions & ({ readonly graphs: SamplerGraphs } | (SamplerGraphOptions & { readonly graphs?: undefined })),
   ): Promise<Sampler> {
-    const chain = ddimSteps(pipeline.scheduler, steps, { eta });
-    const size = latentSize(pipeline, height, width);
-    const prompts = await PromptEncoder.compile(runtime, pipeline);
-    const graph = inPrecision(denoiseGraph(pipeline, layout, { batch, size, guidanceScale }), precision);
-    const denoiser = await runtime.compile(graph, pipeline.weights);
-    const negative = isGuided(guidanceScale) ? negativePrompt : undefined;
-    return new Sampler(runtime, pipeline, chain, size, batch, prompts, denoiser, negative);
+    const built = graphs ?? samplerGraphs(pipeline, sampling, options as SamplerGraphOptions);
+    const chain = ddimSteps(pipeline.scheduler, sampling.steps, { eta: sampling.eta });
+    const [encoder, denoise] = await Promise.all([
+      prompts ?? PromptEncoder.compile(runtime, pipeline, built.text),
+      runtime.compile(built.denoise, pipeline.weights),
+    ]);
+    const negative = isGuided(sampling.guidance_scale) ? negativePrompt : undefined;
+    return new Sampler(runtime, pipeline, built, chain, encoder, denoise, negative);
   }
 
-  /** Elements of one picture's latents. */
+  /** Images per call. */
+  get batch(): number {
+    return this.graphs.batch;
+  }
+
+  /** Numbers in the latents of one image. */
   get latentElements(): number {
-    return this.pipeline.unet.inChannels * this.size.height * this.size.width;
+    const { height, width } = this.graphs.size;
+    return this.pipeline.unet.inChannels * height * width;
   }
 
-  /** One prompt for each picture of the batch; `parameters`: what was learned. */
-  async condition(prompts: readonly string[], parameters?: Float32Array): Promise<Told> {
+  /** The inputs for one prompt per image of the batch. */
+  async condition(prompts: readonly string[], parameters?: Float32Array): Promise<ConditioningInputs> {
     const { negativePrompt } = this;
     const conditional = await this.prompts.encode(prompts);
     const unconditional =
@@ -89,45 +121,50 @@ export class Sampler {
     };
   }
 
-  /** One call of the U-Net with guidance: latents of the batch at a step of the chain → its output. */
-  async predict(told: Told, x: Float32Array, step: number): Promise<Float32Array> {
-    const { output } = await this.denoiser.run({ ...told, ...this.place(x, step) });
+  /** One U-Net call with guidance: latents of the batch at a step of the chain → the model's output. */
+  async predict(conditioning: ConditioningInputs, x: Float32Array, step: number): Promise<Float32Array> {
+    const { output } = await this.denoise.run({ ...conditioning, ...this.latentInputs(x, step) });
     return toFloat32(output as HostTensor);
   }
 
-  /** Denoises the batch's `initial` noise; `from`: guided away from what another sampler predicts. */
+  /** Denoises a batch of initial noise. With `from`, guidance is annealed from another sampler's predictions. */
   sample(
-    told: Told,
+    conditioning: ConditioningInputs,
     initial: Float32Array,
     stepNoise: StepNoise,
-    from?: { readonly base: Sampler; readonly told: Told; readonly power: number },
+    from?: { readonly base: Sampler; readonly conditioning: ConditioningInputs; readonly power: number },
   ): Promise<Trajectory> {
-    const own = (x: Float32Array, step: number) => this.predict(told, x, step);
-    const base = from && ((x: Float32Array, step: number) => from.base.predict(from.told, x, step));
+    const own = (x: Float32Array, step: number) => this.predict(conditioning, x, step);
+    const base = from && ((x: Float32Array, step: number) => from.base.predict(from.conditioning, x, step));
     const predict = base ? annealed(base, own, this.steps.length, from.power) : own;
     return forward(this.steps, { predict }, initial, stepNoise);
   }
 
-  /** The U-Net's inputs that say where on the chain it is. */
-  place(x: Float32Array, step: number): { latents: HostTensor; timestep: HostTensor } {
-    const { height, width } = this.size;
+  /** The U-Net's inputs for latents at a step of the chain. */
+  latentInputs(x: Float32Array, step: number): { latents: HostTensor; timestep: HostTensor } {
     return {
-      latents: float32(x, [this.batch, this.pipeline.unet.inChannels, height, width]),
+      latents: this.latents(x),
       timestep: fromNumbers([(this.steps[step] as DdimStep).timestep], [1]),
     };
   }
 
-  /** latents of the batch → images [b, 3, H, W] in 0 … 1 */
+  /** Latents of the batch as a tensor [b, c, h, w]. */
+  latents(x: Float32Array): HostTensor {
+    const { height, width } = this.graphs.size;
+    return float32(x, [this.batch, this.pipeline.unet.inChannels, height, width]);
+  }
+
+  /** latents of the batch → images [b, 3, H, W] in 0 … 1. The first call compiles the decoder. */
   async decode(latents: Float32Array): Promise<HostTensor> {
-    this.decoder ??= this.runtime.compile(decodeGraph(this.pipeline, this.batch, this.size), this.pipeline.weights);
+    this.decoder ??= this.runtime.compile(this.graphs.decode, this.pipeline.weights);
     const program = await this.decoder;
-    const { images } = await program.run({ latents: this.place(latents, 0).latents });
+    const { images } = await program.run({ latents: this.latents(latents) });
     return images as HostTensor;
   }
 
   async release(): Promise<void> {
     await this.prompts.release();
-    await this.denoiser.release();
+    await this.denoise.release();
     await (await this.decoder)?.release();
   }
 }

@@ -1,35 +1,36 @@
-/** What a reward gives for a batch. */
+/** The values that a reward gives to a batch of images. */
 
-/** What each part of a combination makes of each picture, by the part's label; null where it does not judge the prompt. */
+/** The values of each part of a combination, by the part's label; null for a prompt that the part does not score. */
 export type PartRewards = Readonly<Record<string, readonly (number | null)[]>>;
 
-export interface Judged {
-  /** Of each picture. */
+export interface BatchRewards {
+  /** One per image. */
   readonly rewards: Float32Array;
-  /** Where the reward is a combination. */
+  /** Only for a combination. */
   readonly parts?: PartRewards;
 }
 
-export interface JudgedPictures extends Judged {
+export interface BatchLosses extends BatchRewards {
+  /** One per image. */
   readonly losses: Float32Array;
 }
 
-export interface JudgedLatents extends JudgedPictures {
-  /** The gradient of the losses' sum over all samples of the update, like the latents. */
+export interface BatchGradients extends BatchLosses {
+  /** Gradient of the mean loss over the global batch, same length as the latents. */
   readonly dLatents: Float32Array;
 }
 
-/** The mean of each part over the pictures that it judged; a part that judged none is left out. */
+/** The mean of each part over the images that it scored. A part that scored none is left out. */
 export function partMeans(parts: PartRewards): Record<string, number> {
   return Object.fromEntries(
     Object.entries(parts).flatMap(([label, values]) => {
-      const judged = values.filter((value) => value !== null);
-      return judged.length === 0 ? [] : [[label, judged.reduce((sum, value) => sum + value, 0) / judged.length]];
+      const scored = values.filter((value) => value !== null);
+      return scored.length === 0 ? [] : [[label, scored.reduce((sum, value) => sum + value, 0) / scored.length]];
     }),
   );
 }
 
-/** The parts of several batches of pictures as those of one. */
+/** Concatenates the parts of several batches. */
 export function joinParts(batches: readonly (PartRewards | undefined)[]): PartRewards | undefined {
   const known = batches.filter((batch) => batch !== undefined);
   const labels = Object.keys(known[0] ?? {});

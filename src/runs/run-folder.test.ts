@@ -65,7 +65,7 @@ describe("a run's folder", () => {
     const run = await start("whole");
     await run.observe({ kind: "evaluated", step: 0, result: evaluation(1) });
     await step(run, 1, 2);
-    await run.observe({ kind: "finished", result: { step: 1, updates: 1, interrupted: false, seconds: 1 } });
+    await run.observe({ kind: "finished", result: { step: 1, steps: 1, interrupted: false, seconds: 1 } });
 
     expect((await readdir(run.path)).sort()).toEqual([
       "checkpoints",
@@ -150,7 +150,7 @@ describe("a run with a rule", () => {
     checkpoint: { every: 1, keep_last: 1 },
     evaluation: { held_out: "clip" },
     early_stop: { patience: 2 },
-    train: { updates: 9 },
+    train: { steps: 9 },
   };
 
   /** A step whose reward rises on, with the held-out reward that is given. */
@@ -236,15 +236,15 @@ describe("resuming", () => {
   test("takes settings over the run's own", async () => {
     const run = await start("longer");
     await step(run, 1, 5);
-    const overrides = [{ path: ["train", "updates"], value: 99, origin: "--steps 99" }];
-    expect((await RunFolder.resume(run.path, overrides)).settings).toEqual({ ...run.settings, train: { updates: 99 } });
+    const overrides = [{ path: ["train", "steps"], value: 99, origin: "--steps 99" }];
+    expect((await RunFolder.resume(run.path, overrides)).settings).toEqual({ ...run.settings, train: { steps: 99 } });
   });
 
   test("is refused where there is no run, no checkpoint, or nothing left to do", async () => {
     await expect(RunFolder.resume(scratch)).rejects.toThrow(/not a run's folder: it has no config.yaml/);
     const fresh = await start("fresh");
     await expect(RunFolder.resume(fresh.path)).rejects.toThrow(/ended before its first checkpoint/);
-    const done = await start("done", { train: { updates: 1 } });
+    const done = await start("done", { train: { steps: 1 } });
     await step(done, 1, 5);
     await expect(RunFolder.resume(done.path)).rejects.toThrow(/has done all of its 1 steps; for more, add --steps 2/);
   });

@@ -26,8 +26,8 @@ import { checkpointFolder, runFiles, samplesFolder, stepsIn } from "./record/lay
 import { appendMetrics, readMetrics, truncateMetrics } from "./record/metrics.js";
 import { makeRunFolder, requireEmpty, requireWritable } from "./record/output-folder.js";
 import { writeSamples } from "./record/samples.js";
+import { stopText } from "./report/monitor-text.js";
 import { writeReport } from "./report/report.js";
-import { stopText } from "./report/watch-text.js";
 
 export class RunFolder {
   #path: string | undefined;
@@ -72,7 +72,7 @@ export class RunFolder {
         `--resume ${path}: the run ended before its first checkpoint, so there is nothing to go on from; start it again`,
       );
     }
-    if (step >= settings.train.updates) {
+    if (step >= settings.train.steps) {
       throw new InputError(
         "output-unwritable",
         `--resume ${path}: the run has done all of its ${step} steps; for more, add --steps ${step * 2}`,

@@ -1,23 +1,22 @@
 /**
- * Image diversity: how unlike each other the pictures of one prompt are, as the mean of 1 − cos over all pairs of their CLIP
- * image embeddings. It falls towards 0 where every seed gives the same picture, which is how over-optimisation most often
- * shows (Jena et al. 2024, arXiv 2409.06493). A reward's mean cannot show it.
+ * Image diversity: the mean of 1 − cos over all pairs of images of the same prompt, between their CLIP image embeddings. It falls
+ * towards 0 if every seed gives the same image, which is the most common sign of over-optimization (Jena et al. 2024, arXiv
+ * 2409.06493). The mean of a reward cannot show it.
  */
 import type { Graph } from "../graph/graph.js";
 import { input } from "../ops/index.js";
 import { embedImages, type OpenedClip } from "../rewards/towers/clip-model.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
+import type { ImageShape } from "./graphs.js";
 
-export type ImageShape = readonly [batch: number, channels: number, height: number, width: number];
-
-/** images [b, 3, h, w] in 0 … 1 → embeddings of length 1 [b, d] */
+/** images [b, 3, h, w] in 0 … 1 → embeddings [b, d], normalized to length 1 */
 export function embeddingGraph(clip: OpenedClip, shape: ImageShape): Graph {
   const images = input(shape);
   return { name: "CLIP image embedding", inputs: { images }, outputs: { embeddings: embedImages(clip, images) } };
 }
 
-/** Embeds pictures, always as many of the same size. */
+/** Embeds batches of images, all of the same shape. */
 export class ImageEmbedder {
   private program: Promise<Program> | undefined;
 
@@ -26,7 +25,7 @@ export class ImageEmbedder {
     private readonly clip: OpenedClip,
   ) {}
 
-  /** images [b, 3, h, w] → the embedding of each */
+  /** images [b, 3, h, w] → b embeddings */
   async embed(images: HostTensor): Promise<Float32Array[]> {
     const graph = () => embeddingGraph(this.clip, images.shape as unknown as ImageShape);
     this.program ??= this.runtime.compile(graph(), this.clip.weights);
@@ -39,8 +38,8 @@ export class ImageEmbedder {
 }
 
 /**
- * Of each picture the mean distance to the other pictures of its prompt; 0 where there is none. The mean of that over a
- * prompt's pictures is the mean over its pairs.
+ * For each image, its mean distance to the other images of its prompt, or 0 if there are none. The mean over the images of a
+ * prompt equals the mean over its pairs.
  */
 export function distances(prompts: readonly string[], embeddings: readonly Float32Array[]): number[] {
   return prompts.map((prompt, i) => {
@@ -51,7 +50,7 @@ export function distances(prompts: readonly string[], embeddings: readonly Float
   });
 }
 
-/** Of vectors of length 1. */
+/** The vectors have length 1. */
 function cosine(a: Float32Array, b: Float32Array): number {
   return a.reduce((sum, value, i) => sum + value * (b[i] as number), 0);
 }

@@ -1,8 +1,8 @@
-/** What an evaluation found. */
+/** The result of an evaluation. */
 import type { RgbImage } from "../images/rgb.js";
 import type { PartRewards } from "../rewards/scores.js";
 
-/** The held-out prompts on fixed noise. Entry i of every list belongs to picture i. */
+/** Images of the evaluation prompts on fixed noise. Entry i of every list belongs to image i. */
 export interface EvaluationResult {
   readonly prompts: readonly string[];
   readonly seeds: readonly number[];
@@ -11,23 +11,23 @@ export interface EvaluationResult {
   readonly mean: number;
   /** Population standard deviation of `rewards`. */
   readonly std: number;
-  /** Where the reward is a combination. */
+  /** Only for a combination of rewards. */
   readonly parts?: PartRewards | undefined;
-  /** What a held-out reward makes of the same pictures. */
-  readonly heldOut?: RewardsOfPictures | undefined;
+  /** Values of the held-out reward for the same images. */
+  readonly heldOut?: RewardSummary | undefined;
   readonly diversity?: Diversity | undefined;
 }
 
-export interface RewardsOfPictures {
+export interface RewardSummary {
   readonly rewards: readonly number[];
   readonly mean: number;
   /** Population standard deviation of `rewards`. */
   readonly std: number;
 }
 
-/** How unlike each other the pictures of a prompt are (`diversity.ts`). */
+/** How much the images of a prompt differ from each other (`diversity.ts`). */
 export interface Diversity {
-  /** Of each picture the mean distance to the others of its prompt. */
+  /** For each image, its mean distance to the other images of its prompt. */
   readonly distances: readonly number[];
   readonly mean: number;
 }

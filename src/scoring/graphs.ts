@@ -1,11 +1,10 @@
 /**
- * The programs that reward pictures, as graphs. In training the decoder, the reward and the loss are one program, with the
- * gradient back to the latents. Where a reward has a batch of its own they are apart: the decoder, each part of the reward
- * on as many pictures as it takes, and the way back through the decoder, which computes it a second time.
+ * The programs that score images, as graphs. In training, the VAE decoder, the reward and the loss are one program with the
+ * gradient back to the latents. If a reward limits its own batch size, they are separate programs: the decoder, each part of the
+ * reward on a batch of its own, and the gradient of the decoder, which recomputes the decoder's forward pass.
  */
-
 import { gradients } from "../autodiff/index.js";
-import type { Settings } from "../config/settings.js";
+import type { LossSettings } from "../config/settings.js";
 import { InputError } from "../errors/index.js";
 import type { Graph } from "../graph/graph.js";
 import type { Value } from "../graph/value.js";
@@ -14,106 +13,117 @@ import { decodeGraph, toImages } from "../pipeline/graphs.js";
 import type { LatentSize, Pipeline } from "../pipeline/pipeline.js";
 import type { Reward, RewardPart } from "../rewards/reward.js";
 
-export type TrainingJudge =
+export type TrainingScorerGraphs =
   | { readonly kind: "joint"; readonly graph: Graph }
-  | { readonly kind: "apart"; readonly decode: Graph; readonly parts: readonly PartGraph[]; readonly back: Graph }
-  /** Without the gradient. */
+  | {
+      readonly kind: "separate";
+      readonly decode: Graph;
+      readonly parts: readonly PartGraph[];
+      readonly backward: Graph;
+    }
+  /** Without a gradient. */
   | { readonly kind: "rewards"; readonly decode: Graph; readonly parts: readonly PartGraph[] };
 
 /** [b, 3, h, w] */
-type ImageShape = readonly [number, number, number, number];
+export type ImageShape = readonly [batch: number, channels: number, height: number, width: number];
 
-/** A part of the reward by itself. */
+/** The shape of a decoder's images. */
+export function imageShape(decode: Graph): ImageShape {
+  return (decode.outputs.images as Value).shape as unknown as ImageShape;
+}
+
+/** One part of a reward. */
 export interface PartGraph {
   readonly part: RewardPart;
-  /** Pictures at once. */
+  /** Images per call. */
   readonly batch: number;
   readonly graph: Graph;
 }
 
-export interface BatchShape {
+export interface TrainingScorerOptions {
+  readonly loss: LossSettings;
+  /** Images per call. */
   readonly batch: number;
   readonly size: LatentSize;
-  /** Over which the loss is a mean. */
+  /** Global batch size: the loss is the mean over these samples. */
   readonly samples: number;
 }
 
-export function trainingJudge(
+/**
+ * @throws InputError `reward-no-gradient` if a gradient is wanted and a part of the reward is an external program
+ */
+export function trainingScorerGraphs(
   pipeline: Pipeline,
   reward: Reward,
-  loss: Settings["loss"],
-  pictures: BatchShape,
-  { back }: { readonly back: boolean },
-): TrainingJudge {
+  options: TrainingScorerOptions,
+  { gradient }: { readonly gradient: boolean },
+): TrainingScorerGraphs {
   const parts = partsOf(reward);
-  const { batch, size } = pictures;
-  if (!back) {
+  const { batch, size } = options;
+  if (!gradient) {
     const decode = decodeGraph(pipeline, batch, size);
-    return { kind: "rewards", decode, parts: imageJudge(reward, (decode.outputs.images as Value).shape as ImageShape) };
+    return { kind: "rewards", decode, parts: imageScorerGraphs(reward, imageShape(decode)) };
   }
-  const outside = parts.find(({ reward }) => reward.outside);
-  if (outside) {
+  const external = parts.find(({ reward }) => reward.outside);
+  if (external) {
     throw new InputError(
-      "reward-invalid",
-      `the reward ${outside.label} has no gradient, and this estimator learns from one; ddpo and rwr learn from rewards alone (estimator: ddpo with sampling.eta: 1, or estimator: rwr)`,
+      "reward-no-gradient",
+      `the reward ${external.label} has no gradient, and this estimator needs one. Use an estimator that needs rewards only: ` +
+        "estimator: ddpo with sampling.eta: 1, or estimator: rwr.",
+      { reward: external.label },
     );
   }
-  const apart = parts.some((part) => atOnce(part, batch) < batch);
-  if (!apart) return { kind: "joint", graph: jointGraph(pipeline, reward, loss, pictures) };
+  const isSeparate = parts.some((part) => partBatch(part, batch) < batch);
+  if (!isSeparate) return { kind: "joint", graph: jointGraph(pipeline, reward, options) };
   const decode = decodeGraph(pipeline, batch, size);
-  const [, , height, width] = (decode.outputs.images as Value).shape as [number, number, number, number];
+  const [, , height, width] = imageShape(decode);
   return {
-    kind: "apart",
+    kind: "separate",
     decode,
     parts: parts.map((part) => {
-      const batchOfPart = atOnce(part, batch);
-      return { part, batch: batchOfPart, graph: partGraph(part, [batchOfPart, 3, height, width], { back: true }) };
+      const own = partBatch(part, batch);
+      return { part, batch: own, graph: partGraph(part, [own, 3, height, width], { gradient: true }) };
     }),
-    back: decoderBackGraph(pipeline, batch, size),
+    backward: decoderBackwardGraph(pipeline, batch, size),
   };
 }
 
-/** The judge's programs, and how often each runs for a micro-batch of pictures at most. */
-export function judgeCalls(judge: TrainingJudge): { readonly graph: Graph; readonly calls: number }[] {
-  if (judge.kind === "joint") return [{ graph: judge.graph, calls: 1 }];
-  const [pictures] = (judge.decode.outputs.images as Value).shape as [number];
+/** The scorer's programs, and the largest number of times that each runs for one micro-batch. */
+export function scorerCalls(scorer: TrainingScorerGraphs): { readonly graph: Graph; readonly calls: number }[] {
+  if (scorer.kind === "joint") return [{ graph: scorer.graph, calls: 1 }];
+  const [images] = imageShape(scorer.decode);
   return [
-    { graph: judge.decode, calls: 1 },
-    ...judge.parts.map(({ graph, batch }) => ({ graph, calls: Math.ceil(pictures / batch) })),
-    ...(judge.kind === "apart" ? [{ graph: judge.back, calls: 1 }] : []),
+    { graph: scorer.decode, calls: 1 },
+    ...scorer.parts.map(({ graph, batch }) => ({ graph, calls: Math.ceil(images / batch) })),
+    ...(scorer.kind === "separate" ? [{ graph: scorer.backward, calls: 1 }] : []),
   ];
 }
 
-/** For pictures that nothing is learnt from [b, 3, h, w]: what each part makes of them. */
-export function imageJudge(reward: Reward, [batch, ...rest]: ImageShape): PartGraph[] {
+/** images [b, 3, h, w] → the value of each part of the reward, without a gradient. */
+export function imageScorerGraphs(reward: Reward, [batch, ...rest]: ImageShape): PartGraph[] {
   return partsOf(reward).map((part) => {
-    const own = atOnce(part, batch);
-    return { part, batch: own, graph: partGraph(part, [own, ...rest], { back: false }) };
+    const own = partBatch(part, batch);
+    return { part, batch: own, graph: partGraph(part, [own, ...rest], { gradient: false }) };
   });
 }
 
-/** What a reward is a sum of; one that is no sum is its own only part. */
+/** The summands of a reward. A reward that is not a sum has itself as its only part. */
 function partsOf(reward: Reward): readonly RewardPart[] {
   return reward.parts ?? [{ label: reward.name, reward, weigh: (rewards) => rewards, judges: () => true }];
 }
 
-/** The whole reward's batch holds for those of its parts that have none. */
-function atOnce({ reward }: RewardPart, batch: number): number {
+/** A part without a batch size of its own uses the whole batch. */
+function partBatch({ reward }: RewardPart, batch: number): number {
   return Math.min(batch, reward.batch ?? batch);
 }
 
-/** latents, and what the reward asks for → rewards [b], losses [b] and dLatents, the gradient of the losses' sum over `samples` */
-function jointGraph(
-  pipeline: Pipeline,
-  reward: Reward,
-  loss: Settings["loss"],
-  { batch, size, samples }: BatchShape,
-): Graph {
+/** latents [b, c, h, w] and the reward's inputs → rewards [b], losses [b] and dLatents, the gradient of Σ losses / samples */
+function jointGraph(pipeline: Pipeline, reward: Reward, { loss, batch, size, samples }: TrainingScorerOptions): Graph {
   const latents = input([batch, pipeline.unet.inChannels, size.height, size.width]);
   const { rewards, inputs, values = [] } = reward.build(toImages(pipeline, latents));
   const losses = lossOf(rewards, loss);
   const [dLatents] = gradients([{ value: losses, gradient: filled(losses.shape, 1 / samples) }], [latents]);
-  if (!dLatents) throw new TypeError(`reward ${reward.name}: does not depend on the picture`);
+  if (!dLatents) throw new TypeError(`reward ${reward.name}: does not depend on the image`);
   return {
     name: `reward ${reward.name}`,
     inputs: { latents, ...inputs },
@@ -121,37 +131,37 @@ function jointGraph(
   };
 }
 
-/** What a joint graph calls the values of its part number i [b]. */
+/** The name of the joint graph's output for the values of part i [b]. */
 export const partOutput = (i: number) => `part_${i}`;
 
 /**
- * images [b, 3, h, w] in 0 … 1, and what the reward asks for → its values [b], what they add to the sum [b] and, where
- * asked for, dImages, the gradient of what they add. What judges outside gives `given` [b] in the place of images.
+ * images [b, 3, h, w] in 0 … 1 and the reward's inputs → `values` [b], their `weighted` contribution to the sum [b], and
+ * with a gradient `dImages`, the gradient of Σ weighted. For an external program the input is its values, `given` [b].
  */
 function partGraph(
   { label, reward, weigh }: RewardPart,
   shape: ImageShape,
-  { back }: { readonly back: boolean },
+  { gradient }: { readonly gradient: boolean },
 ): Graph {
   if (reward.outside) {
     const given = input([shape[0]]);
     const values = add(given, 0);
-    return { name: `reward ${label}`, inputs: { given }, outputs: { values, worth: weigh(values) } };
+    return { name: `reward ${label}`, inputs: { given }, outputs: { values, weighted: weigh(values) } };
   }
   const images = input(shape);
   const { rewards: values, inputs } = reward.build(images);
-  const worth = weigh(values);
-  const [dImages] = back ? gradients([{ value: worth, gradient: filled(worth.shape, 1) }], [images]) : [];
-  if (back && !dImages) throw new TypeError(`reward ${label}: does not depend on the picture`);
+  const weighted = weigh(values);
+  const [dImages] = gradient ? gradients([{ value: weighted, gradient: filled(weighted.shape, 1) }], [images]) : [];
+  if (gradient && !dImages) throw new TypeError(`reward ${label}: does not depend on the image`);
   return {
     name: `reward ${label}`,
     inputs: { images, ...inputs },
-    outputs: { values, worth, ...(dImages && { dImages }) },
+    outputs: { values, weighted, ...(dImages && { dImages }) },
   };
 }
 
 /** latents [b, c, h, w], dImages [b, 3, H, W] → dLatents */
-function decoderBackGraph(pipeline: Pipeline, batch: number, size: LatentSize): Graph {
+function decoderBackwardGraph(pipeline: Pipeline, batch: number, size: LatentSize): Graph {
   const latents = input([batch, pipeline.unet.inChannels, size.height, size.width]);
   const images = toImages(pipeline, latents);
   const dImages = input(images.shape);
@@ -160,7 +170,7 @@ function decoderBackGraph(pipeline: Pipeline, batch: number, size: LatentSize): 
 }
 
 /** rewards [b] → losses [b] */
-function lossOf(rewards: Value, { form, target, scale }: Settings["loss"]): Value {
+function lossOf(rewards: Value, { form, target, scale }: LossSettings): Value {
   switch (form) {
     case "target":
       return mul(abs(sub(rewards, target)), scale);
@@ -169,8 +179,8 @@ function lossOf(rewards: Value, { form, target, scale }: Settings["loss"]): Valu
   }
 }
 
-/** The same of one number, and its derivative. */
-export function lossAndSlope(reward: number, { form, target, scale }: Settings["loss"]): [loss: number, slope: number] {
+/** The loss of one reward, and its derivative. */
+export function lossAndSlope(reward: number, { form, target, scale }: LossSettings): [loss: number, slope: number] {
   switch (form) {
     case "target":
       return [Math.abs(reward - target) * scale, Math.sign(reward - target) * scale];

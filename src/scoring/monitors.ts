@@ -1,26 +1,27 @@
-/** What is watched in an evaluation beside the reward that is learnt from: a held-out reward, and the pictures' diversity. */
-
-import type { Settings } from "../config/settings.js";
+/** What an evaluation measures besides the reward: a held-out reward that is not trained on, and the diversity of the images. */
+import type { LoadingSettings, Settings } from "../config/settings.js";
 import { InputError } from "../errors/index.js";
 import type { Graph } from "../graph/graph.js";
-import { findPlace, type OpenListener } from "../pipeline/open-model.js";
+import { findLocation, type OpenListener } from "../pipeline/open-model.js";
 import type { Reward } from "../rewards/index.js";
 import { type OpenedClip, openClip } from "../rewards/towers/clip-model.js";
-import { embeddingGraph, type ImageShape } from "./diversity.js";
+import { embeddingGraph } from "./diversity.js";
 import type { EvaluationResult } from "./evaluation.js";
-import { imageJudge } from "./graphs.js";
+import { type ImageShape, imageScorerGraphs } from "./graphs.js";
 import { openSettingsReward } from "./open-reward.js";
 
-export interface Watch {
+export interface Monitors {
   readonly heldOut?: Reward | undefined;
-  /** In whose eyes pictures differ. */
+  /** Measures diversity by its image embeddings. */
   readonly clip?: OpenedClip | undefined;
 }
 
-export async function openWatch(
-  { evaluation, loading }: Pick<Settings, "evaluation"> & { readonly loading?: Settings["loading"] },
+type MonitorSettings = Pick<Settings, "evaluation"> & { readonly loading?: LoadingSettings };
+
+export async function openMonitors(
+  { evaluation, loading }: MonitorSettings,
   listener: OpenListener = {},
-): Promise<Watch> {
+): Promise<Monitors> {
   const { held_out: reward, diversity } = evaluation;
   const setting = "evaluation.diversity";
   return {
@@ -30,33 +31,33 @@ export async function openWatch(
         ? undefined
         : await openClip(diversity, {
             root: "diversity",
-            find: (place, choose) => findPlace(place, setting, choose, loading, listener),
+            find: (location, choose) => findLocation(location, choose, { setting, loading, listener }),
           }),
   };
 }
 
-/** For a plan, which fetches nothing: what is here of it, or nothing, and why. */
-export async function plannedWatch(
+/** The monitors of a plan, which downloads nothing. `absent` says why they cannot be opened. */
+export async function plannedMonitors(
   settings: Pick<Settings, "evaluation" | "loading">,
-): Promise<{ readonly watch: Watch; readonly absent?: string }> {
+): Promise<{ readonly monitors: Monitors; readonly absent?: string }> {
   try {
-    return { watch: await openWatch({ ...settings, loading: { ...settings.loading, offline: true } }) };
+    return { monitors: await openMonitors({ ...settings, loading: { ...settings.loading, offline: true } }) };
   } catch (error) {
     if (!(error instanceof InputError)) throw error;
-    return { watch: {}, absent: error.message };
+    return { monitors: {}, absent: error.message };
   }
 }
 
-/** The programs that watch pictures of this shape. */
-export function watchGraphs({ heldOut, clip }: Watch, shape: ImageShape): Graph[] {
+/** The programs that measure images [b, 3, h, w]. */
+export function monitorGraphs({ heldOut, clip }: Monitors, shape: ImageShape): Graph[] {
   return [
-    ...(heldOut ? imageJudge(heldOut, shape as [number, number, number, number]).map(({ graph }) => graph) : []),
+    ...(heldOut ? imageScorerGraphs(heldOut, shape).map(({ graph }) => graph) : []),
     ...(clip ? [embeddingGraph(clip, shape)] : []),
   ];
 }
 
-/** By the keys of `metrics.jsonl`. */
-export function watchedMetrics({ heldOut, diversity }: Pick<EvaluationResult, "heldOut" | "diversity">) {
+/** The columns of `metrics.jsonl`. */
+export function monitorMetrics({ heldOut, diversity }: Pick<EvaluationResult, "heldOut" | "diversity">) {
   return {
     ...(heldOut && { eval_held_out_mean: heldOut.mean, eval_held_out_std: heldOut.std }),
     ...(diversity && { eval_diversity: diversity.mean }),

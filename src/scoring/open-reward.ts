@@ -1,25 +1,28 @@
-import type { Settings } from "../config/settings.js";
+/** Opens the reward that settings name. */
+import type { LoadingSettings, Settings } from "../config/settings.js";
 import { InputError } from "../errors/index.js";
 import type { Value } from "../graph/value.js";
 import { mean } from "../ops/index.js";
-import { findPlace, type OpenListener } from "../pipeline/open-model.js";
+import { findLocation, type OpenListener } from "../pipeline/open-model.js";
 import { openReward, type Reward, rewardTitle } from "../rewards/index.js";
 import { fromTensors } from "../weights/source.js";
 
-export type JudgeSettings = Pick<Settings, "reward"> & { readonly loading?: Settings["loading"] };
+export type RewardSource = Pick<Settings, "reward"> & { readonly loading?: LoadingSettings };
 
-/** The reward of a run's settings, or another that `setting` names; what of it lies on the hub is fetched first. */
+/** Opens a reward; its files on the hub are downloaded first. `setting` is the reward's key, for messages. */
 export async function openSettingsReward(
-  { reward, loading }: JudgeSettings,
+  { reward, loading }: RewardSource,
   listener: OpenListener = {},
   setting = "reward",
 ): Promise<Reward> {
-  return openReward(reward, { find: (place, choose) => findPlace(place, setting, choose, loading, listener) });
+  return openReward(reward, {
+    find: (location, choose) => findLocation(location, choose, { setting, loading, listener }),
+  });
 }
 
-/** For a plan, which fetches no reward: the reward as it is here, or one that counts for nothing, and why. */
+/** The reward of a plan, which downloads nothing. If it cannot be opened, `absent` says why, and the reward costs nothing. */
 export async function plannedReward(
-  settings: JudgeSettings & { readonly loading: Settings["loading"] },
+  settings: RewardSource & { readonly loading: LoadingSettings },
 ): Promise<{ readonly reward: Reward; readonly absent?: string }> {
   try {
     return { reward: await openSettingsReward({ ...settings, loading: { ...settings.loading, offline: true } }) };
@@ -29,7 +32,7 @@ export async function plannedReward(
   }
 }
 
-/** Stands in a plan for a reward whose weights are absent: depends on the picture, costs next to nothing. */
+/** Takes the place of a reward whose weights are absent: it depends on the image and costs next to nothing. */
 function uncountedReward(name: string): Reward {
   return {
     name,

@@ -1,7 +1,7 @@
 /** The reward of pictures that are there already, by the same programs that judge an evaluation's. */
 
+import { runtimeOptions } from "../config/batch.js";
 import type { Settings } from "../config/settings.js";
-import { runtimeOptions } from "../config/settings.js";
 import { InputError } from "../errors/index.js";
 import { imageTensor, type RgbImage } from "../images/rgb.js";
 import type { OpenListener } from "../pipeline/open-model.js";
@@ -9,60 +9,74 @@ import type { Reward } from "../rewards/index.js";
 import { joinParts, type PartRewards } from "../rewards/scores.js";
 import { Runtime } from "../runtime/runtime.js";
 import { openSettingsReward } from "./open-reward.js";
-import { ImageJudge } from "./scorer.js";
+import { ImageScorer } from "./scorer.js";
 import { meanAndStd } from "./statistics.js";
 
-export interface ScoredPicture {
-  /** As messages call it, such as its file. */
+export interface ImageToScore {
+  /** Shown in messages, such as the path of its file. */
   readonly name: string;
-  /** What it was made from; rewards that read prompts need one. */
+  /** Required by rewards that read prompts. */
   readonly prompt?: string | undefined;
   read(): Promise<RgbImage>;
 }
 
 export interface ScoreOptions extends OpenListener {
-  /** A reward made in code (`defineReward`), in the place of the settings' own. */
+  /** A reward made in code (`defineReward`), which replaces that of the settings. */
   readonly reward?: Reward | undefined;
 }
 
 export interface Scores {
-  /** Of each picture. */
+  /** One per image. */
   readonly rewards: readonly number[];
   readonly mean: number;
+  /** Population standard deviation of `rewards`. */
   readonly std: number;
-  /** Where the reward is a combination. */
+  /** Only for a combination of rewards. */
   readonly parts?: PartRewards | undefined;
 }
 
+/**
+ * Scores images with a reward.
+ *
+ * @throws InputError `usage` without images; `reward-needs-prompt` if the reward reads prompts and an image has none
+ * @example
+ * const settings = await loadSettings({ recipe: "compressibility" });
+ * const images = [{ name: "photo.png", read: () => readImage("photo.png") }];
+ * const { rewards } = await score(images, settings);
+ */
 export async function score(
-  pictures: readonly ScoredPicture[],
+  images: readonly ImageToScore[],
   settings: Pick<Settings, "reward" | "device" | "threads" | "loading">,
   { reward: given, ...listener }: ScoreOptions = {},
 ): Promise<Scores> {
-  if (pictures.length === 0) throw new InputError("reward-invalid", "score: no pictures");
+  if (images.length === 0) throw new InputError("usage", "score: there are no images");
   const { signal, warn = () => {} } = listener;
   const reward = given ?? (await openSettingsReward(settings, listener));
-  requirePrompts(reward, pictures);
-  const prompts = pictures.map(({ prompt }) => prompt ?? "");
+  requirePrompts(reward, images);
+  const prompts = images.map(({ prompt }) => prompt ?? "");
   for (const message of reward.warnings(prompts)) warn(message);
   const runtime = await Runtime.start(runtimeOptions(settings));
   try {
-    const judge = new ImageJudge(runtime, reward);
+    const scorer = new ImageScorer(runtime, reward);
     const rewards: number[] = [];
     const parts: (PartRewards | undefined)[] = [];
     let size = "";
-    for (const [i, picture] of pictures.entries()) {
+    for (const [i, { name, read }] of images.entries()) {
       signal?.throwIfAborted();
-      // One at a time: pictures differ in size, and each size is a program of its own.
-      const image = await picture.read();
-      if (`${image.width}x${image.height}` !== size) await judge.release();
+      // One at a time, because images differ in size and each size needs programs of its own.
+      const image = await read();
+      if (`${image.width}x${image.height}` !== size) await scorer.release();
       size = `${image.width}x${image.height}`;
-      const judged = await judge.judge(imageTensor(image), [prompts[i] as string]);
-      const value = judged.rewards[0] as number;
-      if (!Number.isFinite(value))
-        throw new InputError("reward-invalid", `${picture.name}: the reward ${reward.name} is ${value}`);
+      const scores = await scorer.score(imageTensor(image), [prompts[i] as string]);
+      const value = scores.rewards[0] as number;
+      if (!Number.isFinite(value)) {
+        throw new InputError("not-finite", `${name}: the reward ${reward.name} is ${value}`, {
+          path: name,
+          reward: reward.name,
+        });
+      }
       rewards.push(value);
-      parts.push(judged.parts);
+      parts.push(scores.parts);
     }
     return { rewards, ...meanAndStd(rewards), ...(reward.parts && { parts: joinParts(parts) }) };
   } finally {
@@ -70,12 +84,13 @@ export async function score(
   }
 }
 
-/** What reads prompts has inputs for them. */
-function requirePrompts(reward: Reward, pictures: readonly ScoredPicture[]): void {
-  const without = pictures.find(({ prompt }) => prompt === undefined);
+/** A reward that reads prompts has inputs for them. */
+function requirePrompts(reward: Reward, images: readonly ImageToScore[]): void {
+  const without = images.find(({ prompt }) => prompt === undefined);
   if (without === undefined || Object.keys(reward.feeds([""])).length === 0) return;
   throw new InputError(
-    "reward-invalid",
-    `${without.name}: the reward ${reward.name} judges a picture by its prompt, and none is known; give it with --prompt, or score a folder with an index.json as this program writes it`,
+    "reward-needs-prompt",
+    `${without.name}: the reward ${reward.name} scores an image by its prompt, and the prompt is not known. Give it with --prompt, or score a folder with an index.json as \`alignprop generate\` writes it.`,
+    { path: without.name, reward: reward.name },
   );
 }

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { TINY_SD, tinyReward, tinySettings } from "../../test/tiny.js";
+import { TINY_SD, tinyReward } from "../../test/tiny.js";
 import type { Settings } from "../config/settings.js";
 import { openPipeline } from "../pipeline/pipeline.js";
 import { combination, type PartSettings, partSettings } from "../rewards/combination.js";
@@ -8,8 +8,8 @@ import { partMeans } from "../rewards/scores.js";
 import { Runtime } from "../runtime/runtime.js";
 import { float32, type HostTensor } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
-import { lossAndSlope, trainingJudge } from "./graphs.js";
-import { ImageJudge, LatentJudge } from "./scorer.js";
+import { lossAndSlope, trainingScorerGraphs } from "./graphs.js";
+import { ImageScorer, LatentScorer } from "./scorer.js";
 
 let runtime: Runtime;
 beforeAll(async () => {
@@ -42,12 +42,12 @@ async function sumOf(batch: { clip?: number; jpeg?: number }): Promise<Reward> {
   ]);
 }
 
-async function judged(reward: Reward, loss: Settings["loss"]) {
-  const graphs = trainingJudge(pipeline, reward, loss, { batch: 3, size, samples: 6 }, { back: true });
-  const settings = { loss, batch: { ...tinySettings().batch, total: 6 } };
-  const judge = await LatentJudge.compile(runtime, pipeline, reward, graphs, settings);
-  const found = await judge.judge(latents, prompts);
-  await judge.release();
+async function scored(reward: Reward, loss: Settings["loss"]) {
+  const options = { loss, batch: 3, size, samples: 6 };
+  const graphs = trainingScorerGraphs(pipeline, reward, options, { gradient: true });
+  const scorer = await LatentScorer.compile(runtime, pipeline, reward, { graphs, loss, samples: 6 });
+  const found = await scorer.scoreWithGradient(latents, prompts);
+  await scorer.release();
   return { kind: graphs.kind, ...found };
 }
 
@@ -63,11 +63,11 @@ for (const loss of [
   { form: "target", target: 0.2, scale: 2 },
 ] as const) {
   test(`parts that judge fewer pictures at once give what one program gives: ${loss.form}`, async () => {
-    const together = await judged(await sumOf({}), loss);
+    const together = await scored(await sumOf({}), loss);
     expect(together.kind).toBe("joint");
     for (const batch of [{ clip: 1 }, { clip: 2, jpeg: 1 }]) {
-      const apart = await judged(await sumOf(batch), loss);
-      expect(apart.kind).toBe("apart");
+      const apart = await scored(await sumOf(batch), loss);
+      expect(apart.kind).toBe("separate");
       expectNear(apart.rewards, together.rewards, 1e-5);
       expectNear(apart.losses, together.losses, 1e-5);
       expectNear(apart.dLatents, together.dLatents, 1e-4);
@@ -82,29 +82,28 @@ for (const loss of [
 test("a single reward may judge fewer pictures at once as well", async () => {
   const loss = { form: "target", target: 10, scale: 1 } as const;
   const clip = await tinyReward("clip");
-  const [whole, one] = [await judged(clip, loss), await judged({ ...clip, batch: 1 }, loss)];
-  expect([whole.kind, one.kind, one.parts]).toEqual(["joint", "apart", undefined]);
+  const [whole, one] = [await scored(clip, loss), await scored({ ...clip, batch: 1 }, loss)];
+  expect([whole.kind, one.kind, one.parts]).toEqual(["joint", "separate", undefined]);
   expectNear(one.dLatents, whole.dLatents, 1e-4);
 });
 
 test("pictures are judged as latents are: sums and parts are those of training", async () => {
   const reward = await sumOf({ jpeg: 2 });
-  const { rewards, parts } = await judged(reward, { form: "maximize", target: 0, scale: 1 });
-  const graphs = trainingJudge(
+  const { rewards, parts } = await scored(reward, { form: "maximize", target: 0, scale: 1 });
+  const graphs = trainingScorerGraphs(
     pipeline,
     reward,
-    { form: "maximize", target: 0, scale: 1 },
-    { batch: 3, size, samples: 6 },
-    { back: true },
+    { loss: { form: "maximize", target: 0, scale: 1 }, batch: 3, size, samples: 6 },
+    { gradient: true },
   );
-  if (graphs.kind !== "apart") throw new Error("jpeg has a batch of its own");
+  if (graphs.kind !== "separate") throw new Error("jpeg has a batch of its own");
   const decoder = await runtime.compile(graphs.decode, pipeline.weights);
   const { images } = await decoder.run({ latents });
-  const judge = new ImageJudge(runtime, reward);
-  const seen = await judge.judge(images as HostTensor, prompts);
+  const scorer = new ImageScorer(runtime, reward);
+  const seen = await scorer.score(images as HostTensor, prompts);
   expectNear(seen.rewards, rewards, 1e-5);
   expectNear((seen.parts?.clip ?? []) as number[], (parts?.clip ?? []) as number[], 1e-5);
-  await judge.release();
+  await scorer.release();
   await decoder.release();
 });
 

@@ -1,4 +1,4 @@
-/** The population's standard deviation, as NumPy's default. */
+/** Mean and population standard deviation (NumPy's default). */
 export function meanAndStd(values: readonly number[]): { mean: number; std: number } {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length;

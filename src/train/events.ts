@@ -1,72 +1,71 @@
 /**
- * What a run tells the world. `train` only computes; whoever listens writes the run folder, draws the progress line or
- * follows in a test. Events are plain data, and `train` waits for each listener before it goes on.
+ * The events of a run. `train` only computes; its observer writes the run folder, draws the progress line, or follows a test.
+ * Events are plain data, and `train` waits for the observer before it goes on.
  *
- * The order: `started`, then for step 0 (the model as it was, not when resuming) `evaluated`, then for every step
- * `evaluated` where one is due, `stepped`, and `checkpointed` where one is due; last `finished`.
+ * Order: `started`; for a new run `evaluated` at step 0 (the base model); then for every step `evaluated` if an evaluation is
+ * due, `stepped`, and `checkpointed` if a checkpoint is due; at the end `finished`.
  */
-
 import type { Plan } from "../engine/plan.js";
 import type { FileContent } from "../io/files.js";
 import type { EvaluationResult } from "../scoring/evaluation.js";
 import type { StopReason } from "./early-stop.js";
 
-/** One row of `metrics.jsonl`, with the row's own keys. A step is `batch.total` pictures and the updates made of them. */
+/** One row of `metrics.jsonl`, with its keys. A step generates `batch.total` samples and makes one or more optimizer updates. */
 export interface StepMetrics {
   /** Counted from 1. */
   readonly step: number;
   /** Passes over `batch.samples_per_epoch`, counted from 0. */
   readonly epoch: number;
-  /** Pictures trained on so far, this step's included. */
+  /** Samples trained on so far, including this step. */
   readonly samples: number;
   readonly loss: number;
   readonly reward_mean: number;
   readonly reward_std: number;
-  /** Rewards asked for in training so far, evaluations not included. */
+  /** Images scored in training so far, without evaluations. */
   readonly reward_queries: number;
-  /** Calls of the U-Net on one picture in training so far, forward or back; one that computes forward again on its way back is two. */
+  /** U-Net calls per sample in training so far: a forward call counts 1, a backward call 1, or 2 if it recomputes the forward pass. */
   readonly unet_calls: number;
-  /** The squared distance of the predicted noise from the base model's, where `kl.weight` is positive; the loss has it times the weight. */
+  /** Mean squared distance of the predicted noise from the base model's; present if `kl.weight` is positive. The loss contains it times the weight. */
   readonly kl?: number;
-  /** L2 norm of the gradient of all that learns, before clipping, the mean over the step's updates; null where all were skipped. */
+  /** L2 norm of the gradient before clipping, mean over the step's optimizer updates; null if all were skipped. */
   readonly grad_norm: number | null;
-  /** Of an update in float16: what its gradient was scaled by (`loss-scale.ts`). */
+  /** Loss scale of this step; float16 only. */
   readonly loss_scale?: number;
-  /** Present where halves could not hold the gradient of an update, and it left the weights as they were. */
+  /** Present if a float16 gradient overflowed, so that an optimizer update was skipped. */
   readonly skipped?: true;
-  /** Wall time of this step, its evaluation not included. */
+  /** Wall time of this step without its evaluation. */
   readonly seconds: number;
   readonly peak_rss_bytes: number;
-  /** Present where this step evaluated. */
+  /** Present if this step evaluated. */
   readonly eval_reward_mean?: number;
   readonly eval_reward_std?: number;
-  /** Where the reward is a combination: the mean of each part as it is, before scale and weight, by its label. */
+  /** Mean of each part of a combined reward, before scale and weight, by its label. */
   readonly rewards?: Readonly<Record<string, number>>;
   readonly eval_rewards?: Readonly<Record<string, number>>;
-  /** Where this step evaluated and a held-out reward watches. */
+  /** Present if this step evaluated a held-out reward. */
   readonly eval_held_out_mean?: number;
   readonly eval_held_out_std?: number;
-  /** Where this step evaluated and diversity is measured: the mean cosine distance between pictures of the same prompt. */
+  /** Mean cosine distance between images of the same prompt; present if this step measured diversity. */
   readonly eval_diversity?: number;
 }
 
 export interface TrainResult {
-  /** The last step that was completed. */
+  /** The last completed step. */
   readonly step: number;
   /** Steps that the settings ask for. */
-  readonly updates: number;
-  /** True when an abort signal ended the run early. */
+  readonly steps: number;
+  /** True if an abort signal ended the run early. */
   readonly interrupted: boolean;
-  /** Where the rule of `early_stop` ended it: why. */
+  /** Why `early_stop` ended the run. */
   readonly stopped?: StopReason | undefined;
-  /** The step of the best checkpoint by that rule, or by the highest evaluation reward where there is none. */
+  /** Step of the best checkpoint by `early_stop`, or by the highest evaluation reward without it. */
   readonly best?: number | undefined;
-  /** Wall time of this invocation. */
+  /** Wall time of this call. */
   readonly seconds: number;
 }
 
 export type TrainEvent =
-  /** `step` is the step resumed from, 0 for a new run. `baseDiversity` is what was measured at step 0, where it was. */
+  /** `step` is the step to resume from, 0 for a new run. `baseDiversity` was measured at step 0. */
   | {
       readonly kind: "started";
       readonly plan: Plan;
@@ -76,8 +75,8 @@ export type TrainEvent =
   | { readonly kind: "evaluated"; readonly step: number; readonly result: EvaluationResult }
   | { readonly kind: "stepped"; readonly metrics: StepMetrics }
   /**
-   * Everything that resuming needs, by file name (`unet/config.json` lies in a folder). Where the files go is the listener's
-   * affair. Pieces may share the run's memory: they hold until the listener returns.
+   * The files of a checkpoint by name (`unet/config.json` is in a subfolder). The observer decides where to write them. Their
+   * bytes may share the run's memory, so they are valid only until the observer returns.
    */
   | { readonly kind: "checkpointed"; readonly step: number; readonly files: ReadonlyMap<string, FileContent> }
   | { readonly kind: "warned"; readonly message: string }
@@ -85,9 +84,9 @@ export type TrainEvent =
 
 export type TrainObserver = (event: TrainEvent) => void | Promise<void>;
 
-/** Listeners are told one after another, in the order given. */
-export function observers(...listeners: readonly TrainObserver[]): TrainObserver {
+/** An observer that calls several, one after the other. */
+export function observers(...all: readonly TrainObserver[]): TrainObserver {
   return async (event) => {
-    for (const listener of listeners) await listener(event);
+    for (const observer of all) await observer(event);
   };
 }

@@ -1,46 +1,52 @@
-/** The plan of a run, from its settings. */
-import { laneSettings, type Settings } from "../config/settings.js";
-import { trainingGraphs } from "../engine/graphs.js";
-import { countPlan, type Plan, timed } from "../engine/plan.js";
-import { precisionHere, startLanes } from "../engine/replicas.js";
+/** The plan of a run, from its settings alone. */
+import { threadsOf } from "../config/batch.js";
+import type { Settings } from "../config/settings.js";
+import { calibrate } from "../engine/calibrate.js";
+import { countPlan, type Plan } from "../engine/plan.js";
+import { resolvePrecision, startRuntimes } from "../engine/replicas.js";
+import { planWork } from "../engine/work.js";
 import { openEstimator } from "../estimators/index.js";
 import { type OpenListener, openModel } from "../pipeline/open-model.js";
-import { choosePrecision, type Precision } from "../pipeline/precision.js";
-import { plannedWatch } from "../scoring/monitors.js";
+import { choosePrecision } from "../pipeline/precision.js";
+import { plannedMonitors } from "../scoring/monitors.js";
 import { plannedReward } from "../scoring/open-reward.js";
-import { merge } from "../weights/source.js";
-import { openLearned } from "./initial.js";
+import { openTrainable } from "./open-trainable.js";
 
-/** `calibrate` compiles the run's programs and times a call of each. */
+export interface PlanOptions extends OpenListener {
+  /** Compile the run's programs and time a call of each; default true. */
+  readonly calibrate?: boolean;
+}
+
+/** Counts the work, memory and time of a run without running it. Rewards are not downloaded. */
 export async function plan(
   settings: Settings,
-  { calibrate = true, ...listener }: { calibrate?: boolean } & OpenListener = {},
+  { calibrate: times = true, ...listener }: PlanOptions = {},
 ): Promise<Plan> {
+  const { warn } = listener;
   const pipeline = await openModel(settings, listener);
   const { reward, absent } = await plannedReward(settings);
+  const { monitors, absent: absentMonitors } = await plannedMonitors(settings);
   const estimator = await openEstimator(settings.estimator);
-  const { layout } = await openLearned(settings, pipeline, { warn: listener.warn });
-  const watched = await plannedWatch(settings);
-  const uncounted = [
-    ...(absent === undefined ? [] : [`the ${reward.name} reward, which cannot be opened here (${absent})`]),
-    ...(watched.absent === undefined ? [] : [`what is watched, which cannot be opened here (${watched.absent})`]),
-  ];
-  const count = async (precision: Precision): Promise<Plan> => ({
-    ...(await countPlan(settings, pipeline, reward, layout, estimator, precision, watched.watch)),
-    uncounted,
-  });
-  if (!calibrate) return await count(await choosePrecision(settings, undefined, listener.warn));
-
-  const precision = await precisionHere(settings, listener.warn);
-  const counted = await count(precision);
-  const { lanes } = counted.memory;
-  const lane = laneSettings(settings, lanes);
-  const graphs = trainingGraphs(lane, pipeline, reward, layout, estimator, precision);
-  const runtimes = await startLanes(settings, lanes);
+  const { layout } = await openTrainable(settings, pipeline, { warn });
+  const machine = { device: settings.device, threads: threadsOf(settings), gpu: 0 };
+  const precision = times
+    ? await resolvePrecision(settings, machine, warn)
+    : await choosePrecision(settings, undefined, warn);
+  const setup = { settings, pipeline, reward, monitors, estimator, layout, precision };
+  const work = await planWork(setup);
+  const counted: Plan = {
+    ...(await countPlan(setup, work)),
+    uncounted: [
+      ...(absent === undefined ? [] : [`the ${reward.name} reward, which cannot be opened here (${absent})`]),
+      ...(absentMonitors === undefined
+        ? []
+        : [`the held-out reward or diversity, which cannot be opened here (${absentMonitors})`]),
+    ],
+  };
+  if (!times) return counted;
+  const runtimes = await startRuntimes(machine, work.memory.replicas);
   try {
-    const weights = merge(pipeline.weights, reward.weights);
-    // What the lanes do side by side, they take about as long for as one of them.
-    return { ...counted, estimate: await timed(runtimes, counted, graphs, lane, weights) };
+    return { ...counted, estimate: await calibrate(runtimes, setup, work, counted) };
   } finally {
     await Promise.all(runtimes.map((runtime) => runtime.close()));
   }

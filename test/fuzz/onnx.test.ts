@@ -326,7 +326,7 @@ train: { updates: 3 }
       writeFileSync(file, text);
       const settings = await loadSettings({ recipe: file });
       const { steps } = settings.sampling;
-      expect(Number.isInteger(steps) && steps >= 1 && settings.train.updates >= 1).toBe(true);
+      expect(Number.isInteger(steps) && steps >= 1 && settings.train.steps >= 1).toBe(true);
     },
   );
 });

@@ -39,7 +39,7 @@ async function cards(name: string, changes: SettingsInput, prompts = ["a fox", "
     const files = new Map([PEFT_FILE, `${name}.kohya.safetensors`].map((file) => [file, new Uint8Array([step])]));
     await run.observe({ kind: "checkpointed", step, files });
   }
-  await run.observe({ kind: "finished", result: { step: 3, updates: 3, interrupted: false, seconds: 1 } });
+  await run.observe({ kind: "finished", result: { step: 3, steps: 3, interrupted: false, seconds: 1 } });
   const folder = (step: number) => join(run.path, `checkpoints/step-00000${step}`);
   const card = await readFile(join(folder(3), "README.md"), "utf8");
   return { folder, card, metadata: parse(card.split(/^---$/m)[1] ?? "") };

@@ -26,7 +26,7 @@ import {
   type SampleEntry,
 } from "../record/samples.js";
 import { format } from "../report/format.js";
-import { watchedTitle } from "../report/watch-text.js";
+import { monitorTitle } from "../report/monitor-text.js";
 
 /** Texts stay on one line, so that none can end the block that it stands in. */
 const YAML = { lineWidth: 0, blockQuote: false } as const;
@@ -132,7 +132,7 @@ function outcome({ evaluations, settings }: Card): string {
 function watched(before: EvaluationRecord, after: EvaluationRecord, settings: Settings): string {
   const held =
     before.heldOut && after.heldOut
-      ? ` On the same pictures ${watchedTitle("held-out", settings)}, which nothing was trained on, went from ${format(before.heldOut.mean)} to ${format(after.heldOut.mean)}.`
+      ? ` On the same pictures ${monitorTitle("held-out", settings)}, which nothing was trained on, went from ${format(before.heldOut.mean)} to ${format(after.heldOut.mean)}.`
       : "";
   const diverse =
     before.diversity && after.diversity

@@ -3,12 +3,12 @@
 import { mkdir, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { loadSettings } from "../../config/load.js";
-import type { Settings } from "../../config/settings.js";
+import type { EarlyStopSettings, Settings } from "../../config/settings.js";
 import { InputError } from "../../errors/index.js";
 import { writeFolderAtomic } from "../../io/atomic-folder.js";
 import { exists, type FileContent } from "../../io/files.js";
 import { UNET_FILES } from "../../pipeline/export.js";
-import type { Evaluated, StopRule } from "../../train/early-stop.js";
+import type { EvaluationSummary } from "../../train/early-stop.js";
 import { openWeights } from "../../weights/folder.js";
 import { type LoraAdapter, readLora } from "../../weights/lora-files.js";
 import type { WeightSource } from "../../weights/source.js";
@@ -37,7 +37,7 @@ export async function writeCheckpoint(
 export async function dropOldCheckpoints(
   run: string,
   { checkpoint: { keep_last, keep_best }, early_stop: rule }: Pick<Settings, "checkpoint" | "early_stop">,
-  history: readonly Evaluated[],
+  history: readonly EvaluationSummary[],
 ): Promise<void> {
   const steps = await savedSteps(run);
   const kept = new Set(steps.slice(-keep_last));
@@ -49,7 +49,11 @@ export async function dropOldCheckpoints(
 }
 
 /** The checkpoints that people take away from a run: the last and the best. */
-export function finalSteps(steps: readonly number[], history: readonly Evaluated[], rule: StopRule | null): number[] {
+export function finalSteps(
+  steps: readonly number[],
+  history: readonly EvaluationSummary[],
+  rule: EarlyStopSettings | null,
+): number[] {
   const chosen = [bestStep(steps, history, rule), steps.at(-1)].filter((step) => step !== undefined);
   return [...new Set(chosen)];
 }

@@ -7,7 +7,7 @@ import { asInputError, exists } from "../../io/files.js";
 import { readJson } from "../../io/json.js";
 import { runFiles } from "./layout.js";
 
-export interface PictureFile {
+export interface ImageFile {
   readonly file: string;
   /** From the index.json beside it. */
   readonly prompt?: string;
@@ -19,8 +19,8 @@ const MOST_FILES = 100_000;
 const index = z.array(z.looseObject({ file: z.string(), prompt: z.string() }));
 
 /** Files as they are, and of each folder the pictures that lie right in it, by name. */
-export async function findPictures(paths: readonly string[]): Promise<PictureFile[]> {
-  const found: PictureFile[] = [];
+export async function findImages(paths: readonly string[]): Promise<ImageFile[]> {
+  const found: ImageFile[] = [];
   const indexes = new Map<string, Map<string, string>>();
   for (const path of paths) {
     const info = await stat(path).catch((error) => {

@@ -7,7 +7,7 @@ import { encodePng } from "../../images/contact-sheet.js";
 import type { RgbImage } from "../../images/rgb.js";
 import { fillFolder, writeFolderAtomic } from "../../io/atomic-folder.js";
 import { readJson } from "../../io/json.js";
-import type { Diversity, EvaluationResult, RewardsOfPictures } from "../../scoring/evaluation.js";
+import type { Diversity, EvaluationResult, RewardSummary } from "../../scoring/evaluation.js";
 import { meanAndStd } from "../../scoring/statistics.js";
 import { runFiles, samplesFolder, stepsIn } from "./layout.js";
 
@@ -81,9 +81,9 @@ export async function readSamples(run: string, step: number): Promise<SampleEntr
 }
 
 /** An evaluation but for its pictures. */
-export interface EvaluationRecord extends RewardsOfPictures {
+export interface EvaluationRecord extends RewardSummary {
   readonly step: number;
-  readonly heldOut?: RewardsOfPictures | undefined;
+  readonly heldOut?: RewardSummary | undefined;
   readonly diversity?: Diversity | undefined;
 }
 

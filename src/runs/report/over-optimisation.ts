@@ -11,7 +11,7 @@
 import type { Settings } from "../../config/settings.js";
 import type { EvaluationRecord } from "../record/samples.js";
 import { format } from "./format.js";
-import { percent, watchedTitle } from "./watch-text.js";
+import { monitorTitle, percent } from "./monitor-text.js";
 
 /** Of the base model's diversity, where no rule names another share. */
 const LEAST_DIVERSITY = 0.5;
@@ -53,7 +53,7 @@ function standing(evaluations: readonly EvaluationRecord[], settings: Watched): 
   const found: string[] = [];
   if (last?.heldOut && peak?.heldOut) {
     const [title, now, highest] = [
-      watchedTitle("held-out", settings),
+      monitorTitle("held-out", settings),
       format(last.heldOut.mean),
       `${format(peak.heldOut.mean)} at step ${peak.step}`,
     ];
@@ -83,7 +83,7 @@ function pastPeak(evaluations: readonly EvaluationRecord[], settings: Watched): 
   return {
     step: peak.step,
     text:
-      `${watchedTitle("held-out", settings)} was highest ${peak === evaluations[0] ? "before it" : "there"}, ${format(peak.heldOut.mean)}, and fell to ` +
+      `${monitorTitle("held-out", settings)} was highest ${peak === evaluations[0] ? "before it" : "there"}, ${format(peak.heldOut.mean)}, and fell to ` +
       `${format(last.heldOut.mean)} by step ${last.step} (by more than its noise from step ${first.step} on), while the reward ` +
       `went from ${format(peak.mean)} to ${format(last.mean)}`,
   };
@@ -92,7 +92,7 @@ function pastPeak(evaluations: readonly EvaluationRecord[], settings: Watched): 
 function tooAlike(evaluations: readonly EvaluationRecord[], { early_stop: rule }: Watched): Sign | undefined {
   const base = evaluations[0]?.diversity;
   if (!base) return undefined;
-  const share = rule?.least_diversity ?? LEAST_DIVERSITY;
+  const share = rule?.min_diversity ?? LEAST_DIVERSITY;
   const first = evaluations.find(({ diversity }) => diversity !== undefined && diversity.mean < share * base.mean);
   if (!first?.diversity) return undefined;
   const now = percent(first.diversity.mean / base.mean);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { Settings } from "../../config/settings.js";
 import { writeFileAtomic } from "../../io/atomic.js";
 import { rewardTitle } from "../../rewards/index.js";
-import type { RewardsOfPictures } from "../../scoring/evaluation.js";
+import type { RewardSummary } from "../../scoring/evaluation.js";
 import type { StepMetrics } from "../../train/events.js";
 import { leaves } from "../record/config.js";
 import { checkpointFolder, runFiles, stepFolder } from "../record/layout.js";
@@ -12,9 +12,9 @@ import { evenly, type RunRecord, readRun, type ShownEvaluation } from "../record
 import { lineChart, type Mark, type Point, type Series } from "./chart.js";
 import { duration, format } from "./format.js";
 import { type Html, html } from "./html.js";
+import { ruleText, stopText } from "./monitor-text.js";
 import { overOptimisation } from "./over-optimisation.js";
 import { reportPage } from "./report-page.js";
-import { ruleText, stopText } from "./watch-text.js";
 
 /** More than a screen's width of steps would only make the file larger. */
 const mostPoints = 600;
@@ -99,7 +99,7 @@ ${lineChart({ title: `${title} over steps`, width: 920, height: 190, x, marks, s
 ${chart("Diversity", "diverse", "mean cosine distance between the CLIP embeddings of a prompt's pictures; 0 where all seeds give the same picture.", diversity)}`;
 }
 
-const standardError = ({ std, rewards }: RewardsOfPictures) => std / Math.sqrt(Math.max(1, rewards.length));
+const standardError = ({ std, rewards }: RewardSummary) => std / Math.sqrt(Math.max(1, rewards.length));
 
 /** The steps that all charts of the reward span. */
 function axisOf({ metrics, evaluations }: RunRecord): readonly [number, number] {
@@ -123,7 +123,7 @@ function ending({ settings, stopped, best, metrics }: RunRecord): string {
   const step = metrics.at(-1)?.step;
   const kept = best === undefined || best === step ? "" : ` The best checkpoint is step ${best}.`;
   return stopped
-    ? `The run stopped early, after step ${step} of ${settings.train.updates}: ${stopText(stopped, settings)}.${kept} `
+    ? `The run stopped early, after step ${step} of ${settings.train.steps}: ${stopText(stopped, settings)}.${kept} `
     : `${ruleText(settings)}${kept} `;
 }
 

@@ -108,7 +108,7 @@ describe("a run in MLflow", () => {
   test("that is interrupted is killed, which can go on", async () => {
     const run = await startRun(join(scratch, "interrupted"), mlflow(), { timing });
     await run.stepsTo(2);
-    await run.tell({ kind: "finished", result: { step: 2, updates: 4, interrupted: true, seconds: 1 } });
+    await run.tell({ kind: "finished", result: { step: 2, steps: 4, interrupted: true, seconds: 1 } });
     expect(only().status).toBe("KILLED");
   });
 

@@ -5,7 +5,7 @@ import { basename, join } from "node:path";
 import { exists } from "../../io/files.js";
 import { partMeans } from "../../rewards/scores.js";
 import type { EvaluationResult } from "../../scoring/evaluation.js";
-import { watchedMetrics } from "../../scoring/monitors.js";
+import { monitorMetrics } from "../../scoring/monitors.js";
 import type { StepMetrics } from "../../train/events.js";
 import { samplesFolder } from "../record/layout.js";
 import { readSamples } from "../record/samples.js";
@@ -52,7 +52,7 @@ export async function baseRow(
   const own = [["eval_reward_mean", mean] as const, ["eval_reward_std", std] as const];
   const all = [
     ...own,
-    ...Object.entries(watchedMetrics(watched)),
+    ...Object.entries(monitorMetrics(watched)),
     ...under("eval_rewards", parts ? partMeans(parts) : {}),
   ];
   return { step: 0, scalars: numbers(all), pictures: await picturesOf(run, 0), time: Date.now() };

@@ -1,15 +1,15 @@
 /** What is watched beside the reward, in words. */
 
-import type { Settings } from "../../config/settings.js";
+import type { EarlyStopSettings, Settings } from "../../config/settings.js";
 import { rewardTitle } from "../../rewards/index.js";
-import { type StopReason, type StopRule, watchedValue } from "../../train/early-stop.js";
+import { monitoredValue, type StopReason } from "../../train/early-stop.js";
 import { format } from "./format.js";
 
 type Titles = Pick<Settings, "reward" | "evaluation">;
 
 /** "the held-out clip reward" */
-export function watchedTitle(watch: StopRule["watch"], { reward, evaluation }: Titles): string {
-  return watch === "reward" || evaluation.held_out === null
+export function monitorTitle(monitor: EarlyStopSettings["monitor"], { reward, evaluation }: Titles): string {
+  return monitor === "reward" || evaluation.held_out === null
     ? `the evaluation's ${rewardTitle(reward)} reward`
     : `the held-out ${rewardTitle(evaluation.held_out)} reward`;
 }
@@ -17,13 +17,13 @@ export function watchedTitle(watch: StopRule["watch"], { reward, evaluation }: T
 /** Why a run stopped, to follow a colon. */
 export function stopText(reason: StopReason, settings: Titles & Pick<Settings, "early_stop">): string {
   switch (reason.kind) {
-    case "no gain": {
-      const { top, watch, evaluations } = reason;
-      const least = settings.early_stop?.least_gain ?? 0;
+    case "no improvement": {
+      const { top, monitor, evaluations } = reason;
+      const least = settings.early_stop?.min_delta ?? 0;
       const where = top.step === 0 ? "the model as it was" : `step ${top.step}`;
       return (
-        `${watchedTitle(watch, settings)} has not risen ${least > 0 ? `by more than ${format(least)} ` : ""}above its ` +
-        `${format(watchedValue(top, watch) as number)} of ${where} in ${evaluations} ${evaluations === 1 ? "evaluation" : "evaluations"}`
+        `${monitorTitle(monitor, settings)} has not risen ${least > 0 ? `by more than ${format(least)} ` : ""}above its ` +
+        `${format(monitoredValue(top, monitor) as number)} of ${where} in ${evaluations} ${evaluations === 1 ? "evaluation" : "evaluations"}`
       );
     }
     case "diversity": {
@@ -41,14 +41,14 @@ export function ruleText(settings: Titles & Pick<Settings, "early_stop">): strin
     ...(rule.patience === null
       ? []
       : [
-          `${watchedTitle(rule.watch, settings)} has not risen ${rule.least_gain > 0 ? `by more than ${format(rule.least_gain)} ` : ""}` +
+          `${monitorTitle(rule.monitor, settings)} has not risen ${rule.min_delta > 0 ? `by more than ${format(rule.min_delta)} ` : ""}` +
             `above its best in ${rule.patience} ${rule.patience === 1 ? "evaluation" : "evaluations in a row"}`,
         ]),
-    ...(rule.least_diversity === null
+    ...(rule.min_diversity === null
       ? []
-      : [`the diversity of the pictures is below ${percent(rule.least_diversity)} of the base model's`]),
+      : [`the diversity of the pictures is below ${percent(rule.min_diversity)} of the base model's`]),
   ];
-  const best = `The best checkpoint is the one where ${watchedTitle(rule.watch, settings)} was highest.`;
+  const best = `The best checkpoint is the one where ${monitorTitle(rule.monitor, settings)} was highest.`;
   return ends.length === 0 ? best : `Rule: stop when ${ends.join(", or when ")}. ${best}`;
 }
 

@@ -1,6 +1,6 @@
 /**
- * What a run learns, as one vector: the factors of an adapter, or every weight of the U-Net. Graphs slice their parameters
- * from it, the optimizer steps along it, a checkpoint saves it; none of them asks which of the two it is.
+ * The trainable parameters of a run as one vector: the factors of an adapter, or all weights of the U-Net. Graphs slice the
+ * vector, the optimizer updates it, a checkpoint saves it, and none of them needs to know which of the two it is.
  */
 import type { Value } from "../graph/value.js";
 import { type LoraLayout, loraAdapter } from "../nn/lora.js";
@@ -11,11 +11,11 @@ export interface UnetLayout extends ParameterLayout {
   readonly kind: "unet";
 }
 
-export type LearnedLayout = LoraLayout | UnetLayout;
+export type TrainableLayout = LoraLayout | UnetLayout;
 
-/** The U-Net's scope with the vector [size] in it; `parts` are the vector's slices, to differentiate by. */
-export function learnedScope(
-  layout: LearnedLayout,
+/** The U-Net's scope with the parameters [N] in it. `parts` are the slices of the vector, to differentiate by. */
+export function layoutScope(
+  layout: TrainableLayout,
   parameters: Value,
   weights: WeightSource,
 ): { scope: Scope; parts: Value[] } {

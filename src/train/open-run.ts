@@ -1,0 +1,96 @@
+/** Opens everything that a run needs, and decides how its work is divided, before anything is compiled or written. */
+import type { Cluster } from "../cluster/cluster.js";
+
+import { gpuOf, threadShare } from "../cluster/placement.js";
+import { accumulationSteps } from "../config/batch.js";
+import { evaluationPrompts, inTemplate } from "../config/prompts.js";
+import type { Settings } from "../config/settings.js";
+import { checksum } from "../engine/ranks.js";
+import { type Machine, resolvePrecision } from "../engine/replicas.js";
+import type { TrainingSetup } from "../engine/setup.js";
+import { planWork, type Work } from "../engine/work.js";
+import { needsBaseModel } from "../estimators/estimator.js";
+import { openEstimator } from "../estimators/index.js";
+import { openModel } from "../pipeline/open-model.js";
+import { promptWarnings } from "../pipeline/pipeline.js";
+import { openMonitors } from "../scoring/monitors.js";
+import { openSettingsReward } from "../scoring/open-reward.js";
+import { fingerprint } from "../weights/fingerprint.js";
+import { firstOnEachHost, requireAgreement } from "./agreement.js";
+import type { Origin } from "./checkpoint.js";
+import { baseParameters, openTrainable } from "./open-trainable.js";
+import type { TrainOptions } from "./options.js";
+import { resumeFrom } from "./resume.js";
+import { initialState, type TrainingState, withLossScale } from "./state.js";
+
+export interface OpenedRun {
+  readonly setup: TrainingSetup;
+  readonly state: TrainingState;
+  readonly origin: Origin;
+  /** Parameters of the base model, if the run compares with it. */
+  readonly base: Float32Array | undefined;
+  readonly machine: Machine;
+  readonly work: Work;
+  readonly warnings: readonly string[];
+}
+
+export async function openRun(settings: Settings, cluster: Cluster, options: TrainOptions): Promise<OpenedRun> {
+  accumulationSteps(settings.batch, cluster.size); // throws if the numbers do not divide
+  const warnings: string[] = [];
+  const warn = (message: string) => void warnings.push(message);
+  const { parts, trainable, origin, saved } = await firstOnEachHost(cluster, () => openParts(settings, options, warn));
+  const { layout } = trainable;
+
+  const machine = {
+    device: settings.device,
+    // The ranks of a host share its cores and GPUs.
+    threads: settings.threads ?? (await threadShare(cluster)),
+    gpu: gpuOf(cluster),
+  };
+  const precision = await resolvePrecision(settings, machine, warn);
+  const setup: TrainingSetup = { settings, layout, precision, ...parts };
+  const initial = saved ?? initialState(await trainable.initial(), settings);
+  const base = needsBaseModel(settings.kl.weight, parts.estimator)
+    ? (initial.base ?? (await baseParameters(settings, trainable)))
+    : undefined;
+  const state = withLossScale(
+    { ...initial, base: settings.lora.start === null ? undefined : base },
+    precision === "float16",
+  );
+  await requireAgreement(cluster, { ...origin, precision, step: state.step, state: checksum(state.weights) });
+  const work = await planWork(setup, { threads: machine.threads, ranks: cluster });
+  return { setup, state, origin, base, machine, work, warnings: [...warnings, ...promptProblems(setup)] };
+}
+
+/** The files of a run: model, reward, monitors, estimator, trainable parameters, and the state to resume from. */
+async function openParts(
+  settings: Settings,
+  { resume, signal, reward: given, onFetch }: TrainOptions,
+  warn: (message: string) => void,
+) {
+  const listener = { warn, onFetch, signal };
+  const pipeline = await openModel(settings, listener);
+  const reward = given ?? (await openSettingsReward(settings, listener));
+  const monitors = await openMonitors(settings, listener);
+  const estimator = await openEstimator(settings.estimator);
+  const trainable = await openTrainable(settings, pipeline, { resume, warn });
+  const origin = {
+    settings,
+    model: await fingerprint(pipeline.weights),
+    reward: await fingerprint(reward.weights),
+  };
+  const saved = resume === undefined ? undefined : await resumeFrom(resume, trainable.layout, origin);
+  return { parts: { pipeline, reward, monitors, estimator }, trainable, origin, saved };
+}
+
+/** Prompts that the text encoder or a reward cannot read in full. */
+function promptProblems({ settings, pipeline, reward, monitors }: TrainingSetup): string[] {
+  const { train, template, negative } = settings.prompts;
+  const evaluation = evaluationPrompts(settings);
+  const prompts = [...train.map((prompt) => inTemplate(prompt, template)), ...evaluation];
+  return [
+    ...promptWarnings(pipeline, [...prompts, negative]),
+    ...reward.warnings(prompts),
+    ...(monitors.heldOut?.warnings(evaluation) ?? []),
+  ];
+}

@@ -1,0 +1,125 @@
+/** Opens the trainable parameters of a run and their initial values. */
+import type { Settings } from "../config/settings.js";
+import { STREAMS } from "../engine/samples.js";
+import { InputError } from "../errors/index.js";
+import { locate } from "../io/package.js";
+import { initialLora, targetsIn } from "../nn/lora.js";
+import { frozenScope, survey } from "../nn/scope.js";
+import { adapterLayout, smallestUnet, toFlat } from "../pipeline/adapter.js";
+import type { Pipeline } from "../pipeline/pipeline.js";
+import type { TrainableLayout, UnetLayout } from "../pipeline/trainable.js";
+import { toFloat32 } from "../tensor/host.js";
+import { Rng } from "../tensor/rng.js";
+import { type LoraAdapter, loraRank, loraScale, readLora } from "../weights/lora-files.js";
+import { readTensor, type StoredTensor, type WeightSource } from "../weights/source.js";
+import { savedLayout } from "./checkpoint.js";
+
+export interface Trainable {
+  readonly layout: TrainableLayout;
+  /** The values that a new run starts from. */
+  initial(): Promise<Float32Array>;
+}
+
+export interface OpenTrainableOptions {
+  /** The folder of a checkpoint to resume from. If the run started from an adapter, the checkpoint has its layout. */
+  readonly resume?: string | undefined;
+  /** Called with each part of a starting adapter that is ignored. */
+  readonly warn?: ((message: string) => void) | undefined;
+}
+
+/**
+ * @throws InputError `settings-conflict` or `adapter-mismatch` if `lora.start` does not fit the other settings or the model
+ */
+export async function openTrainable(
+  settings: Pick<Settings, "trainable" | "lora" | "seed">,
+  pipeline: Pipeline,
+  { resume, warn = () => {} }: OpenTrainableOptions = {},
+): Promise<Trainable> {
+  const { trainable, lora, seed } = settings;
+  switch (trainable) {
+    case "unet": {
+      if (lora.start !== null) {
+        throw new InputError(
+          "settings-conflict",
+          "lora.start names an adapter, but trainable is unet, which trains no adapter. Leave one of the two out.",
+          { setting: "lora.start" },
+        );
+      }
+      const { parameters } = survey("unet", smallestUnet(pipeline));
+      const layout: UnetLayout = { kind: "unet", ...parameters };
+      return { layout, initial: () => readAll(layout, pipeline.weights) };
+    }
+    case "lora": {
+      if (lora.start !== null) {
+        if (resume !== undefined) {
+          // The checkpoint stores the weights. The adapter that the run started from may be gone by now.
+          const layout = await savedLayout(resume, pipeline);
+          return { layout, initial: async () => new Float32Array(layout.size) };
+        }
+        const adapter = await readLora(locate(lora.start), { warn });
+        requireAgreementWith(adapter, lora, pipeline);
+        const { layout, weights } = toFlat(pipeline, adapter);
+        return { layout, initial: async () => weights };
+      }
+      const { rank, alpha, targets } = lora;
+      if (rank === null || targets === null) {
+        const setting = rank === null ? "lora.rank" : "lora.targets";
+        throw new InputError(
+          "settings-conflict",
+          `${setting} is null, which means that of the adapter in lora.start, but there is none. Give a value, or set lora.start.`,
+          { setting },
+        );
+      }
+      const layout = adapterLayout(pipeline, { rank, alpha, targets });
+      return { layout, initial: async () => initialLora(layout, new Rng(seed, STREAMS.adapter)) };
+    }
+  }
+}
+
+/** The parameters with which the model is the base model. */
+export async function baseParameters(
+  { trainable, lora }: Pick<Settings, "trainable" | "lora">,
+  { layout, initial }: Trainable,
+): Promise<Float32Array> {
+  // An adapter of zeros changes nothing, like a new one, whose B is 0.
+  return trainable === "lora" && lora.start === null ? new Float32Array(layout.size) : (await initial()).slice();
+}
+
+/** Settings that are given besides a starting adapter must agree with it. */
+function requireAgreementWith(
+  adapter: LoraAdapter,
+  { start, rank, alpha, targets }: Settings["lora"],
+  pipeline: Pipeline,
+) {
+  const refuse = (key: string, wanted: unknown, module: string, has: string) => {
+    throw new InputError(
+      "settings-conflict",
+      `lora.${key} is ${JSON.stringify(wanted)}, but in the starting adapter ${start}, ${module} ${has}. Leave lora.${key} out, or set it to null, to keep the adapter's value.`,
+      { setting: `lora.${key}`, found: JSON.stringify(wanted), path: start, layer: module },
+    );
+  };
+  for (const [module, factors] of adapter) {
+    const own = loraRank(factors);
+    if (rank !== null && own !== rank) refuse("rank", rank, module, `has rank ${own}`);
+    const ownAlpha = loraScale(factors) * own;
+    if (alpha !== null && Math.abs(ownAlpha / alpha - 1) > 1e-6)
+      refuse("alpha", alpha, module, `has alpha ${ownAlpha}`);
+  }
+  if (targets === null) return;
+  const named = new Set(targetsIn(survey("unet", smallestUnet(pipeline)).adaptable, targets, "unet"));
+  for (const module of named) if (!adapter.has(module)) refuse("targets", targets, module, "has no factors");
+  for (const module of adapter.keys())
+    if (!named.has(module)) refuse("targets", targets, module, "has factors as well");
+}
+
+/** All weights of the model's U-Net as one vector, converted to float32. */
+async function readAll(layout: UnetLayout, weights: WeightSource): Promise<Float32Array> {
+  // A frozen scope checks that each weight exists and has the right type and shape.
+  const scope = frozenScope(weights, "unet");
+  const all = new Float32Array(layout.size);
+  for (const { name, shape, offset } of layout.entries) {
+    scope.parameter(name.slice("unet.".length), shape);
+    all.set(toFloat32(await readTensor(weights.get(name) as StoredTensor)), offset);
+  }
+  return all;
+}

@@ -1,0 +1,40 @@
+/** One optimizer update of a run. */
+import type { Settings } from "../config/settings.js";
+import { requireFiniteParameters } from "../engine/finite.js";
+import type { GradientResult } from "../engine/gradient.js";
+import { recordOverflow, recordUpdate } from "../engine/loss-scale.js";
+import type { TrainableLayout } from "../pipeline/trainable.js";
+import { average } from "./ema.js";
+import { adamw, clipGradNorm } from "./optimizer.js";
+import type { TrainingState } from "./state.js";
+
+/**
+ * Clips the gradient and changes the state's weights, moments, average and loss scale in place. A float16 gradient that
+ * overflowed is skipped.
+ *
+ * @returns the gradient's norm before clipping; null if the update was skipped
+ */
+export function optimizerUpdate(
+  state: TrainingState,
+  { gradient, overflowed }: GradientResult,
+  { optimizer: options, ema }: Pick<Settings, "optimizer" | "ema">,
+  layout: TrainableLayout,
+): number | null {
+  const { weights, averaged, optimizer, lossScale } = state;
+  if (overflowed) {
+    if (lossScale) recordOverflow(lossScale);
+    return null;
+  }
+  const norm = clipGradNorm(gradient, options.max_grad_norm);
+  adamw(weights, gradient, optimizer, {
+    learningRate: options.learning_rate,
+    beta1: options.beta1,
+    beta2: options.beta2,
+    epsilon: options.epsilon,
+    weightDecay: options.weight_decay,
+  });
+  if (averaged && ema.decay !== null) average(averaged, weights, ema.decay, optimizer.step);
+  requireFiniteParameters(weights, layout, "after the update, the weight");
+  if (lossScale) recordUpdate(lossScale);
+  return norm;
+}

@@ -1,0 +1,16 @@
+import type { Cluster } from "../cluster/cluster.js";
+import type { OpenListener } from "../pipeline/open-model.js";
+import type { Reward } from "../rewards/index.js";
+
+export interface TrainOptions {
+  /** The folder of a checkpoint to resume from. */
+  readonly resume?: string | undefined;
+  /** When aborted, the current step is finished and saved. With several ranks, the last whole step is saved at once. */
+  readonly signal?: AbortSignal | undefined;
+  /** A reward made in code (`defineReward`), which replaces that of the settings. */
+  readonly reward?: Reward | undefined;
+  /** Called with the progress of downloads. */
+  readonly onFetch?: OpenListener["onFetch"];
+  /** The ranks of the run (`connect`). Every rank calls `train`; only rank 0 calls its observer. */
+  readonly cluster?: Cluster | undefined;
+}

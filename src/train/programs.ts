@@ -1,0 +1,50 @@
+/** The compiled programs of a run. */
+import type { Cluster } from "../cluster/cluster.js";
+import { Ranks } from "../engine/ranks.js";
+import { type CompiledReplica, compileReplicas, Replicas } from "../engine/replicas.js";
+import type { TrainingSetup } from "../engine/setup.js";
+import type { Work } from "../engine/work.js";
+import type { Workers } from "../engine/workers.js";
+import { Sampler } from "../pipeline/sampler.js";
+import type { Runtime } from "../runtime/runtime.js";
+import { Evaluator } from "../scoring/evaluator.js";
+
+export interface RunPrograms {
+  /** All ranks and replicas of the run. */
+  readonly workers: Workers;
+  readonly evaluator: Evaluator;
+  /** Numbers in the latents of one sample. */
+  readonly latentElements: number;
+}
+
+export async function compileRun(
+  runtimes: readonly Runtime[],
+  setup: TrainingSetup,
+  { graphs, memory }: Work,
+  cluster: Cluster,
+): Promise<RunPrograms> {
+  const { settings, pipeline, reward, monitors, layout } = setup;
+  const compiled = await compileReplicas(runtimes, setup, graphs, memory);
+  const own = new Replicas(
+    compiled.map(({ workers }) => workers),
+    layout,
+  );
+  const { sampler: evaluationGraphs } = graphs.evaluation;
+  /** The training sampler if its batch is as large, or another one with the same text encoder. */
+  const samplerOf = async ({ runtime, engine: { sampler } }: CompiledReplica): Promise<Sampler> =>
+    evaluationGraphs === graphs.sampler
+      ? sampler
+      : Sampler.compile(runtime, pipeline, settings.sampling, {
+          graphs: evaluationGraphs,
+          negativePrompt: settings.prompts.negative,
+          prompts: sampler.prompts,
+        });
+  const replicas = await Promise.all(
+    compiled.map(async (replica) => ({ runtime: replica.runtime, sampler: await samplerOf(replica) })),
+  );
+  return {
+    workers: cluster.size === 1 ? own : new Ranks(cluster, own),
+    evaluator: new Evaluator({ replicas, reward, settings, monitors, cluster }),
+    latentElements: (compiled[0] as CompiledReplica).engine.latentElements,
+  };
+}
