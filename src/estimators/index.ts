@@ -1,7 +1,7 @@
 /** Every estimator by its name, and what a recipe may say of one. */
 import { z } from "zod";
 import { isRecord } from "../io/record.js";
-import { MODULE_FILE } from "../rewards/user/module.js";
+import { MODULE_FILE } from "../io/user-module.js";
 import { adjointMatching } from "./adjoint-matching.js";
 import { alignprop } from "./alignprop.js";
 import { ddpo } from "./ddpo.js";

@@ -7,7 +7,7 @@ import { z } from "zod";
 import { noised, predicted } from "../diffusion/ddim.js";
 import { pullback, stack, take } from "../diffusion/trajectory.js";
 import { InputError } from "../errors/index.js";
-import { MODULE_FILE, openModule } from "../rewards/user/module.js";
+import { loadUserModule, MODULE_FILE } from "../io/user-module.js";
 import { type Estimator, estimatorKind } from "./estimator.js";
 
 /** What a module is given, so that it needs to import nothing. */
@@ -39,7 +39,9 @@ export const module = estimatorKind({
   async create({ file, options }) {
     const toolkit = { pullback, predicted, noised, stack, take };
     const what = `estimator ${file}`;
-    const made = await openModule(what, file, (make) => (make as MakesEstimator)(toolkit, options));
+    const made = await loadUserModule({ kind: "estimator", file }, (make) =>
+      (make as MakesEstimator)(toolkit, options),
+    );
     const absent = missing(made);
     if (absent === undefined) return made as Estimator;
     throw new InputError(

@@ -1,35 +1,36 @@
-/** What a reward gives for a batch. */
+/** The result of scoring a batch of images. */
 
-/** What each part of a combination makes of each picture, by the part's label; null where it does not judge the prompt. */
+/** Rewards by the label of each part of a combination, one per image; null if the part does not score the image's prompt. */
 export type PartRewards = Readonly<Record<string, readonly (number | null)[]>>;
 
 export interface Judged {
-  /** Of each picture. */
+  /** One reward per image. */
   readonly rewards: Float32Array;
-  /** Where the reward is a combination. */
+  /** Rewards of the parts, for a combination. */
   readonly parts?: PartRewards;
 }
 
 export interface JudgedPictures extends Judged {
+  /** One loss per image. */
   readonly losses: Float32Array;
 }
 
 export interface JudgedLatents extends JudgedPictures {
-  /** The gradient of the losses' sum over all samples of the update, like the latents. */
+  /** Gradient of the step's loss, the mean of `losses` over all samples of the step, with respect to the latents. */
   readonly dLatents: Float32Array;
 }
 
-/** The mean of each part over the pictures that it judged; a part that judged none is left out. */
+/** Mean reward of each part over the images that it scored. A part that scored none is left out. */
 export function partMeans(parts: PartRewards): Record<string, number> {
   return Object.fromEntries(
     Object.entries(parts).flatMap(([label, values]) => {
-      const judged = values.filter((value) => value !== null);
-      return judged.length === 0 ? [] : [[label, judged.reduce((sum, value) => sum + value, 0) / judged.length]];
+      const scored = values.filter((value) => value !== null);
+      return scored.length === 0 ? [] : [[label, scored.reduce((sum, value) => sum + value, 0) / scored.length]];
     }),
   );
 }
 
-/** The parts of several batches of pictures as those of one. */
+/** Concatenates the part rewards of several batches; undefined if none has parts. */
 export function joinParts(batches: readonly (PartRewards | undefined)[]): PartRewards | undefined {
   const known = batches.filter((batch) => batch !== undefined);
   const labels = Object.keys(known[0] ?? {});

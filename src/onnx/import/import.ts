@@ -90,7 +90,7 @@ export class OnnxImport {
     const producers = new Map<string, NodeProto>();
     const claim = (name: string) => {
       if (initializers.has(name) || producers.has(name) || rest.values.has(name)) {
-        throw this.fault("file-malformed", `the name ${show(name)} is defined twice`, { name });
+        throw this.fault("file-malformed", `the name ${show(name)} is defined twice`, { name: short(name) });
       }
     };
     for (const tensor of "initializer" in body ? body.initializer : []) {
@@ -121,11 +121,13 @@ export class OnnxImport {
         throw this.fault(
           "file-malformed",
           `${reader} ${show(wanted)}, which no node or initializer defines${near ? `; the nearest name is ${show(near)}` : ""}`,
-          { name: wanted, suggestion: near },
+          { name: short(wanted), suggestion: near },
         );
       }
       if (scope.visiting.has(node)) {
-        throw this.nodeFault("file-malformed", node, `depends on its own output ${show(wanted)}`, { name: wanted });
+        throw this.nodeFault("file-malformed", node, `depends on its own output ${show(wanted)}`, {
+          name: short(wanted),
+        });
       }
       scope.visiting.add(node);
       stack.push({ node, next: 0 });
@@ -327,7 +329,7 @@ export class OnnxImport {
 
   private absentOutput(name: string): InputError {
     const message = `the value ${show(name)} is an output that its node does not have here`;
-    return this.fault("onnx-unsupported", message, { name });
+    return this.fault("onnx-unsupported", message, { name: short(name) });
   }
 
   private tooDeep(node: NodeProto, what: string): InputError {
@@ -341,7 +343,7 @@ export class OnnxImport {
 
   private fault(code: ErrorCode, message: string, facts: ErrorFacts, cause?: Error): InputError {
     const { path } = this.file;
-    return new InputError(code, `${path}: ${message}.`, { path, ...facts }, { cause });
+    return new InputError(code, `${path}: ${message.replace(/\.$/, "")}.`, { path, ...facts }, { cause });
   }
 }
 
