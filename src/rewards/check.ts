@@ -54,7 +54,7 @@ export async function rewardInFloat64(reward: Reward, shape: readonly [number, n
 }
 
 /**
- * Checks a reward. Small images are enough, and the interpreter is slow.
+ * Checks a reward on random images. They are small because the interpreter is slow.
  *
  * @example
  * const { problems } = await checkReward(defineReward({ name: "red", build: (images) => … }));

@@ -56,6 +56,11 @@ export interface OnnxInput {
   readonly shape: readonly (number | string | undefined)[];
 }
 
+/** The shape of an input, such as `[n, 3, 224, 224]`, with `?` for a dynamic axis without a name. */
+export function showInputShape(shape: OnnxInput["shape"]): string {
+  return `[${shape.map((extent) => extent ?? "?").join(", ")}]`;
+}
+
 /**
  * Reads an ONNX file. Large tensors stay on disk.
  *

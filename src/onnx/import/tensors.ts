@@ -1,3 +1,4 @@
+/** Reads the tensors of an ONNX file, and finds the data of those that are stored in other files. */
 import { realpath } from "node:fs/promises";
 import { dirname, isAbsolute, join, sep } from "node:path";
 import { type TensorProto, TensorProto_DataLocation, TensorProto_DataType } from "onnx-buf";
@@ -47,9 +48,8 @@ export function dtypeOf(dataType: number): DType | undefined {
 
 export const typeName = (dataType: number): string => Type[dataType] ?? `type ${dataType}`;
 
-/** A floating point tensor with more elements is a weight. */
+/** Tensors with more elements are weights, which stay on disk. Shapes and indices, which must be constants, are smaller. */
 const MAX_CONSTANT_FLOATS = 1024;
-/** An integer tensor with more elements is refused. Shapes and indices are far smaller. */
 const MAX_CONSTANT_INTEGERS = 2 ** 20;
 const MAX_RANK = 16;
 
@@ -87,8 +87,8 @@ export class TensorReader {
       const found = typeName(proto.dataType);
       throw new InputError(
         "onnx-unsupported",
-        `${show(site)} has ${size} elements of type ${found}. Only floating point tensors can be this large; export the model in float32 or float16.`,
-        { ...site, found, elements: size },
+        `${show(site)} has ${size} elements, but a tensor of type ${found} may have at most ${MAX_CONSTANT_INTEGERS}. Export it as INT64, or as floating point if it is a weight.`,
+        { ...site, found, elements: size, limit: MAX_CONSTANT_INTEGERS },
       );
     }
     if (proto.dataLocation === TensorProto_DataLocation.EXTERNAL) {
@@ -197,7 +197,7 @@ const show = ({ path, tensor }: Site) => `${path}: the tensor ${JSON.stringify(t
 
 function shapeOf({ dims }: TensorProto, site: Site): number[] {
   const shape = dims.map(Number);
-  // Far above what a file holds: at most 2 GiB, or a few hundred with external data.
+  // The limit on elements is far above that of any model.
   if (shape.length > MAX_RANK || shape.some((extent) => extent < 0) || !(sizeOf(shape) <= 2 ** 40)) {
     const found = shape.slice(0, MAX_RANK);
     throw new InputError(

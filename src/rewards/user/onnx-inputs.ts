@@ -1,7 +1,7 @@
 /** The inputs of an ONNX reward: which one takes the image, and the values of the others. */
 import { InputError, nearest } from "../../errors/index.js";
 import type { Value } from "../../graph/value.js";
-import type { OnnxFile, OnnxInput } from "../../onnx/import/file.js";
+import { type OnnxFile, type OnnxInput, showInputShape } from "../../onnx/import/file.js";
 import { broadcastTo, concat, constant, reshape, slice } from "../../ops/index.js";
 import { showShape, sizeOf } from "../../tensor/shape.js";
 import type { OnnxSettings } from "./onnx-settings.js";
@@ -10,11 +10,6 @@ import type { OnnxSettings } from "./onnx-settings.js";
 export function list(names: readonly string[]): string {
   const shown = names.slice(0, 12).map((name) => (name.length > 60 ? `${name.slice(0, 59)}…` : name));
   return `${shown.join(", ")}${names.length > 12 ? ` and ${names.length - 12} more` : ""}`;
-}
-
-/** `[n, 3, h, w]`, with `?` for a dynamic axis without a name. */
-export function showInputShape(shape: OnnxInput["shape"]): string {
-  return `[${shape.map((extent) => extent ?? "?").join(", ")}]`;
 }
 
 /** The input that takes the image: the one that the settings name, or the only one with four axes and floating point. */

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { InputError } from "../../errors/index.js";
 import type { Value } from "../../graph/value.js";
 import { checkJson } from "../../io/json.js";
+import { type OnnxInput, showInputShape } from "../../onnx/import/file.js";
 import {
   add,
   concat,
@@ -72,14 +73,14 @@ const sizeOf = (edges: number | readonly [number, number] | null): Size | undefi
 export function resolvePreprocessing(
   settings: PreprocessingSettings,
   file: Partial<Preprocessing> | undefined,
-  input: { readonly name: string; readonly shape: readonly (number | string | undefined)[] },
+  input: Pick<OnnxInput, "name" | "shape">,
   path: string,
 ): Preprocessing {
   const { shape } = input;
   const layout = settings.layout ?? (shape[3] === 3 && shape[1] !== 3 ? "nhwc" : "nchw");
   const [channels, height, width] = layout === "nchw" ? [shape[1], shape[2], shape[3]] : [shape[3], shape[1], shape[2]];
   if (shape.length !== 4 || (typeof channels === "number" && channels !== 3)) {
-    const found = `[${shape.map((extent) => extent ?? "?").join(", ")}]`;
+    const found = showInputShape(shape);
     throw new InputError(
       "reward-invalid",
       `${path}: the input ${JSON.stringify(input.name)} has the shape ${found}, but images are [n, 3, h, w] or, with layout: nhwc, [n, h, w, 3]. Name another input with reward.input.`,

@@ -276,7 +276,9 @@ describe("an ONNX reward is refused", () => {
   test("if the image to compare with is not an image", async () => {
     write(CHANNEL_MEANS);
     writeFileSync(join(scratch, "broken.png"), "not an image");
-    await expect(open({ similarity: { picture: "broken.png" } })).rejects.toThrow(inputError("image-invalid"));
+    const opening = open({ similarity: { picture: "broken.png" } });
+    await expect(opening).rejects.toThrow(inputError("image-invalid"));
+    await expect(opening).rejects.toThrow(join(scratch, "broken.png"));
   });
 });
 

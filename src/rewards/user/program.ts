@@ -132,7 +132,7 @@ function runForNumber(prompt: string, { command, timeout }: Invocation): Promise
       child.stdout.destroy();
       child.stderr.destroy();
     };
-    const onTimeout = () => stop(`did not end within ${timeout} s (reward.timeout)`, { timeout });
+    const onTimeout = () => stop(`did not exit within ${timeout} s (reward.timeout)`, { timeout });
     const timer = setTimeout(onTimeout, timeout * 1000);
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
       stdout += text;
@@ -151,8 +151,8 @@ function runForNumber(prompt: string, { command, timeout }: Invocation): Promise
       clearTimeout(timer);
       const printed = stdout.trim();
       const value = Number(printed);
-      if (signal) fail(`was ended by ${signal}`, { signal });
-      else if (code !== 0) fail(`ended with exit code ${code}`, { exitCode: code });
+      if (signal) fail(`was terminated by ${signal}`, { signal });
+      else if (code !== 0) fail(`exited with code ${code}`, { exitCode: code });
       else if (printed === "" || !Number.isFinite(value)) {
         fail(`printed ${quote(printed)}, but should print one number`, { found: printed.slice(0, 120) });
       } else resolve(value);
