@@ -1,5 +1,7 @@
+import { constants } from "./constants.js";
 import { elementwise } from "./elementwise.js";
 import { image } from "./image.js";
+import { indexing } from "./indexing.js";
 import { matrixProducts } from "./matmul.js";
 import { movement } from "./movement.js";
 import { norms } from "./norm.js";
@@ -10,6 +12,8 @@ import { reductions } from "./reduce.js";
 export const OPERATORS: Operators = {
   ...elementwise,
   ...movement,
+  ...indexing,
+  ...constants,
   ...image,
   ...matrixProducts,
   ...norms,
