@@ -1,6 +1,6 @@
 /**
- * The candidate with the smallest edit distance to `word`, ignoring case; the first of equals. Undefined if none is near
- * enough for `word` to be a misspelling of it.
+ * The candidate with the smallest edit distance to `word`, ignoring case; the first of equals. Undefined if none is
+ * near enough for `word` to be a misspelling of it.
  */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined;

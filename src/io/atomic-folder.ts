@@ -5,8 +5,9 @@ import { basename, dirname, join } from "node:path";
 import { asInputError } from "./files.js";
 
 /**
- * Writes a folder: `fill` writes into a temporary folder beside `path`, which is then renamed to `path`. A folder called
- * `path` is therefore always complete. An existing folder is deleted just before the rename; if `fill` fails, it stays.
+ * Writes a folder: `fill` writes into a temporary folder beside `path`, which is then renamed to `path`. A folder
+ * called `path` is therefore always complete. An existing folder is deleted just before the rename; if `fill` fails, it
+ * stays.
  *
  * @throws InputError `output-unwritable` if the file system refuses.
  */

@@ -11,7 +11,9 @@ const MAX_DEPTH = 100;
 /** Problems that one error lists. */
 const MAX_PROBLEMS = 10;
 
-/** Reads a JSON file of at most `maxBytes` and checks it; see `readText`, `parseJson` and `checkJson` for the errors. */
+/**
+ * Reads a JSON file of at most `maxBytes` and checks it; see `readText`, `parseJson` and `checkJson` for the errors.
+ */
 export async function readJson<S extends z.ZodType>(
   path: string,
   schema: S,
@@ -65,8 +67,8 @@ function isDeeper(json: string, depth: number): boolean {
 /**
  * Checks parsed JSON against a schema and returns the schema's output. `where` names the source in messages.
  *
- * @throws InputError with `code`. The facts `keys`, `found` and `expected` have one item for each invalid key (the first
- *   10 of `count`); `suggestion` is the first supported value that a found one may be a misspelling of.
+ * @throws InputError with `code`. The facts `keys`, `found` and `expected` have one item for each invalid key (the
+ *   first 10 of `count`); `suggestion` is the first supported value that a found one may be a misspelling of.
  */
 export function checkJson<S extends z.ZodType>(
   schema: S,

@@ -32,21 +32,20 @@ export {
   tanh,
   where,
 } from "./elementwise.js";
+export { gather, gatherElements, scatterElements, scatterRows } from "./indexing.js";
 export { linear, matmul, matrixTranspose } from "./matmul.js";
 export {
   broadcastTo,
   concat,
   flip,
-  gather,
   pad,
   repeatBatch,
   reshape,
-  scatterRows,
   slice,
   transpose,
 } from "./movement.js";
 export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
 export { allAxes, max, mean, sum } from "./reduce.js";
 export { bicubicMatrix, resizeBicubic, resizeBilinear, resizeNearest } from "./resize.js";
-export { gatherElements, maxPool, scatterElements, topK } from "./select.js";
+export { maxPool, topK } from "./select.js";
 export { constant, filled, input, parameter, zeros } from "./source.js";

@@ -1,6 +1,7 @@
 import * as attention from "./attention.js";
 import * as conv from "./conv.js";
 import * as elementwise from "./elementwise.js";
+import * as indexing from "./indexing.js";
 import * as matmul from "./matmul.js";
 import * as movement from "./movement.js";
 import * as norm from "./norm.js";
@@ -8,7 +9,7 @@ import * as reduce from "./reduce.js";
 import * as select from "./select.js";
 import * as source from "./source.js";
 
-/** Every op. The gradient rules and the test cases are checked for completeness against this table. */
+/** All ops. The types of the gradient rules and of the test cases require an entry for each of them. */
 export const OPS = {
   input: source.inputOp,
   parameter: source.parameterOp,
@@ -49,16 +50,16 @@ export const OPS = {
   flip: movement.flipOp,
   pad: movement.padOp,
   concat: movement.concatOp,
-  gather: movement.gatherOp,
-  scatterRows: movement.scatterRowsOp,
+  gather: indexing.gatherOp,
+  scatterRows: indexing.scatterRowsOp,
   matmul: matmul.matmulOp,
   gemm: matmul.gemmOp,
   conv2d: conv.conv2dOp,
   convTranspose2d: conv.convTranspose2dOp,
   averagePool: conv.averagePoolOp,
   upsampleNearest: conv.upsampleNearestOp,
-  gatherElements: select.gatherElementsOp,
-  scatterElements: select.scatterElementsOp,
+  gatherElements: indexing.gatherElementsOp,
+  scatterElements: indexing.scatterElementsOp,
   topK: select.topKOp,
   maxPool: select.maxPoolOp,
   layerNorm: norm.layerNormOp,

@@ -6,8 +6,8 @@ export interface RngState {
 }
 
 /**
- * A seeded random number generator: xoshiro128** (Blackman & Vigna 2018), seeded by SplitMix32 so that similar seeds give
- * uncorrelated streams. The same seed gives the same numbers on every machine.
+ * A seeded random number generator: xoshiro128** (Blackman & Vigna 2018), seeded by SplitMix32 so that similar seeds
+ * give uncorrelated streams. The same seed gives the same numbers on every machine.
  */
 export class Rng {
   private words: [number, number, number, number];

@@ -8,8 +8,9 @@ export interface Matrix {
 }
 
 /**
- * Truncates the product B A, with B [m, r] and A [r, n], to rank k. B' [m, k] and A' [k, n] are the factors of the nearest
- * matrix of rank k (Eckart & Young 1936). Each gets the square root of the singular values, so both have a similar scale.
+ * Truncates the product B A, with B [m, r] and A [r, n], to rank k. B' [m, k] and A' [k, n] are the factors of the
+ * nearest matrix of rank k (Eckart & Young 1936). Each gets the square root of the singular values, so both have a
+ * similar scale.
  *
  *     B = Q₁ R₁, Aᵀ = Q₂ R₂        so B A = Q₁ (R₁ R₂ᵀ) Q₂ᵀ, and the core R₁ R₂ᵀ is only r x r
  *     R₁ R₂ᵀ = U Σ Vᵀ              B' = Q₁ U √Σ,  A' = √Σ Vᵀ Q₂ᵀ,  with the k largest singular values
@@ -34,8 +35,8 @@ export function truncateProduct(
 }
 
 /**
- * Householder QR of x [m, n]: q [m, p] with orthonormal columns and r [p, n] upper triangular, p = min(m, n). It also works
- * if columns are zero or linearly dependent, as in an untrained adapter.
+ * Householder QR of x [m, n]: q [m, p] with orthonormal columns and r [p, n] upper triangular, p = min(m, n). It also
+ * works if columns are zero or linearly dependent, as in an untrained adapter.
  */
 export function qr(x: Matrix): { q: Matrix; r: Matrix } {
   const { rows: m, columns: n } = x;
@@ -78,9 +79,9 @@ function reflect(x: Float64Array, columns: number, w: Float64Array, from: number
 const MAX_SWEEPS = 60;
 
 /**
- * One-sided Jacobi SVD (Hestenes 1958) of x [m, n]: x = u diag(s) vᵀ with u [m, n], s descending and v [n, n]. It rotates
- * pairs of columns until all are orthogonal to within rounding; their norms are then the singular values. A column of u
- * is zero if its singular value is 0.
+ * One-sided Jacobi SVD (Hestenes 1958) of x [m, n]: x = u diag(s) vᵀ with u [m, n], s descending and v [n, n]. It
+ * rotates pairs of columns until all are orthogonal to within rounding; their norms are then the singular values. A
+ * column of u is zero if its singular value is 0.
  */
 export function svd(x: Matrix): { u: Matrix; s: Float64Array; v: Matrix } {
   const { rows: m, columns: n } = x;

@@ -8,8 +8,8 @@ const BLOCK = 16;
 
 /**
  * Draws the float32 noise of `torch.randn(…, generator=torch.Generator("cpu").manual_seed(seed))`: the Mersenne Twister
- * MT19937 (Matsumoto & Nishimura 1998) and the Box-Muller transform (1958), in PyTorch's order. Integers and uniforms are
- * equal to PyTorch's. Normals may differ in the last bits, because PyTorch's logarithm, sine and cosine differ.
+ * MT19937 (Matsumoto & Nishimura 1998) and the Box-Muller transform (1958), in PyTorch's order. Integers and uniforms
+ * are equal to PyTorch's. Normals may differ in the last bits, because PyTorch's logarithm, sine and cosine differ.
  */
 export class TorchGenerator {
   private readonly state = new Uint32Array(STATE_WORDS);
