@@ -61,7 +61,8 @@ export interface Cotangent {
  * to each of `wrt`. It follows only paths that start at `wrt`, so frozen weights cost nothing. The result is undefined
  * for a value that no differentiable path connects to an output.
  *
- * @throws TypeError if a gradient does not have the shape of its value, or if a path has no gradient rule.
+ * @throws TypeError if a gradient does not have the shape of its value, or if a path leads through an op without a
+ *   rule or through the second output of an op.
  */
 export function gradients(outputs: readonly Cotangent[], wrt: readonly Value[]): (Value | undefined)[] {
   const order = topologicalOrder(outputs.map(({ value }) => value));

@@ -13,7 +13,7 @@ export type FileContent = Uint8Array | readonly Uint8Array[];
 export async function withFile<T>(path: string, use: (file: FileHandle, size: number) => Promise<T>): Promise<T> {
   let file: FileHandle;
   try {
-    // Check before opening: `open` waits for ever on a named pipe.
+    // Check before opening: `open` waits forever on a named pipe.
     const found = await stat(path);
     if (!found.isFile()) {
       const kind = found.isDirectory() ? "folder" : "special file";

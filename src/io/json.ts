@@ -8,7 +8,7 @@ const MEBIBYTE = 2 ** 20;
 /** Far deeper than any valid file. Code that walks the parsed value may therefore recurse, as JSON.stringify does. */
 const MAX_DEPTH = 100;
 
-/** Problems that one error lists. */
+/** Maximum number of problems that one error lists. */
 const MAX_PROBLEMS = 10;
 
 /**

@@ -3,7 +3,8 @@ import { add, matmul, mul, reshape, softmax, transpose } from "../ops/index.js";
 
 /**
  * Multi-head attention with an additive mask: query [b, n, c], key and value [b, m, c] → [b, n, c]. The mask broadcasts
- * to the scores [b, heads, n, m]. Without a mask, `ops.attention` is faster.
+ * to the scores [b, heads, n, m]. Without a mask, use `ops.attention`: it never stores
+ * the scores.
  */
 export function maskedAttention(query: Value, key: Value, value: Value, heads: number, mask: Value): Value {
   const [batch, tokens, features] = query.shape as [number, number, number];

@@ -37,7 +37,7 @@ export interface LoraEntry extends FlatEntry {
   /** Path of the adapted layer, such as `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`. */
   readonly module: string;
   readonly factor: "A" | "B";
-  /** Scale of the module, alpha / rank. */
+  /** Factor of B A x, usually alpha / rank. */
   readonly scale: number;
 }
 

@@ -1,7 +1,7 @@
 import { InputError, nearest } from "../errors/index.js";
 import type { Value } from "../graph/value.js";
 import { type ConvOptions, cast, parameter } from "../ops/index.js";
-import { type DType, isFloating } from "../tensor/dtype.js";
+import { FLOATING_TYPES, isFloating } from "../tensor/dtype.js";
 import type { Rng } from "../tensor/rng.js";
 import { type Shape, sameShape, showShape, sizeOf } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";
@@ -69,8 +69,6 @@ function scopeOver(store: Store, path: string): Scope {
   };
 }
 
-const FLOATING: readonly DType[] = ["float16", "bfloat16", "float32", "float64"];
-
 /**
  * A scope of frozen weights, which the runtime reads directly from their source. Names in the source are full paths:
  * for the root path `unet`, use `withPrefix(file, "unet.")`.
@@ -110,8 +108,8 @@ export function frozenScope(
         if (!isFloating(stored.dtype)) {
           throw new InputError(
             "tensor-mismatch",
-            `${source.describe}: tensor ${name} is ${stored.dtype}, but weights must be ${FLOATING.join(", ")}. Quantized checkpoints are not supported.`,
-            { path: source.describe, tensor: name, found: stored.dtype, expected: FLOATING },
+            `${source.describe}: tensor ${name} is ${stored.dtype}, but weights must be ${FLOATING_TYPES.join(", ")}. Quantized checkpoints are not supported.`,
+            { path: source.describe, tensor: name, found: stored.dtype, expected: FLOATING_TYPES },
           );
         }
         let value = values.get(name);

@@ -13,8 +13,10 @@ export const BYTES_PER_ELEMENT: Record<DType, number> = {
   bool: 1,
 };
 
+export const FLOATING_TYPES: readonly DType[] = ["float16", "bfloat16", "float32", "float64"];
+
 export function isFloating(dtype: DType): boolean {
-  return dtype === "float64" || dtype === "float32" || dtype === "float16" || dtype === "bfloat16";
+  return FLOATING_TYPES.includes(dtype);
 }
 
 /** The largest finite float16. */
