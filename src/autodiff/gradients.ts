@@ -11,6 +11,7 @@ import { indexingRules } from "./rules/indexing.js";
 import { matmulRules } from "./rules/matmul.js";
 import { movementRules, sumOfGradients, sumTo } from "./rules/movement.js";
 import { normRules } from "./rules/norm.js";
+import { poolRules } from "./rules/pool.js";
 import { reduceRules } from "./rules/reduce.js";
 import { selectRules } from "./rules/select.js";
 
@@ -26,6 +27,7 @@ const RULES: Rules<typeof OPS> = {
   ...matmulRules,
   ...convRules,
   ...normRules,
+  ...poolRules,
   ...selectRules,
   ...attentionRules,
 };

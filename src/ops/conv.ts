@@ -1,4 +1,4 @@
-/** Convolutions, average pooling and nearest-neighbor upsampling of images [b, c, h, w]. */
+/** Convolutions of images [b, c, h, w]. */
 import { apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
 import { type Shape, showShape, sizeOf } from "../tensor/shape.js";
 
@@ -163,63 +163,6 @@ function forEachProduct(
   }
 }
 
-/** Mean of each tile of factor x factor pixels: x [b, c, h, w] → [b, c, h / factor, w / factor]. */
-export const averagePoolOp: OpDef<{ readonly factor: number }> = {
-  name: "averagePool",
-  infer: ([x], { factor }) => {
-    const [b, c, h, w] = image("averagePool", x as TensorType);
-    if (h % factor !== 0 || w % factor !== 0)
-      throw new TypeError(`averagePool: ${h}x${w} is not divisible into tiles of ${factor}x${factor}`);
-    return [{ shape: [b, c, h / factor, w / factor], dtype: (x as TensorType).dtype }];
-  },
-  emit: (w, [x], { attrs: { factor } }) =>
-    w.node("AveragePool", [x as string], { kernel_shape: [factor, factor], strides: [factor, factor] }),
-  evaluate: ([x], { attrs: { factor }, outputs }) => {
-    const shape = (outputs[0] as Value).shape;
-    const data = new Float64Array(sizeOf(shape));
-    forEachTilePixel((x as F64Array).shape, factor, (large, small) => {
-      data[small] = (data[small] as number) + ((x as F64Array).data[large] as number) / factor ** 2;
-    });
-    return [{ shape, data }];
-  },
-};
-
-/** Repeats each pixel as a tile of factor x factor pixels: x [b, c, h, w] → [b, c, h · factor, w · factor]. */
-export const upsampleNearestOp: OpDef<{ readonly factor: number }> = {
-  name: "upsampleNearest",
-  infer: ([x], { factor }) => {
-    const [b, c, h, w] = image("upsampleNearest", x as TensorType);
-    return [{ shape: [b, c, h * factor, w * factor], dtype: (x as TensorType).dtype }];
-  },
-  emit: (w, [x], { attrs: { factor } }) =>
-    w.node("Resize", [x as string, "", w.tensor([1, 1, factor, factor], [4], "float32")], {
-      mode: "nearest",
-      coordinate_transformation_mode: "asymmetric",
-      nearest_mode: "floor",
-    }),
-  evaluate: ([x], { attrs: { factor }, outputs }) => {
-    const shape = (outputs[0] as Value).shape;
-    const data = new Float64Array(sizeOf(shape));
-    forEachTilePixel(shape, factor, (large, small) => {
-      data[large] = (x as F64Array).data[small] as number;
-    });
-    return [{ shape, data }];
-  },
-};
-
-/** Calls `visit` with the offset of each pixel of the large image and of its tile's pixel in the small one. */
-function forEachTilePixel(large: Shape, factor: number, visit: (large: number, small: number) => void): void {
-  const [b, c, h, w] = large as [number, number, number, number];
-  for (let plane = 0; plane < b * c; plane++) {
-    for (let y = 0; y < h; y++) {
-      for (let x = 0; x < w; x++) {
-        const small = (plane * (h / factor) + Math.floor(y / factor)) * (w / factor) + Math.floor(x / factor);
-        visit((plane * h + y) * w + x, small);
-      }
-    }
-  }
-}
-
 function attributes({ stride = 1, padding = 0, groups = 1, dilation = 1 }: ConvOptions): ConvAttrs {
   return {
     stride,
@@ -244,14 +187,4 @@ export function convTranspose2d(
   options: ConvOptions = {},
 ): Value {
   return apply1(convTranspose2dOp, [x, weight], { ...attributes(options), size });
-}
-
-/** Mean of each tile of factor x factor pixels: x [b, c, h, w] → [b, c, h / factor, w / factor]. */
-export function averagePool(x: Value, factor: number): Value {
-  return apply1(averagePoolOp, [x], { factor });
-}
-
-/** Repeats each pixel factor x factor times: x [b, c, h, w] → [b, c, h · factor, w · factor]. */
-export function upsampleNearest(x: Value, factor: number): Value {
-  return apply1(upsampleNearestOp, [x], { factor });
 }

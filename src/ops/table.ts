@@ -5,6 +5,7 @@ import * as indexing from "./indexing.js";
 import * as matmul from "./matmul.js";
 import * as movement from "./movement.js";
 import * as norm from "./norm.js";
+import * as pool from "./pool.js";
 import * as reduce from "./reduce.js";
 import * as select from "./select.js";
 import * as source from "./source.js";
@@ -56,12 +57,12 @@ export const OPS = {
   gemm: matmul.gemmOp,
   conv2d: conv.conv2dOp,
   convTranspose2d: conv.convTranspose2dOp,
-  averagePool: conv.averagePoolOp,
-  upsampleNearest: conv.upsampleNearestOp,
+  averagePool: pool.averagePoolOp,
+  upsampleNearest: pool.upsampleNearestOp,
   gatherElements: indexing.gatherElementsOp,
   scatterElements: indexing.scatterElementsOp,
   topK: select.topKOp,
-  maxPool: select.maxPoolOp,
+  maxPool: pool.maxPoolOp,
   layerNorm: norm.layerNormOp,
   standardize: norm.standardizeOp,
   softmax: norm.softmaxOp,

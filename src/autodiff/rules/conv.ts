@@ -1,7 +1,6 @@
 import type { Value } from "../../graph/value.js";
 import type { ConvAttrs } from "../../ops/conv.js";
-import { averagePool, conv2d, convTranspose2d, reach, upsampleNearest } from "../../ops/conv.js";
-import { mul } from "../../ops/elementwise.js";
+import { conv2d, convTranspose2d, reach } from "../../ops/conv.js";
 import { matmul } from "../../ops/matmul.js";
 import { concat, flip, pad, reshape, slice, transpose } from "../../ops/movement.js";
 import { sum } from "../../ops/reduce.js";
@@ -72,7 +71,7 @@ function weightGradient(
 
 const imageSize = (x: Value) => [x.shape[2], x.shape[3]] as [number, number];
 
-export const convRules: Rules<Pick<typeof OPS, "conv2d" | "convTranspose2d" | "averagePool" | "upsampleNearest">> = {
+export const convRules: Rules<Pick<typeof OPS, "conv2d" | "convTranspose2d">> = {
   conv2d: (dy, { inputs: [x, weight], attrs }) => [
     () => inputGradient(dy, weight, imageSize(x), attrs),
     () => weightGradient(x, dy, weight.shape, attrs),
@@ -82,6 +81,4 @@ export const convRules: Rules<Pick<typeof OPS, "conv2d" | "convTranspose2d" | "a
     () => conv2d(dy, weight, undefined, attrs),
     () => weightGradient(dy, x, weight.shape, attrs),
   ],
-  averagePool: (dy, { attrs: { factor } }) => [() => mul(upsampleNearest(dy, factor), 1 / factor ** 2)],
-  upsampleNearest: (dy, { attrs: { factor } }) => [() => mul(averagePool(dy, factor), factor ** 2)],
 };
