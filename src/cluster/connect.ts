@@ -20,7 +20,7 @@ export async function connect(env: Environment = process.env): Promise<Cluster> 
       "setting-invalid",
       `ALIGNPROP_MPI_LIMIT is ${quote(found)}. It must be a number of seconds above 0 and at most ${HIGHEST_LIMIT}, ` +
         "after which a silent rank counts as lost.",
-      { setting: "ALIGNPROP_MPI_LIMIT", found, highest: HIGHEST_LIMIT },
+      { setting: "ALIGNPROP_MPI_LIMIT", found, limit: HIGHEST_LIMIT },
     );
   }
   // Load native code only if it is needed.

@@ -57,7 +57,7 @@ test("an invalid limit is refused", async () => {
   const env = { PMI_RANK: "0", PMI_SIZE: "2" };
   for (const ALIGNPROP_MPI_LIMIT of ["soon", "0", "-1", "1e9"]) {
     await expect(connect({ ...env, ALIGNPROP_MPI_LIMIT })).rejects.toThrow(
-      inputError("setting-invalid", { setting: "ALIGNPROP_MPI_LIMIT", found: ALIGNPROP_MPI_LIMIT, highest: 3600 }),
+      inputError("setting-invalid", { setting: "ALIGNPROP_MPI_LIMIT", found: ALIGNPROP_MPI_LIMIT, limit: 3600 }),
     );
   }
 });
