@@ -99,11 +99,12 @@ export function timmResNet(
     const tensor = `${path}.${name}.weight`;
     const shape = weights.get(tensor)?.shape;
     if (shape?.length !== 4) {
-      const problem = shape ? `${tensor} has the shape ${showShape(shape)}` : `has no tensor ${tensor}`;
+      const problem = shape
+        ? `${tensor} has the shape ${showShape(shape)}, but a convolution of a timm ResNet has [out, in, h, w]`
+        : `has no convolution ${tensor}, which a timm ResNet needs`;
       throw new InputError(
         shape ? "tensor-mismatch" : "tensor-missing",
-        `${weights.describe}: ${problem}, but a timm ResNet has a convolution there. ` +
-          "Use the weights that belong to this config.json.",
+        `${weights.describe}: ${problem}. Use the weights that belong to this config.json.`,
         { path: weights.describe, tensor, ...(shape && { found: showShape(shape), expected: "[out, in, h, w]" }) },
       );
     }
