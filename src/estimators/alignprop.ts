@@ -32,5 +32,5 @@ export async function learnFromChain(tools: Toolbox): Promise<void> {
   const trajectory = await tools.sample();
   const { dLatents } = await tools.judge(trajectory.final);
   const keep = tools.samples.map(({ mask }) => mask);
-  await pullback(tools.steps, tools, trajectory, dLatents, keep);
+  await pullback(tools.steps, tools, trajectory, { dFinal: dLatents, keep });
 }

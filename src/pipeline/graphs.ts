@@ -71,11 +71,7 @@ export function denoise(
         encoderHiddenStates: text,
         added: pooled && { textEmbeds: pooled, timeIds: timeIds(pipeline, text.shape[0] as number, size) },
       }),
-    latents,
-    timestep,
-    conditional,
-    unconditional,
-    guidanceScale,
+    { latents, timestep, conditional, unconditional, scale: guidanceScale },
   );
   return {
     inputs: {

@@ -16,6 +16,7 @@
  */
 
 import { type Cluster, orEnd, StopRequest, singleProcess } from "../cluster/cluster.js";
+import { firstOnEachHost } from "../cluster/collective.js";
 import { gpuOf, threadShare } from "../cluster/placement.js";
 import { evaluationPrompts, inTemplate } from "../config/prompts.js";
 import {
@@ -48,7 +49,7 @@ import { openWatch, type Watch, watchedMetrics } from "../scoring/monitors.js";
 import { openSettingsReward } from "../scoring/open-reward.js";
 import { meanAndStd } from "../scoring/statistics.js";
 import { fingerprint } from "../weights/fingerprint.js";
-import { firstOnEachHost, requireAgreement } from "./agreement.js";
+import { requireAgreement } from "./agreement.js";
 import { checkpointFiles, resumeFrom, type TrainingState } from "./checkpoint.js";
 import { type Evaluated, evaluatedAt, verdict } from "./early-stop.js";
 import { average } from "./ema.js";

@@ -1,6 +1,6 @@
 import type { ClipTokenizer } from "./tokenizer.js";
 
-/** A warning for each prompt that is longer than its reader, such as "the text encoder", can take. */
+/** Warns about each prompt that is longer than `reader`, such as "the text encoder", accepts. */
 export function truncationWarnings(
   tokenizer: Pick<ClipTokenizer, "encode" | "maxLength">,
   prompts: Iterable<string>,
