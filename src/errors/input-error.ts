@@ -38,7 +38,7 @@ export type ErrorCode =
   | "hub-not-found"
   | "hub-denied" // a token is missing or not sufficient
   | "hub-unreachable"
-  | "server-failed" // a tracker's server refuses or cannot be reached
+  | "server-failed" // a server refuses, gives an unexpected answer or, if it is a tracker's, cannot be reached
   // Rewards and estimators
   | "onnx-unsupported"
   | "reward-invalid"
