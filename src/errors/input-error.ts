@@ -38,7 +38,7 @@ export type ErrorCode =
   | "hub-not-found"
   | "hub-denied" // the token is missing or lacks the permission
   | "hub-unreachable"
-  | "server-failed" // a tracker's server refuses a request or cannot be reached
+  | "server-failed" // a server refuses a request, gives an unexpected answer or, if it is a tracker's, cannot be reached
   // Rewards and estimators
   | "onnx-unsupported"
   | "reward-invalid"

@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { expectParity, openGolden } from "../../test/golden.js";
 import { TINY_REWARD, tinyReward } from "../../test/tiny.js";
 import { interpret } from "../graph/interpret.js";
@@ -129,11 +130,12 @@ describe("a CLIP in OpenCLIP's layout", () => {
   });
 
   test("that is something else, or lacks a tensor, is refused by its name", async () => {
+    const path = "clip.pt";
     expect(() => readOpenClipModel(shapes({ "layers.0.weight": [1, 1] }))).toThrow(
-      'clip.pt: is no CLIP in OpenCLIP\'s layout: it has no tensor visual.conv1.weight (the first is "layers.0.weight").',
+      inputError("model-unsupported", { path, missing: "visual.conv1.weight", found: "layers.0.weight" }),
     );
     expect(() => readOpenClipModel(shapes({ "module.visual.conv1.weight": [64, 3, 8, 8] }))).toThrow(
-      "clip.pt: is incomplete: module.visual.positional_embedding is missing.",
+      inputError("tensor-missing", { path, tensor: "module.visual.positional_embedding" }),
     );
   });
 });
