@@ -83,40 +83,64 @@ describe("the reward count is refused", () => {
   }
 
   test.each([
-    ["reward-yolos", { model_type: "yolo" }, /config\.json: model_type is "yolo"; supported: yolos, detr/],
-    ["reward-detr", { position_embedding_type: "learned" }, /position_embedding_type is "learned"; supported: sine/],
-    ["reward-detr", { encoder_attention_heads: 3 }, /encoder_attention_heads: 3 does not divide d_model \(16\)/],
-    ["reward-detr", { dilation: true }, /dilation is true; supported: false/],
-    [
-      "reward-detr",
-      { backbone_config: { model_type: "swin" } },
-      /backbone_config\.model_type is "swin"; supported: timm_back/,
-    ],
-    ["reward-detr", { backbone_config: null }, /backbone_config is null/],
-    ["reward-detr-timm", { backbone: "resnet50d" }, /backbone is "resnet50d": supported: resnet18, .*resnet152/],
+    ["reward-yolos", { model_type: "yolo" }, "model_type", '"yolo"', "yolos, detr"],
+    ["reward-detr", { position_embedding_type: "learned" }, "position_embedding_type", '"learned"', "sine"],
+    ["reward-detr", { encoder_attention_heads: 3 }, "encoder_attention_heads", "3", /d_model.*16/],
+    ["reward-detr", { dilation: true }, "dilation", "true", "false"],
+    ["reward-detr", { backbone_config: { model_type: "swin" } }, "backbone_config.model_type", '"swin"', /timm_back/],
+    ["reward-detr", { backbone_config: null }, "backbone_config", "null", /object/],
+    ["reward-detr-timm", { backbone: "resnet50d" }, "backbone", '"resnet50d"', /resnet18, .*resnet152/],
     [
       "reward-detr-timm",
       { backbone_kwargs: { out_indices: [1, 2, 3] } },
-      /out_indices: must end with 4, the last stage/,
+      "backbone_kwargs.out_indices",
+      "[1,2,3]",
+      /must end with 4/,
     ],
+  ])("with a config.json of another model (%s, %j)", async (golden, changes, key, found, expected) => {
+    const detector = await changed(golden, changes);
+    await expect(tinyReward({ name: "count", detector, object: "cat" })).rejects.toThrow(
+      inputError("config-invalid", {
+        path: join(detector, "config.json"),
+        keys: [key],
+        found: [found],
+        expected: [expect.stringMatching(expected)],
+      }),
+    );
+  });
+
+  test.each([
     [
       "reward-detr-timm",
       { num_queries: 6 },
-      /query_position_embeddings.weight has shape \[5, 16\], but config.json makes it \[6, 16\]/,
+      inputError("tensor-mismatch", {
+        tensor: "reward.detector.model.query_position_embeddings.weight",
+        found: [5, 16],
+        expected: [6, 16],
+      }),
     ],
     [
       "reward-detr",
       { use_timm_backbone: true, backbone_config: null },
-      /no convolution reward\.detector\.model\.backbone\.conv_encoder\.model\.layer1\.0\.conv2/,
+      inputError("tensor-missing", {
+        tensor: "reward.detector.model.backbone.conv_encoder.model.layer1.0.conv2.weight",
+      }),
     ],
-  ])("with a config.json of another model (%s, %j)", async (golden, changes, message) => {
+  ])("with weights of another model (%s, %j)", async (golden, changes, error) => {
     const opening = tinyReward({ name: "count", detector: await changed(golden, changes), object: "cat" });
-    await expect(opening.then((reward) => reward.build(input([1, 3, 32, 32])))).rejects.toThrow(message);
+    await expect(opening.then((reward) => reward.build(input([1, 3, 32, 32])))).rejects.toThrow(error);
   });
 
   test("with a preprocessor_config.json that asks for unsupported preprocessing", async () => {
     const detector = await changed("reward-detr", { pad_size: { height: 64, width: 64 } }, "preprocessor_config.json");
     const opening = tinyReward({ name: "count", detector, object: "cat" });
-    await expect(opening).rejects.toThrow(/preprocessor_config\.json: pad_size is .*expected null/);
+    await expect(opening).rejects.toThrow(
+      inputError("config-invalid", {
+        path: join(detector, "preprocessor_config.json"),
+        keys: ["pad_size"],
+        found: ['{"height":64,"width":64}'],
+        expected: [expect.stringContaining("null")],
+      }),
+    );
   });
 });

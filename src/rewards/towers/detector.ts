@@ -53,8 +53,13 @@ export async function openDetector(
   const json = await readConfig(path, z.unknown());
   const weights = withPrefix(await openWeights(path), `${root}.detector.`);
   const scope = frozenScope(weights, `${root}.detector`);
-  const given = await readConfig(path, unpadded, "preprocessor_config.json");
-  const own = parsePreprocessor({ ...DEFAULT_PREPROCESSOR, ...given }, join(path, "preprocessor_config.json"));
+  const preprocessorFile = join(path, "preprocessor_config.json");
+  const given = parseConfig(
+    unpadded,
+    await readConfig(path, z.unknown(), "preprocessor_config.json"),
+    preprocessorFile,
+  );
+  const own = parsePreprocessor({ ...DEFAULT_PREPROCESSOR, ...given }, preprocessorFile);
   const edge = size === null ? own.shortestEdge?.edge : size;
   const longest = own.shortestEdge?.longest ?? DEFAULT_PREPROCESSOR.max_size;
   const model = architecture(parseConfig(modelType, json, file).model_type, json, { file, weights, root: scope.path });

@@ -4,8 +4,9 @@ import { z } from "zod";
 import { InputError, nearest } from "../../errors/index.js";
 import { readImage } from "../../images/read.js";
 import { imageTensor } from "../../images/rgb.js";
+import { parseConfig } from "../../io/config-schema.js";
 import { exists, readText } from "../../io/files.js";
-import { checkJson, parseJson, readJson } from "../../io/json.js";
+import { parseJson, readJson } from "../../io/json.js";
 import type { OnnxFile } from "../../onnx/import/file.js";
 import type { HostTensor } from "../../tensor/host.js";
 import { sizeOf } from "../../tensor/shape.js";
@@ -85,7 +86,7 @@ const idToLabel = z.looseObject({ id2label: z.record(z.string(), z.string()) });
 /** Indices and labels of id2label in a JSON file, or of the lines of a text file. */
 async function readLabels(path: string): Promise<(readonly [id: string, label: string])[]> {
   const content = await readText(path, 2 ** 24);
-  if (path.endsWith(".json")) return Object.entries(checkJson(idToLabel, parseJson(content, path), path).id2label);
+  if (path.endsWith(".json")) return Object.entries(parseConfig(idToLabel, parseJson(content, path), path).id2label);
   return content.split(/\r?\n/).map((line, i) => [String(i), line.trim()] as const);
 }
 

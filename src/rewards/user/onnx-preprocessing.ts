@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { InputError } from "../../errors/index.js";
 import type { Value } from "../../graph/value.js";
-import { checkJson } from "../../io/json.js";
+import { parseConfig } from "../../io/config-schema.js";
 import { type OnnxInput, showInputShape } from "../../onnx/import/file.js";
 import {
   add,
@@ -202,9 +202,13 @@ const fileSchema = z.looseObject({
   image_std: deviation.optional(),
 });
 
-/** Reads a preprocessor_config.json of transformers. */
+/**
+ * Reads a preprocessor_config.json of transformers.
+ *
+ * @throws InputError `config-invalid`
+ */
 export function parsePreprocessor(json: unknown, file: string): Partial<Preprocessing> {
-  const config = checkJson(fileSchema, json, file);
+  const config = parseConfig(fileSchema, json, file);
   const given = typeof config.size === "number" ? { shortest_edge: config.size } : (config.size ?? {});
   const exact = given.height && given.width ? ([given.height, given.width] as const) : undefined;
   const edge = given.shortest_edge;
