@@ -15,7 +15,8 @@ export interface ConfigSource {
 /**
  * The alphas that a LoraConfig sets.
  *
- * @param prefix the prefix of each key (such as `unet.`) in the file of a pipeline, which has the configs of several models
+ * @param prefix the prefix of each key (such as `unet.`) in the file of a pipeline, which has the configs of several
+ *   models
  * @throws InputError `config-invalid`, or `adapter-unsupported` when the adapter is not plain LoRA
  */
 export function alphasOfConfig(config: unknown, { path, part }: ConfigSource, prefix = ""): AlphaOf {
@@ -69,8 +70,8 @@ export function alphasOfConfig(config: unknown, { path, part }: ConfigSource, pr
 }
 
 /**
- * Whether a module's path matches a key of alpha_pattern. PEFT treats a key as a regular expression for the end of the path.
- * Here only names are supported, with `^` in front of a whole path; undefined for any other expression.
+ * Whether a module's path matches a key of alpha_pattern. PEFT treats a key as a regular expression for the end of the
+ * path. Here only names are supported, with `^` in front of a whole path; undefined for any other expression.
  */
 function matcherOf(key: string): ((module: string) => boolean) | undefined {
   const name = key.replace(/^\^/, "");

@@ -62,8 +62,8 @@ const STORAGE_CLASSES: ReadonlyMap<string, StorageType> = new Map(
 );
 
 /**
- * Resolves the id of a storage: ("storage", class, key, device, elements). In the older layout a sixth item selects a part
- * of the storage; since PyTorch 0.4 it is always None, for the whole storage.
+ * Resolves the id of a storage: ("storage", class, key, device, elements). In the older layout a sixth item selects a
+ * part of the storage; since PyTorch 0.4 it is always None, for the whole storage.
  */
 export function storageOf(id: PickleValue, context: PickleContext): PickledStorage {
   const [kind, className, key, , elements, part = null] = itemsOf(id) ?? [];
@@ -81,7 +81,9 @@ function makeTensor(args: Args, context: PickleContext): PickledTensor {
   return tensorOf(args, undefined, context);
 }
 
-/** _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, …), for types without a storage class. */
+/**
+ * _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, …), for types without a storage class.
+ */
 function makeTypedTensor(args: Args, context: PickleContext): PickledTensor {
   const dtype = args[6];
   if (!(dtype instanceof PickledName)) {
@@ -159,8 +161,8 @@ function makeBytes([text, encoding]: Args, context: PickleContext): Uint8Array {
 const inert = (name: string): [string, "inert"] => [name, "inert"];
 
 /**
- * Every name that a pickle may use. The inert names occur in training checkpoints beside the weights: settings, states of
- * callbacks and optimizers, single numbers. Their objects become placeholders, and the content is dropped.
+ * Every name that a pickle may use. The inert names occur in training checkpoints beside the weights: settings, states
+ * of callbacks and optimizers, single numbers. Their objects become placeholders, and the content is dropped.
  */
 export const TORCH_NAMES: ReadonlyMap<string, "inert" | Maker> = new Map<string, "inert" | Maker>([
   ["torch._utils._rebuild_tensor", makeTensor],

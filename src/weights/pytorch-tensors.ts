@@ -29,8 +29,8 @@ export interface TensorFile {
 /**
  * Finds each tensor in the file. A tensor that is compressed or not contiguous is read into memory instead.
  *
- * @throws InputError when a view reaches outside its storage, or when the views repeat elements so often that they would
- *   fill the memory
+ * @throws InputError when a view reaches outside its storage, or when the views repeat elements so often that they
+ *   would fill the memory
  */
 export async function locateTensors(
   named: ReadonlyMap<string, PickledTensor>,

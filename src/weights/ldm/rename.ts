@@ -37,8 +37,8 @@ const MAX_DEPTH = 12;
 /**
  * The tensors of `source` that belong to `modules`, under their new names.
  *
- * @throws InputError `model-incomplete` when tensors of the modules are missing; its `get` throws `tensor-mismatch` when
- *   a tensor does not have the shape that its view needs
+ * @throws InputError `model-incomplete` when tensors of the modules are missing; its `get` throws `tensor-mismatch`
+ *   when a tensor does not have the shape that its view needs
  */
 export function renamed(source: WeightSource, modules: readonly Module[]): WeightSource {
   requireComplete(source, modules);
