@@ -25,13 +25,13 @@ export function alphasOfConfig(config: unknown, { path, part }: ConfigSource, pr
     if (isRecord(value)) return value;
     throw new InputError(
       "config-invalid",
-      `${where}: ${setting === undefined ? "" : `${setting} `}is ${quote(value)}, but expected a mapping.`,
+      `${where}: ${setting === undefined ? "" : `${setting} `}is ${quote(value)}; expected a mapping.`,
       { path, setting, found: quote(value), expected: "a mapping" },
     );
   };
   const expectNumber = (value: unknown, setting: string): number => {
     if (typeof value === "number" && Number.isFinite(value)) return value;
-    throw new InputError("config-invalid", `${where}: ${setting} is ${quote(value)}, but expected a number.`, {
+    throw new InputError("config-invalid", `${where}: ${setting} is ${quote(value)}; expected a number.`, {
       path,
       setting,
       found: quote(value),
