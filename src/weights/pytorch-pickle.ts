@@ -16,13 +16,17 @@ export class PickledStorage {
   ) {}
 }
 
-/** A view of a storage. Offset and strides count elements, not bytes. */
+/** The elements of a storage that a tensor consists of. Offset and strides count elements, not bytes. */
+export interface StorageView {
+  readonly offset: number;
+  readonly shape: Shape;
+  readonly strides: readonly number[];
+}
+
 export class PickledTensor {
   constructor(
     readonly storage: PickledStorage,
-    readonly offset: number,
-    readonly shape: Shape,
-    readonly strides: readonly number[],
+    readonly view: StorageView,
     /** PyTorch's name of the element type, if it has no storage class of its own. */
     readonly elementType?: string,
   ) {}
@@ -104,7 +108,7 @@ function tensorOf([storage, offset, size, stride]: Args, elementType: string | u
       found: strides.length,
     });
   }
-  return new PickledTensor(storage, offset, shape, strides, elementType);
+  return new PickledTensor(storage, { offset, shape, strides }, elementType);
 }
 
 function failCounts(context: PickleContext, key: "shape" | "strides"): never {
