@@ -42,8 +42,8 @@ const componentEntry = z.tuple([z.string().nullable(), z.string().nullable()]);
 const COMPONENT_NAME = /^[A-Za-z0-9][A-Za-z0-9_-]*$/;
 
 /**
- * Opens a model in the diffusers layout: `model_index.json` names the components and their classes, and each component has
- * a folder with its configuration and weights.
+ * Opens a model in the diffusers layout: `model_index.json` names the components and their classes, and each component
+ * has a folder with its configuration and weights.
  *
  * @throws InputError when the folder or its index is missing, or the index is malformed
  */

@@ -15,7 +15,8 @@ export interface ConfigSource {
 /**
  * The alphas that a LoraConfig sets.
  *
- * @param prefix the prefix of each key (such as `unet.`) in the file of a pipeline, which has the configs of several models
+ * @param prefix the prefix of each key (such as `unet.`) in the file of a pipeline, which has the configs of several
+ *   models
  * @throws InputError `config-invalid`, or `adapter-unsupported` when the adapter is not plain LoRA
  */
 export function alphasOfConfig(config: unknown, { path, part }: ConfigSource, prefix = ""): AlphaOf {
@@ -24,13 +25,13 @@ export function alphasOfConfig(config: unknown, { path, part }: ConfigSource, pr
     if (isRecord(value)) return value;
     throw new InputError(
       "config-invalid",
-      `${where}: ${setting === undefined ? "" : `${setting} `}is ${quote(value)}, but expected a mapping.`,
+      `${where}: ${setting === undefined ? "" : `${setting} `}is ${quote(value)}; expected a mapping.`,
       { path, setting, found: quote(value), expected: "a mapping" },
     );
   };
   const expectNumber = (value: unknown, setting: string): number => {
     if (typeof value === "number" && Number.isFinite(value)) return value;
-    throw new InputError("config-invalid", `${where}: ${setting} is ${quote(value)}, but expected a number.`, {
+    throw new InputError("config-invalid", `${where}: ${setting} is ${quote(value)}; expected a number.`, {
       path,
       setting,
       found: quote(value),
@@ -69,8 +70,8 @@ export function alphasOfConfig(config: unknown, { path, part }: ConfigSource, pr
 }
 
 /**
- * Whether a module's path matches a key of alpha_pattern. PEFT treats a key as a regular expression for the end of the path.
- * Here only names are supported, with `^` in front of a whole path; undefined for any other expression.
+ * Whether a module's path matches a key of alpha_pattern. PEFT treats a key as a regular expression for the end of the
+ * path. Here only names are supported, with `^` in front of a whole path; undefined for any other expression.
  */
 function matcherOf(key: string): ((module: string) => boolean) | undefined {
   const name = key.replace(/^\^/, "");

@@ -22,7 +22,7 @@ export interface LoraModule {
   readonly alpha?: number;
 }
 
-/** By module path, such as `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0`. */
+/** The modules by path, such as `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0`. */
 export type LoraAdapter = ReadonlyMap<string, LoraModule>;
 
 /** The file in which the `load_lora_weights` of diffusers finds an adapter in a folder. */
@@ -40,8 +40,9 @@ export function loraScale(module: LoraModule): number {
 }
 
 /**
- * The content of a file with PEFT's names, as diffusers writes it. Not every reader of such a file honors an alpha, so a
- * scale other than 1 is multiplied into `up`. All readers then get the same ΔW, and reading the file back gives no alpha.
+ * The content of a file with PEFT's names, as diffusers writes it. Not every reader of such a file honors an alpha, so
+ * a scale other than 1 is multiplied into `up`. All readers then get the same ΔW, and reading the file back gives no
+ * alpha.
  */
 export function peftLora(adapter: LoraAdapter): Uint8Array[] {
   const tensors = new Map<string, HostTensor>();
@@ -66,9 +67,9 @@ function scaled(tensor: HostTensor, scale: number): HostTensor {
 }
 
 /**
- * The content of a file with the names of kohya's sd-scripts, the only ones that ComfyUI and A1111 read. Every module has
- * an alpha. diffusers applies the most common alpha of such a file to all attention layers, so if modules differ, all get
- * that alpha, and the rest of their scale is multiplied into `up`. All readers then get the same ΔW.
+ * The content of a file with the names of kohya's sd-scripts, the only ones that ComfyUI and A1111 read. Every module
+ * has an alpha. diffusers applies the most common alpha of such a file to all attention layers, so if modules differ,
+ * all get that alpha, and the rest of their scale is multiplied into `up`. All readers then get the same ΔW.
  */
 export function kohyaLora(adapter: LoraAdapter, metadata: Readonly<Record<string, string>> = {}): Uint8Array[] {
   const tensors = new Map<string, HostTensor>();
@@ -101,7 +102,9 @@ function mostCommon(values: readonly number[]): number {
   return [...counts].find(([, count]) => count === most)?.[0] ?? 1;
 }
 
-/** The metadata of sd-scripts: the dim and alpha of Linear layers and 1x1 convolutions, and those of 3x3 convolutions. */
+/**
+ * The metadata of sd-scripts: the dim and alpha of Linear layers and 1x1 convolutions, and those of 3x3 convolutions.
+ */
 function kohyaMetadata(modules: readonly LoraModule[], alpha: number): Record<string, string> {
   const isWide = ({ down }: LoraModule) => down.shape.slice(2).some((extent) => extent > 1);
   const wide = modules.filter(isWide);
@@ -245,7 +248,9 @@ async function readAlpha(file: SafetensorsFile, key: string): Promise<number> {
   });
 }
 
-/** The alphas of PEFT's LoraConfig. Newer diffusers writes it to the header, PEFT itself to a file beside the weights. */
+/**
+ * The alphas of PEFT's LoraConfig. Newer diffusers writes it to the header, PEFT itself to a file beside the weights.
+ */
 async function alphasBeside(file: SafetensorsFile): Promise<AlphaOf> {
   const header = file.metadata.lora_adapter_metadata;
   if (header !== undefined) {

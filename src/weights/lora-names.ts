@@ -1,6 +1,6 @@
 /**
- * The names that different tools give to the tensors of a LoRA adapter. In this project a module is named by its path in a
- * diffusers pipeline, such as `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0`.
+ * The names that different tools give to the tensors of a LoRA adapter. In this project a module is named by its path
+ * in a diffusers pipeline, such as `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0`.
  */
 import { InputError } from "../errors/index.js";
 
@@ -11,7 +11,7 @@ export interface LoraKey {
   readonly role: LoraRole;
 }
 
-/** PEFT and current diffusers; kohya's sd-scripts; diffusers before 0.20, which kept the factors in attention processors. */
+/** PEFT and current diffusers; kohya's sd-scripts; diffusers before 0.20, with the factors in attention processors. */
 const FORMS: readonly RegExp[] = [
   /^(?<name>.+)\.lora_(?<factor>A|B)(?:\.default)?\.weight$/,
   /^(?<name>.+)\.lora_(?<factor>down|up)\.weight$/,
@@ -21,7 +21,7 @@ const FORMS: readonly RegExp[] = [
 
 const ROLES: Readonly<Record<string, LoraRole>> = { A: "down", B: "up", down: "down", up: "up", alpha: "alpha" };
 
-/** Variants of LoRA, by a part of their keys. Their formulas differ, so reading them as LoRA would give other images. */
+/** Variants of LoRA, by a part of their keys. Their formulas differ: read as LoRA, they would give other images. */
 const VARIANTS: readonly (readonly [RegExp, string])[] = [
   [/\.(dora_scale|lora_magnitude_vector)\b/, "DoRA"],
   [/\.hada_/, "LoHa"],
@@ -68,7 +68,7 @@ export function loraKey(key: string, path: string): LoraKey {
 
 const PATH = /^(unet|text_encoder|text_encoder_2)(\.\w+)+$/;
 
-/** The children of the U-Net. Keys begin with them in a file that PEFT or `save_attn_procs` wrote for the U-Net alone. */
+/** The children of the U-Net. They begin the keys of a file that PEFT or `save_attn_procs` wrote for it alone. */
 const UNET_CHILD = /^(conv_in|time_embedding|add_embedding|down_blocks|mid_block|up_blocks|conv_out)(\.|$)/;
 
 function modulePath(name: string): string | undefined {
@@ -97,7 +97,7 @@ export function kohyaName(modulePath: string): string {
   );
 }
 
-/** Names of modules that contain underscores, in the U-Net (of diffusers and the original code) and in CLIP's text model. */
+/** Module names with underscores, in the U-Net (of diffusers and the original code) and in CLIP's text model. */
 const NAMES_WITH_UNDERSCORES = [
   "down_blocks",
   "mid_block",
@@ -171,8 +171,8 @@ const OUTER_LAYERS: Readonly<Record<string, readonly string[]>> = {
 
 /**
  * Translates a path in the original U-Net (Rombach et al.), which sd-scripts uses for SDXL, to a path in diffusers. The
- * original has one list of input blocks and one of output blocks. In Stable Diffusion 1, 2 and XL, three blocks of a list
- * make one level of diffusers.
+ * original has one list of input blocks and one of output blocks. In Stable Diffusion 1, 2 and XL, three blocks of a
+ * list make one level of diffusers.
  */
 function fromOriginal(words: readonly string[]): readonly string[] | undefined {
   const outer = OUTER_LAYERS[words.join(".")];

@@ -1,7 +1,7 @@
 /**
- * Reads a whole CLIP in OpenCLIP's layout as transformers' CLIPModel. The layout has `visual.transformer.resblocks.*` and
- * `transformer.resblocks.*` with fused projections, at the top level, under `state_dict`, or with the prefix `module.`
- * that training on several devices adds. HPSv2 is published in this layout.
+ * Reads a whole CLIP in OpenCLIP's layout as transformers' CLIPModel. The layout has `visual.transformer.resblocks.*`
+ * and `transformer.resblocks.*` with fused projections, at the top level, under `state_dict`, or with the prefix
+ * `module.` that training on several devices adds. HPSv2 is published in this layout.
  */
 import { InputError, quote } from "../errors/index.js";
 import { type Layer, type Module, renamed, transposed } from "./ldm/rename.js";

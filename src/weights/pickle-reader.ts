@@ -4,8 +4,8 @@ import { type ErrorFacts, InputError, quote } from "../errors/index.js";
 const MAX_INTEGER_BYTES = 255;
 
 /**
- * Reads the operands of a pickle's opcodes: numbers, strings and bytes, in the binary encodings of protocols 1 to 5 and in
- * the text encodings of protocol 0. https://docs.python.org/3/library/pickletools.html
+ * Reads the operands of a pickle's opcodes: numbers, strings and bytes, in the binary encodings of protocols 1 to 5 and
+ * in the text encodings of protocol 0. https://docs.python.org/3/library/pickletools.html
  */
 export class PickleReader {
   private readonly view: DataView;

@@ -1,21 +1,21 @@
 /**
  * A reader of Python's pickles that builds plain data and nothing else.
  *
- * A pickle is a program for a small stack machine, and some of its opcodes call any function that the pickle names. Here
- * there is nothing to call: a name that the caller does not list is refused, and a name that it lists stands for a
+ * A pickle is a program for a small stack machine, and some of its opcodes call any function that the pickle names.
+ * Here there is nothing to call: a name that the caller does not list is refused, and a name that it lists stands for a
  * TypeScript function or for inert data. The opcodes are those of protocols 0 to 5, as listed in
  * https://docs.python.org/3/library/pickletools.html
  *
- * Bounds: each opcode adds at most one object, and work beyond one step is charged for, so MAX_STEPS bounds time, stack,
- * memo and nesting alike. Nothing here recurses. Sharing (a list that holds itself a million times) costs nothing,
- * because values are never copied or unfolded.
+ * Bounds: each opcode adds at most one object, and work beyond one step is charged for, so MAX_STEPS bounds time,
+ * stack, memo and nesting alike. Nothing here recurses. Sharing (a list that holds itself a million times) costs
+ * nothing, because values are never copied or unfolded.
  */
 import { type ErrorFacts, InputError, quote } from "../errors/index.js";
 import { PickleReader } from "./pickle-reader.js";
 
 /**
- * A Python list is an array, dict a Map, set a Set, tuple a Tuple, bytes a Uint8Array, a class or function a PickledName.
- * Other objects are Inert, or whatever the caller's makers return.
+ * A Python list is an array, dict a Map, set a Set, tuple a Tuple, bytes a Uint8Array, a class or function a
+ * PickledName. Other objects are Inert, or whatever the caller's makers return.
  */
 export type PickleValue = null | boolean | number | bigint | string | object;
 
@@ -51,7 +51,9 @@ export interface PickleOptions {
   persistent(id: PickleValue, context: PickleContext): PickleValue;
 }
 
-/** A tensor takes about 35 steps. Stable Diffusion with its moving average and optimizer state takes fewer than 200,000. */
+/**
+ * A tensor takes about 35 steps. Stable Diffusion with its moving average and optimizer state takes fewer than 200,000.
+ */
 const MAX_STEPS = 1_000_000;
 
 /** The newest protocol, since Python 3.8. */
@@ -232,7 +234,7 @@ class Unpickler implements PickleContext {
     } else if (!(target instanceof Inert)) this.failType("sets items of", "dict", target);
   }
 
-  /** Drops the attributes of an object. Dicts can have some too: a state_dict carries module versions as `_metadata`. */
+  /** Drops the attributes of an object or a dict. A state_dict has one, `_metadata`, with versions of its modules. */
   build(): void {
     this.pop();
     const target = this.top();

@@ -16,13 +16,17 @@ export class PickledStorage {
   ) {}
 }
 
-/** A view of a storage. Offset and strides count elements, not bytes. */
+/** The elements of a storage that a tensor consists of. Offset and strides count elements, not bytes. */
+export interface StorageView {
+  readonly offset: number;
+  readonly shape: Shape;
+  readonly strides: readonly number[];
+}
+
 export class PickledTensor {
   constructor(
     readonly storage: PickledStorage,
-    readonly offset: number,
-    readonly shape: Shape,
-    readonly strides: readonly number[],
+    readonly view: StorageView,
     /** PyTorch's name of the element type, if it has no storage class of its own. */
     readonly elementType?: string,
   ) {}
@@ -62,8 +66,8 @@ const STORAGE_CLASSES: ReadonlyMap<string, StorageType> = new Map(
 );
 
 /**
- * Resolves the id of a storage: ("storage", class, key, device, elements). In the older layout a sixth item selects a part
- * of the storage; since PyTorch 0.4 it is always None, for the whole storage.
+ * Resolves the id of a storage: ("storage", class, key, device, elements). In the older layout a sixth item selects a
+ * part of the storage; since PyTorch 0.4 it is always None, for the whole storage.
  */
 export function storageOf(id: PickleValue, context: PickleContext): PickledStorage {
   const [kind, className, key, , elements, part = null] = itemsOf(id) ?? [];
@@ -81,7 +85,9 @@ function makeTensor(args: Args, context: PickleContext): PickledTensor {
   return tensorOf(args, undefined, context);
 }
 
-/** _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, …), for types without a storage class. */
+/**
+ * _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, …), for types without a storage class.
+ */
 function makeTypedTensor(args: Args, context: PickleContext): PickledTensor {
   const dtype = args[6];
   if (!(dtype instanceof PickledName)) {
@@ -102,7 +108,7 @@ function tensorOf([storage, offset, size, stride]: Args, elementType: string | u
       found: strides.length,
     });
   }
-  return new PickledTensor(storage, offset, shape, strides, elementType);
+  return new PickledTensor(storage, { offset, shape, strides }, elementType);
 }
 
 function failCounts(context: PickleContext, key: "shape" | "strides"): never {
@@ -159,8 +165,8 @@ function makeBytes([text, encoding]: Args, context: PickleContext): Uint8Array {
 const inert = (name: string): [string, "inert"] => [name, "inert"];
 
 /**
- * Every name that a pickle may use. The inert names occur in training checkpoints beside the weights: settings, states of
- * callbacks and optimizers, single numbers. Their objects become placeholders, and the content is dropped.
+ * Every name that a pickle may use. The inert names occur in training checkpoints beside the weights: settings, states
+ * of callbacks and optimizers, single numbers. Their objects become placeholders, and the content is dropped.
  */
 export const TORCH_NAMES: ReadonlyMap<string, "inert" | Maker> = new Map<string, "inert" | Maker>([
   ["torch._utils._rebuild_tensor", makeTensor],

@@ -4,7 +4,7 @@ import { readFully } from "../io/files.js";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.js";
 import { allocate, type HostData } from "../tensor/host.js";
 import { showShape, sizeOf, stridesOf } from "../tensor/shape.js";
-import type { PickledTensor } from "./pytorch-pickle.js";
+import type { PickledTensor, StorageView } from "./pytorch-pickle.js";
 import type { StoredTensor } from "./source.js";
 import { readEntry, type ZipEntry } from "./zip.js";
 
@@ -29,8 +29,8 @@ export interface TensorFile {
 /**
  * Finds each tensor in the file. A tensor that is compressed or not contiguous is read into memory instead.
  *
- * @throws InputError when a view reaches outside its storage, or when the views repeat elements so often that they would
- *   fill the memory
+ * @throws InputError when a view reaches outside its storage, or when the views repeat elements so often that they
+ *   would fill the memory
  */
 export async function locateTensors(
   named: ReadonlyMap<string, PickledTensor>,
@@ -40,22 +40,23 @@ export async function locateTensors(
   const unpacked = new Map<ZipEntry, Uint8Array>();
   const tensors = new Map<string, StoredTensor>();
   for (const [name, tensor] of named) {
-    const view = checkView(name, tensor, file);
-    tensors.set(name, await locateTensor(view, { file, memory, unpacked }));
+    const checked = checkTensor(name, tensor, file);
+    tensors.set(name, await locateTensor(checked, { file, memory, unpacked }));
   }
   return tensors;
 }
 
-/** A tensor that lies within its storage. */
-interface CheckedView {
+/** A tensor whose view lies within its storage. */
+interface CheckedTensor {
   readonly name: string;
-  readonly tensor: PickledTensor;
+  readonly view: StorageView;
   readonly dtype: DType;
   readonly location: StorageLocation;
 }
 
-function checkView(name: string, tensor: PickledTensor, { storages, path }: TensorFile): CheckedView {
-  const { storage, offset, shape, strides, elementType } = tensor;
+function checkTensor(name: string, tensor: PickledTensor, { storages, path }: TensorFile): CheckedTensor {
+  const { storage, view, elementType } = tensor;
+  const { offset, shape, strides } = view;
   const { dtype } = storage.type;
   const where = `${path}: tensor ${quote(name)}`;
   if (!dtype || elementType !== undefined) {
@@ -75,7 +76,7 @@ function checkView(name: string, tensor: PickledTensor, { storages, path }: Tens
     );
   }
   const unit = BYTES_PER_ELEMENT[dtype];
-  const end = sizeOf(shape) === 0 ? 0 : (offset + spanOf(tensor)) * unit;
+  const end = sizeOf(shape) === 0 ? 0 : (offset + spanOf(view)) * unit;
   // `end` can be Infinity or NaN, because the extents of a hostile file may overflow.
   if (!(end <= location.bytes && end <= storage.elements * unit)) {
     throw new InputError(
@@ -85,7 +86,7 @@ function checkView(name: string, tensor: PickledTensor, { storages, path }: Tens
       { path, tensor: name, dtype, shape, strides, offset, expected: location.bytes },
     );
   }
-  return { name, tensor, dtype, location };
+  return { name, view, dtype, location };
 }
 
 interface ReadContext {
@@ -95,19 +96,19 @@ interface ReadContext {
 }
 
 async function locateTensor(
-  { name, tensor, dtype, location: { at } }: CheckedView,
+  { name, view, dtype, location: { at } }: CheckedTensor,
   { file, memory, unpacked }: ReadContext,
 ): Promise<StoredTensor> {
-  const { shape } = tensor;
+  const { shape } = view;
   const unit = BYTES_PER_ELEMENT[dtype];
-  const [first, length] = [tensor.offset * unit, sizeOf(shape) * unit];
+  const [first, length] = [view.offset * unit, sizeOf(shape) * unit];
   if (length === 0) return { kind: "memory", dtype, shape, data: allocate(dtype, 0) };
-  const contiguous = isContiguous(tensor);
+  const contiguous = isContiguous(view);
   if (contiguous && "offset" in at) {
     return { kind: "file", dtype, shape, path: file.realPath, offset: at.offset + first, length };
   }
 
-  const span = spanOf(tensor);
+  const span = spanOf(view);
   memory.take(span * unit, name);
   const source = allocate(dtype, span);
   const bytes = new Uint8Array(source.buffer);
@@ -121,7 +122,7 @@ async function locateTensor(
   if (contiguous) return { kind: "memory", dtype, shape, data: source };
   memory.take(length, name);
   const data = allocate(dtype, sizeOf(shape));
-  gather(source, tensor, data);
+  gather(source, view, data);
   memory.giveBack(span * unit);
   return { kind: "memory", dtype, shape, data };
 }
@@ -164,17 +165,17 @@ class MemoryBudget {
 }
 
 /** The number of storage elements from the first to the last element of the view. */
-function spanOf({ shape, strides }: PickledTensor): number {
+function spanOf({ shape, strides }: StorageView): number {
   return shape.reduce((span, extent, axis) => span + (extent - 1) * (strides[axis] as number), 1);
 }
 
 /** Whether the view is row-major without gaps. The stride of an axis of extent 1 does not matter. */
-function isContiguous({ shape, strides }: PickledTensor): boolean {
+function isContiguous({ shape, strides }: StorageView): boolean {
   return stridesOf(shape).every((stride, axis) => shape[axis] === 1 || strides[axis] === stride);
 }
 
 /** Copies the elements of a strided view to `to`, in row-major order. */
-function gather(from: HostData, { shape, strides }: PickledTensor, to: HostData): void {
+function gather(from: HostData, { shape, strides }: StorageView, to: HostData): void {
   const index = shape.map(() => 0);
   let at = 0;
   for (let i = 0; i < to.length; i++) {

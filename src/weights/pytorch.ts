@@ -1,14 +1,14 @@
 /**
  * Reads what `torch.save` writes: `.pt`, `.pth`, `.ckpt`, `.bin`. There are two layouts:
  *
- * - a zip (PyTorch 1.6 and later) of `data.pkl`, which is a pickle of everything except the elements of the tensors, and of
- *   one `data/<key>` for each storage. A storage is a flat array that one or more tensors are views of.
- * - before 1.6, five pickles (magic number, version, platform, data, keys of the storages), then each storage, preceded by
- *   its length.
+ * - a zip (PyTorch 1.6 and later) of `data.pkl`, which is a pickle of everything except the elements of the tensors,
+ *   and of one `data/<key>` for each storage. A storage is a flat array that one or more tensors are views of.
+ * - before 1.6, five pickles (magic number, version, platform, data, keys of the storages), then each storage, preceded
+ *   by its length.
  *
  * In both layouts storages are usually uncompressed, so tensors are used in place, as those of a safetensors file are.
- * Nothing in a file is trusted, and none of its code is run (see `pickle.ts`). Memory is bounded: a pickle takes at most
- * MAX_PICKLE_BYTES and what its steps can build, and tensors take what `pytorch-tensors.ts` allows.
+ * Nothing in a file is trusted, and none of its code is run (see `pickle.ts`). Memory is bounded: a pickle takes at
+ * most MAX_PICKLE_BYTES and what its steps can build, and tensors take what `pytorch-tensors.ts` allows.
  */
 import { type FileHandle, realpath } from "node:fs/promises";
 import { InputError, quote } from "../errors/index.js";

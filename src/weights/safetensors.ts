@@ -13,8 +13,8 @@ import { MAX_RANK, type StoredTensor, type WeightFile } from "./source.js";
  * The safetensors format: the length of the header (8 bytes, little-endian), the header (JSON: name → dtype, shape and
  * data_offsets), then the elements. https://huggingface.co/docs/safetensors
  *
- * Opening a file reads its header only. The header is not trusted: every length, shape and offset is checked against the
- * size of the file.
+ * Opening a file reads its header only. The header is not trusted: every length, shape and offset is checked against
+ * the size of the file.
  */
 export interface SafetensorsFile extends WeightFile {
   readonly metadata: Readonly<Record<string, string>>;

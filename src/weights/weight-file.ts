@@ -28,7 +28,9 @@ const SHARD = /^[A-Za-z0-9_][A-Za-z0-9._-]*$/;
 
 const shardIndex = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
-/** Opens sharded weights by their index (`….safetensors.index.json`), which maps each tensor to the name of its file. */
+/**
+ * Opens sharded weights by their index (`….safetensors.index.json`), which maps each tensor to the name of its file.
+ */
 export async function openShards(indexPath: string): Promise<WeightSource> {
   const { weight_map } = await readJson(indexPath, shardIndex, 16 * MEBIBYTE);
   const shardOf = new Map(Object.entries(weight_map));

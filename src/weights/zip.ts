@@ -16,7 +16,9 @@ export interface ZipEntry {
   readonly bytes: number;
 }
 
-/** Checkpoints with optimizer states have about 5,000. The limit only keeps a hostile directory from filling the memory. */
+/**
+ * Checkpoints with optimizer states have about 5,000. The limit only keeps a hostile directory from filling the memory.
+ */
 const MAX_ENTRIES = 100_000;
 
 /**

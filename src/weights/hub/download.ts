@@ -1,6 +1,6 @@
 /**
- * Downloads one file of the hub into the cache. An interrupted download is resumed, the hash is checked, and the file appears
- * under its name only when it is complete.
+ * Downloads one file of the hub into the cache. An interrupted download is resumed, the hash is checked, and the file
+ * appears under its name only when it is complete.
  */
 import { createHash, type Hash, randomUUID } from "node:crypto";
 import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
@@ -14,7 +14,7 @@ import { type HubFetch, HubUnreachable } from "./fetch.js";
 export interface HubFile {
   readonly path: string;
   readonly bytes: number;
-  /** SHA-256 for a large file (Git LFS), or else the SHA-1 that Git gives the blob. Also the name of the blob in the cache. */
+  /** SHA-256 of a large file (Git LFS), otherwise Git's SHA-1 of the blob. Also the blob's name in the cache. */
   readonly hash: string;
 }
 

@@ -20,8 +20,8 @@ const NAME = "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?";
 const ID = new RegExp(`^(${NAME}/${NAME})(?:@(refs/(?:pr|convert)/[\\w.-]+|[\\w.-]+))?(?:/(.+))?$`);
 
 /**
- * Parses `org/name` or `org/name@revision`, optionally with `/path/of/a.file` after it or `hf://`, which excludes a local
- * folder, in front. Undefined if `spec` is not an id.
+ * Parses `org/name` or `org/name@revision`. The path of a file in the repository (`/path/of/a.file`) may follow, and
+ * `hf://` may come first, to say that a local folder is not meant. Undefined if `spec` is not an id.
  *
  * @param revision the setting `loading.revision`
  * @throws InputError when the id and the setting give different revisions, or a revision or file is not a safe path
@@ -110,7 +110,9 @@ export function hubOf(env: NodeJS.ProcessEnv, { offline = false }: { offline?: b
   };
 }
 
-/** The folder `models--org--name/`, with `refs/`, `snapshots/<commit>/` and `blobs/`, as in all Hugging Face libraries. */
+/**
+ * The folder `models--org--name/`, with `refs/`, `snapshots/<commit>/` and `blobs/`, as in all Hugging Face libraries.
+ */
 export function repoFolder({ cache }: Hub, { repo }: HubId): string {
   return join(cache, `models--${repo.replace("/", "--")}`);
 }

@@ -1,10 +1,10 @@
 /**
- * Downloads a model of the hub to a folder: `snapshots/<commit>/` in the cache that is shared with Python's libraries, with
- * links to `blobs/`. Only the files that the caller chooses are downloaded, so the folder may have fewer files than the
- * repository.
+ * Downloads a model of the hub to a folder: `snapshots/<commit>/` in the cache that is shared with Python's libraries,
+ * with links to `blobs/`. Only the files that the caller chooses are downloaded, so the folder may have fewer files
+ * than the repository.
  *
- * @huggingface/hub asks the hub for the commit and its files. Its own download to the cache is not used, because it takes
- * names of blobs from the server, prints to stdout, does not check hashes, and does not resume.
+ * The package @huggingface/hub asks the hub for the commit and its files. Its own download to the cache is not used,
+ * because it takes names of blobs from the server, prints to stdout, does not check hashes, and does not resume.
  */
 import { copyFile, lstat, mkdir, readdir, readFile, rm, stat, statfs, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
@@ -18,8 +18,8 @@ import { type HubFetch, HubUnreachable, hubFetch } from "./fetch.js";
 import { COMMIT, type Hub, type HubId, isSafePath, repoFolder, showId } from "./id.js";
 
 /**
- * Chooses the files of a repository that are needed. `fetch` downloads one of them and returns its local path, for choices
- * that depend on its content. Throws an InputError if the repository lacks files.
+ * Chooses the files of a repository that are needed. `fetch` downloads one of them and returns its local path, for
+ * choices that depend on its content. Throws an InputError if the repository lacks files.
  */
 export type Choose = (paths: readonly string[], fetch: (path: string) => Promise<string>) => Promise<readonly string[]>;
 
@@ -43,7 +43,7 @@ export interface SnapshotOptions {
 /**
  * The folder of the snapshot, with the files that `choose` returns.
  *
- * @throws InputError when the hub refuses, when it cannot be reached and the cache lacks files, or when the disk is full
+ * @throws InputError when the hub refuses, when it cannot be reached and the cache lacks files, or if the disk is full
  */
 export async function snapshot(id: HubId, choose: Choose, options: SnapshotOptions): Promise<string> {
   const { hub, note = () => {} } = options;
@@ -63,7 +63,11 @@ export async function snapshot(id: HubId, choose: Choose, options: SnapshotOptio
   }
 }
 
-/** @param reason why the hub is not used, for error messages */
+/**
+ * The folder of the snapshot from the cache alone.
+ *
+ * @param reason why the hub is not used, for error messages
+ */
 async function cached(id: HubId, choose: Choose, hub: Hub, reason: string): Promise<string> {
   const storage = repoFolder(hub, id);
   const commit = COMMIT.test(id.revision)
@@ -101,6 +105,7 @@ async function cached(id: HubId, choose: Choose, hub: Hub, reason: string): Prom
   return folder;
 }
 
+/** The folder of the snapshot, with the chosen files downloaded. */
 async function download(id: HubId, choose: Choose, options: SnapshotOptions): Promise<string> {
   const { hub, signal, onProgress = () => {} } = options;
   const storage = repoFolder(hub, id);

@@ -37,8 +37,8 @@ const MAX_DEPTH = 12;
 /**
  * The tensors of `source` that belong to `modules`, under their new names.
  *
- * @throws InputError `model-incomplete` when tensors of the modules are missing; its `get` throws `tensor-mismatch` when
- *   a tensor does not have the shape that its view needs
+ * @throws InputError `model-incomplete` when tensors of the modules are missing; its `get` throws `tensor-mismatch`
+ *   when a tensor does not have the shape that its view needs
  */
 export function renamed(source: WeightSource, modules: readonly Module[]): WeightSource {
   requireComplete(source, modules);
@@ -112,18 +112,18 @@ function viewOf(source: WeightSource, name: string, view: View): StoredTensor | 
   const mismatch = (expected: string) =>
     new InputError(
       "tensor-mismatch",
-      `${source.describe}: tensor ${name} has shape ${showShape(shape)}, but expected ${expected}. Is it a supported model?`,
+      `${source.describe}: tensor ${name} has shape ${showShape(shape)}; expected ${expected}. Is it a supported model?`,
       { path: source.describe, tensor: name, found: shape, expected },
     );
   if (view === "linear") {
     // Biases, and weights that some tool has already saved as those of a Linear.
     if (shape.length <= 2) return stored;
     if (shape.length === 4 && shape[2] === 1 && shape[3] === 1) return { ...stored, shape: shape.slice(0, 2) };
-    throw mismatch("that of a 1x1 convolution [o, i, 1, 1]");
+    throw mismatch("a 1x1 convolution [o, i, 1, 1]");
   }
   const [rows, ...others] = shape;
   if (rows === undefined || rows % 3 !== 0) {
-    throw mismatch("a first axis of queries, keys and values, which is a multiple of 3");
+    throw mismatch("a first axis of queries, keys and values, a multiple of 3");
   }
   const third = [rows / 3, ...others];
   if (stored.kind === "file") {
@@ -153,7 +153,7 @@ export async function transposed(source: WeightSource, name: string): Promise<Ho
   if (rows === undefined || columns === undefined || stored.shape.length !== 2) {
     throw new InputError(
       "tensor-mismatch",
-      `${source.describe}: tensor ${name} has shape ${showShape(stored.shape)}, but expected a matrix.`,
+      `${source.describe}: tensor ${name} has shape ${showShape(stored.shape)}; expected a matrix.`,
       { path: source.describe, tensor: name, found: stored.shape, expected: "a matrix" },
     );
   }

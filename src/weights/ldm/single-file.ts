@@ -2,8 +2,8 @@
  * Opens a whole model in one file, in the layout of the original Stable Diffusion code (latent diffusion, "LDM"): the
  * U-Net under `model.diffusion_model.`, the VAE under `first_stage_model.`, the text encoders under `cond_stage_model.`
  * or, in SDXL, `conditioner.embedders.`. The result looks like a folder in the diffusers layout. Its tensors have the
- * names of that layout. The file has no configurations, so they are derived from the shapes of the tensors and from what
- * is known of the model family.
+ * names of that layout. The file has no configurations, so they are derived from the shapes of the tensors and from
+ * what is known of the model family.
  */
 import { realpath, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
@@ -22,7 +22,7 @@ export interface SingleFileOptions {
   readonly tokenizer?: string | undefined;
   /** What the U-Net predicts. Default: as the file says, or else as is usual for its family. */
   readonly prediction?: Prediction | undefined;
-  /** A folder in the diffusers layout whose configurations and tokenizers replace the derived ones. Its weights are not read. */
+  /** A diffusers folder whose configurations and tokenizers replace the derived ones. Its weights are ignored. */
   readonly config?: string | undefined;
   /** Receives a message about each property that had to be guessed. */
   readonly note?: ((message: string) => void) | undefined;
@@ -30,11 +30,18 @@ export interface SingleFileOptions {
 
 type Family = "Stable Diffusion 1.x" | "Stable Diffusion 2.x" | "Stable Diffusion XL";
 
+/** Opens the file and builds its model, with the errors of `openWeightFile` and `singleFileModel`. */
 export async function openSingleFile(path: string, options: SingleFileOptions = {}): Promise<Model> {
   return singleFileModel(path, await openWeightFile(path), options);
 }
 
-/** The model whose tensors `source` holds; `path` is its file. */
+/**
+ * The model whose tensors are in `source`.
+ *
+ * @param path the file, for error messages and as the folder in which to look for a tokenizer
+ * @throws InputError when the model is incomplete or not supported, when no tokenizer is found, or when it does not
+ *   match the folder of `options.config`
+ */
 export async function singleFileModel(
   path: string,
   source: Omit<WeightFile, "path">,
@@ -43,12 +50,12 @@ export async function singleFileModel(
   const family = familyOf(source);
   const unet = readLdmUnet(source);
   const vae = readLdmVae(source);
-  const texts = textEncodersOf(source, family);
+  const textEncoders = textEncodersOf(source, family);
   const prediction = await predictionOf(source, source.metadata ?? {}, family, options);
 
-  const parts = new Map<string, Omit<Component, "path">>();
-  const part = (name: string, className: string, config: unknown, weights?: WeightSource) =>
-    parts.set(name, {
+  const made = new Map<string, Omit<Component, "path">>();
+  const add = (name: string, className: string, config: unknown, weights?: WeightSource) =>
+    made.set(name, {
       className,
       config: async () => config,
       weights: async () => {
@@ -56,20 +63,20 @@ export async function singleFileModel(
         throw new RangeError(`${path}: the component ${name} has no weights`);
       },
     });
-  part("unet", "UNet2DConditionModel", unetConfigOf(unet, UNET[family](prediction)), renamed(source, unet.modules));
-  part("vae", "AutoencoderKL", vaeConfigOf(vae, VAE[family]), renamed(source, vae.modules));
-  part("scheduler", "DDIMScheduler", { ...SCHEDULER, ...prediction });
-  for (const [i, { className, text, padToken }] of texts.entries()) {
+  add("unet", "UNet2DConditionModel", unetConfigOf(unet, UNET[family](prediction)), renamed(source, unet.modules));
+  add("vae", "AutoencoderKL", vaeConfigOf(vae, VAE[family]), renamed(source, vae.modules));
+  add("scheduler", "DDIMScheduler", { ...SCHEDULER, ...prediction });
+  for (const [i, { className, text, padToken }] of textEncoders.entries()) {
     const suffix = i === 0 ? "" : `_${i + 1}`;
-    part(`text_encoder${suffix}`, className, text.config, await text.weights());
-    part(`tokenizer${suffix}`, "CLIPTokenizer", { ...CLIP_TOKENIZER_CONFIG, pad_token: padToken });
+    add(`text_encoder${suffix}`, className, text.config, await text.weights());
+    add(`tokenizer${suffix}`, "CLIPTokenizer", { ...CLIP_TOKENIZER_CONFIG, pad_token: padToken });
   }
   const pipeline = family === "Stable Diffusion XL" ? "StableDiffusionXLPipeline" : "StableDiffusionPipeline";
   const realPath = await realpath(path).catch(() => resolve(path));
   const components = new Map<string, Component>();
   const folder = options.config === undefined ? undefined : await openModelFolder(options.config);
   const tokenizer = folder ? undefined : await tokenizerFolder(path, options);
-  for (const [name, made] of parts) {
+  for (const [name, component] of made) {
     const given = folder?.components.get(name);
     if (folder && !given) {
       throw new InputError(
@@ -80,7 +87,7 @@ export async function singleFileModel(
       );
     }
     const location = name.startsWith("tokenizer") ? (tokenizer as string) : `${path} (${name})`;
-    components.set(name, given ? { ...given, weights: made.weights } : { ...made, path: location });
+    components.set(name, given ? { ...given, weights: component.weights } : { ...component, path: location });
   }
   return { kind: "file", path: realPath, pipeline, components, options: folder?.options ?? {} };
 }
@@ -126,15 +133,15 @@ function familyOf(source: WeightSource): Family {
   );
 }
 
-interface TextEncoder {
+interface SourceTextEncoder {
   readonly className: string;
   readonly text: LdmText;
   /** transformers pads with the end-of-text token, OpenCLIP with id 0. */
   readonly padToken: string;
 }
 
-function textEncodersOf(source: WeightSource, family: Family): TextEncoder[] {
-  const clip = (prefix: string): TextEncoder => ({
+function textEncodersOf(source: WeightSource, family: Family): SourceTextEncoder[] {
+  const clip = (prefix: string): SourceTextEncoder => ({
     className: "CLIPTextModel",
     text: readClip(source, prefix),
     padToken: "<|endoftext|>",
@@ -213,14 +220,14 @@ export const CLIP_TOKENIZER_CONFIG = {
   unk_token: "<|endoftext|>",
 };
 
-/** The step at which 2.0-base was saved. It is the only 2.x model that can be recognized for certain. */
+/** The training step of 2.0-base, the only 2.x model that can be recognized for certain. */
 const STEP_OF_2_0_BASE = 875_000;
 
 /**
- * What the U-Net was trained to predict does not show in its weights. Newer files say it in their header (the `modelspec`
- * convention) or with an empty tensor `v_pred`, and with `ztsnr` if the betas were rescaled to zero terminal SNR.
- * Otherwise 1.x and SDXL predict the noise. Of 2.x, the base models predict the noise and the 768-pixel models predict v,
- * and only the training step of 2.0-base tells them apart.
+ * What the U-Net was trained to predict does not show in its weights. Newer files say it in their header (the
+ * `modelspec` convention) or with an empty tensor `v_pred`, and with `ztsnr` if the betas were rescaled to zero
+ * terminal SNR. Otherwise 1.x and SDXL predict the noise. Of 2.x, the base models predict the noise and the 768-pixel
+ * models predict v, and only the training step of 2.0-base tells them apart.
  */
 async function predictionOf(
   source: WeightSource,
@@ -276,6 +283,7 @@ export async function tokenizerIn(folder: string): Promise<string | undefined> {
   return undefined;
 }
 
+/** Whether `path` is a file, or a link to one. */
 export async function isSingleFile(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined))?.isFile() === true;
 }

@@ -55,8 +55,8 @@ export const RESBLOCK: readonly Layer[] = [
 /**
  * Reads OpenCLIP's text tower below `prefix`.
  *
- * SD 2.x was trained on the hidden state before the last block (`penultimate`), so that block is left out, as it is in the
- * folders of diffusers. SDXL keeps it, together with the projection of the pooled state.
+ * SD 2.x was trained on the hidden state before the last block (`penultimate`), so that block is left out, as it is in
+ * the folders of diffusers. SDXL keeps it, together with the projection of the pooled state.
  */
 export function readOpenClip(source: WeightSource, prefix: string, { penultimate }: { penultimate: boolean }): LdmText {
   const { extent, count } = reader(source);

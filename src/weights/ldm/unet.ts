@@ -1,6 +1,7 @@
 /**
- * The U-Net of the original Stable Diffusion code (UNetModel in openaimodel.py). It has one list of input blocks and one
- * of output blocks, where diffusers has a block for each level. The levels are derived from the tensors in the lists.
+ * The U-Net of the original Stable Diffusion code (UNetModel in openaimodel.py). It has one list of input blocks and
+ * one of output blocks, where diffusers has a block for each level. The levels are derived from the tensors in the
+ * lists.
  */
 import { type ErrorFacts, InputError } from "../../errors/index.js";
 import { extentOf, shapeOf, type WeightSource } from "../source.js";
@@ -152,8 +153,8 @@ export function readLdmUnet(source: WeightSource): LdmUnet {
 }
 
 /**
- * The content that config.json would have in the layout of diffusers. The number of heads and the sample size do not show
- * in any tensor; they depend on the family.
+ * The content that config.json would have in the layout of diffusers. The number of heads and the sample size do not
+ * show in any tensor; they depend on the family.
  */
 export function unetConfigOf(
   unet: LdmUnet,
