@@ -1,13 +1,13 @@
 import type { ErrorCode, ErrorFacts } from "../errors/index.js";
 
 /**
- * The processes of one run, called ranks as in MPI. Each holds a copy of the trainable parameters and processes a share of
- * every step's samples.
+ * The processes of one run, called ranks as in MPI. Each holds a copy of the trainable parameters and processes a share
+ * of every step's samples.
  *
- * All ranks must call the operations below in the same order. Sums are computed in float64: in float32 they would differ by
- * 1e-7 (relative) with the number of ranks, and Adam amplifies such differences where it divides by small second moments.
- * Rank-4 LoRA on Stable Diffusion 1.5 has 3.2 MB of parameters; for these, float64 costs a millisecond or two more per sum
- * (`bench/allreduce.ts`).
+ * All ranks must call the operations below in the same order. Sums are computed in float64: in float32 they would
+ * differ by 1e-7 (relative) with the number of ranks, and Adam amplifies such differences where it divides by small
+ * second moments. Rank-4 LoRA on Stable Diffusion 1.5 has 3.2 MB of parameters; for these, float64 costs a millisecond
+ * or two more per sum (`bench/allreduce.ts`).
  */
 export interface Cluster {
   readonly rank: number;
@@ -22,14 +22,16 @@ export interface Cluster {
   /** The library that carries the messages, such as "Open MPI v4.1.4". Used in messages only. */
   readonly transport: string;
   /**
-   * Aborts if the run ends early: with a `ClusterFailure`, or with a `StopRequest` after `stop`. Operations in progress and
-   * all later ones except `close` reject with the same reason.
+   * Aborts if the run ends early: with a `ClusterFailure`, or with a `StopRequest` after `stop`. Operations in progress
+   * and all later ones except `close` reject with the same reason.
    */
   readonly ended: AbortSignal;
 
   /** Replaces `values` by their sums over all ranks. Every rank gets the same bits. */
   sum(values: Float64Array): Promise<void>;
-  /** Returns every rank's value, in the order of ranks, on every rank. Takes all values that `structuredClone` takes. */
+  /**
+   * Returns every rank's value, in the order of ranks, on every rank. Takes all values that `structuredClone` takes.
+   */
   allGather<T>(value: T, options?: WaitOptions): Promise<T[]>;
   /** Like `allGather`, but only rank 0 gets the values. The other ranks get an empty list. */
   gather<T>(value: T, options?: WaitOptions): Promise<T[]>;
@@ -42,16 +44,16 @@ export interface Cluster {
   /** Ends the run on all ranks because of an error on this one. */
   fail(error: unknown): void;
   /**
-   * Leaves the cluster together with all other ranks. If the run ended early, this ends the process with `exitCode`, because
-   * abandoned work may still be running in other threads.
+   * Leaves the cluster together with all other ranks. If the run ended early, this ends the process with `exitCode`,
+   * because abandoned work may still be running in other threads.
    */
   close(exitCode?: number): Promise<void>;
 }
 
 export interface WaitOptions {
   /**
-   * Wait for the other ranks as long as they are alive. By default, a rank that takes several times as long as the fastest
-   * one to reach this operation counts as hanging, and the run ends.
+   * Wait for the other ranks as long as they are alive. By default, a rank that takes several times as long as the
+   * fastest one to reach this operation counts as hanging, and the run ends.
    */
   readonly patient?: boolean;
 }
@@ -103,7 +105,9 @@ export function rankName({ hosts }: Pick<Cluster, "hosts">, rank: number): strin
   return `rank ${rank} (${hosts[rank]})`;
 }
 
-/** Returns the result of `work`. If the run ends first, rejects with the reason, and the result of `work` is discarded. */
+/**
+ * Returns the result of `work`. If the run ends first, rejects with the reason, and the result of `work` is discarded.
+ */
 export function orEnd<T>({ ended }: Pick<Cluster, "ended">, work: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const end = () => reject(ended.reason);

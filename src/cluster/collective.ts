@@ -10,11 +10,12 @@ interface Failure {
 }
 
 /**
- * Runs `work` on every rank. If it throws an `InputError` on any rank, every rank throws the error of the lowest such rank,
- * with the same code, message and facts. If other ranks do not have that error, the message starts with the name of the rank,
- * and the facts include `rank` and `host`.
+ * Runs `work` on every rank. If it throws an `InputError` on any rank, every rank throws the error of the lowest such
+ * rank, with the same code, message and facts. If other ranks do not have that error, the message starts with the name
+ * of the rank, and the facts include `rank` and `host`.
  *
- * @throws InputError as above. Other errors are thrown on their own rank only; the caller has to end the run (`Cluster.fail`).
+ * @throws InputError as above. Other errors are thrown on their own rank only, and the caller has to end the run with
+ *   `Cluster.fail`.
  */
 export async function together<T>(cluster: Cluster, work: () => Promise<T>): Promise<T> {
   if (cluster.size === 1) return await work();

@@ -1,6 +1,6 @@
 /**
- * Detects the MPI launcher of this process from its environment variables. No MPI library is needed for this, so a process
- * that was started without a launcher never looks for one.
+ * Detects the MPI launcher of this process from its environment variables. No MPI library is needed for this, so a
+ * process that was started without a launcher never looks for one.
  */
 
 /** The two families of MPI libraries. A launcher can start only programs that use a library of its own family. */
@@ -19,8 +19,8 @@ export interface Launcher {
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /**
- * Returns the innermost launcher: `mpirun` may run inside a Slurm allocation. Returns undefined if this process was started
- * without a launcher.
+ * Returns the innermost launcher: `mpirun` may run inside a Slurm allocation. Returns undefined if this process was
+ * started without a launcher.
  */
 export function launcherOf(env: Environment): Launcher | undefined {
   const found = (name: string, rank: string, size: string, families: Launcher["families"]) => {

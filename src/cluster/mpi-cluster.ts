@@ -6,7 +6,7 @@ import { type Cluster, ClusterFailure, rankName, StopRequest, type WaitOptions }
 import type { Launcher, MpiFamily } from "./launcher.js";
 import type { Ending, Reply, Request, WorkerData } from "./protocol.js";
 
-/** How many numbers one operation sums (8 MB). Larger chunks take more memory and are no faster: the network is the limit. */
+/** How many numbers one operation sums (8 MB). Larger chunks take more memory and are limited by the network anyway. */
 const CHUNK = 2 ** 20;
 /** Seconds within which all ranks must have started. Some may load their program from a slow disk. */
 const START_LIMIT = 60;
@@ -58,8 +58,8 @@ export class MpiCluster implements Cluster {
       await cluster.close();
       throw new InputError(
         "ranks-unavailable",
-        `${launcher.name} started ${launcher.size} processes, but ${transport} sees ${size}: the library does not belong ` +
-          `to this launcher. Use the mpirun of ${transport} (under Slurm: srun --mpi=pmix or --mpi=pmi2), or set ` +
+        `${launcher.name} started ${launcher.size} processes, but ${transport} sees ${size}: the library does not ` +
+          `belong to this launcher. Use the mpirun of ${transport} (under Slurm: srun --mpi=pmix or --mpi=pmi2), or set ` +
           "ALIGNPROP_MPI=/path/to/libmpi.so to the launcher's own library.",
         { launcher: launcher.name, library: transport, found: size, expected: launcher.size },
       );
@@ -233,8 +233,8 @@ async function ready(worker: Worker, launcher: Launcher): Promise<Ready> {
     await worker.terminate();
     throw new InputError(
       "ranks-unavailable",
-      `${launcher.name} started ${launcher.size} processes, but no MPI library can be loaded (${reply.reasons.join("; ")}). ` +
-        `${INSTALL[launcher.families[0]]}, or set ALIGNPROP_MPI=/path/to/libmpi.so.`,
+      `${launcher.name} started ${launcher.size} processes, but no MPI library can be loaded ` +
+        `(${reply.reasons.join("; ")}). ${INSTALL[launcher.families[0]]}, or set ALIGNPROP_MPI=/path/to/libmpi.so.`,
       { launcher: launcher.name, processes: launcher.size, reasons: reply.reasons },
     );
   }

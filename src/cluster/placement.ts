@@ -4,8 +4,8 @@ import { availableParallelism } from "node:os";
 import type { Cluster } from "./cluster.js";
 
 /**
- * Number of threads for this rank if the settings do not set one. Launchers may bind ranks to cores; the ranks that may use
- * a core share it.
+ * Number of threads for this rank if the settings do not set one. Launchers may bind ranks to cores; the ranks that may
+ * use a core share it.
  */
 export async function threadShare(cluster: Cluster): Promise<number> {
   if (cluster.size === 1) return availableParallelism();
@@ -15,7 +15,9 @@ export async function threadShare(cluster: Cluster): Promise<number> {
   return coreShare(all[rank] as number[], here);
 }
 
-/** This rank's share of its cores, at least 1. `everyone` lists the cores of all ranks of the host, including this one. */
+/**
+ * This rank's share of its cores, at least 1. `everyone` lists the cores of all ranks of the host, including this one.
+ */
 export function coreShare(own: readonly number[], everyone: readonly (readonly number[])[]): number {
   const share = own.reduce((sum, core) => sum + 1 / everyone.filter((cores) => cores.includes(core)).length, 0);
   // Three thirds may add up to slightly less than 1.
@@ -45,8 +47,8 @@ export function coresIn(list: string): number[] {
 }
 
 /**
- * Index of this rank's GPU among those that CUDA shows. The ranks of a host get one GPU each, in order; if there are fewer
- * GPUs than ranks, several ranks share one.
+ * Index of this rank's GPU among those that CUDA shows. The ranks of a host get one GPU each, in order; if there are
+ * fewer GPUs than ranks, several ranks share one.
  */
 export function gpuOf({ localRank }: Pick<Cluster, "localRank">, gpus = visibleGpus()): number {
   return gpus > 0 ? localRank % gpus : localRank;

@@ -20,7 +20,7 @@ describe("DDIM", () => {
 
   for (const prediction of ["epsilon", "v_prediction", "sample"] satisfies Prediction[]) {
     test(`recovers the image when the U-Net predicts ${prediction} perfectly`, () => {
-      // x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε lies on one trajectory. With perfect predictions, the chain stays on it down to ᾱ = 1.
+      // x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε lies on one trajectory. With perfect predictions, the chain stays on it to ᾱ = 1.
       const config = readSchedulerConfig(
         { ...stableDiffusion, set_alpha_to_one: true, prediction_type: prediction },
         "test",

@@ -6,8 +6,8 @@
  *
  *     x_{t-1} = a · x_t + b · output + σ · z,   z ~ N(0, 1)
  *
- * So a scheduler is three numbers per step, and its backward pass needs two of them: dL/dx_t receives a · dL/dx_{t-1}, and
- * b · dL/dx_{t-1} is the upstream gradient of the U-Net's vector-Jacobian product (`trajectory.ts`).
+ * So a scheduler is three numbers per step, and its backward pass needs two of them: dL/dx_t receives a · dL/dx_{t-1},
+ * and b · dL/dx_{t-1} is the upstream gradient of the U-Net's vector-Jacobian product (`trajectory.ts`).
  */
 import { z } from "zod";
 import { InputError } from "../errors/index.js";
@@ -51,8 +51,8 @@ export function readSchedulerConfig(json: unknown, file: string): SchedulerConfi
   if (config.rescale_betas_zero_snr && config.prediction_type === "epsilon") {
     throw new InputError(
       "config-invalid",
-      `${file}: rescale_betas_zero_snr does not work with prediction_type "epsilon", because the noise in a latent of ` +
-        'pure noise says nothing about the image. Use a model with prediction_type "v_prediction".',
+      `${file}: rescale_betas_zero_snr does not work with prediction_type "epsilon", because the noise in a latent ` +
+        'of pure noise says nothing about the image. Use a model with prediction_type "v_prediction".',
       { path: file, keys: ["rescale_betas_zero_snr", "prediction_type"], found: "epsilon", expected: "v_prediction" },
     );
   }
@@ -67,7 +67,9 @@ export interface ChainStep {
   readonly sigma: number;
 }
 
-/** The coefficients of a linear combination of a latent and the network's output for it: x · x_t + output · ε_θ(x_t). */
+/**
+ * The coefficients of a linear combination of a latent and the network's output for it: x · x_t + output · ε_θ(x_t).
+ */
 export interface Linear {
   readonly x: number;
   readonly output: number;
@@ -95,7 +97,7 @@ export function noised({ alphaBar }: DdimStep, sample: Float32Array, noise: Floa
 }
 
 /**
- * The denoising chain, from noise to image; the first step acts on x_T. With `eta` 0 it is deterministic, with 1 it is DDPM.
+ * The denoising chain, from noise to image; the first step acts on x_T. `eta` 0 is deterministic DDIM, 1 is DDPM.
  * @throws InputError `config-invalid` if the noise schedule is unusable, `setting-invalid` if `steps` is out of range
  */
 export function ddimSteps(config: SchedulerConfig, steps: number, { eta = 0 }: { eta?: number } = {}): DdimStep[] {
@@ -195,7 +197,7 @@ function betas({ num_train_timesteps: T, beta_start, beta_end, beta_schedule, tr
   }
 }
 
-/** The training timesteps that the chain visits, from noise to image. The spacings are those of Lin et al. 2024, table 2. */
+/** The training timesteps that the chain visits, from noise to image. Lin et al. 2024, table 2, defines the spacings. */
 function timesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }: SchedulerConfig, steps: number) {
   if (!Number.isInteger(steps) || steps < 1 || steps > T) {
     throw new InputError(
@@ -222,8 +224,8 @@ function timesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }: S
   if (highest >= T) {
     throw new InputError(
       "config-invalid",
-      `scheduler_config.json: with steps_offset ${steps_offset}, a chain of ${steps} steps visits timestep ${highest}, ` +
-        `but training used only 0 to ${T - 1}. Lower sampling.steps or steps_offset.`,
+      `scheduler_config.json: with steps_offset ${steps_offset}, a chain of ${steps} steps visits timestep ` +
+        `${highest}, but training used only 0 to ${T - 1}. Lower sampling.steps or steps_offset.`,
       {
         path: "scheduler_config.json",
         keys: ["steps_offset"],

@@ -1,7 +1,9 @@
 import type { Value } from "../graph/value.js";
 import { add, concat, mul, slice, sub } from "../ops/index.js";
 
-/** A batch of encoded prompts for the U-Net, the same at every step. `T` is a graph value, or the numbers themselves. */
+/**
+ * A batch of encoded prompts for the U-Net, the same at every step. `T` is a graph value, or the numbers themselves.
+ */
 export interface Conditioning<T = Value> {
   /** The context of cross-attention: [b, tokens, width]. */
   readonly text: T;
@@ -10,8 +12,8 @@ export interface Conditioning<T = Value> {
 }
 
 /**
- * A U-Net with its weights: latents [b, c, h, w], timestep [1], n prompts → [n, c, h, w]. If n is a multiple of b, each block of
- * b prompts uses the same latents.
+ * A U-Net with its weights: latents [b, c, h, w], timestep [1], n prompts → [n, c, h, w]. If n is a multiple of b, each
+ * block of b prompts uses the same latents.
  */
 export type PredictNoise = (latents: Value, timestep: Value, conditioning: Conditioning) => Value;
 
@@ -25,9 +27,10 @@ export interface GuidedInputs {
 }
 
 /**
- * Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, equation 6 in the scale convention of Stable Diffusion):
- * ε̂ = ε(x, ∅) + s · (ε(x, c) − ε(x, ∅)). One call of the U-Net computes both branches with twice as many prompts, the
- * unconditional ones first. At a scale of 1 or less there is no guidance and no unconditional branch, as in diffusers.
+ * Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, equation 6 in the scale convention of Stable
+ * Diffusion): ε̂ = ε(x, ∅) + s · (ε(x, c) − ε(x, ∅)). One call of the U-Net computes both branches with twice as many
+ * prompts, the unconditional ones first. At a scale of 1 or less there is no guidance and no unconditional branch, as
+ * in diffusers.
  *
  * latents [b, c, h, w], timestep [1], b conditional and b unconditional prompts → [b, c, h, w]
  */

@@ -9,8 +9,8 @@ export interface PictureNoise {
 }
 
 /**
- * The same noise as diffusers' `pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`, with one generator per
- * image: the initial latents first, then one draw per step. `elements` is the number of latent elements of an image.
+ * The same noise as diffusers' `pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`, with one generator
+ * per image: the initial latents first, then one draw per step. `elements` is the size of an image's latents.
  */
 export function seededNoise(elements: number, seed: number): PictureNoise {
   const generator = new TorchGenerator(seed);

@@ -86,7 +86,7 @@ describe("pullback", () => {
     });
   }
 
-  test("computes VJPs only for the images that keep a step, and dx only if one of them keeps an earlier step", async () => {
+  test("computes VJPs only for images that keep a step, and dx only if one of them keeps an earlier step", async () => {
     const { denoiser, calls } = analytic([0.7, -0.2]);
     const trajectory = await forward(steps, denoiser, new Rng(1).normals(batch * rowSize), () => new Float32Array());
     const keep = masks["scattered steps that differ between the samples"] as KeepMask;

@@ -1,10 +1,10 @@
 /**
  * The forward and backward pass through the denoising chain.
  *
- * The forward pass stores x_t of each step. The backward pass computes the U-Net's vector-Jacobian product at the steps that
- * keep their gradient. At the other steps it uses only DDIM's linear term: there the U-Net's output counts as a constant, but
- * the latent does not. This is the gradient checkpointing of AlignProp (Prabhudesai et al. 2023, arXiv 2310.03739), with the
- * truncation given as a mask over steps.
+ * The forward pass stores x_t of each step. The backward pass computes the U-Net's vector-Jacobian product at the steps
+ * that keep their gradient. At the other steps it uses only DDIM's linear term: there the U-Net's output counts as a
+ * constant, but the latent does not. This is the gradient checkpointing of AlignProp (Prabhudesai et al. 2023, arXiv
+ * 2310.03739), with the truncation given as a mask over steps.
  */
 import type { ChainStep } from "./ddim.js";
 
@@ -76,8 +76,8 @@ export type KeepMask = readonly (readonly boolean[])[];
  *
  *     dL/dx_t = a · dL/dx_{t-1} + [kept] · VJP(b · dL/dx_{t-1})
  *
- * Each step computes one VJP for all images that keep it. The pass ends at the earliest step that any image keeps, because no
- * parameter has a gradient before it.
+ * Each step computes one VJP for all images that keep it. The pass ends at the earliest step that any image keeps,
+ * because no parameter has a gradient before it.
  */
 export async function pullback(
   steps: readonly ChainStep[],

@@ -9,8 +9,8 @@ export interface PatchEmbeddingOptions {
 }
 
 /**
- * The patch embedding of a vision transformer: pixels [b, c, h, w] → [b, (h/p)·(w/p), features]. It is a convolution whose stride
- * equals its kernel, computed as a matrix product, so that its gradient is a matrix product too.
+ * The patch embedding of a vision transformer: pixels [b, c, h, w] → [b, (h/p)·(w/p), features]. It is a convolution
+ * whose stride equals its kernel, computed as a matrix product, so that its gradient is a matrix product too.
  */
 export function patchEmbedding(
   scope: Scope,

@@ -11,7 +11,7 @@ export interface ResnetOptions {
   readonly activation: Activation;
   /** The activated time embedding [b or 1, t]; undefined in the VAE. */
   readonly time?: Value | undefined;
-  /** Scale and shift the normalized state by the time embedding (Dhariwal & Nichol 2021) instead of adding it before the norm. */
+  /** Scale and shift the normalized state by the time embedding (Dhariwal & Nichol 2021) instead of adding it. */
   readonly timeScaleShift?: boolean;
   /** Initialize the block as the identity, for training from scratch. */
   readonly zeroInit?: boolean;
@@ -40,7 +40,7 @@ export function resnetBlock(
   return add(shortcut, h);
 }
 
-/** Downsample2D: x [b, c, h, w] → [b, c, h/2, w/2]. With padding 0 (as in the VAE), only the right and bottom are padded. */
+/** Downsample2D: x [b, c, h, w] → [b, c, h/2, w/2]. With padding 0 (the VAE), only the right and bottom are padded. */
 export function downsample(scope: Scope, x: Value, padding: number): Value {
   return conv2d(scope.at("conv"), x, x.shape[1] as number, 3, {
     stride: 2,

@@ -22,9 +22,9 @@ export interface RuntimeOptions {
 }
 
 /**
- * Returns true if a program of this graph frees its working memory after each run (more than 128 MiB). An arena keeps the
- * memory and grows by doubling, which saves small programs the time for allocation. Large programs lose no time without an
- * arena, and if several run in turn, only one holds memory at a time.
+ * Returns true if a program of this graph frees its working memory after each run (more than 128 MiB). An arena keeps
+ * the memory and grows by doubling, which saves small programs the time for allocation. Large programs lose no time
+ * without an arena, and if several run in turn, only one holds memory at a time.
  */
 export function returnsMemory(graph: Graph): boolean {
   return liveBytes(graph) > 2 ** 27;
@@ -33,7 +33,7 @@ export function returnsMemory(graph: Graph): boolean {
 /** A compiled graph. It holds memory in the worker until it is released. */
 export interface Program {
   /**
-   * Runs the graph and returns all outputs. `feeds` and `kept` together must provide every input. Concurrent calls are queued.
+   * Runs the graph and returns all outputs. `feeds` and `kept` must provide every input. Concurrent calls are queued.
    * @throws TypeError if an input is missing, unknown, or of another type or shape
    */
   run(feeds: Feeds, kept?: Kept): Promise<Record<string, HostTensor>>;
@@ -45,8 +45,8 @@ export interface Program {
 export type Feeds = Readonly<Record<string, HostTensor>>;
 
 /**
- * Outputs of a run that stayed in the worker, to avoid copies between threads. They serve as inputs of the same names for
- * other programs of the same runtime. They hold memory until they are released.
+ * Outputs of a run that stayed in the worker, to avoid copies between threads. They serve as inputs of the same names
+ * for other programs of the same runtime. They hold memory until they are released.
  */
 export interface Kept {
   readonly outputs: Readonly<Record<string, TensorType>>;
@@ -113,8 +113,8 @@ export class Runtime {
       executionProviders: [...acceleratorOf(this.device, this.gpu), "cpu"],
       intraOpNumThreads: this.threads,
       graphOptimizationLevel: "all",
-      // With memory patterns, the arena reserves the peak of every buffer. Without them, the peak of a backward pass is little
-      // more than half as high.
+      // With memory patterns, the arena reserves the peak of every buffer. Without them, the peak of a backward pass is
+      // little more than half as high.
       enableMemPattern: false,
       enableCpuMemArena: !returnsMemory(graph),
       // Errors are thrown as exceptions and need not go to stderr as well.
@@ -161,8 +161,8 @@ export class Runtime {
   }
 
   /**
-   * Rejects all pending calls at once, then waits until the thread has finished its current run. Terminating it inside ONNX
-   * Runtime would crash the process.
+   * Rejects all pending calls at once, then waits until the thread has finished its current run. Terminating it inside
+   * ONNX Runtime would crash the process.
    */
   async close(): Promise<void> {
     if (!this.closed) {

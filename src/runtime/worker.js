@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * The thread that runs ONNX Runtime, which blocks it. The main thread stays free for progress, signals and servers. This is
- * plain JavaScript because a worker starts from a file, which is the same in `src` and `dist`.
+ * The thread that runs ONNX Runtime, which blocks it. The main thread stays free for progress, signals and servers.
+ * This is plain JavaScript because a worker starts from a file, which is the same in `src` and `dist`.
  */
 import { parentPort } from "node:worker_threads";
 import ort from "onnxruntime-node";

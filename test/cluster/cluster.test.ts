@@ -30,7 +30,7 @@ for (const mpi of [openMpi, mpich]) {
           [2, [2, 2, 2, 2, 2, 2], "NaN"],
         ]);
         expect(found.first).toEqual(rank === 0 ? [0, 3, 6] : []);
-        expect(found.told).toEqual({ step: 7 });
+        expect(found.shared).toEqual({ step: 7 });
       }
     });
 

@@ -115,8 +115,8 @@ async function start(
   await Promise.all([mkdir(folder), mkdir(session)]);
   const [program = "", ...options] = [...command, process.execPath, ...args(folder)];
   const child = spawn(program, options, {
-    // All runs of a user share $TMPDIR/ompi.<host>.<uid>. Open MPI 4.1 fails with "mkdir: File exists" if two of them create it
-    // at the same moment, so each run gets its own.
+    // All runs of a user share $TMPDIR/ompi.<host>.<uid>. Open MPI 4.1 fails with "mkdir: File exists" if two of them
+    // create it at the same moment, so each run gets its own.
     env: { ...process.env, ...OPEN_MPI_SETTINGS, TMPDIR: session, ALIGNPROP_MPI_LIMIT: String(LIMIT), ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });

@@ -1,7 +1,8 @@
 // @ts-check
 /**
  * One rank of a run, for `cluster.test.ts`: `mpirun -n 2 node rank.js SCENARIO FOLDER`. Each rank writes its result to
- * `rank-N.json` in that folder. The rank that reports a failure writes its message to stderr and its facts to `failure.json`.
+ * `rank-N.json` in that folder. The rank that reports a failure writes its message to stderr and its facts to
+ * `failure.json`.
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -18,7 +19,9 @@ const [scenario, folder = "."] = process.argv.slice(2);
 const pause = (/** @type {number} */ milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => cluster?.stop());
-/** @param {import("../../src/cluster/cluster.js").ClusterFailure | import("../../src/errors/index.js").InputError} error */
+/**
+ * @param {import("../../src/cluster/cluster.js").ClusterFailure | import("../../src/errors/index.js").InputError} error
+ */
 const report = ({ message, code, facts, ...rest }) => {
   console.error(`error: ${message}`);
   const ranks = "ranks" in rest ? rest.ranks : undefined;
@@ -46,7 +49,7 @@ const scenarios = {
     const uneven = { rank, pixels: new Uint8Array(rank * 3).fill(rank), missing: rank === 0 ? null : Number.NaN };
     const everywhere = await cluster.allGather(uneven);
     const first = await cluster.gather(uneven);
-    const told = await cluster.broadcast(rank === 0 ? { step: 7 } : { step: -1 });
+    const shared = await cluster.broadcast(rank === 0 ? { step: 7 } : { step: -1 });
     await cluster.barrier();
     tell({
       rank,
@@ -59,7 +62,7 @@ const scenarios = {
       few: [few[0], String(few[1])],
       everywhere: everywhere.map(({ rank, pixels, missing }) => [rank, [...pixels], String(missing)]),
       first: first.map(({ pixels }) => pixels.length),
-      told,
+      shared,
     });
   },
   /** The last rank throws while the others wait at the sum. */

@@ -155,8 +155,8 @@ describe.skipIf(missing)(`training under ${mpi.name}`, async () => {
 
   test("saves the last step and ends with one message when the rewards of one rank are not finite", async () => {
     const scorer = join(scratch, "scorer.sh");
-    // The program is called once per image. The second rank scores 2 images of the evaluation and 3 of the first step, and
-    // then gets NaN.
+    // The program is called once per image. The second rank scores 2 images of the evaluation and 3 of the first step,
+    // and then gets NaN.
     await writeFile(
       scorer,
       `#!/bin/sh

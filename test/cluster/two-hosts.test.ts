@@ -1,6 +1,6 @@
 /**
- * Two hosts on one machine: two network namespaces with their own addresses and host names, connected by a virtual cable that
- * can be cut. This requires root and iproute2.
+ * Two hosts on one machine: two network namespaces with their own addresses and host names, connected by a virtual
+ * cable that can be cut. This requires root and iproute2.
  */
 import { execFileSync } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -55,7 +55,7 @@ function cutCable(): void {
   ip("-n", hosts[1].namespace, "link", "set", hosts[1].device, "down");
 }
 
-async function mendCable(): Promise<void> {
+async function connectCable(): Promise<void> {
   ip("-n", hosts[1].namespace, "link", "set", hosts[1].device, "up");
   const up = ({ namespace, device }: Host) => ip("-n", namespace, "link", "show", device).includes("state UP");
   while (!hosts.every(up)) await new Promise((resolve) => setTimeout(resolve, 50));
@@ -110,7 +110,7 @@ for (const mpi of [openMpi, mpich]) {
 
   describe.skipIf(missing !== undefined || mpirun === undefined)(`two hosts under ${name}`, () => {
     test("work together", async () => {
-      await mendCable();
+      await connectCable();
       const outcome = await (await launchOnBoth(mpi, "all")).ended;
       expect(outcome.code, outcome.stderr).toBe(0);
       for (const rank of [0, 1]) {
@@ -125,7 +125,7 @@ for (const mpi of [openMpi, mpich]) {
     });
 
     test("end when the network between them is cut, with one message", async () => {
-      await mendCable();
+      await connectCable();
       // Open MPI's mpirun should be the first to notice: if a rank ends the run, mpirun waits for the lost host.
       const run = await launchOnBoth(mpi, "sums", mpi === openMpi ? 30 : LIMIT);
       await Promise.all([pidOf(run, 0), pidOf(run, 1)]);

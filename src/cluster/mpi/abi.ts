@@ -1,6 +1,6 @@
 /**
- * The types and constants that differ between implementations of `mpi.h`. The functions have the same names and arguments
- * everywhere.
+ * The types and constants that differ between implementations of `mpi.h`. The functions have the same names and
+ * arguments everywhere.
  */
 export interface Abi {
   readonly family: "Open MPI" | "MPICH";

@@ -32,7 +32,10 @@ export function loadMpi(names) {
 }
 
 export class Mpi {
-  /** Incomplete requests, with the memory that MPI still uses, so that it is not garbage-collected. @type {Map<Request, Memory[]>} */
+  /**
+   * Incomplete requests, with the memory that MPI still uses, so that it is not garbage-collected.
+   * @type {Map<Request, Memory[]>}
+   */
   #open = new Map();
   #flag = new Int32Array(1);
   #status = new Int32Array(STATUS_WORDS);
@@ -102,7 +105,11 @@ export class Mpi {
     );
   }
 
-  /** Fills `all` with the memory of all ranks, on every rank. Each has the same size. @param {Memory} own @param {Memory} all */
+  /**
+   * Fills `all` with the memory of all ranks, on every rank. Each has the same size.
+   * @param {Memory} own
+   * @param {Memory} all
+   */
   gatherEqual(own, all) {
     const { byte, world } = this.abi;
     const bytes = own.byteLength;
@@ -147,7 +154,10 @@ export class Mpi {
     );
   }
 
-  /** Receives a message into `room` if one has arrived, and returns its sender. Does not wait. @param {Uint8Array} room */
+  /**
+   * Receives a message into `room` if one has arrived, and returns its sender. Does not wait.
+   * @param {Uint8Array} room
+   */
   receive(room) {
     const { anySource, anyTag, byte, world, sourceWord } = this.abi;
     this.#require(this.functions.iprobe(anySource, anyTag, world, this.#flag, this.#status));

@@ -1,12 +1,12 @@
 // @ts-check
 /**
- * Control messages between ranks. Every rank sends a heartbeat to rank 0 each second, and rank 0 sends one to every rank. A
- * rank that died, hangs or lost its network falls silent. One that computes for a long time does not, because this code runs
- * in a thread of its own.
+ * Control messages between ranks. Every rank sends a heartbeat to rank 0 each second, and rank 0 sends one to every
+ * rank. A rank that died, hangs or lost its network falls silent. One that computes for a long time does not, because
+ * this code runs in a thread of its own.
  *
- * No rank starts a collective operation of MPI before rank 0 knows that all ranks are ready for the same one (`meet`). So
- * waiting takes almost no processor time, it can be abandoned at any moment without an operation half done, and rank 0 knows
- * which ranks are late.
+ * No rank starts a collective operation of MPI before rank 0 knows that all ranks are ready for the same one (`meet`).
+ * So waiting takes almost no processor time, it can be abandoned at any moment without leaving an operation half done,
+ * and rank 0 knows which ranks are late.
  *
  * A message is a few bytes of JSON. All messages go to or from rank 0.
  */
@@ -52,7 +52,10 @@ export class Peers {
   #turn = 0;
   /** When the last operation started. */
   #began;
-  /** Set while this rank waits for the others. @type {{ since: number, enter: () => void, refuse: (error: Error) => void } | undefined} */
+  /**
+   * Set while this rank waits for the others.
+   * @type {{ since: number, enter: () => void, refuse: (error: Error) => void } | undefined}
+   */
   #waiting;
   /** On rank 0: the ranks that are ready for this turn, and the deadline for the others. */
   #ready = { ranks: new Set(), operation: "", since: 0, until: Number.POSITIVE_INFINITY };
@@ -83,8 +86,8 @@ export class Peers {
   /**
    * Resolves when all ranks have called this. Rejects if the run ends first.
    *
-   * The other ranks have `TIMES_SLOWER` times as long as the first one took since the last meeting, plus the limit. With
-   * `patient`, there is no deadline.
+   * The other ranks have `TIMES_SLOWER` times as long as the first one took since the last meeting, plus the limit.
+   * With `patient`, there is no deadline.
    * @param {Meeting} meeting
    * @returns {Promise<void>}
    */
@@ -101,8 +104,8 @@ export class Peers {
   }
 
   /**
-   * Ends the run on all ranks. Later calls do nothing. Rank 0 decides which reason came first, and whether the run ended before
-   * or after all ranks were ready: once the other ranks have started an operation, every rank must take part.
+   * Ends the run on all ranks. Later calls do nothing. Rank 0 decides which reason came first, and whether the run
+   * ended before or after all ranks were ready: once an operation has started, every rank must take part.
    * @param {Ending} ending
    */
   end(ending) {
@@ -112,9 +115,9 @@ export class Peers {
   }
 
   /**
-   * Waits for the other ranks after an early end. Returns true if all are here, so that MPI can be finalized; false if some
-   * are missing, so that the launcher has to end them. The other ranks wait longer for rank 0, which may have to save a
-   * checkpoint.
+   * Waits for the other ranks after an early end. Returns true if all are here, so that MPI can be finalized; false if
+   * some are missing, so that the launcher has to end them. The other ranks wait longer for rank 0, which may have to
+   * save a checkpoint.
    */
   async leave() {
     const since = now();

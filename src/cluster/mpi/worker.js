@@ -1,7 +1,8 @@
 // @ts-check
 /**
- * The only thread that calls MPI. So MPI cannot block the main thread, and heartbeats go out while the main thread builds
- * graphs or writes files. This is plain JavaScript because a worker starts from a file, which is the same in `src` and `dist`.
+ * The only thread that calls MPI. So MPI cannot block the main thread, and heartbeats go out while the main thread
+ * builds graphs or writes files. This is plain JavaScript because a worker starts from a file, which is the same in
+ * `src` and `dist`.
  */
 import { hostname } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";

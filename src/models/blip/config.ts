@@ -2,8 +2,9 @@ import { InputError } from "../../errors/index.js";
 import type { WeightSource } from "../../weights/source.js";
 
 /**
- * BLIP (Li et al. 2022, arXiv 2201.12086) in the format of its original code: a ViT under `visual_encoder` and a BERT with
- * cross-attention to it under `text_encoder`. Such a checkpoint has no config.json; the sizes come from the tensors' shapes.
+ * BLIP (Li et al. 2022, arXiv 2201.12086) in the format of its original code: a ViT under `visual_encoder` and a BERT
+ * with cross-attention to it under `text_encoder`. Such a checkpoint has no config.json; the sizes come from the
+ * tensors' shapes.
  */
 export interface BlipConfig {
   readonly vision: BlipVisionConfig;

@@ -18,8 +18,8 @@ export interface BlipTextInputs {
 }
 
 /**
- * BLIP's image-grounded text encoder: a post-norm BERT (Devlin et al. 2018) with cross-attention to the image in each layer →
- * last hidden state [b, n, c]
+ * BLIP's image-grounded text encoder: a post-norm BERT (Devlin et al. 2018) with cross-attention to the image in each
+ * layer → last hidden state [b, n, c]
  */
 export function blipText(scope: Scope, config: BlipTextConfig, { ids, mask, image }: BlipTextInputs): Value {
   const { hiddenSize, layers, heads, vocabSize, maxPositions } = config;

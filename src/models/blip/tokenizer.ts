@@ -4,8 +4,8 @@ import { InputError } from "../../errors/index.js";
 import { readText } from "../../io/files.js";
 
 /**
- * BERT's tokenizer (Devlin et al. 2018, section 3): lower-cases words, strips accents, and splits words into pieces of a fixed
- * vocabulary.
+ * BERT's tokenizer (Devlin et al. 2018, section 3): lower-cases words, strips accents, and splits words into pieces of
+ * a fixed vocabulary.
  */
 export interface BertTokenizer {
   readonly maxLength: number;
@@ -19,8 +19,8 @@ export interface BertTokenizer {
 const MAX_BYTES = 8 * 2 ** 20;
 
 /**
- * Opens the tokenizer in a folder with vocab.txt, which has one piece per line; the line number is the id, from 0. Every text
- * is encoded as `maxLength` ids.
+ * Opens the tokenizer in a folder with vocab.txt, which has one piece per line; the line number is the id, from 0.
+ * Every text is encoded as `maxLength` ids.
  * @throws InputError if the file cannot be read, or if a special token is missing
  */
 export async function openBertTokenizer(folder: string, maxLength: number): Promise<BertTokenizer> {

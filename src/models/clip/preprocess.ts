@@ -31,8 +31,8 @@ export function parseNormalization(json: unknown, file = "preprocessor_config.js
 }
 
 /**
- * Resizes and normalizes images for a reward: [b, 3, h, w] in 0 … 1 → pixels [b, 3, size, size]. The resize is bilinear without
- * antialiasing, as in the reference trainer. CLIP's own evaluation resizes bicubically and crops.
+ * Resizes and normalizes images for a reward: [b, 3, h, w] in 0 … 1 → pixels [b, 3, size, size]. The resize is bilinear
+ * without antialiasing, as in the reference trainer. CLIP's own evaluation resizes bicubically and crops.
  */
 export function clipPixels(
   images: Value,

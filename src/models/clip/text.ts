@@ -14,7 +14,10 @@ export function clipText(scope: Scope, config: ClipTextConfig, ids: Value): Valu
 export interface ClipTextStates {
   /** The state after the last layer and the final norm [b, n, c]. */
   readonly last: Value;
-  /** The state before the last layer, without norm [b, n, c]: transformers' `hidden_states[-2]`, the context of Stable Diffusion XL. */
+  /**
+   * The state before the last layer, without norm [b, n, c]: transformers' `hidden_states[-2]`, the context of Stable
+   * Diffusion XL.
+   */
   readonly penultimate: Value;
 }
 
@@ -51,8 +54,8 @@ export function pooledText(hidden: Value, endOfText: Value): Value {
 }
 
 /**
- * The end of each text, one-hot [b, n] as `pooledText` takes it: the position of the first end-of-text token. Old configs have
- * the wrong end-of-text id 2; for these the greatest id marks the end, as in transformers.
+ * The end of each text, one-hot [b, n] as `pooledText` takes it: the position of the first end-of-text token. Old
+ * configs have the wrong end-of-text id 2; for these the greatest id marks the end, as in transformers.
  */
 export function endOfText(ids: readonly (readonly number[])[], { eosTokenId }: ClipTextConfig): HostTensor {
   const tokens = ids[0]?.length ?? 0;

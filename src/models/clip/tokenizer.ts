@@ -8,8 +8,8 @@ import { readJson } from "../../io/json.js";
 import { readConfig } from "../../weights/folder.js";
 
 /**
- * CLIP's tokenizer (Radford et al. 2021, section 2.4). It lower-cases the text, splits it into words, punctuation and single
- * digits, and encodes the bytes of each by byte-pair encoding. `</w>` marks the end of a word.
+ * CLIP's tokenizer (Radford et al. 2021, section 2.4). It lower-cases the text, splits it into words, punctuation and
+ * single digits, and encodes the bytes of each by byte-pair encoding. `</w>` marks the end of a word.
  */
 export interface ClipTokenizer {
   /** The number of ids of every encoded text; 77 in Stable Diffusion. */
@@ -75,7 +75,7 @@ export async function openClipTokenizer(
     if (id === undefined)
       throw new InputError(
         "model-mismatch",
-        `${path}: has no token ${quote(token)}, which is the tokenizer's ${role}. Use the tokenizer files of one model.`,
+        `${path}: has no token ${quote(token)}, the tokenizer's ${role}. Use the tokenizer files of one model.`,
         { path, token, role },
       );
     return { token, id };
@@ -228,7 +228,7 @@ function checkMerges(lines: readonly string[], vocab: Readonly<Record<string, nu
     if (missing !== undefined) {
       throw new InputError(
         "model-mismatch",
-        `${where}: the token ${quote(missing)} is not in the vocabulary. Use the vocabulary and merges of one tokenizer.`,
+        `${where}: the token ${quote(missing)} is not in the vocabulary. Use the files of one tokenizer.`,
         { path, merge: i + 1, token: missing },
       );
     }

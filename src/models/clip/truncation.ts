@@ -12,7 +12,8 @@ export function truncationWarnings(
     return truncated === undefined
       ? []
       : [
-          `the prompt "${start}" is longer than the ${tokenizer.maxLength} tokens of ${reader}; its end is left out: "${truncated}"`,
+          `the prompt "${start}" is longer than the ${tokenizer.maxLength} tokens of ${reader}; ` +
+            `its end is left out: "${truncated}"`,
         ];
   });
 }

@@ -5,7 +5,9 @@ import type { WeightSource } from "../../weights/source.js";
 import { labelsOf } from "../labels.js";
 import { type ResNetConfig, timmResNet, transformersResNet } from "./resnet.js";
 
-/** DETR (Carion et al. 2020, arXiv 2005.12872): a ResNet and a transformer. Each query of the decoder is a detection. */
+/**
+ * DETR (Carion et al. 2020, arXiv 2005.12872): a ResNet and a transformer. Each query of the decoder is a detection.
+ */
 export interface DetrConfig {
   readonly backbone: ResNetConfig;
   readonly dModel: number;
@@ -106,8 +108,8 @@ const ownBackbone = z.object({
 });
 
 /**
- * Parses a DETR's config.json. It has only the name of a timm backbone, so the backbone's sizes come from the tensors of
- * `weights` under `path`.
+ * Parses a DETR's config.json. It has only the name of a timm backbone, so the backbone's sizes come from the tensors
+ * of `weights` under `path`.
  * @throws InputError if the config is invalid or if the weights do not belong to it
  */
 export function parseDetrConfig(json: unknown, weights: WeightSource, path: string, file = "config.json"): DetrConfig {

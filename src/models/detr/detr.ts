@@ -40,8 +40,8 @@ function encoderLayer(scope: Scope, config: DetrConfig, x: Value, positions: Val
 }
 
 /**
- * x [b, q, c] → same shape. `query` [b, q, c] is the position embedding of the queries, `memoryKeys` the memory [b, n, c] plus its
- * position embedding.
+ * x [b, q, c] → same shape. `query` [b, q, c] is the position embedding of the queries, `memoryKeys` [b, n, c] is the
+ * memory plus its position embedding.
  */
 function decoderLayer(
   scope: Scope,
@@ -77,8 +77,9 @@ function feedForward(scope: Scope, { activation, dModel }: DetrConfig, { ffnDim 
 const TEMPERATURE = 10000;
 
 /**
- * Sinusoidal position embedding (Vaswani et al. 2017, section 3.5) of the row in the first half of the features and of the column
- * in the second half. Positions are scaled so that the last row and column are at 2π: [1, height · width, features]
+ * Sinusoidal position embedding (Vaswani et al. 2017, section 3.5) of the row in the first half of the features and of
+ * the column in the second half. Positions are scaled so that the last row and column are at 2π.
+ * → [1, height · width, features]
  */
 function sinePositions(height: number, width: number, features: number): Value {
   const half = features / 2;

@@ -1,7 +1,7 @@
 /**
- * ResNet (He et al. 2015, arXiv 1512.03385) as the backbone of a detector: it returns the features of the last stage. Batch norm
- * is frozen, so it is a scale and a bias of the convolution before it. Checkpoints use the names of timm and torchvision, or those
- * of transformers.
+ * ResNet (He et al. 2015, arXiv 1512.03385) as the backbone of a detector: it returns the features of the last stage.
+ * Batch norm is frozen, so it is a scale and a bias of the convolution before it. Checkpoints use the names of timm and
+ * torchvision, or those of transformers.
  */
 
 import { InputError } from "../../errors/index.js";
@@ -16,7 +16,7 @@ export interface ResNetConfig {
   readonly names: ResNetNames;
   readonly stemWidth: number;
   readonly stages: readonly ResNetStage[];
-  /** "basic": two 3x3 convolutions. "bottleneck": a 3x3 convolution at a quarter of the width between two 1x1 convolutions. */
+  /** "basic": two 3x3 convolutions. "bottleneck": 1x1, 3x3 and 1x1 convolutions, the first two at a quarter of the width. */
   readonly block: "basic" | "bottleneck";
   /** Put the stride of a bottleneck in its first convolution instead of the 3x3 convolution. */
   readonly strideFirst: boolean;
@@ -127,7 +127,7 @@ export function timmResNet(
   return { names: TIMM, stemWidth: width("conv1"), stages, block, strideFirst: false, activation: "relu" };
 }
 
-/** pixels [b, 3, h, w] → features of the last stage [b, width, ⌈h/32⌉, ⌈w/32⌉] (four stages, three of which downsample) */
+/** pixels [b, 3, h, w] → features of the last stage [b, width, ⌈h/32⌉, ⌈w/32⌉], if three of four stages downsample */
 export function resNet(scope: Scope, config: ResNetConfig, pixels: Value): Value {
   const { names, stages, stemWidth } = config;
   const act = activations[config.activation];

@@ -7,8 +7,8 @@ import { showShape } from "../../tensor/shape.js";
 import type { WeightSource } from "../../weights/source.js";
 
 /**
- * The head of the LAION aesthetic predictor (Schuhmann et al. 2022): linear layers 768-1024-128-64-16-1 without activations, with
- * dropout between them. It maps a normalized image embedding to a score of about 1 to 10.
+ * The head of the LAION aesthetic predictor (Schuhmann et al. 2022): linear layers 768-1024-128-64-16-1 without
+ * activations, with dropout between them. It maps a normalized image embedding to a score of about 1 to 10.
  */
 export interface AestheticConfig {
   readonly inFeatures: number;
@@ -16,8 +16,8 @@ export interface AestheticConfig {
 }
 
 /**
- * A head with the given widths and the layer indices of the reference. Dropout has no weights but takes an index after each layer
- * except the last two: with widths [768, 1024, 128, 64, 16, 1], the layers are 0, 2, 4, 6 and 7.
+ * A head with the given widths and the layer indices of the reference. Dropout has no weights but takes an index after
+ * each layer except the last two: with widths [768, 1024, 128, 64, 16, 1], the layers are 0, 2, 4, 6 and 7.
  */
 export function aestheticConfig(widths: readonly [number, ...number[]]): AestheticConfig {
   const [inFeatures, ...outFeatures] = widths;
@@ -54,7 +54,8 @@ export function aestheticConfigOf(source: WeightSource, path: string): Aesthetic
   if (!first) {
     throw new InputError(
       "tensor-missing",
-      `${source.describe}: has no tensor ${start}0.weight. An aesthetic head has linear layers named layers.0, layers.2, ….`,
+      `${source.describe}: has no tensor ${start}0.weight. ` +
+        "An aesthetic head has linear layers named layers.0, layers.2, ….",
       { path: source.describe, tensor: `${start}0.weight` },
     );
   }
@@ -63,7 +64,8 @@ export function aestheticConfigOf(source: WeightSource, path: string): Aesthetic
     if (before && before.outFeatures !== inFeatures) {
       throw new InputError(
         "tensor-mismatch",
-        `${source.describe}: ${start}${index} takes ${inFeatures} features, but ${start}${before.index} returns ${before.outFeatures}.`,
+        `${source.describe}: ${start}${index} takes ${inFeatures} features, ` +
+          `but ${start}${before.index} returns ${before.outFeatures}.`,
         {
           path: source.describe,
           tensor: `${start}${index}.weight`,

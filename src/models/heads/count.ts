@@ -9,8 +9,8 @@ import { openWeights, readConfig } from "../../weights/folder.js";
 import { type WeightSource, withPrefix } from "../../weights/source.js";
 
 /**
- * The embedded counting model: a small convolutional classifier of how many animals an image shows, from 1 to `most`. It is
- * trained by pretrain/count.ts.
+ * The embedded counting model: a small convolutional classifier of how many animals an image shows, from 1 to `most`.
+ * It is trained by pretrain/count.ts.
  */
 export interface CountConfig {
   readonly imageSize: number;

@@ -22,8 +22,8 @@ export interface BlockOptions {
 }
 
 /**
- * DownBlock2D and CrossAttnDownBlock2D: x [b, c, h, w] → all intermediate states, for the skip connections. The last one is the
- * block's output. `padding` is that of the final downsampling; undefined if the level has none.
+ * DownBlock2D and CrossAttnDownBlock2D: x [b, c, h, w] → all intermediate states, for the skip connections. The last
+ * one is the block's output. `padding` is that of the final downsampling; undefined if the level has none.
  */
 export function downBlock(
   scope: Scope,
@@ -42,7 +42,9 @@ export function downBlock(
   return results;
 }
 
-/** UNetMidBlock2DCrossAttn, or UNetMidBlock2D (a single ResNet block) without a transformer. x [b, c, h, w] → same shape */
+/**
+ * UNetMidBlock2DCrossAttn, or UNetMidBlock2D (a single ResNet block) without a transformer. x [b, c, h, w] → same shape
+ */
 export function midBlock(
   scope: Scope,
   x: Value,
@@ -60,9 +62,9 @@ export function midBlock(
 }
 
 /**
- * UpBlock2D and CrossAttnUpBlock2D: x [b, c, h, w] → [b, channels, 2h, 2w], or [b, channels, h, w] in the `final` block. Each ResNet
- * block concatenates the last remaining of `skips` to its input. Skips from before the first cross-attention may have a smaller
- * batch, which is repeated.
+ * UpBlock2D and CrossAttnUpBlock2D: x [b, c, h, w] → [b, channels, 2h, 2w], or [b, channels, h, w] in the `final`
+ * block. Each ResNet block concatenates the last remaining of `skips` to its input. Skips from before the first
+ * cross-attention may have a smaller batch, which is repeated.
  */
 export function upBlock(
   scope: Scope,

@@ -3,9 +3,9 @@ import { count, depth, only, parseConfig, upTo } from "../../io/config-schema.js
 import { type Activation, activations } from "../../nn/layers.js";
 
 /**
- * The config.json of a UNet2DConditionModel. Lists by level run from the highest resolution to the lowest, as in the file.
- * `attention_head_dim` is the number of heads, by an old mistake of diffusers that files rely on. `num_attention_heads` overrides
- * it.
+ * The config.json of a UNet2DConditionModel. Lists by level run from the highest resolution to the lowest, as in the
+ * file. `attention_head_dim` is the number of heads, by an old mistake of diffusers that files rely on.
+ * `num_attention_heads` overrides it.
  */
 export interface UnetConfig {
   /** Height and width of the latents in training; undefined if the file does not contain them. */
@@ -39,7 +39,7 @@ export interface UnetLevel {
   readonly channels: number;
   readonly layers: number;
   readonly heads: number;
-  /** The number of transformer blocks after each ResNet block: `layers` numbers for the down block, one more for the up block. */
+  /** Transformer blocks after each ResNet block: `layers` numbers for the down block, one more for the up block. */
   readonly transformerLayers: { readonly down: readonly number[]; readonly up: readonly number[] };
   /** Both attentions of each transformer block attend to the prompt; there is no self-attention. */
   readonly onlyCrossAttention: boolean;
@@ -53,7 +53,7 @@ export interface UnetAddition {
   readonly timeFeatures: number;
 }
 
-/** Length of `time_ids`: height and width of the original image, top and left of the crop, height and width of the target. */
+/** Length of `time_ids`: height and width of the original image, top and left of the crop, target height and width. */
 export const TIME_IDS = 6;
 
 const DOWN_BLOCKS = ["DownBlock2D", "CrossAttnDownBlock2D"] as const;
@@ -72,7 +72,7 @@ const perLevel = (number: typeof count) =>
     error: `must be a whole number from 1 to ${number.maxValue}, or a list of one for each level`,
   });
 
-/** The number of transformer blocks after a ResNet block. For a level without attention, files contain any number, even 0. */
+/** Transformer blocks after a ResNet block. For a level without attention, files contain any number, even 0. */
 const transformerLayers = z.int().min(0).max(1000);
 const transformerLayersPerLevel = z.array(z.union([transformerLayers, z.array(transformerLayers)]));
 
@@ -196,8 +196,8 @@ type Parsed = Pick<
 type Fault = (key: string, message: string) => void;
 
 /**
- * The list of a level has one number for each ResNet block. Up blocks have one more ResNet block than down blocks, so lists for
- * the down blocks require lists for the up blocks.
+ * The list of a level has one number for each ResNet block. Up blocks have one more ResNet block than down blocks, so
+ * lists for the down blocks require lists for the up blocks.
  */
 function transformerLayerFaults(config: Parsed, fault: Fault): void {
   const levels = config.block_out_channels.length;
@@ -231,7 +231,7 @@ function additionFaults(config: Parsed, fault: Fault): void {
   }
   if (time % 2 !== 0) fault("addition_time_embed_dim", `${time} is odd, but there are as many sines as cosines`);
   if (input <= TIME_IDS * time) {
-    const message = `${input} leaves no features for the pooled prompt next to ${TIME_IDS} sizes with ${time} features each`;
+    const message = `${input} leaves no features for the pooled prompt next to ${TIME_IDS} sizes of ${time} features`;
     fault("projection_class_embeddings_input_dim", message);
   }
 }

@@ -3,7 +3,10 @@ import { type Activation, activations, linear } from "../../nn/layers.js";
 import type { Scope } from "../../nn/scope.js";
 import { concat, constant, cos, mul, reshape, sin } from "../../ops/index.js";
 
-/** Sines and cosines at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5): timestep [b] → [b, features] */
+/**
+ * Sines and cosines at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5):
+ * timestep [b] → [b, features]
+ */
 export function sinusoidalEmbedding(
   timestep: Value,
   features: number,

@@ -346,7 +346,7 @@ describe("a U-Net config", () => {
       expect(parse(without(key))).toThrow(invalid(key, "null", "text_time"));
     }
     expect(parse({ ...SDXL, projection_class_embeddings_input_dim: 1536 })).toThrow(
-      invalid("projection_class_embeddings_input_dim", "1536", "6 sizes with 256 features"),
+      invalid("projection_class_embeddings_input_dim", "1536", "6 sizes of 256 features"),
     );
     expect(parseUnetConfig(SDXL).addition).toEqual({ pooledFeatures: 1280, timeFeatures: 256 });
   });

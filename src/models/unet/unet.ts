@@ -9,9 +9,9 @@ import { sinusoidalEmbedding, timeEmbedding } from "./time-embedding.js";
 
 export interface UnetInputs {
   /**
-   * Noisy latents [b, inChannels, h, w]. h and w must be divisible by 2 at each level except the last. The number of prompts may be
-   * a multiple of b; then each block of b prompts uses the same latents, and the layers before the first cross-attention run only
-   * once. The two branches of guidance use this.
+   * Noisy latents [b, inChannels, h, w]. h and w must be divisible by 2 at each level except the last. The number of
+   * prompts may be a multiple of b; then each block of b prompts uses the same latents, and the layers before the first
+   * cross-attention run only once. The two branches of guidance use this.
    */
   readonly sample: Value;
   /** float32 [b], or [1] if the whole batch has the same timestep. */
@@ -125,7 +125,9 @@ export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Valu
   });
 }
 
-/** The input of `add_embedding`: the pooled prompt and the sines and cosines of each size, concatenated → [b, features] */
+/**
+ * The input of `add_embedding`: the pooled prompt and the sines and cosines of each size, concatenated → [b, features]
+ */
 function addedEmbedding(config: UnetConfig, { timeFeatures }: UnetAddition, { textEmbeds, timeIds }: AddedConditions) {
   const [batch, numbers] = timeIds.shape as [number, number];
   const sinusoids = sinusoidalEmbedding(reshape(timeIds, [batch * numbers]), timeFeatures, config);
@@ -158,7 +160,8 @@ function checkInputs(config: UnetConfig, { sample, encoderHiddenStates, added }:
   const factor = 2 ** (config.levels.length - 1);
   if (channels !== config.inChannels || height % factor !== 0 || width % factor !== 0) {
     throw new TypeError(
-      `unet: sample ${showShape(sample.shape)} must be [b, ${config.inChannels}, h, w] with h and w multiples of ${factor}`,
+      `unet: sample ${showShape(sample.shape)} must be [b, ${config.inChannels}, h, w] ` +
+        `with h and w multiples of ${factor}`,
     );
   }
   if (encoderHiddenStates.shape[2] !== config.crossAttentionDim) {

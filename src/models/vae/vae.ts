@@ -6,7 +6,9 @@ import { showShape } from "../../tensor/shape.js";
 import { downsample, type ResnetOptions, resnetBlock, upsample } from "../resnet.js";
 import { type VaeConfig, vaeFactor } from "./config.js";
 
-/** AutoencoderKL (Kingma & Welling 2013; Rombach et al. 2022). The latents here are not multiplied by `scalingFactor`. */
+/**
+ * AutoencoderKL (Kingma & Welling 2013; Rombach et al. 2022). The latents here are not multiplied by `scalingFactor`.
+ */
 
 const EPSILON = 1e-6;
 

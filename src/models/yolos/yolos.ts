@@ -57,8 +57,8 @@ export function yolosLogits(scope: Scope, config: YolosConfig, pixels: Value): V
 }
 
 /**
- * Resizes position embeddings [1, 1 + patches + detections, c] from the trained grid to another grid. Those of the patches are
- * interpolated bicubically, like `interpolate` with `align_corners=False` in PyTorch.
+ * Resizes position embeddings [1, 1 + patches + detections, c] from the trained grid to another grid. Those of the
+ * patches are interpolated bicubically, like `interpolate` with `align_corners=False` in PyTorch.
  */
 function interpolated(positions: Value, config: YolosConfig, [rows, columns]: readonly [number, number]): Value {
   const { hiddenSize, patchSize, detectionTokens, imageSize } = config;
