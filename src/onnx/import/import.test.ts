@@ -129,7 +129,7 @@ describe("control flow", () => {
       ],
     };
     await expect(load(init)).rejects.toThrow(
-      inputError("onnx-unsupported", { path, node: "the If", operator: "If", attribute: "condition" }),
+      inputError("onnx-unsupported", { path, node: "the If", operator: "If", input: 0, parameter: "condition" }),
     );
   });
 });

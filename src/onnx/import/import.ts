@@ -19,6 +19,8 @@ const MAX_ELEMENTS = 2 ** 31;
 const MAX_FOLD_COST = 2 ** 22;
 const MAX_TOTAL_FOLD_COST = 2 ** 27;
 
+const AGAIN = "Export the model again";
+
 /** The names that are visible in the main graph, in a branch of an If, or in a call of a function. */
 interface Scope {
   readonly opset: number;
@@ -90,7 +92,8 @@ export class OnnxImport {
     const producers = new Map<string, NodeProto>();
     const claim = (name: string) => {
       if (initializers.has(name) || producers.has(name) || rest.values.has(name)) {
-        throw this.fault("file-malformed", `the name ${show(name)} is defined twice`, { name: short(name) });
+        const message = `the name ${show(name)} is defined twice. ${AGAIN}`;
+        throw this.fault("file-malformed", message, { name: short(name) });
       }
     };
     for (const tensor of "initializer" in body ? body.initializer : []) {
@@ -120,14 +123,13 @@ export class OnnxImport {
         const near = nearest(wanted, scope.producers.keys());
         throw this.fault(
           "file-malformed",
-          `${reader} ${show(wanted)}, which no node or initializer defines${near ? `; the nearest name is ${show(near)}` : ""}`,
+          `${reader} ${show(wanted)}, which no node or initializer defines${near ? `; the nearest name is ${show(near)}` : ""}. ${AGAIN}`,
           { name: short(wanted), suggestion: near },
         );
       }
       if (scope.visiting.has(node)) {
-        throw this.nodeFault("file-malformed", node, `depends on its own output ${show(wanted)}`, {
-          name: short(wanted),
-        });
+        const message = `it depends on its own output ${show(wanted)}. ${AGAIN}`;
+        throw this.nodeFault("file-malformed", node, message, { name: short(wanted) });
       }
       scope.visiting.add(node);
       stack.push({ node, next: 0 });
@@ -177,13 +179,8 @@ export class OnnxImport {
 
   private run(scope: Scope, node: NodeProto): readonly (Value | undefined)[] {
     if (++this.nodes > MAX_NODES) {
-      throw this.fault(
-        "onnx-unsupported",
-        `the model has more than ${MAX_NODES} nodes, counting each call of a function`,
-        {
-          limit: MAX_NODES,
-        },
-      );
+      const message = `the model has more than ${MAX_NODES} nodes, counting the body of a function at each call. Choose a smaller model`;
+      throw this.fault("onnx-unsupported", message, { limit: MAX_NODES });
     }
     const inputs = node.input.map((name) => (name === "" ? undefined : this.lookup(scope, name)));
     const attributes = attributesOf(node, scope);
@@ -262,6 +259,7 @@ export class OnnxImport {
     });
   }
 
+  /** Refuses shapes that are not valid or too large. */
   private check(value: Value): void {
     const { shape } = value;
     if (!shape.every((extent) => Number.isSafeInteger(extent) && extent >= 0) || sizeOf(shape) > MAX_ELEMENTS) {
@@ -309,12 +307,14 @@ export class OnnxImport {
         "onnx-unsupported",
         node,
         "its condition depends on the image or on weights, but must be a constant. Export the model with a fixed size, or without the branch",
-        { attribute: "condition" },
+        { input: 0, parameter: "condition" },
       );
     }
     const name = known.data[0] ? "then_branch" : "else_branch";
     const graph = attributes.get(name)?.g;
-    if (!graph) throw this.nodeFault("file-malformed", node, `the attribute ${name} is missing`, { attribute: name });
+    if (!graph) {
+      throw this.nodeFault("file-malformed", node, `the attribute ${name} is missing. ${AGAIN}`, { attribute: name });
+    }
     if (scope.depth >= MAX_CALL_DEPTH) throw this.tooDeep(node, "branches");
     const { opset } = scope;
     const inner = this.scopeOf(graph, {
@@ -328,12 +328,12 @@ export class OnnxImport {
   }
 
   private absentOutput(name: string): InputError {
-    const message = `the value ${show(name)} is an output that its node does not have here`;
+    const message = `the value ${show(name)} is an optional output of its node, which is not supported. Choose another output`;
     return this.fault("onnx-unsupported", message, { name: short(name) });
   }
 
   private tooDeep(node: NodeProto, what: string): InputError {
-    const message = `${what} are nested more than ${MAX_CALL_DEPTH} levels deep`;
+    const message = `${what} are nested more than ${MAX_CALL_DEPTH} levels deep, which is not supported. Export the model without them`;
     return this.nodeFault("onnx-unsupported", node, message, { limit: MAX_CALL_DEPTH });
   }
 

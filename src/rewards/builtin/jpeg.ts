@@ -32,7 +32,7 @@ import {
   transpose,
 } from "../../ops/index.js";
 
-export const BITS_PER_MAGNITUDE_BIT = 2.5;
+const BITS_PER_MAGNITUDE_BIT = 2.5;
 
 export interface JpegOptions {
   /** Quality of libjpeg, 1 to 100. */

@@ -15,7 +15,7 @@ import { fromTensors } from "../../weights/source.js";
 import { commonSettings, MAXIMIZE, rewardKind } from "../kind.js";
 
 /** Environment variable of the program that holds the prompt of the image. */
-export const PROMPT_VARIABLE = "ALIGNPROP_PROMPT";
+const PROMPT_VARIABLE = "ALIGNPROP_PROMPT";
 
 /** Limit on stdout in characters, far more than a number takes. */
 const MAX_OUTPUT = 1 << 16;

@@ -62,7 +62,7 @@ const toFloat = (x: Value) => cast(x, "float32");
 const not = (x: Value) => less(toFloat(x), 0.5);
 
 /** The type that values are computed in: float32 for all floating point types. */
-export const computedAs = (dtype: DType): DType => (isFloating(dtype) ? "float32" : dtype);
+const computedAs = (dtype: DType): DType => (isFloating(dtype) ? "float32" : dtype);
 
 function toType(node: OnnxNode): Value {
   const to = node.int("to") ?? node.fail("the attribute to is missing");
