@@ -17,7 +17,7 @@ export interface Reward {
   /** The tensors that the graph reads by name. Every name starts with `reward.`. */
   readonly weights: WeightSource;
   /**
-   * Builds the graph. It is called once per batch size and image size.
+   * Builds the graph. It is called for each batch size and image size, possibly several times.
    *
    * @param images RGB images [b, 3, h, w], float32 in 0 … 1
    */

@@ -9,8 +9,8 @@ export interface RewardDefinition {
   /** Name in metrics and messages, such as "palette": letters, digits, spaces, dots and dashes, at most 60. */
   readonly name: string;
   /**
-   * Builds the graph of the reward. It is called with symbolic images, once per batch size and image size: use `ops`, not
-   * JavaScript arithmetic.
+   * Builds the graph of the reward. It is called for each batch size and image size, possibly several times. The images are
+   * symbolic: use `ops`, not JavaScript arithmetic.
    *
    * @param images RGB images [b, 3, h, w], float32 in 0 … 1
    * @returns rewards [b], float32; the higher, the better. Each must depend on its own image alone. A reward that reads prompts
