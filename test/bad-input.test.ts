@@ -156,9 +156,9 @@ describe("a model folder", () => {
   test("that could be a model of the hub, which is not asked", () =>
     expectRefused(
       ["--model", "nowhere/sd", "--offline"],
-      "nowhere/sd: is no folder here",
+      "nowhere/sd: is not a local folder",
       "not in the cache",
-      "Fetch it",
+      "Download it",
     ));
 
   test("without its index", async () => {
@@ -186,7 +186,7 @@ describe("a model folder", () => {
       const bytes = await readFile(join(folder, UNET));
       await writeFile(join(folder, UNET), bytes.subarray(0, -1000));
     });
-    await expectRefused(["--model", model], join(model, UNET), "truncated", "1000 bytes", "Fetch it again");
+    await expectRefused(["--model", model], join(model, UNET), "truncated", "1000 bytes", "Download it again");
   });
 
   test("with overlapping tensors", async () => {

@@ -54,7 +54,7 @@ describe("DDIM beside diffusers", () => {
       };
       const keep = [steps.map(() => true)];
       const dFinal = toFloat32(golden.tensor("upstream.sample"));
-      await pullback(steps, { vjp }, trajectory, dFinal, keep);
+      await pullback(steps, { vjp }, trajectory, { dFinal, keep });
       expect(relativeError(joined(upstreams, shape), golden.tensor(`${name}.gradient.model_output`))).toBeLessThan(
         1e-4,
       );

@@ -128,7 +128,7 @@ describe("a model's name", () => {
       expect(beside).toMatch(
         /a single file holds no tokenizer, and none can be had from the hub\. Put CLIP's vocab\.json/,
       );
-      expect(beside).toMatch(/openai\/clip-vit-large-patch14: is no folder here, and .* shows no such model/);
+      expect(beside).toMatch(/openai\/clip-vit-large-patch14: is not a local folder, and .* shows no such model/);
       for (const [path, content] of await filesOf(join(TINY_SD, "tokenizer"))) {
         server.files.set(`tokenizer/${path}`, content);
       }
@@ -142,7 +142,9 @@ describe("a model's name", () => {
 
   test("without the network and the cache says what to do", async () => {
     await useHub();
-    expect(await complaint("org/tiny-sd", { offline: true })).toMatch(/not in the cache .*\(offline\)\. Fetch it once/);
+    expect(await complaint("org/tiny-sd", { offline: true })).toMatch(
+      /not in the cache .*\(offline\)\. Download it once/,
+    );
     expect(hub.requests).toEqual([]);
   });
 });
@@ -203,7 +205,7 @@ test("the command line fetches a model, tells how it goes on, and keeps stdout f
   );
   await useHub();
   expect(await runCommandLine([...args, "--offline", "--out", join(root, "no.png")], terminal)).toBe(2);
-  expect(said.at(-1)).toMatch(/^error: model org\/tiny-sd: is no folder here and not in the cache/);
+  expect(said.at(-1)).toMatch(/^error: model org\/tiny-sd: is not a local folder and not in the cache/);
 });
 
 test("a checkpoint's name decides nothing, its content does", async () => {

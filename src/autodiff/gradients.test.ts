@@ -24,7 +24,7 @@ import type { Shape } from "../tensor/shape.js";
 import { gradients } from "./gradients.js";
 import type { Rules } from "./rule.js";
 
-/** Names of the ops that computing these values takes. */
+/** Names of all ops that the values depend on. */
 const opsOf = (...values: (Value | undefined)[]) =>
   topologicalOrder(values.filter((value) => value !== undefined)).map(({ op }) => op.name);
 
@@ -45,8 +45,8 @@ function evaluate(value: Value | undefined, feeds: Record<string, [Value, number
   return [...(interpret(graph, Object.fromEntries(given)).value?.data ?? [])];
 }
 
-describe("what a gradient costs", () => {
-  test("a frozen Linear takes one product on the way back, a learned one two", () => {
+describe("the cost of a gradient", () => {
+  test("the backward pass of a frozen Linear takes one product, that of a trainable one two", () => {
     const [x, weight, bias] = [
       input([8, 4]),
       parameter("weight", [3, 4], "float32"),
@@ -55,14 +55,14 @@ describe("what a gradient costs", () => {
     const y = linear(x, weight, bias);
     const upstream = [{ value: y, gradient: input([8, 3]) }];
     const [dx] = gradients(upstream, [x]);
-    // dx = dy W reads the weight and nothing of the forward pass.
+    // dx = dy W reads the weight, but no value of the forward pass.
     expect(opsOf(dx)).toEqual(["input", "parameter", "gemm"]);
-    const learned = gradients(upstream, [x, weight, bias]);
-    expect(count(opsOf(...learned), "gemm")).toBe(2);
-    expect(learned.map((gradient) => gradient?.shape)).toEqual([[8, 4], [3, 4], [3]]);
+    const trainable = gradients(upstream, [x, weight, bias]);
+    expect(count(opsOf(...trainable), "gemm")).toBe(2);
+    expect(trainable.map((gradient) => gradient?.shape)).toEqual([[8, 4], [3, 4], [3]]);
   });
 
-  test("a frozen convolution takes no weight gradient", () => {
+  test("a frozen convolution has no weight gradient", () => {
     const [x, weight] = [input([1, 2, 5, 5]), parameter("weight", [3, 2, 3, 3], "float32")];
     const y = conv2d(x, weight, undefined, { padding: 1 });
     const [dx] = gradients([{ value: y, gradient: input(y.shape) }], [x]);
@@ -72,22 +72,22 @@ describe("what a gradient costs", () => {
     expect(opsOf(dWeight)).not.toContain("parameter");
   });
 
-  test("what lies before the first learned value costs nothing", () => {
+  test("ops before the first trainable value cost nothing", () => {
     const image = input([1, 4]);
     const frozen = linear(linear(image, parameter("a", [4, 4], "float32")), parameter("b", [4, 4], "float32"));
     const scale = input([4]);
     const y = mul(frozen, scale);
     const [dScale] = gradients([{ value: y, gradient: input(y.shape) }], [scale]);
-    // The two products are the forward pass, which d(frozen · scale) reads.
+    // The two products are those of the forward pass, which dScale = dy · frozen reads.
     expect(count(opsOf(dScale), "gemm")).toBe(2);
   });
 });
 
 describe("accumulation", () => {
-  test("joins the gradients of two slices that fill a value, and adds those of others", () => {
+  test("concatenates the gradients of two slices that cover a value, and adds those of overlapping slices", () => {
     const x = input([2, 4]);
-    const halves = [slice(x, 1, 0, 2), slice(x, 1, 2, 4)].map((value) => ({ value, gradient: input([2, 2]) }));
-    for (const order of [halves, [...halves].reverse()]) expect(opsOf(...gradients(order, [x]))).not.toContain("pad");
+    const slices = [slice(x, 1, 0, 2), slice(x, 1, 2, 4)].map((value) => ({ value, gradient: input([2, 2]) }));
+    for (const order of [slices, [...slices].reverse()]) expect(opsOf(...gradients(order, [x]))).not.toContain("pad");
     // y = (x₀ x₁, x₁ x₂): dx = (x₁, x₀ + x₂, x₁)
     const z = input([1, 3]);
     const y = mul(slice(z, 1, 0, 2), slice(z, 1, 1, 3));
@@ -95,7 +95,7 @@ describe("accumulation", () => {
     expect(evaluate(dz, { z: [z, [2, 3, 5]] })).toEqual([3, 7, 3]);
   });
 
-  test("adds up several uses of one value", () => {
+  test("sums over all uses of a value", () => {
     const x = input([2]);
     // y = x² + 5 x → dy/dx = 2 x + 5
     const y = add(mul(x, x), mul(x, 5));
@@ -103,7 +103,7 @@ describe("accumulation", () => {
     expect(evaluate(dx, { x: [x, [3, -1]] })).toEqual([11, 3]);
   });
 
-  test("adds up several outputs, one of them used by another", () => {
+  test("sums over several outputs, one of which depends on another", () => {
     const x = input([1]);
     const square = pow(x, 2);
     const cube = mul(square, x);
@@ -118,7 +118,7 @@ describe("accumulation", () => {
     expect(evaluate(dx, { x: [x, [2]] })).toEqual([44]);
   });
 
-  test("sums back over every axis that broadcasting made or stretched", () => {
+  test("sums over every axis that broadcasting added or repeated", () => {
     const [x, row, column, scalar] = [input([2, 3]), input([3]), input([2, 1]), input([])];
     const y = mul(add(add(x, row), column), scalar);
     const upstream = constant([1, 2, 3, 4, 5, 6], [2, 3]);
@@ -136,7 +136,7 @@ describe("accumulation", () => {
     expect(evaluate(found[3], feeds)).toEqual([7]);
   });
 
-  test("of a value with respect to itself gives the upstream, and of what it was made from the rest of the way", () => {
+  test("gives the upstream gradient for an output itself, and the product of derivatives for earlier values", () => {
     const x = input([1]);
     const middle = mul(x, 3);
     const y = mul(middle, 2);
@@ -148,7 +148,7 @@ describe("accumulation", () => {
   });
 });
 
-describe("where no path leads", () => {
+describe("without a differentiable path", () => {
   test("the gradient is undefined", () => {
     const [x, other] = [input([2]), input([2])];
     const y = mul(x, 2);
@@ -156,7 +156,7 @@ describe("where no path leads", () => {
     expect(gradients([], [x])).toEqual([undefined]);
   });
 
-  test("comparisons, indices and integers end the path", () => {
+  test("comparisons, indices and integers stop the gradient", () => {
     const [x, indices] = [input([2]), input([2], "int64")];
     const outputs = [
       where(greater(x, 0), ones([2]), 0),
@@ -167,23 +167,23 @@ describe("where no path leads", () => {
   });
 });
 
-test("an upstream of another shape is refused", () => {
+test("an upstream gradient must have the shape of its value", () => {
   const x = input([2]);
   expect(() => gradients([{ value: mul(x, 2), gradient: ones([3]) }], [x])).toThrow(
-    /the upstream \[3\] is not of the value's shape \[2\]/,
+    /the upstream gradient has shape \[3\], but its value has \[2\]/,
   );
 });
 
-test("a gradient through an op's second output is refused, as rules are for the first", () => {
+test("a gradient through the second output of an op is an error, because rules differentiate only the first", () => {
   const x = input([2, 4]);
   const { node } = layerNorm(x, ones([4]), ones([4]));
   const mean = node.outputs[1] as Value;
   expect(() => gradients([{ value: sum(mean, [0, 1]), gradient: ones([]) }], [x])).toThrow(
-    "gradients: layerNorm has no gradient through its output 1",
+    "gradients: layerNorm is not differentiable through its output 1",
   );
 });
 
-test("a table of rules with an op left out does not compile", () => {
+test("a table of rules that lacks an op does not compile", () => {
   // @ts-expect-error exp has no rule
   const incomplete: Rules<Pick<typeof OPS, "neg" | "exp">> = { neg: (dy) => [() => dy] };
   expect(Object.keys(incomplete)).toEqual(["neg"]);

@@ -24,7 +24,7 @@ import { sizeOf } from "../tensor/shape.js";
 import { gradients } from "./gradients.js";
 import { splitAtResiduals } from "./residuals.js";
 
-/** y and the gradients of Σ ⟨y, upstream⟩ in some of the inputs. */
+/** The joint graph of y and the gradients of Σ ⟨y, upstream⟩ with respect to some of the inputs. */
 function jointOf(inputs: Record<string, Value>, y: Value, wrt: readonly string[]): Graph {
   const upstream = input(y.shape);
   const found = gradients(
@@ -37,10 +37,10 @@ function jointOf(inputs: Record<string, Value>, y: Value, wrt: readonly string[]
 
 const parameterOf = (name: string, ...shape: number[]) => parameter(name, shape, "float32");
 
-/** Too many to multiply by twice. */
+/** An inner extent that makes a product expensive. */
 const WIDE = 130;
 
-/** A ResNet block, attention with an adapter, a gate and skip connections: what a U-Net is made of, small. */
+/** A small network of the parts of a U-Net: a ResNet block, a Linear with an adapter, a gate and skip connections. */
 function smallNet(): Graph {
   const [x, a, b] = [input([2, WIDE, 2, 1]), input([2, WIDE]), input([WIDE, 2])];
   const normed = silu(groupNorm(x, 2, parameterOf("g", WIDE), parameterOf("h", WIDE)));
@@ -72,25 +72,25 @@ function weights(graph: Graph): (name: string) => F64Array | undefined {
 }
 
 const opsOf = ({ outputs }: Graph) => topologicalOrder(Object.values(outputs)).map(({ op }) => op.name);
-const keptShapes = ({ forward, residuals }: ReturnType<typeof splitAtResiduals>) =>
+const savedShapes = ({ forward, residuals }: ReturnType<typeof splitAtResiduals>) =>
   residuals.map((name) => forward.outputs[name]?.shape);
 
 describe("a split graph", () => {
-  test("gives the joint graph's outputs and gradients", () => {
+  test("computes the outputs and gradients of the joint graph", () => {
     const joint = smallNet();
     const { forward, backward, residuals } = splitAtResiduals(joint, ["y"]);
     verify(forward);
     verify(backward);
     const feeds = randoms(joint.inputs);
     const whole = interpret(joint, feeds, weights(joint));
-    const ahead = interpret(forward, feeds, weights(joint));
-    const back = interpret(backward, { ...feeds, ...ahead }, weights(joint));
+    const forwardRun = interpret(forward, feeds, weights(joint));
+    const backwardRun = interpret(backward, { ...feeds, ...forwardRun }, weights(joint));
     expect(residuals.length).toBeGreaterThan(0);
-    expect(ahead.y).toEqual(whole.y);
-    for (const name of ["d_x", "d_a", "d_b"]) expect(back[name]).toEqual(whole[name]);
+    expect(forwardRun.y).toEqual(whole.y);
+    for (const name of ["d_x", "d_a", "d_b"]) expect(backwardRun[name]).toEqual(whole[name]);
   });
 
-  test("asks for the upstream on the way back alone, and does nothing expensive twice", () => {
+  test("reads the upstream gradient only in the backward graph, and computes nothing expensive twice", () => {
     const joint = smallNet();
     const { forward, backward } = splitAtResiduals(joint, ["y"]);
     expect(Object.keys(forward.inputs)).toEqual(["x", "a", "b"]);
@@ -101,35 +101,35 @@ describe("a split graph", () => {
   });
 });
 
-describe("what is kept", () => {
+describe("the saved residual", () => {
   const x = input([2, WIDE]);
   const split = (y: Value) => splitAtResiduals(jointOf({ x }, y, ["x"]), ["y"]);
 
-  test("is nothing where the gradient reads only inputs and weights", () => {
+  test("does not exist if the gradient reads only inputs and weights", () => {
     expect(split(linear(linear(x, parameterOf("a", WIDE, WIDE)), parameterOf("b", 5, WIDE))).residuals).toEqual([]);
   });
 
-  test("is one array of a chain of elementwise functions, however many of its values the gradient reads", () => {
-    // d reads σ, silu and both factors: all follow from the Linear's output.
+  test("is a single value for a chain of elementwise ops, even if the gradient reads several of them", () => {
+    // The gradient reads σ, silu and both factors. All of them follow from the output of the Linear.
     const h = linear(x, parameterOf("a", 4, WIDE));
     const found = split(mul(silu(h), sigmoid(mul(h, 2))));
-    expect(keptShapes(found)).toEqual([[2, 4]]);
+    expect(savedShapes(found)).toEqual([[2, 4]]);
     expect(found.residualBytes).toBe(2 * 4 * 4);
   });
 
-  test("is the smaller side: a slice that is read, and not the whole that it is a part of", () => {
+  test("is the slice that is read, not the larger value that it is taken from", () => {
     const part = slice(linear(x, parameterOf("a", 100, WIDE)), 1, 0, 5);
-    expect(keptShapes(split(mul(part, part)))).toEqual([[2, 5]]);
+    expect(savedShapes(split(mul(part, part)))).toEqual([[2, 5]]);
   });
 
-  test("is what a reshape views, not its copy", () => {
+  test("is the input of a reshape, not its output", () => {
     const flat = reshape(linear(x, parameterOf("a", 4, WIDE)), [8]);
-    expect(keptShapes(split(mul(flat, flat)))).toEqual([[2, 4]]);
+    expect(savedShapes(split(mul(flat, flat)))).toEqual([[2, 4]]);
   });
 
-  test("is the input of a product that costs no more than keeping its result", () => {
+  test("is the input of a product that is cheaper to repeat than to save", () => {
     const narrow = linear(x, parameterOf("a", 4, WIDE));
     const wide = linear(narrow, parameterOf("b", 100, 4));
-    expect(keptShapes(split(mul(wide, wide)))).toEqual([[2, 4]]);
+    expect(savedShapes(split(mul(wide, wide)))).toEqual([[2, 4]]);
   });
 });

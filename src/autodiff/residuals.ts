@@ -1,10 +1,10 @@
 /**
- * Splits a graph that computes values and their gradients into two: a forward graph that also gives out the residuals,
- * and a backward graph that starts from them and computes nothing expensive a second time.
+ * Splits a joint graph, which computes values and their gradients, in two: a forward graph that also outputs residuals,
+ * and a backward graph that reads the residuals and repeats only cheap operations.
  *
- * What to keep is a minimum cut, as in He & Yu 2023 ("Transcending Runtime-Memory Tradeoffs in Checkpointing by being
- * Fusion Aware", MLSys): of all the sets of values that the gradients can be computed from with cheap operations alone,
- * the one of fewest bytes.
+ * The saved residuals are a minimum cut, as in He & Yu 2023 ("Transcending Runtime-Memory Tradeoffs in Checkpointing by
+ * being Fusion Aware", MLSys): of all sets of values from which cheap operations alone can compute the gradients, the
+ * one with the fewest bytes.
  */
 import { type Graph, topologicalOrder } from "../graph/graph.js";
 import { FlowNetwork } from "../graph/min-cut.js";
@@ -16,22 +16,25 @@ import type { OpName } from "../ops/table.js";
 import { sizeOf } from "../tensor/shape.js";
 
 export interface Split {
-  /** The joint graph's forward outputs, and the residuals. */
+  /** Outputs the forward outputs of the joint graph, and the residuals. */
   readonly forward: Graph;
-  /** From all inputs of the joint graph and the residuals to the gradients. */
+  /** Reads all inputs of the joint graph and the residuals, and outputs the gradients. */
   readonly backward: Graph;
-  /** The names under which the one gives residuals and the other takes them. */
+  /** The names of the residuals, which are outputs of `forward` and inputs of `backward`. */
   readonly residuals: readonly string[];
   readonly residualBytes: number;
 }
 
 /**
- * Computing an element of a product takes as many multiplications as its inner extent. Up to here that takes about as long
- * as keeping the element, which is written, copied out of the runtime and read again.
+ * An element of a product takes as many multiplications as the inner extent. Up to this extent, computing it again
+ * takes about as long as saving it, which means to write it, copy it out of the runtime and read it again.
  */
 const CHEAP_INNER_EXTENT = 128;
 
-/** Not worth doing twice. Everything else is about as fast as reading its result from memory. */
+/**
+ * Whether the backward graph must not repeat a node. All other ops are about as fast as reading their result from
+ * memory.
+ */
 function isExpensive({ op, inputs, attrs }: Node): boolean {
   const [a, weight] = inputs;
   switch (op.name as OpName) {
@@ -48,79 +51,84 @@ function isExpensive({ op, inputs, attrs }: Node): boolean {
   }
 }
 
-/** Given, not computed: both graphs have them. */
+/** Ops that compute nothing. Their values are available in both graphs. */
 const SOURCES: ReadonlySet<string> = new Set<OpName>(["input", "parameter", "constant"]);
 
-/** `forwardOutputs` names those outputs of `joint` that the forward graph gives; the rest are gradients. */
+/** `forwardOutputs` names the outputs of `joint` that the forward graph computes. All other outputs are gradients. */
 export function splitAtResiduals(joint: Graph, forwardOutputs: readonly string[]): Split {
   const isForward = (name: string) => forwardOutputs.includes(name);
   const outputs = pick(joint.outputs, isForward);
   const gradients = pick(joint.outputs, (name) => !isForward(name));
-  const reached = new Set(topologicalOrder(Object.values(outputs)));
-  const inputs = pick(joint.inputs, (name) => reached.has((joint.inputs[name] as Value).node));
+  const forwardNodes = new Set(topologicalOrder(Object.values(outputs)));
+  const inputs = pick(joint.inputs, (name) => forwardNodes.has((joint.inputs[name] as Value).node));
 
-  const given = new Set(Object.values(inputs).map(({ node }) => node));
-  const kept = residualsOf(Object.values(gradients), given);
-  const named = Object.fromEntries(kept.map((value, i) => [`residual${i}`, value]));
+  const forwardInputs = new Set(Object.values(inputs).map(({ node }) => node));
+  const residuals = residualsOf(Object.values(gradients), forwardInputs);
+  const named = Object.fromEntries(residuals.map((value, i) => [`residual${i}`, value]));
 
-  const placeholders = new Map(kept.map((value) => [value, input(value.shape, value.dtype)]));
-  const fed = Object.fromEntries(
+  const placeholders = new Map(residuals.map((value) => [value, input(value.shape, value.dtype)]));
+  const residualInputs = Object.fromEntries(
     Object.entries(named).map(([name, value]) => [name, placeholders.get(value) as Value]),
   );
   return {
-    forward: { name: `${joint.name} forward, keeping residuals`, inputs, outputs: { ...outputs, ...named } },
+    forward: { name: `${joint.name} forward with residuals`, inputs, outputs: { ...outputs, ...named } },
     backward: {
       name: `${joint.name} backward from residuals`,
-      inputs: { ...joint.inputs, ...fed },
+      inputs: { ...joint.inputs, ...residualInputs },
       outputs: rewrite(gradients, { replacements: placeholders }),
     },
     residuals: Object.keys(named),
-    residualBytes: kept.reduce((total, value) => total + bytesOf(value), 0),
+    residualBytes: residuals.reduce((total, value) => total + bytesOf(value), 0),
   };
 }
 
 /**
- * The fewest bytes that part the gradients from what is expensive to compute. A value is an edge of the network, as wide
- * as its bytes, from where it is computed to where it is read; keeping it cuts that edge.
+ * The values of fewest bytes that separate the gradients from all expensive nodes. In the flow network, each value is
+ * an edge from its `computed` vertex to its `read` vertex, with its bytes as the capacity. A cut edge is a saved
+ * residual.
  */
-function residualsOf(gradients: readonly Value[], given: ReadonlySet<Node>): Value[] {
+function residualsOf(gradients: readonly Value[], forwardInputs: ReadonlySet<Node>): Value[] {
   const order = topologicalOrder(gradients);
-  const backward = new Set<Node>(); // what waits for an input that the forward graph does not have, such as the upstream
-  const fixed = new Set<Node>(); // what weights and constants alone decide, which the runtime computes once
+  // Nodes that depend on an input that the forward graph does not have, such as the upstream gradient.
+  const backward = new Set<Node>();
+  // Nodes that depend only on weights and constants. The runtime computes them once, when it loads the graph.
+  const constants = new Set<Node>();
   for (const node of order) {
     const isInput = node.op.name === "input";
-    if (isInput ? !given.has(node) : node.inputs.some((value) => backward.has(value.node))) backward.add(node);
-    else if (!isInput && node.inputs.every((value) => fixed.has(value.node))) fixed.add(node);
+    if (isInput ? !forwardInputs.has(node) : node.inputs.some((value) => backward.has(value.node))) backward.add(node);
+    else if (!isInput && node.inputs.every((value) => constants.has(value.node))) constants.add(node);
   }
 
   const net = new FlowNetwork();
   const [source, sink] = [net.vertex(), net.vertex()];
-  const places = new Map<Value, { made: number; read: number }>();
-  const readers = (values: Iterable<Value>, reader: number) => {
+  const vertices = new Map<Value, { computed: number; read: number }>();
+  const connect = (values: Iterable<Value>, reader: number) => {
     for (const value of values) {
-      const place = places.get(value);
-      if (place) net.edge(place.read, reader, Number.POSITIVE_INFINITY);
+      const vertex = vertices.get(value);
+      if (vertex) net.edge(vertex.read, reader, Number.POSITIVE_INFINITY);
     }
   };
   for (const node of order) {
     if (backward.has(node)) {
-      readers(node.inputs, sink);
+      connect(node.inputs, sink);
       continue;
     }
-    if (fixed.has(node) || SOURCES.has(node.op.name)) continue;
+    if (constants.has(node) || SOURCES.has(node.op.name)) continue;
     for (const value of node.outputs) {
-      const place = { made: net.vertex(), read: net.vertex() };
-      places.set(value, place);
-      // To give out a view is to copy it; of equals, what it views is the better choice.
-      net.edge(place.made, place.read, bytesOf(value) + (node.op.name === "reshape" ? 1 : 0));
-      if (isExpensive(node)) net.edge(source, place.made, Number.POSITIVE_INFINITY);
-      else readers(node.inputs, place.made);
+      const vertex = { computed: net.vertex(), read: net.vertex() };
+      vertices.set(value, vertex);
+      // A reshape is a view, and the runtime copies a view that it outputs. Prefer to save the value behind it.
+      net.edge(vertex.computed, vertex.read, bytesOf(value) + (node.op.name === "reshape" ? 1 : 0));
+      if (isExpensive(node)) net.edge(source, vertex.computed, Number.POSITIVE_INFINITY);
+      else connect(node.inputs, vertex.computed);
     }
   }
-  readers(gradients, sink);
+  connect(gradients, sink);
 
-  const after = net.sinkSide(source, sink);
-  return [...places].flatMap(([value, { made, read }]) => (after.has(read) && !after.has(made) ? [value] : []));
+  const sinkSide = net.sinkSide(source, sink);
+  return [...vertices].flatMap(([value, { computed, read }]) =>
+    sinkSide.has(read) && !sinkSide.has(computed) ? [value] : [],
+  );
 }
 
 function pick(values: Readonly<Record<string, Value>>, wanted: (name: string) => boolean) {

@@ -1,11 +1,11 @@
 import type { OpDef, Value } from "../graph/value.js";
 
-/** The gradient of one input, built only when somebody asks for it; undefined where there is none. */
+/** Builds the gradient of one input, only when it is needed. Undefined for an input that has no gradient. */
 export type InputGradient = (() => Value) | undefined;
 
-/** What a rule sees of its node. */
+/** The parts of a node that its rule reads. */
 export interface RuleNode<A> {
-  /** The inputs as a tuple; the op's shape rule has checked that they are there. */
+  /** The inputs. The tuple type spares rules a check: shape inference has verified how many there are. */
   readonly inputs: readonly [Value, Value, Value];
   /** The first output. */
   readonly y: Value;
@@ -14,12 +14,13 @@ export interface RuleNode<A> {
 }
 
 /**
- * The local derivative of one op: from dy, the gradient of its first output, the gradient of each input. A rule may return a
- * gradient of any shape that broadcasting made of the input's: the reverse pass sums it back, and adds up several uses.
+ * The local derivative of an op: from dy, the gradient of its first output, to the gradient of each input. If the op
+ * broadcasts an input, its gradient may have the broadcast shape; `gradients` sums it over the added axes, and sums the
+ * gradients over all uses of a value.
  */
 export type Rule<A> = (dy: Value, node: RuleNode<A>) => readonly InputGradient[];
 
 type AttrsOf<D> = D extends OpDef<infer A> ? A : never;
 
-/** Gradient rules for the ops of one table: each named, or said to have none. */
+/** Gradient rules for all ops of a table. Each op has either a rule or the mark "nondifferentiable". */
 export type Rules<Table> = { readonly [K in keyof Table]: Rule<AttrsOf<Table[K]>> | "nondifferentiable" };

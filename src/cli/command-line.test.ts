@@ -81,12 +81,12 @@ describe("wrong usage ends with 2 and a message that helps", () => {
     [["train", "--raward=clip"], "unknown option '--raward=clip'\n(Did you mean --reward?)"],
     [
       ["train", "aesthetic", "--model", TINY_SD, "--set", "loading.offline=true"],
-      "Fetch it once with the network, or name a folder.",
+      "Download it once with network access, or give a local folder.",
     ],
     [["train", "hps", "--model", TINY_SD], "prompts.train: "],
     [
       ["evaluate", "evaluate-soup", "--model", TINY_SD, "--set", "loading.offline=true"],
-      "model openai/clip-vit-large-patch14: is no folder here and not in the cache",
+      "model openai/clip-vit-large-patch14: is not a local folder and not in the cache",
     ],
     [
       ["train", "--set", "reward={ name: compressibility, weights: x }"],

@@ -161,8 +161,12 @@ describe("a push", () => {
 describe("a push that cannot be", () => {
   test.each([
     ["without a token", { HF_TOKEN: "" }, "HF_TOKEN: is not set"],
-    ["with something else for a token", { HF_TOKEN: "secret\r\nX: y" }, "HF_TOKEN: is no access token of Hugging Face"],
-    ["to no address", { HF_ENDPOINT: "huggingface" }, 'HF_ENDPOINT: "huggingface" is no address such as'],
+    [
+      "with something else for a token",
+      { HF_TOKEN: "secret\r\nX: y" },
+      "HF_TOKEN: is not an access token of Hugging Face",
+    ],
+    ["to no address", { HF_ENDPOINT: "huggingface" }, 'HF_ENDPOINT: "huggingface" is not an address such as'],
   ])("%s is refused before any request", async (_, environment, message) => {
     Object.assign(process.env, environment);
     const { code, said } = await push(adapter, "me/fox");

@@ -107,15 +107,15 @@ describe("reward check", () => {
   });
 
   test.each([
-    [["none.onnx"], "none.onnx: cannot read this: no such file or folder"],
+    [["none.onnx"], "none.onnx: cannot be read: no such file or folder"],
     [[image], "Is it an ONNX file?"],
     [[vit, "--class", "9"], "there is no class 9"],
-    [[vit, "--class", "cat"], '"cat" is a label, and no config.json beside the file has labels'],
-    [[vit, "--output", "logits"], 'has no output "logits"; It has output'],
+    [[vit, "--class", "cat"], '"cat" is a label, but there is no config.json with labels beside the model'],
+    [[vit, "--output", "logits"], 'has no output "logits"'],
     [[vit, "--set", "preprocesing.size=3"], "preprocesing"],
     [[vit, "--set", "preprocessing=3"], "reward check: preprocessing is 3"],
     [[vit, "--out", "heat.jpg"], "name a .png file"],
-    [[vit, "--similar", vit], "cannot be read as a picture"],
+    [[vit, "--similar", vit], "cannot be read as an image"],
   ])("%j ends with 2 and a message that helps", async (args, message) => {
     const { code, said } = await check(
       ...args,

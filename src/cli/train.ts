@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import type { Cluster } from "../cluster/cluster.js";
+import { together } from "../cluster/collective.js";
 import { loadSettings } from "../config/load.js";
 import type { Settings } from "../config/settings.js";
 import { trackerNames } from "../config/trackers.js";
@@ -13,7 +14,6 @@ import { monitorTitle, percent, stopText } from "../runs/report/monitor-text.js"
 import { writeReport } from "../runs/report/report.js";
 import { RunFolder } from "../runs/run-folder.js";
 import { Trackers } from "../runs/trackers/trackers.js";
-import { together } from "../train/agreement.js";
 import { observers, type TrainResult } from "../train/events.js";
 import { train } from "../train/trainer.js";
 import { fetchProgress } from "./fetch-progress.js";

@@ -1,71 +1,94 @@
+import type { ErrorCode, ErrorFacts } from "../errors/index.js";
+
 /**
- * The processes of one run, each with a copy of what learns and a share of every update's pictures. MPI calls them ranks.
+ * The processes of one run, called ranks as in MPI. Each holds a copy of the trainable parameters and processes a share
+ * of every step's samples.
  *
- * All ranks call the operations below in the same order. Numbers are added in float64: sums in float32 would differ by 1e-7
- * relative from one number of ranks to the next, which Adam's division by small second moments makes more of; for the 3.2 MB
- * that rank-4 LoRA has on Stable Diffusion 1.5 the wider numbers cost a millisecond or two (`bench/allreduce.ts`).
+ * All ranks must call the operations below in the same order. Sums are computed in float64: in float32 they would
+ * differ by 1e-7 (relative) with the number of ranks, and Adam amplifies such differences where it divides by small
+ * second moments. Rank-4 LoRA on Stable Diffusion 1.5 has 3.2 MB of parameters; for these, float64 costs a millisecond
+ * or two more per sum (`bench/allreduce.ts`).
  */
 export interface Cluster {
   readonly rank: number;
-  /** How many ranks. */
+  /** The number of ranks. */
   readonly size: number;
-  /** Among the ranks on the same host, in the order of ranks. */
+  /** This rank's index among the ranks of its host, in the order of ranks. */
   readonly localRank: number;
+  /** The number of ranks on this host. */
   readonly localSize: number;
-  /** Of each rank, the name of its host. */
+  /** The host name of each rank. */
   readonly hosts: readonly string[];
-  /** What carries the messages, such as "Open MPI v4.1.4"; for messages. */
+  /** The library that carries the messages, such as "Open MPI v4.1.4". Used in messages only. */
   readonly transport: string;
   /**
-   * Aborts when the run is to end before its time: with a `ClusterFailure`, or with `StopRequest` after `stop`. Operations in
-   * progress reject with the same reason, and so do all later ones but `close`.
+   * Aborts if the run ends early: with a `ClusterFailure`, or with a `StopRequest` after `stop`. Operations in progress
+   * and all later ones except `close` reject with the same reason.
    */
   readonly ended: AbortSignal;
 
-  /** values ← the sum of all ranks' values, the same bits on every rank. */
+  /** Replaces `values` by their sums over all ranks. Every rank gets the same bits. */
   sum(values: Float64Array): Promise<void>;
-  /** Every rank's value, in the order of ranks, on every rank. Values are what `structuredClone` takes. */
-  allGather<T>(value: T, options?: DoorOptions): Promise<T[]>;
-  /** The same for rank 0 alone; elsewhere an empty list. */
-  gather<T>(value: T, options?: DoorOptions): Promise<T[]>;
-  /** Rank 0's value. */
-  broadcast<T>(value: T, options?: DoorOptions): Promise<T>;
-  barrier(options?: DoorOptions): Promise<void>;
+  /**
+   * Returns every rank's value, in the order of ranks, on every rank. Takes all values that `structuredClone` takes.
+   */
+  allGather<T>(value: T, options?: WaitOptions): Promise<T[]>;
+  /** Like `allGather`, but only rank 0 gets the values. The other ranks get an empty list. */
+  gather<T>(value: T, options?: WaitOptions): Promise<T[]>;
+  /** Returns rank 0's value on every rank. */
+  broadcast<T>(value: T, options?: WaitOptions): Promise<T>;
+  barrier(options?: WaitOptions): Promise<void>;
 
-  /** Asks all ranks to end in good order; what is in progress is given up. */
+  /** Asks all ranks to stop and save. Operations in progress are abandoned. */
   stop(): void;
-  /** Tells all ranks that this one cannot go on. */
+  /** Ends the run on all ranks because of an error on this one. */
   fail(error: unknown): void;
   /**
-   * Leaves the cluster, together with all other ranks. After an early end, this ends the process, with `exitCode`: what was
-   * given up may still be running in other threads.
+   * Leaves the cluster together with all other ranks. If the run ended early, this ends the process with `exitCode`,
+   * because abandoned work may still be running in other threads.
    */
   close(exitCode?: number): Promise<void>;
 }
 
-export interface DoorOptions {
+export interface WaitOptions {
   /**
-   * Wait for the others however long they take, as long as they live. Otherwise a rank that takes more than several times as
-   * long as the fastest one to come here counts as hanging.
+   * Wait for the other ranks as long as they are alive. By default, a rank that takes several times as long as the
+   * fastest one to reach this operation counts as hanging, and the run ends.
    */
   readonly patient?: boolean;
 }
 
-/** A rank failed, and with it the run. */
+/** The run ended because at least one rank failed. */
 export class ClusterFailure extends Error {
   override readonly name = "ClusterFailure";
+  /** The ranks that failed. */
+  readonly ranks: readonly number[];
+  /** The code of the `InputError` that ended the run; undefined if the cause was not bad input. */
+  readonly code: ErrorCode | undefined;
+  /** The facts of that `InputError`, or those of a lost rank: `ranks`, `seconds`, `operation`. */
+  readonly facts: ErrorFacts;
+  /** The one rank that reports the failure to the user: the lowest one that is still alive. */
+  readonly teller: number;
 
-  constructor(
-    message: string,
-    /** The ranks that it is about. */
-    readonly ranks: readonly number[],
-    /** Bad input, as an `InputError`. */
-    readonly input: boolean,
-    /** The rank that tells people, so that they read it once: the first one that can. */
-    readonly teller: number,
-  ) {
+  constructor(message: string, { ranks, code, facts = {}, teller = 0 }: ClusterFailureDetails) {
     super(message);
+    this.ranks = ranks;
+    this.code = code;
+    this.facts = facts;
+    this.teller = teller;
   }
+
+  /** True if the run ended because of bad input. */
+  get input(): boolean {
+    return this.code !== undefined;
+  }
+}
+
+export interface ClusterFailureDetails {
+  readonly ranks: readonly number[];
+  readonly code?: ErrorCode | undefined;
+  readonly facts?: ErrorFacts;
+  readonly teller?: number;
 }
 
 /** All ranks were asked to stop. */
@@ -77,7 +100,14 @@ export class StopRequest extends Error {
   }
 }
 
-/** `work`, or the early end of the run where that comes first; what `work` is still at then is given up. */
+/** Names a rank in messages: "rank 1 (host-b)". */
+export function rankName({ hosts }: Pick<Cluster, "hosts">, rank: number): string {
+  return `rank ${rank} (${hosts[rank]})`;
+}
+
+/**
+ * Returns the result of `work`. If the run ends first, rejects with the reason, and the result of `work` is discarded.
+ */
 export function orEnd<T>({ ended }: Pick<Cluster, "ended">, work: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const end = () => reject(ended.reason);
@@ -87,7 +117,7 @@ export function orEnd<T>({ ended }: Pick<Cluster, "ended">, work: Promise<T>): P
   });
 }
 
-/** A run of one process. */
+/** The cluster of a run with one process. */
 export function singleProcess(): Cluster {
   const ended = new AbortController();
   const open = async () => ended.signal.throwIfAborted();
@@ -114,7 +144,7 @@ export function singleProcess(): Cluster {
     },
     barrier: open,
     stop: () => ended.abort(new StopRequest()),
-    // Whoever calls this has the error in hand, and nobody else is there to be told.
+    // The caller already has the error, and there is no other rank to tell.
     fail: () => {},
     close: async () => {},
   };

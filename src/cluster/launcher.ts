@@ -1,24 +1,27 @@
 /**
- * Who started this process, as far as the environment tells. MPI's launchers leave their mark there before any library of
- * MPI is loaded, so a process that nobody launched never looks for one.
+ * Detects the MPI launcher of this process from its environment variables. No MPI library is needed for this, so a
+ * process that was started without a launcher never looks for one.
  */
 
-/** Two families of libraries, each of which only its own launchers can start. */
+/** The two families of MPI libraries. A launcher can start only programs that use a library of its own family. */
 export type MpiFamily = "Open MPI" | "MPICH";
 
 export interface Launcher {
-  /** For messages. */
+  /** Used in messages. */
   readonly name: string;
   readonly rank: number;
-  /** Processes of the run. */
+  /** The number of processes in the run. */
   readonly size: number;
-  /** Whose library is likely to understand it, the likeliest first. */
+  /** Families whose library may work with this launcher, the most likely one first. */
   readonly families: readonly [MpiFamily, ...MpiFamily[]];
 }
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** The innermost launcher: within Slurm's allocation `mpirun` may have started this process with its own means. */
+/**
+ * Returns the innermost launcher: `mpirun` may run inside a Slurm allocation. Returns undefined if this process was
+ * started without a launcher.
+ */
 export function launcherOf(env: Environment): Launcher | undefined {
   const found = (name: string, rank: string, size: string, families: Launcher["families"]) => {
     const [r, n] = [wholeNumber(env[rank]), wholeNumber(env[size])];
@@ -27,14 +30,14 @@ export function launcherOf(env: Environment): Launcher | undefined {
   const slurm = env.PMIX_RANK === undefined ? "Slurm's srun" : "Slurm's srun --mpi=pmix";
   return (
     found("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ["Open MPI"]) ??
-    // Hydra (MPICH, Intel MPI, MVAPICH), and Slurm's pmi2, which Open MPI may have been built for as well.
-    found("an mpirun of MPICH's kind", "PMI_RANK", "PMI_SIZE", ["MPICH", "Open MPI"]) ??
-    // Set in the tasks of srun only. SLURM_NTASKS is also there in a batch script, which is one process.
+    // Hydra (MPICH, Intel MPI, MVAPICH) and Slurm's pmi2, which Open MPI can also be built for.
+    found("MPICH's mpirun", "PMI_RANK", "PMI_SIZE", ["MPICH", "Open MPI"]) ??
+    // Only set in tasks of srun. SLURM_NTASKS is also set in a batch script, which is a single process.
     found(slurm, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ["Open MPI", "MPICH"])
   );
 }
 
-/** Names to look for, as the system's own search finds libraries, or the path that ALIGNPROP_MPI gives. */
+/** File names of the libraries to try, for the system's library search; or the path in ALIGNPROP_MPI if it is set. */
 export function libraryNames(
   { families }: Pick<Launcher, "families">,
   env: Environment,
@@ -45,10 +48,10 @@ export function libraryNames(
   return families.flatMap((family) => names[family]);
 }
 
-// MPICH's own builds, Intel MPI and MVAPICH say libmpi.so.12; Debian calls MPICH's libmpich.so.12.
+// MPICH's own builds, Intel MPI and MVAPICH name it libmpi.so.12. Debian names MPICH's libmpich.so.12.
 const LINUX = { "Open MPI": ["libmpi.so.40"], MPICH: ["libmpich.so.12", "libmpi.so.12"] } as const;
 const MACOS = { "Open MPI": ["libmpi.40.dylib"], MPICH: ["libmpi.12.dylib", "libmpich.12.dylib"] } as const;
 
-function wholeNumber(text: string | undefined): number | undefined {
-  return text !== undefined && /^\d{1,9}$/.test(text) ? Number(text) : undefined;
+function wholeNumber(value: string | undefined): number | undefined {
+  return value !== undefined && /^\d{1,9}$/.test(value) ? Number(value) : undefined;
 }

@@ -1,17 +1,17 @@
 import { expect, test } from "vitest";
 import { coreShare, coresIn, gpuOf } from "./placement.js";
 
-test("cores are listed as Linux does", () => {
+test("lists of cores are parsed as Linux writes them", () => {
   expect(coresIn("0-3,8")).toEqual([0, 1, 2, 3, 8]);
   expect(coresIn("5")).toEqual([5]);
 });
 
-test("ranks share the cores that they may use", () => {
+test("ranks share the cores that they are allowed to use", () => {
   const eight = coresIn("0-7");
   expect(coreShare(eight, [eight])).toBe(8);
   expect(coreShare(eight, [eight, eight])).toBe(4);
   expect(coreShare(eight, [eight, eight, eight])).toBe(2);
-  // Bound to cores of their own, each has all of them.
+  // Each rank is bound to its own cores.
   expect(
     coreShare(
       [0, 1],
@@ -21,16 +21,16 @@ test("ranks share the cores that they may use", () => {
       ],
     ),
   ).toBe(2);
-  // Two to a socket.
+  // Two ranks are bound to each socket.
   expect(coreShare(coresIn("0-3"), [coresIn("0-3"), coresIn("0-3"), coresIn("4-7"), coresIn("4-7")])).toBe(2);
-  // More ranks than cores.
+  // There are more ranks than cores.
   expect(coreShare([0], [[0], [0], [0]])).toBe(1);
 });
 
-test("each rank of a host has a GPU of its own, while there are enough", () => {
+test("each rank of a host has its own GPU as long as there are enough", () => {
   const gpus = (count: number) => [0, 1, 2, 3].map((localRank) => gpuOf({ localRank }, count));
   expect(gpus(4)).toEqual([0, 1, 2, 3]);
   expect(gpus(2)).toEqual([0, 1, 0, 1]);
-  // Where the launcher shows each rank its own alone.
+  // The launcher shows each rank only its own GPU.
   expect(gpus(1)).toEqual([0, 0, 0, 0]);
 });

@@ -1,29 +1,30 @@
-/** What the main thread and the thread that calls MPI say to each other, and what ends a run early. */
+/** Messages between the main thread and the thread that calls MPI, and the reasons why a run ends early. */
+import type { ErrorCode, ErrorFacts } from "../errors/index.js";
 
 export interface WorkerData {
-  /** Of libraries to try, in order. */
+  /** Libraries to try, in order. */
   readonly libraries: readonly string[];
-  /** Seconds without a word from a rank after which it counts as lost. */
+  /** Seconds without a message from a rank after which it counts as lost. */
   readonly limit: number;
 }
 
 export type Request =
-  /** The first `count` numbers of `scratch` become their sums over all ranks. */
-  | { readonly kind: "sum"; readonly scratch: Float64Array; readonly count: number; readonly door: Door }
-  | { readonly kind: "gather"; readonly own: Uint8Array; readonly everywhere: boolean; readonly door: Door }
-  /** Rank 0's bytes come back. */
-  | { readonly kind: "broadcast"; readonly own: Uint8Array; readonly door: Door }
-  | { readonly kind: "barrier"; readonly door: Door }
-  /** Tell the others how the run ends. Has no answer. */
+  /** Replaces the first `count` numbers of `scratch` by their sums over all ranks. */
+  | { readonly kind: "sum"; readonly scratch: Float64Array; readonly count: number; readonly meeting: Meeting }
+  | { readonly kind: "gather"; readonly own: Uint8Array; readonly everywhere: boolean; readonly meeting: Meeting }
+  /** Returns rank 0's bytes. */
+  | { readonly kind: "broadcast"; readonly own: Uint8Array; readonly meeting: Meeting }
+  | { readonly kind: "barrier"; readonly meeting: Meeting }
+  /** Tells the other ranks why the run ends. Has no reply. */
   | { readonly kind: "end"; readonly ending: Ending }
-  /** Leave MPI, after a barrier or an early end (`Peers.leave`). */
+  /** Leaves MPI, after a barrier or after an early end (`Peers.leave`). */
   | { readonly kind: "close"; readonly exitCode: number; readonly early: boolean };
 
-/** Before a collective operation all ranks meet: see `Peers.meet`. */
-export interface Door {
-  /** What comes next, which must be the same on all ranks. */
-  readonly what: string;
-  /** Wait however long it takes for those that are alive. */
+/** All ranks meet before each collective operation: see `Peers.meet`. */
+export interface Meeting {
+  /** The operation that follows. Must be the same on all ranks. */
+  readonly operation: string;
+  /** Wait for the other ranks as long as they are alive. */
   readonly patient: boolean;
 }
 
@@ -32,7 +33,7 @@ export type Reply =
       readonly kind: "ready";
       readonly rank: number;
       readonly size: number;
-      /** Of each rank. */
+      /** The host name of each rank. */
       readonly hosts: readonly string[];
       readonly version: string;
     }
@@ -40,17 +41,26 @@ export type Reply =
   | { readonly kind: "missing"; readonly reasons: readonly string[] }
   | { readonly kind: "done"; readonly id: number; readonly result: unknown }
   | { readonly kind: "failed"; readonly id: number; readonly error: string }
-  /** The run is to end early. Comes once. */
+  /** The run ends early. Sent at most once. */
   | { readonly kind: "ended"; readonly ending: Ending };
 
-/** Why a run ends early; the first reason that rank 0 learns of is everyone's. */
+/** Why a run ends early. The first reason that reaches rank 0 becomes the reason of all ranks. */
 export type Ending =
   | { readonly kind: "stopped" }
-  /** A rank reports an error of its own. `input`: an `InputError`. */
-  | { readonly kind: "error"; readonly rank: number; readonly message: string; readonly input: boolean }
-  /** Ranks of which nothing was heard for so many seconds. */
+  | RankError
+  /** No message came from these ranks for `seconds`. */
   | { readonly kind: "silent"; readonly ranks: readonly number[]; readonly seconds: number }
-  /** Ranks that live but have not come where the others have waited for so many seconds. */
-  | { readonly kind: "late"; readonly ranks: readonly number[]; readonly seconds: number; readonly what: string }
-  /** Ranks that do not do the same thing. */
-  | { readonly kind: "apart"; readonly rank: number; readonly what: string; readonly others: string };
+  /** These ranks are alive but did not reach `operation`, where the others waited for `seconds`. */
+  | { readonly kind: "late"; readonly ranks: readonly number[]; readonly seconds: number; readonly operation: string }
+  /** This rank started another operation than the others. */
+  | { readonly kind: "apart"; readonly rank: number; readonly operation: string; readonly others: string };
+
+/** An error on one rank. */
+export interface RankError {
+  readonly kind: "error";
+  readonly rank: number;
+  readonly message: string;
+  /** The code and facts of an `InputError`. Other errors have no code. */
+  readonly code?: ErrorCode | undefined;
+  readonly facts?: ErrorFacts | undefined;
+}

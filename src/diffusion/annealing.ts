@@ -1,23 +1,25 @@
 /**
- * Annealed importance guidance (Jena et al. 2024, arXiv 2409.06493): a tuned model's pictures with more of the base model's
- * diversity, at inference alone. As annealed importance sampling goes from one distribution to another, the prediction goes
- * from the base model's at the noise, which decides what a picture shows, to the tuned one's at the picture:
+ * Annealed importance guidance (Jena et al. 2024, arXiv 2409.06493) restores diversity that a fine-tuned model has
+ * lost. It is applied at inference only. As in annealed importance sampling, the prediction moves from one distribution
+ * to another: from the base model's in the early steps, which decide the content of the image, to the tuned model's in
+ * the last ones:
  *
- *     ε̂ = (1 − γ) · ε̂_base + γ · ε̂_tuned        γ_i = (i / (T − 1))^p        i = 0 … T − 1, from the noise on
+ *     ε̂ = (1 − γ) · ε̂_base + γ · ε̂_tuned        γ_i = (i / (T − 1))^p        i = 0 … T − 1, starting at the noise
  *
- * A power p of 0 is the tuned model throughout, 1 a straight line; the larger it is, the longer the base model leads. (The
- * published code divides by T, so that its last step still has a little of the base model.)
+ * With power p = 0, the tuned model predicts every step. With p = 1, γ is linear. With a larger p, the base model
+ * dominates for longer. (The published code divides by T instead of T − 1, so its last step still includes some of the
+ * base model.)
  */
 import type { Denoiser } from "./trajectory.js";
 
 type Predict = Denoiser["predict"];
 
-/** γ of a step. */
+/** The weight γ of the tuned model at a step; the first step is 0. */
 export function tunedShare(step: number, steps: number, power: number): number {
   return steps === 1 ? 1 : (step / (steps - 1)) ** power;
 }
 
-/** Where one of the two counts for nothing it is not asked. */
+/** Mixes two predictions. A model whose weight is 0 at a step is not evaluated. */
 export function annealed(base: Predict, tuned: Predict, steps: number, power: number): Predict {
   return async (x, step) => {
     const share = tunedShare(step, steps, power);

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { alphaBars, ddimSteps, type Prediction, readSchedulerConfig } from "./ddim.js";
 
 const stableDiffusion = {
@@ -18,8 +19,8 @@ describe("DDIM", () => {
   });
 
   for (const prediction of ["epsilon", "v_prediction", "sample"] satisfies Prediction[]) {
-    test(`carries an image back along its own noise when the U-Net predicts ${prediction} perfectly`, () => {
-      // x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε lies on one trajectory; a perfect prediction must stay on it down to ᾱ = 1.
+    test(`recovers the image when the U-Net predicts ${prediction} perfectly`, () => {
+      // x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε lies on one trajectory. With perfect predictions, the chain stays on it to ᾱ = 1.
       const config = readSchedulerConfig(
         { ...stableDiffusion, set_alpha_to_one: true, prediction_type: prediction },
         "test",
@@ -42,8 +43,8 @@ describe("DDIM", () => {
     });
   }
 
-  test("with eta 1 keeps the variance that x_{t-1} has on the forward process", () => {
-    // x_t ~ N(0, 1) with a perfect ε̂ of an image that is 0: ε̂ = x_t / √(1−ᾱ_t), so Var x_{t-1} = 1 − ᾱ_{t-1}.
+  test("with eta 1 gives x_{t-1} the variance of the forward process", () => {
+    // If the image is 0, the perfect prediction is ε̂ = x_t / √(1−ᾱ_t), so Var x_{t-1} = 1 − ᾱ_{t-1}.
     const config = readSchedulerConfig(stableDiffusion, "test");
     const alphaBar = alphaBars(config);
     const steps = ddimSteps(config, 20, { eta: 1 });
@@ -64,28 +65,60 @@ describe("DDIM", () => {
     expect(steps.map((step) => step.timestep)).toEqual([999, 666, 333, 0]);
   });
 
-  test("refuses clipping, an unknown schedule and impossible step counts by name", () => {
+  test("refuses clipping, an unknown schedule and invalid step counts", () => {
     const read = (changes: object) => () =>
       readSchedulerConfig({ ...stableDiffusion, ...changes }, "scheduler_config.json");
-    expect(read({ clip_sample: true })).toThrow(/scheduler_config.json: clip_sample is true; supported: false/);
-    expect(read({ beta_schedule: "sigmoid" })).toThrow(/beta_schedule.*squaredcos_cap_v2/);
-    expect(() => ddimSteps(read({})(), 0)).toThrow(/0 is not a whole number from 1 to 1000/);
-    expect(() => ddimSteps(read({})(), 1000)).toThrow(/steps_offset 1 with 1000 sampling steps visits timestep 1000/);
+    const path = "scheduler_config.json";
+    expect(read({ clip_sample: true })).toThrow(
+      inputError("config-invalid", { path, keys: ["clip_sample"], found: ["true"], expected: ["false"] }),
+    );
+    expect(read({ beta_schedule: "sigmoid" })).toThrow(
+      inputError("config-invalid", {
+        path,
+        keys: ["beta_schedule"],
+        found: ['"sigmoid"'],
+        expected: ["linear, scaled_linear, squaredcos_cap_v2"],
+      }),
+    );
+    expect(() => ddimSteps(read({})(), 0)).toThrow(
+      inputError("setting-invalid", { setting: "sampling.steps", found: 0, limit: 1000 }),
+    );
+    expect(() => ddimSteps(read({})(), 1000)).toThrow(
+      inputError("config-invalid", { path, keys: ["steps_offset"], offset: 1, steps: 1000, found: 1000, limit: 999 }),
+    );
   });
 
-  test("refuses a file that clips, and one that does not say where its scheduler would clip then", () => {
+  test("refuses betas that leave no signal, a wrong number of betas, and epsilon prediction from pure noise", () => {
+    const read = (changes: object) => readSchedulerConfig({ ...stableDiffusion, ...changes }, "test");
+    const path = "scheduler_config.json";
+    expect(() => ddimSteps(read({ beta_start: 0.9, beta_end: 0.99 }), 50)).toThrow(
+      inputError("config-invalid", { path, timestep: 981, found: 0 }),
+    );
+    expect(() => ddimSteps(read({ trained_betas: [0.1] }), 50)).toThrow(
+      inputError("config-invalid", { path, keys: ["trained_betas"], found: 1, expected: 1000 }),
+    );
+    expect(() => read({ rescale_betas_zero_snr: true })).toThrow(
+      inputError("config-invalid", { path: "test", keys: ["rescale_betas_zero_snr", "prediction_type"] }),
+    );
+  });
+
+  test("refuses a file with clipping, and one without clip_sample if its scheduler clips by default", () => {
     const { clip_sample: _, ...silent } = stableDiffusion;
     const read = (over: object) => () => readSchedulerConfig({ ...silent, ...over }, "test");
-    expect(read({ clip_sample: true })).toThrow("test: clip_sample is true; supported: false");
-    expect(read({ _class_name: "DDIMScheduler" })).toThrow("clip_sample is missing");
-    expect(read({ _class_name: "DDPMScheduler" })).toThrow("clip_sample is missing");
-    expect(read({ _class_name: undefined })).toThrow("clip_sample is missing");
-    // These know no clipping.
+    const invalid = (key: string, found: string) =>
+      inputError("config-invalid", { path: "test", keys: [key], found: [found], expected: ["false"] });
+    expect(read({ clip_sample: true })).toThrow(invalid("clip_sample", "true"));
+    expect(read({ _class_name: "DDIMScheduler" })).toThrow(invalid("clip_sample", "missing"));
+    expect(read({ _class_name: "DDPMScheduler" })).toThrow(invalid("clip_sample", "missing"));
+    expect(read({ _class_name: undefined })).toThrow(invalid("clip_sample", "missing"));
+    // These schedulers never clip.
     expect(read({ _class_name: "PNDMScheduler" })).not.toThrow();
     expect(read({ _class_name: "EulerDiscreteScheduler" })).not.toThrow();
-    expect(read({ _class_name: "EulerDiscreteScheduler", thresholding: true })).toThrow("thresholding is true");
+    expect(read({ _class_name: "EulerDiscreteScheduler", thresholding: true })).toThrow(
+      invalid("thresholding", "true"),
+    );
     expect(read({ _class_name: "DPMSolverMultistepScheduler", use_flow_sigmas: true })).toThrow(
-      "use_flow_sigmas is true",
+      invalid("use_flow_sigmas", "true"),
     );
   });
 });

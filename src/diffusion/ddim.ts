@@ -2,12 +2,12 @@
  * DDIM (Song, Meng & Ermon 2021, "Denoising Diffusion Implicit Models", arXiv 2010.02502), configured by the
  * `scheduler_config.json` of a diffusers folder.
  *
- * Without clipping a DDIM step is linear in the latent and in the U-Net's output, whatever the U-Net predicts:
+ * Without clipping, a DDIM step is linear in the latent and in the U-Net's output, whatever the prediction type:
  *
  *     x_{t-1} = a · x_t + b · output + σ · z,   z ~ N(0, 1)
  *
- * So a whole scheduler is three numbers a step, and the way back through it two: dL/dx_t gets a · dL/dx_{t-1} and the
- * U-Net's vector-Jacobian product gets b · dL/dx_{t-1} (`trajectory.ts`).
+ * So a scheduler is three numbers per step, and its backward pass needs two of them: dL/dx_t receives a · dL/dx_{t-1},
+ * and b · dL/dx_{t-1} is the upstream gradient of the U-Net's vector-Jacobian product (`trajectory.ts`).
  */
 import { z } from "zod";
 import { InputError } from "../errors/index.js";
@@ -16,7 +16,7 @@ import { isRecord } from "../io/record.js";
 
 export type Prediction = "epsilon" | "v_prediction" | "sample";
 
-/** The fields of `scheduler_config.json` that shape DDIM, under its names, with diffusers' defaults. */
+/** The keys of `scheduler_config.json` that affect DDIM, with diffusers' defaults. */
 const schedulerConfig = z.object({
   num_train_timesteps: count.default(1000),
   beta_start: z.number().positive().lt(1).default(0.0001),
@@ -28,26 +28,32 @@ const schedulerConfig = z.object({
   set_alpha_to_one: z.boolean().default(true),
   prediction_type: z.enum(["epsilon", "v_prediction", "sample"]).default("epsilon"),
   rescale_betas_zero_snr: z.boolean().default(false),
-  // A clipped or thresholded prediction is no longer linear in the latent.
+  // A clipped or thresholded prediction is not linear in the latent.
   clip_sample: z.literal(false),
   thresholding: only(false),
-  // Rectified flow under a diffusion scheduler's name.
+  // Turns some diffusion schedulers into rectified flow.
   use_flow_sigmas: only(false),
 });
 
-/** Schedulers with an option `clip_sample`, which is on where their file does not name it. The others never clip. */
+/** Schedulers whose `clip_sample` is true by default. The others have no such option and never clip. */
 const CLIPPING = ["DDIMScheduler", "DDPMScheduler"];
 
 export type SchedulerConfig = z.infer<typeof schedulerConfig>;
 
-/** Reads a parsed `scheduler_config.json`; `file` names it in messages. Any scheduler's file of this family fits. */
+/**
+ * Reads the parsed `scheduler_config.json` of any scheduler with the same noise schedules (DDIM, DDPM, PNDM, Euler, …).
+ * `file` names it in messages.
+ * @throws InputError `config-invalid`
+ */
 export function readSchedulerConfig(json: unknown, file: string): SchedulerConfig {
   const neverClips = isRecord(json) && typeof json._class_name === "string" && !CLIPPING.includes(json._class_name);
   const config = parseConfig(schedulerConfig, neverClips ? { clip_sample: false, ...json } : json, file);
   if (config.rescale_betas_zero_snr && config.prediction_type === "epsilon") {
     throw new InputError(
       "config-invalid",
-      `${file}: rescale_betas_zero_snr with prediction_type epsilon: pure noise says nothing about the picture; use v_prediction`,
+      `${file}: rescale_betas_zero_snr does not work with prediction_type "epsilon", because the noise in a latent ` +
+        'of pure noise says nothing about the image. Use a model with prediction_type "v_prediction".',
+      { path: file, keys: ["rescale_betas_zero_snr", "prediction_type"], found: "epsilon", expected: "v_prediction" },
     );
   }
   return config;
@@ -61,34 +67,39 @@ export interface ChainStep {
   readonly sigma: number;
 }
 
-/** What follows from a latent and the network's output there: x · x_t + output · output. */
+/**
+ * The coefficients of a linear combination of a latent and the network's output for it: x · x_t + output · ε_θ(x_t).
+ */
 export interface Linear {
   readonly x: number;
   readonly output: number;
 }
 
-/** A step of DDIM, which also knows what the network says about the picture and the noise in x_t. */
+/** A DDIM step, with the network's predictions of the image and of the noise in x_t. */
 export interface DdimStep extends ChainStep {
   /** ᾱ_t: x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · ε. */
   readonly alphaBar: number;
-  /** x̂_0, the picture that the network predicts. */
+  /** The predicted image x̂_0. */
   readonly sample: Linear;
-  /** ε̂, the noise that it predicts. */
+  /** The predicted noise ε̂. */
   readonly noise: Linear;
 }
 
-/** The prediction of a step, in latents picture after picture. */
-export function predicted({ x: ofX, output: ofOutput }: Linear, x: Float32Array, output: Float32Array): Float32Array {
-  return x.map((value, j) => ofX * value + ofOutput * (output[j] as number));
+/** Applies a linear combination to a batch of latents and the network's outputs for them. */
+export function predicted(linear: Linear, x: Float32Array, output: Float32Array): Float32Array {
+  return x.map((value, j) => linear.x * value + linear.output * (output[j] as number));
 }
 
-/** The forward process in one jump: x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · ε. */
+/** The forward process, from x_0 to x_t in one step: x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · ε. */
 export function noised({ alphaBar }: DdimStep, sample: Float32Array, noise: Float32Array): Float32Array {
   const [signal, deviation] = [Math.sqrt(alphaBar), Math.sqrt(1 - alphaBar)];
   return sample.map((value, j) => signal * value + deviation * (noise[j] as number));
 }
 
-/** The chain of `steps` steps from noise to image; the first acts on x_T. `eta` 0 is deterministic, 1 is DDPM. */
+/**
+ * The denoising chain, from noise to image; the first step acts on x_T. `eta` 0 is deterministic DDIM, 1 is DDPM.
+ * @throws InputError `config-invalid` if the noise schedule is unusable, `setting-invalid` if `steps` is out of range
+ */
 export function ddimSteps(config: SchedulerConfig, steps: number, { eta = 0 }: { eta?: number } = {}): DdimStep[] {
   const alphaBar = alphaBars(config);
   const finalAlphaBar = config.set_alpha_to_one ? 1 : at(alphaBar, 0);
@@ -101,14 +112,16 @@ export function ddimSteps(config: SchedulerConfig, steps: number, { eta = 0 }: {
     if (![step.a, step.b, step.sigma].every(Number.isFinite)) {
       throw new InputError(
         "config-invalid",
-        `scheduler_config.json: its betas leave ${alphaBarHere} of the signal at timestep ${timestep}, from which no step can be computed; they are usually 0.0001 to 0.02`,
+        `scheduler_config.json: the noise schedule cannot be used: ᾱ is ${alphaBarHere} at timestep ${timestep}. ` +
+          "Check the betas; they are usually 0.0001 to 0.02.",
+        { path: "scheduler_config.json", timestep, found: alphaBarHere },
       );
     }
     return step;
   });
 }
 
-/** Equation 12 of the paper, sorted by x_t and the network's output. */
+/** Equation 12 of the paper, with its terms grouped by x_t and the network's output. */
 function coefficients(
   prediction: Prediction,
   alphaBar: number,
@@ -127,7 +140,7 @@ function coefficients(
   return { a: part("x"), b: part("output"), sigma, alphaBar, sample, noise };
 }
 
-/** x̂_0 and ε̂ of what the network predicts; x_t = signal · x̂_0 + deviation · ε̂. */
+/** x̂_0 and ε̂ in terms of x_t and the network's output, from x_t = signal · x̂_0 + deviation · ε̂. */
 function predictions(prediction: Prediction, alphaBar: number): [sample: Linear, noise: Linear] {
   const [signal, deviation] = [Math.sqrt(alphaBar), Math.sqrt(1 - alphaBar)];
   const itself = { x: 0, output: 1 };
@@ -144,7 +157,7 @@ function predictions(prediction: Prediction, alphaBar: number): [sample: Linear,
   }
 }
 
-/** ᾱ_t = Π (1 − β_s) for s ≤ t: the share of signal variance left at each of the training timesteps. */
+/** ᾱ_t = Π (1 − β_s) for s ≤ t: the share of the variance at each training timestep that is signal. */
 export function alphaBars(config: SchedulerConfig): Float64Array {
   const alphaBar = new Float64Array(config.num_train_timesteps);
   let product = 1;
@@ -165,7 +178,8 @@ function betas({ num_train_timesteps: T, beta_start, beta_end, beta_schedule, tr
     if (trained_betas.length !== T) {
       throw new InputError(
         "config-invalid",
-        `scheduler_config.json: trained_betas has ${trained_betas.length} values, expected ${T}`,
+        `scheduler_config.json: trained_betas has ${trained_betas.length} values, but num_train_timesteps is ${T}.`,
+        { path: "scheduler_config.json", keys: ["trained_betas"], found: trained_betas.length, expected: T },
       );
     }
     return trained_betas;
@@ -183,12 +197,13 @@ function betas({ num_train_timesteps: T, beta_start, beta_end, beta_schedule, tr
   }
 }
 
-/** Which of the training timesteps the chain visits, from noise to image (Lin et al. 2024, table 2, names the spacings). */
+/** The training timesteps that the chain visits, from noise to image. Lin et al. 2024, table 2, defines the spacings. */
 function timesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }: SchedulerConfig, steps: number) {
   if (!Number.isInteger(steps) || steps < 1 || steps > T) {
     throw new InputError(
-      "config-invalid",
-      `sampling steps: ${steps} is not a whole number from 1 to ${T} (the scheduler's training steps)`,
+      "setting-invalid",
+      `sampling.steps is ${steps}. It must be a whole number from 1 to ${T}, the number of training timesteps.`,
+      { setting: "sampling.steps", found: steps, limit: T },
     );
   }
   const visited = ((): number[] => {
@@ -209,19 +224,27 @@ function timesteps({ num_train_timesteps: T, timestep_spacing, steps_offset }: S
   if (highest >= T) {
     throw new InputError(
       "config-invalid",
-      `scheduler_config.json: steps_offset ${steps_offset} with ${steps} sampling steps visits timestep ${highest}, ` +
-        `but training had only 0 to ${T - 1}; sample fewer steps or lower the offset`,
+      `scheduler_config.json: with steps_offset ${steps_offset}, a chain of ${steps} steps visits timestep ` +
+        `${highest}, but training used only 0 to ${T - 1}. Lower sampling.steps or steps_offset.`,
+      {
+        path: "scheduler_config.json",
+        keys: ["steps_offset"],
+        offset: steps_offset,
+        steps,
+        found: highest,
+        limit: T - 1,
+      },
     );
   }
   return visited;
 }
 
-/** `size` numbers evenly from `low` to `high`, both included; `low` alone where there is one. */
+/** `size` evenly spaced numbers from `low` to `high`, both included. A single number is `low`. */
 function linspace(low: number, high: number, size: number): number[] {
   return Array.from({ length: size }, (_, i) => (size === 1 ? low : low + ((high - low) * i) / (size - 1)));
 }
 
-/** As NumPy rounds. */
+/** Rounds like NumPy. */
 function roundHalfToEven(x: number): number {
   const floor = Math.floor(x);
   if (x - floor !== 0.5) return Math.round(x);

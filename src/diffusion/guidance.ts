@@ -1,34 +1,42 @@
 import type { Value } from "../graph/value.js";
 import { add, concat, mul, slice, sub } from "../ops/index.js";
 
-/** A prompt as the U-Net is told it, the same at every step; `T` is a graph's value, or the numbers themselves. */
+/**
+ * A batch of encoded prompts for the U-Net, the same at every step. `T` is a graph value, or the numbers themselves.
+ */
 export interface Conditioning<T = Value> {
-  /** What cross-attention looks at: [b, tokens, width]. */
+  /** The context of cross-attention: [b, tokens, width]. */
   readonly text: T;
-  /** The prompt as one vector, in Stable Diffusion XL: [b, width]. */
+  /** The pooled prompt of Stable Diffusion XL: [b, width]. */
   readonly pooled?: T;
 }
 
 /**
- * A U-Net already bound to its weights: latents [b, c, h, w], timestep [1], prompts for n pictures → [n, c, h, w]. With an n of
- * several b, the latents are shared.
+ * A U-Net with its weights: latents [b, c, h, w], timestep [1], n prompts → [n, c, h, w]. If n is a multiple of b, each
+ * block of b prompts uses the same latents.
  */
 export type PredictNoise = (latents: Value, timestep: Value, conditioning: Conditioning) => Value;
 
+export interface GuidedInputs {
+  readonly latents: Value;
+  readonly timestep: Value;
+  readonly conditional: Conditioning;
+  readonly unconditional: Conditioning;
+  /** The guidance scale s. */
+  readonly scale: number;
+}
+
 /**
- * Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, equation 6 in the scale convention of Stable Diffusion):
- * ε̂ = ε(x, ∅) + s · (ε(x, c) − ε(x, ∅)). Both branches are one call of the U-Net with twice as many prompts, unconditional half first.
- * At a scale of 1 or less there is no guidance and no unconditional branch, as in diffusers.
+ * Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, equation 6 in the scale convention of Stable
+ * Diffusion): ε̂ = ε(x, ∅) + s · (ε(x, c) − ε(x, ∅)). One call of the U-Net computes both branches with twice as many
+ * prompts, the unconditional ones first. At a scale of 1 or less there is no guidance and no unconditional branch, as
+ * in diffusers.
  *
- * latents [b, c, h, w], timestep [1], conditional and unconditional for b pictures each → [b, c, h, w]
+ * latents [b, c, h, w], timestep [1], b conditional and b unconditional prompts → [b, c, h, w]
  */
 export function guided(
   predict: PredictNoise,
-  latents: Value,
-  timestep: Value,
-  conditional: Conditioning,
-  unconditional: Conditioning,
-  scale: number,
+  { latents, timestep, conditional, unconditional, scale }: GuidedInputs,
 ): Value {
   if (!isGuided(scale)) return predict(latents, timestep, conditional);
   const batch = latents.shape[0] as number;
@@ -42,6 +50,7 @@ export function guided(
   return add(withoutText, mul(sub(withText, withoutText), scale));
 }
 
+/** Returns true if this guidance scale needs the unconditional branch. */
 export function isGuided(scale: number): boolean {
   return scale > 1;
 }

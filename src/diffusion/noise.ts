@@ -1,16 +1,16 @@
-/** The noise of a chain. */
+/** The noise of the denoising chain. */
 import { TorchGenerator } from "../tensor/torch-generator.js";
 import type { StepNoise } from "./trajectory.js";
 
-/** The latents that a picture starts from and, where eta is positive, what each step adds. */
+/** The initial latents of one image and, if eta is positive, the noise that each step adds. */
 export interface PictureNoise {
   readonly initial: Float32Array;
   readonly step: StepNoise;
 }
 
 /**
- * The noise of diffusers' `pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`, a generator for each picture:
- * the latents first, then one draw a step.
+ * The same noise as diffusers' `pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`, with one generator
+ * per image: the initial latents first, then one draw per step. `elements` is the size of an image's latents.
  */
 export function seededNoise(elements: number, seed: number): PictureNoise {
   const generator = new TorchGenerator(seed);

@@ -8,15 +8,15 @@ const steps = ddimSteps(config, 5);
 const batch = 2;
 const rowSize = 3;
 
-/** A U-Net of two parameters: ε̂_j = tanh(p · x_j + q · (step + 1)). */
+/** A U-Net with two parameters: ε̂_j = tanh(p · x_j + q · (step + 1)). */
 function analytic([p, q]: readonly [number, number]) {
   const gradient = new Float64Array(2);
-  const asked: Pick<VjpCall, "step" | "pictures" | "wantsDx">[] = [];
+  const calls: Pick<VjpCall, "step" | "pictures" | "wantsDx">[] = [];
   const activation = (x: number, step: number) => Math.tanh(p * x + q * (step + 1));
   const denoiser: Denoiser = {
     predict: async (x, step) => x.map((value) => activation(value, step)),
     vjp: async ({ step, pictures, x, upstream, wantsDx }) => {
-      asked.push({ step, pictures, wantsDx });
+      calls.push({ step, pictures, wantsDx });
       // dε̂/dx = (1 − ε̂²) p, dε̂/dp = (1 − ε̂²) x, dε̂/dq = (1 − ε̂²) (step + 1)
       const local = upstream.map((u, j) => u * (1 - activation(x[j] as number, step) ** 2));
       const sum = (values: Float32Array) => values.reduce((total, value) => total + value, 0);
@@ -25,10 +25,10 @@ function analytic([p, q]: readonly [number, number]) {
       return { dx: wantsDx ? local.map((l) => l * p) : null };
     },
   };
-  return { denoiser, gradient, asked, activation };
+  return { denoiser, gradient, calls, activation };
 }
 
-/** L = Σ x_0² / 2 in float64, where dropped steps use the outputs recorded at the unperturbed parameters. */
+/** L = Σ x_0² / 2 in float64. Dropped steps use the outputs recorded at the unperturbed parameters. */
 function truncatedLoss(
   [p, q]: readonly [number, number],
   initial: Float32Array,
@@ -71,7 +71,7 @@ describe("pullback", () => {
       const initial = new Rng(1).normals(batch * rowSize);
       const { denoiser, gradient } = analytic(parameters);
       const trajectory = await forward(steps, denoiser, initial, () => initial);
-      await pullback(steps, denoiser, trajectory, trajectory.final, keep); // dL/dx_0 = x_0
+      await pullback(steps, denoiser, trajectory, { dFinal: trajectory.final, keep }); // dL/dx_0 = x_0
 
       const { outputs } = truncatedLoss(parameters, initial, keep);
       const h = 1e-5;
@@ -86,29 +86,29 @@ describe("pullback", () => {
     });
   }
 
-  test("asks for a VJP only for the pictures that keep a step, and for dx only where they keep an earlier one too", async () => {
-    const { denoiser, asked } = analytic([0.7, -0.2]);
+  test("computes VJPs only for images that keep a step, and dx only if one of them keeps an earlier step", async () => {
+    const { denoiser, calls } = analytic([0.7, -0.2]);
     const trajectory = await forward(steps, denoiser, new Rng(1).normals(batch * rowSize), () => new Float32Array());
     const keep = masks["scattered steps that differ between the samples"] as KeepMask;
-    await pullback(steps, denoiser, trajectory, trajectory.final, keep);
-    expect(asked).toEqual([
+    await pullback(steps, denoiser, trajectory, { dFinal: trajectory.final, keep });
+    expect(calls).toEqual([
       { step: 4, pictures: [0], wantsDx: true },
       { step: 3, pictures: [1], wantsDx: false },
       { step: 1, pictures: [0], wantsDx: false },
     ]);
   });
 
-  test("leaves the gradient alone when every step is dropped", async () => {
-    const { denoiser, gradient, asked } = analytic([0.7, -0.2]);
+  test("leaves the gradient at zero when every step is dropped", async () => {
+    const { denoiser, gradient, calls } = analytic([0.7, -0.2]);
     const trajectory = await forward(steps, denoiser, new Rng(1).normals(batch * rowSize), () => new Float32Array());
-    await pullback(steps, denoiser, trajectory, trajectory.final, [[], []]);
-    expect([...gradient, ...asked]).toEqual([0, 0]);
+    await pullback(steps, denoiser, trajectory, { dFinal: trajectory.final, keep: [[], []] });
+    expect([...gradient, ...calls]).toEqual([0, 0]);
   });
 });
 
 describe("forward", () => {
-  test("keeps x_t of each step and adds sigma z where eta is positive", async () => {
-    // With a U-Net that answers 0, x_{t-1} = a x_t + σ z.
+  test("stores x_t of each step and adds sigma z if eta is positive", async () => {
+    // If the U-Net predicts 0, x_{t-1} = a x_t + σ z.
     const noisy = ddimSteps(config, 5, { eta: 1 });
     const silent = { predict: async (x: Float32Array) => new Float32Array(x.length) };
     const { latents, final } = await forward(noisy, silent, Float32Array.of(1), (i) => Float32Array.of(i));

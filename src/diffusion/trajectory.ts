@@ -1,49 +1,51 @@
 /**
- * The denoising chain and the way back through it.
+ * The forward and backward pass through the denoising chain.
  *
- * Forward keeps x_t of each step. Backward asks for the U-Net's vector-Jacobian product where a step keeps its gradient and
- * crosses the other steps through DDIM's linear term alone: a dropped step treats the U-Net's output as a constant, not
- * the latent. This is the gradient checkpointing of AlignProp (Prabhudesai et al. 2023, arXiv 2310.03739), with
- * the truncation as a mask over steps.
+ * The forward pass stores x_t of each step. The backward pass computes the U-Net's vector-Jacobian product at the steps
+ * that keep their gradient. At the other steps it uses only DDIM's linear term: there the U-Net's output counts as a
+ * constant, but the latent does not. This is the gradient checkpointing of AlignProp (Prabhudesai et al. 2023, arXiv
+ * 2310.03739), with the truncation given as a mask over steps.
  */
 import type { ChainStep } from "./ddim.js";
 
-/** What the chain needs of a U-Net. Latents are held picture after picture; `step` counts from 0 at the noise. */
+/** The U-Net as the chain uses it. Latents are flat arrays [images, elements]. `step` counts from 0 at the noise. */
 export interface Denoiser {
   predict(x: Float32Array, step: number): Promise<Float32Array>;
   vjp(call: VjpCall): Promise<Vjp>;
 }
 
-/** A vector-Jacobian product of `predict` for some of the pictures: upstream is dL/d output. */
+/** A vector-Jacobian product of `predict` for some images of the batch. */
 export interface VjpCall {
   readonly step: number;
-  /** Which pictures: `x` and `upstream` hold these and no others. */
+  /** Indices of the images in the batch. `x`, `upstream` and `output` hold only these. */
   readonly pictures: readonly number[];
   readonly x: Float32Array;
+  /** dL/d output. */
   readonly upstream: Float32Array;
-  /** What `predict` gave for `x`, where it is known. */
+  /** The result of `predict` for `x`, if it is known. */
   readonly output?: Float32Array | undefined;
   readonly wantsDx: boolean;
 }
 
-/** What the product with the parameters comes to is added up where it is computed. */
+/** The result of a vector-Jacobian product. The gradient of the parameters is not part of it: `vjp` accumulates it. */
 export interface Vjp {
-  /** Like `x`; null where it was not wanted. */
+  /** Same layout as `x`; null if `wantsDx` was false. */
   readonly dx: Float32Array | null;
 }
 
 export interface Trajectory {
-  /** x_t as each step found it: `latents[0]` is the initial noise. */
+  /** The input x_t of each step; `latents[0]` is the initial noise. */
   readonly latents: readonly Float32Array[];
-  /** What the last step left: x_0. */
+  /** The output x_0 of the last step. */
   readonly final: Float32Array;
-  /** The U-Net's output at each step that has one here. */
+  /** The U-Net's output at each step, if it was stored. */
   readonly outputs?: readonly (Float32Array | undefined)[];
 }
 
-/** Noise z of a step, like the latents; asked only where the step's sigma is positive. */
+/** The noise z of a step, same layout as the latents. Called only for steps with a positive sigma. */
 export type StepNoise = (step: number) => Float32Array;
 
+/** Runs the chain from `initial` to x_0. */
 export async function forward(
   steps: readonly ChainStep[],
   denoiser: Pick<Denoiser, "predict">,
@@ -66,28 +68,27 @@ export async function forward(
   return { latents, final: x };
 }
 
-/** For each picture, for each step: does the U-Net's output keep its gradient there? */
+/** For each image and each step: true if the U-Net keeps its gradient there. */
 export type KeepMask = readonly (readonly boolean[])[];
 
 /**
- * Walks dL/dx_0 of any number of pictures back through the chain.
+ * Propagates dL/dx_0 of a batch of images back through the chain.
  *
  *     dL/dx_t = a · dL/dx_{t-1} + [kept] · VJP(b · dL/dx_{t-1})
  *
- * All pictures walk in step, and a step's VJP is asked for those that keep it. Stops at the earliest step that any picture
- * keeps: nothing before it has a gradient to receive.
+ * Each step computes one VJP for all images that keep it. The pass ends at the earliest step that any image keeps,
+ * because no parameter has a gradient before it.
  */
 export async function pullback(
   steps: readonly ChainStep[],
   denoiser: Pick<Denoiser, "vjp">,
   trajectory: Trajectory,
-  dFinal: Float32Array,
-  keep: KeepMask,
+  { dFinal, keep }: { readonly dFinal: Float32Array; readonly keep: KeepMask },
 ): Promise<void> {
   const size = dFinal.length / keep.length;
-  const everyPicture = keep.map((_, picture) => picture);
-  const keptAt = steps.map((_, i) => everyPicture.filter((picture) => keep[picture]?.[i]));
-  const earliest = keptAt.findIndex((pictures) => pictures.length > 0);
+  const everyImage = keep.map((_, image) => image);
+  const keptAt = steps.map((_, i) => everyImage.filter((image) => keep[image]?.[i]));
+  const earliest = keptAt.findIndex((images) => images.length > 0);
   if (earliest < 0) return;
 
   const dx = dFinal.slice();
@@ -101,26 +102,25 @@ export async function pullback(
     const x = take(trajectory.latents[i] as Float32Array, pictures, size);
     const outputs = trajectory.outputs?.[i];
     const output = outputs && take(outputs, pictures, size);
-    const wantsDx = pictures.some((picture) => keep[picture]?.slice(0, i).includes(true));
+    const wantsDx = pictures.some((image) => keep[image]?.slice(0, i).includes(true));
     const vjp = await denoiser.vjp({ step: i, pictures, x, upstream, output, wantsDx });
-    for (const [n, picture] of pictures.entries()) {
+    for (const [n, image] of pictures.entries()) {
       for (let j = 0; vjp.dx && j < size; j++) {
-        const at = picture * size + j;
+        const at = image * size + j;
         dx[at] = (dx[at] as number) + (vjp.dx[n * size + j] as number);
       }
     }
   }
 }
 
-/** Some of the pictures, in the order given. */
-export function take(values: Float32Array, pictures: readonly number[], size: number): Float32Array {
-  const out = new Float32Array(pictures.length * size);
-  for (const [n, picture] of pictures.entries())
-    out.set(values.subarray(picture * size, (picture + 1) * size), n * size);
+/** Selects images [images, size] of a batch by index, in the order given. */
+export function take(values: Float32Array, images: readonly number[], size: number): Float32Array {
+  const out = new Float32Array(images.length * size);
+  for (const [n, image] of images.entries()) out.set(values.subarray(image * size, (image + 1) * size), n * size);
   return out;
 }
 
-/** Rows of a batch, one after another. */
+/** Concatenates rows of equal length into a batch. */
 export function stack(rows: readonly Float32Array[]): Float32Array {
   const each = rows[0]?.length ?? 0;
   const all = new Float32Array(rows.length * each);

@@ -1,4 +1,7 @@
-/** The candidate nearest to `word` by edit distance, when it is near enough to be a slip. */
+/**
+ * The candidate with the smallest edit distance to `word`, ignoring case; the first of equals. Undefined if none is
+ * near enough for `word` to be a misspelling of it.
+ */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined;
   let bestDistance = Math.max(2, Math.floor(word.length / 3)) + 1;
@@ -11,7 +14,7 @@ export function nearest(word: string, candidates: Iterable<string>): string | un
   return best;
 }
 
-/** Levenshtein distance, one row at a time. */
+/** Levenshtein distance, computed one row at a time. */
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {

@@ -32,5 +32,5 @@ export async function addChainGradient(context: EstimatorContext): Promise<void>
   const trajectory = await context.sample();
   const { dLatents } = await context.scoreWithGradient(trajectory.final);
   const keep = context.samples.map(({ mask }) => mask);
-  await pullback(context.steps, context, trajectory, dLatents, keep);
+  await pullback(context.steps, context, trajectory, { dFinal: dLatents, keep });
 }

@@ -1,7 +1,7 @@
 /** All estimators by name, and the schema of `estimator` in a recipe. */
 import { z } from "zod";
 import { isRecord } from "../io/record.js";
-import { MODULE_FILE } from "../rewards/user/module.js";
+import { MODULE_FILE } from "../io/user-module.js";
 import { adjointMatching } from "./adjoint-matching.js";
 import { alignprop } from "./alignprop.js";
 import { ddpo } from "./ddpo.js";

@@ -6,7 +6,7 @@ import { z } from "zod";
 import { noised, predicted } from "../diffusion/ddim.js";
 import { pullback, stack, take } from "../diffusion/trajectory.js";
 import { InputError } from "../errors/index.js";
-import { MODULE_FILE, openModule } from "../rewards/user/module.js";
+import { loadUserModule, MODULE_FILE } from "../io/user-module.js";
 import { type Estimator, estimatorKind } from "./estimator.js";
 
 /** Functions passed to a module, so that it needs no imports. */
@@ -37,13 +37,14 @@ export const module = estimatorKind({
   }),
   async create({ file, options }) {
     const toolkit = { pullback, predicted, noised, stack, take };
-    const what = `estimator ${file}`;
-    const made = await openModule(what, file, (make) => (make as MakesEstimator)(toolkit, options));
+    const made = await loadUserModule({ kind: "estimator", file }, (make) =>
+      (make as MakesEstimator)(toolkit, options),
+    );
     const problem = problemOf(made);
     if (problem === undefined) return made as Estimator;
     throw new InputError(
       "estimator-invalid",
-      `${what}: the default export is not an estimator: ${problem}. Export an estimator, or a function (toolkit, options) => estimator.`,
+      `estimator ${file}: the default export is not an estimator: ${problem}. Export an estimator, or a function (toolkit, options) => estimator.`,
       { path: file, problem },
     );
   },

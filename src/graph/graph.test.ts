@@ -11,15 +11,15 @@ const graphOf = (inputs: Record<string, Value>, outputs: Record<string, Value>):
   outputs,
 });
 
-/** The node of `value`, its outputs replaced: what a faulty rewrite would leave behind. */
+/** `value` with the outputs of its node replaced, as a faulty rewrite would leave them. */
 function withOutputs(value: Value, outputs: (node: Node) => Value[]): Value {
   const node: Node = { ...value.node, outputs: [] };
   (node as { outputs: readonly Value[] }).outputs = outputs(node);
   return node.outputs[value.index] ?? { ...value, node };
 }
 
-describe("the order of nodes", () => {
-  test("puts each node once, after those that it reads", () => {
+describe("topologicalOrder", () => {
+  test("lists each node once, after the nodes that it reads", () => {
     const x = input([2]);
     const shared = mul(x, x);
     const y = add(mul(shared, shared), shared);
@@ -30,7 +30,7 @@ describe("the order of nodes", () => {
     }
   });
 
-  test("of a chain of 50,000 nodes needs no recursion, nor do its gradient, check and interpretation", () => {
+  test("handles a chain of 50,000 nodes, as do gradients, verify, interpret and print", () => {
     const x = input([1]);
     let y = x;
     for (let i = 0; i < 50_000; i++) y = add(y, x);
@@ -39,14 +39,14 @@ describe("the order of nodes", () => {
     const graph = graphOf({ x }, { y, dx });
     verify(graph);
     const results = interpret(graph, { x: { shape: [1], data: Float64Array.of(1) } });
-    // y = 50,001 x, and the upstream is x = 1
+    // y = 50,001 x, and the upstream gradient is x = 1
     expect([results.y?.data[0], results.dx?.data[0]]).toEqual([50_001, 50_001]);
     expect(print(graph).split("\n").length).toBeGreaterThan(50_000);
   });
 });
 
 describe("verify", () => {
-  test("passes a sound graph, with an input that nothing reads and a parameter read twice", () => {
+  test("accepts a valid graph, with an unused input and a parameter that is read twice", () => {
     const x = input([2]);
     const y = add(mul(x, parameter("w", [2], "float32")), parameter("w", [2], "float32"));
     expect(() => verify(graphOf({ x, unused: input([1]) }, { y }))).not.toThrow();
@@ -59,33 +59,33 @@ describe("verify", () => {
     );
   });
 
-  test("finds an input that is computed", () => {
+  test("finds an input that is the output of an op", () => {
     const x = mul(input([2]), 2);
-    expect(() => verify(graphOf({ x }, { y: add(x, x) }))).toThrow("graph example: input x is computed by mul");
+    expect(() => verify(graphOf({ x }, { y: add(x, x) }))).toThrow("graph example: input x is the output of mul");
   });
 
-  test("finds a parameter that is read as two types", () => {
+  test("finds a parameter that is read with two types", () => {
     const y = add(parameter("unet.w", [2], "float32"), parameter("unet.w", [1], "float32"));
     expect(() => verify(graphOf({}, { y }))).toThrow(
       "graph example: parameter unet.w is read as float32[2] and as float32[1]",
     );
   });
 
-  test("finds a value that is not of the type that its op makes", () => {
+  test("finds a value whose type is not the one that its op infers", () => {
     const x = input([2]);
     const y = mul(x, x);
     const wrong = withOutputs(y, (node) => [{ ...y, node, shape: [3] }]);
     expect(() => verify(graphOf({ x }, { y: wrong }))).toThrow(
-      "graph example: mul output 0 is float32[3], its rule says float32[2]",
+      "graph example: mul output 0 is float32[3], but the op infers float32[2]",
     );
   });
 
-  test("finds an output that its op makes and the node lacks", () => {
+  test("finds a node that lacks one of the outputs of its op", () => {
     const x = input([2, 4]);
     const y = layerNorm(x, parameter("scale", [4], "float32"), parameter("bias", [4], "float32"));
     const wrong = withOutputs(y, (node) => [{ ...y, node }]);
     expect(() => verify(graphOf({ x }, { y: wrong }))).toThrow(
-      "graph example: layerNorm output 1 is missing, its rule says float32[2, 1]",
+      "graph example: layerNorm output 1 is missing, but the op infers float32[2, 1]",
     );
   });
 
@@ -97,7 +97,7 @@ describe("verify", () => {
   });
 });
 
-test("a listing has a line for each node, with names, types and attributes but no weights", () => {
+test("print lists each node with names, types and attributes, but no values", () => {
   const x = input([2, 3]);
   const y = mul(add(x, parameter("bias", [3], "float32")), 2);
   expect(print(graphOf({ x }, { y, again: y }))).toBe(

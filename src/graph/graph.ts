@@ -1,19 +1,19 @@
 import { sameShape, showShape } from "../tensor/shape.js";
 import { type Node, showType, type Value } from "./value.js";
 
-/** A program: named inputs and outputs. Its nodes are those that the outputs reach. */
+/** A program with named inputs and outputs. It consists of all nodes that the outputs depend on. */
 export interface Graph {
   readonly name: string;
   readonly inputs: Readonly<Record<string, Value>>;
   readonly outputs: Readonly<Record<string, Value>>;
 }
 
-/** Nodes that the values reach, each after the nodes it reads. */
+/** All nodes that the values depend on, each after the nodes that produce its inputs. */
 export function topologicalOrder(values: Iterable<Value>): Node[] {
   const order: Node[] = [];
   const seen = new Set<Node>();
   for (const root of values) {
-    // Depth first without recursion: chains of thousands of nodes are normal.
+    // Depth-first with an explicit stack, because chains of thousands of nodes would overflow the call stack.
     const stack: { node: Node; next: number }[] = [{ node: root.node, next: 0 }];
     while (stack.length > 0) {
       const top = stack[stack.length - 1] as { node: Node; next: number };
@@ -37,14 +37,16 @@ export function topologicalOrder(values: Iterable<Value>): Node[] {
 }
 
 /**
- * Checks what construction cannot: that every input the outputs reach is declared, under a name that is no output's, and
- * that each node's types still are what its shape rule says. Throws with the first fault.
+ * Checks a whole graph: every input that is read is declared, no name is both an input and an output, a parameter is
+ * read with one type only, and every node has the output types that its op infers.
+ *
+ * @throws TypeError with the first problem.
  */
 export function verify(graph: Graph): void {
   const declared = new Set<Node>();
   for (const [name, value] of Object.entries(graph.inputs)) {
     if (value.node.op.name !== "input")
-      throw new TypeError(`graph ${graph.name}: input ${name} is computed by ${value.node.op.name}`);
+      throw new TypeError(`graph ${graph.name}: input ${name} is the output of ${value.node.op.name}`);
     if (Object.hasOwn(graph.outputs, name))
       throw new TypeError(`graph ${graph.name}: ${name} names both an input and an output`);
     declared.add(value.node);
@@ -70,14 +72,14 @@ export function verify(graph: Graph): void {
       const value = node.outputs[i];
       if (!value || value.dtype !== type.dtype || !sameShape(value.shape, type.shape)) {
         throw new TypeError(
-          `graph ${graph.name}: ${node.op.name} output ${i} is ${value ? showType(value) : "missing"}, its rule says ${showType(type)}`,
+          `graph ${graph.name}: ${node.op.name} output ${i} is ${value ? showType(value) : "missing"}, but the op infers ${showType(type)}`,
         );
       }
     }
   }
 }
 
-/** A readable listing, a line a node. */
+/** A readable listing with one line per node. */
 export function print(graph: Graph): string {
   const names = new Map<Value, string>();
   for (const [name, value] of Object.entries(graph.inputs)) names.set(value, name);

@@ -4,8 +4,8 @@ import { type Graph, topologicalOrder } from "./graph.js";
 import type { F64Array, Value } from "./value.js";
 
 /**
- * Runs a graph in float64, plainly: the independent check of shape rules, ONNX emission and gradients. Slow.
- * `parameters` gives weights by name.
+ * Evaluates a graph in float64 with simple loops. It is slow; tests use it as the reference for shape inference, ONNX
+ * emission and gradients. `feeds` holds the inputs, and `parameters` returns the weights by name.
  */
 export function interpret(
   graph: Graph,

@@ -8,8 +8,8 @@ function network(size: number, edges: readonly (readonly [number, number, number
   return net;
 }
 
-test("cuts the cheapest edges between source and sink", () => {
-  // 0 → 1 → 3 and 0 → 2 → 3 with a bridge 1 → 2; cutting 0 → 2 (1) and what leaves 1 (2 + 1) costs 4.
+test("cuts the edges of least total capacity between source and sink", () => {
+  // 0 → 1 → 3 and 0 → 2 → 3 with a bridge 1 → 2. The cheapest cut takes 1 → 3 (2), 1 → 2 (1) and 0 → 2 (1).
   const net = network(4, [
     [0, 1, 9],
     [0, 2, 1],
@@ -20,7 +20,7 @@ test("cuts the cheapest edges between source and sink", () => {
   expect(net.sinkSide(0, 3)).toEqual(new Set([3, 2]));
 });
 
-test("of equal cuts takes the one nearest to the sink", () => {
+test("takes the cut nearest to the sink if several are minimal", () => {
   const net = network(4, [
     [0, 1, Number.POSITIVE_INFINITY],
     [1, 2, 5],
@@ -29,8 +29,8 @@ test("of equal cuts takes the one nearest to the sink", () => {
   expect(net.sinkSide(0, 3)).toEqual(new Set([3]));
 });
 
-test("takes flow back where an earlier path was in the way", () => {
-  // The shortest path 0 → 1 → 4 → 5 blocks the others unless half of it goes round: the maximum flow is 2.
+test("redirects the flow of an earlier path", () => {
+  // The shortest path 0 → 1 → 4 → 5 blocks 0 → 2 → 4 → 5 until it is redirected over 1 → 3 → 5. The maximum flow is 2.
   const net = network(6, [
     [0, 1, 1],
     [0, 2, 1],
@@ -40,6 +40,6 @@ test("takes flow back where an earlier path was in the way", () => {
     [3, 5, 1],
     [4, 5, 1],
   ]);
-  // All of 0's edges and all of 5's are full, so the cut nearest to the sink is around the sink.
+  // All edges at 0 and all at 5 are saturated, so the cut nearest to the sink isolates the sink.
   expect(net.sinkSide(0, 5)).toEqual(new Set([5]));
 });

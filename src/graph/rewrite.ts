@@ -1,29 +1,29 @@
 import { topologicalOrder } from "./graph.js";
 import { apply, type Node, type Value } from "./value.js";
 
-/** A node's outputs, computed from other inputs than its own. */
+/** Recomputes the outputs of `node` from other inputs. */
 export type Remake = (node: Node, inputs: readonly Value[]) => readonly Value[];
 
 /**
- * The same values computed anew: from `replacements`, where a node reads a value that has one, and with `remake` deciding
- * what stands for each node. Nodes that nothing changes stay as they are.
+ * Rebuilds the graph of some values. Nodes read `replacements` instead of the values that have one, and `remake`
+ * decides how each node is rebuilt. Nodes without any change are shared with the old graph.
  */
 export function rewrite(
   values: Readonly<Record<string, Value>>,
   { replacements = new Map(), remake = same }: { replacements?: ReadonlyMap<Value, Value>; remake?: Remake },
 ): Record<string, Value> {
   const replaced = new Map(replacements);
-  const now = (value: Value) => replaced.get(value) ?? value;
+  const current = (value: Value) => replaced.get(value) ?? value;
   for (const node of topologicalOrder(Object.values(values))) {
-    const again = remake(node, node.inputs.map(now));
+    const outputs = remake(node, node.inputs.map(current));
     for (const [i, value] of node.outputs.entries()) {
-      if (again[i] !== value && !replaced.has(value)) replaced.set(value, again[i] as Value);
+      if (outputs[i] !== value && !replaced.has(value)) replaced.set(value, outputs[i] as Value);
     }
   }
-  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, now(value)]));
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, current(value)]));
 }
 
-/** The node's own op, on the inputs it now has. */
+/** Applies the node's op to the new inputs; returns the node's own outputs if the inputs have not changed. */
 export function same(node: Node, inputs: readonly Value[]): readonly Value[] {
   return inputs.every((value, i) => value === node.inputs[i]) ? node.outputs : apply(node.op, inputs, node.attrs);
 }

@@ -6,16 +6,16 @@ export interface TensorType {
   readonly dtype: DType;
 }
 
-/** What an op writes into an ONNX graph; names are those of ONNX values. */
+/** Writes an op into an ONNX graph. All strings are names of ONNX values. */
 export interface OnnxWriter {
   /**
-   * One ONNX node; returns the names of its outputs. "" leaves out an optional input. `opType` begins with its domain where
-   * that is not ONNX's own.
+   * Adds an ONNX node and returns the names of its outputs. The input "" omits an optional input. `opType` starts with
+   * the domain if it is not a standard operator (`com.microsoft.QuickGelu`).
    */
   node(opType: string, inputs: readonly string[], attributes?: OnnxAttributes, outputs?: number): string[];
-  /** An int64 vector as an initializer. */
+  /** Adds an int64 vector as an initializer. */
   ints(values: readonly number[]): string;
-  /** A tensor as an initializer; shape [] is a scalar. */
+  /** Adds a tensor as an initializer. Shape [] is a scalar. */
   tensor(values: ArrayLike<number>, shape: Shape, dtype: DType): string;
 }
 
@@ -24,31 +24,39 @@ export type OnnxAttributes = Record<
   number | string | readonly number[] | { float: number } | { floats: readonly number[] }
 >;
 
-/** The domain of the operators that ONNX Runtime adds to the standard. */
+/** The domain of the operators that ONNX Runtime adds to the standard ones. */
 export const CONTRIB = "com.microsoft";
 
-/** An array of the float64 interpreter. */
+/** An array of the float64 interpreter, in row-major order. */
 export interface F64Array {
   readonly shape: Shape;
   readonly data: Float64Array;
 }
 
 /**
- * Everything about one operation but its gradient (that is `autodiff/rules`): shape rule, ONNX form, and what it means
- * in float64. An op with several outputs returns several types.
+ * Defines an op: its shape inference, its ONNX form and its reference implementation in float64. Its gradient rule is
+ * in `autodiff/rules`.
  */
 export interface OpDef<A = unknown> {
   readonly name: string;
-  /** Output types; throws a TypeError naming the op and the shapes where the inputs do not fit. */
+  /**
+   * The type of each output.
+   *
+   * @throws TypeError with the op and the types if the inputs do not fit.
+   */
   infer(inputs: readonly TensorType[], attrs: A): readonly TensorType[];
-  /** Writes ONNX nodes; returns the output names. */
+  /** Writes ONNX nodes and returns the names of the outputs. */
   emit(w: OnnxWriter, inputs: readonly string[], node: Node<A>): readonly string[];
+  /** Computes the outputs in float64. */
   evaluate(inputs: readonly F64Array[], node: Node<A>): readonly F64Array[];
-  /** Adds up elements one after another, which halves would lose: a half-precision program computes it in float32. */
+  /**
+   * Set if the op adds up many elements. A half-precision graph computes it in float32, because float16 loses small
+   * terms.
+   */
   readonly sums?: true;
 }
 
-/** One application of an op. Immutable: a graph is whatever its outputs reach. */
+/** One application of an op. Immutable. */
 export interface Node<A = unknown> {
   readonly op: OpDef<A>;
   readonly inputs: readonly Value[];
@@ -62,6 +70,7 @@ export interface Value extends TensorType {
   readonly index: number;
 }
 
+/** Applies an op and returns one value per output. Throws a TypeError if the inputs do not fit. */
 export function apply<A>(op: OpDef<A>, inputs: readonly Value[], attrs: A): readonly Value[] {
   const types = op.infer(inputs, attrs);
   const outputs: Value[] = [];
@@ -72,7 +81,7 @@ export function apply<A>(op: OpDef<A>, inputs: readonly Value[], attrs: A): read
   return outputs;
 }
 
-/** For ops of one output. */
+/** Applies an op and returns its first output. */
 export function apply1<A>(op: OpDef<A>, inputs: readonly Value[], attrs: A): Value {
   return apply(op, inputs, attrs)[0] as Value;
 }

@@ -1,10 +1,10 @@
-/** Pictures as PNG: one at a time, or many on a sheet with labels. */
+/** Encodes images as PNG: one by one, or several on a contact sheet with labels. */
 import sharp from "sharp";
 
 export interface Picture {
   readonly width: number;
   readonly height: number;
-  /** A Float32Array is channels first, [3, height, width], -1 … 1 as from the VAE; bytes are interleaved RGB. */
+  /** Either float32 [3, height, width] from -1 to 1, as the VAE decodes it, or interleaved RGB bytes. */
   readonly pixels: Float32Array | Uint8Array;
 }
 
@@ -14,17 +14,21 @@ export interface LabelledPicture extends Picture {
 
 export interface SheetOptions {
   readonly columns?: number;
-  /** Each pixel becomes a square of this side. */
+  /** Integer factor by which images are enlarged, without smoothing. */
   readonly scale?: number;
-  /** Pixels between pictures and around them. */
+  /** Pixels between the images and around them. */
   readonly gap?: number;
 }
 
-/** Interleaved RGB bytes: (x + 1) / 2, clamped, as diffusers' image processor writes pictures. */
+/**
+ * The image as interleaved RGB bytes. Floats become (x + 1) / 2, clamped to [0, 1], as in diffusers' image processor.
+ *
+ * @throws RangeError if `pixels` does not have 3 · width · height elements.
+ */
 export function rgbBytes({ width, height, pixels }: Picture): Uint8Array {
   const plane = width * height;
   if (pixels.length !== 3 * plane) {
-    throw new RangeError(`picture: ${pixels.length} values do not fill 3 x ${height} x ${width}`);
+    throw new RangeError(`image: ${pixels.length} values do not fill 3 x ${height} x ${width}`);
   }
   if (pixels instanceof Uint8Array) return pixels;
   const bytes = new Uint8Array(3 * plane);
@@ -37,44 +41,50 @@ export function rgbBytes({ width, height, pixels }: Picture): Uint8Array {
   return bytes;
 }
 
-export function encodePng(picture: Picture, { scale = 1 }: { scale?: number } = {}): Promise<Buffer> {
-  const raw = { width: picture.width * scale, height: picture.height * scale, channels: 3 as const };
-  return sharp(enlarge(rgbBytes(picture), picture.width, picture.height, scale), { raw })
+/** The PNG file of one image, enlarged by `scale`. */
+export function encodePng(image: Picture, { scale = 1 }: { scale?: number } = {}): Promise<Buffer> {
+  const raw = { width: image.width * scale, height: image.height * scale, channels: 3 as const };
+  return sharp(enlarge(rgbBytes(image), image.width, image.height, scale), { raw })
     .png()
     .toBuffer();
 }
 
 const FONT_SIZE = 10;
 const LINE_HEIGHT = 12;
-/** A sans-serif letter's mean width, as a share of the font's size. */
+/** Mean width of a letter of the sans-serif font, relative to the font size. */
 const LETTER_WIDTH = 0.55;
-const PAPER = 250;
+/** Gray level of the background. */
+const BACKGROUND = 250;
 
-/** A grid, row by row, each picture above its label if it has one. All pictures have the first one's size. */
+/**
+ * The PNG file of a grid of images, filled row by row, with each label below its image.
+ *
+ * @throws RangeError if there are no images, or if they differ in size.
+ */
 export async function contactSheet(
-  pictures: readonly LabelledPicture[],
-  { columns = Math.ceil(Math.sqrt(pictures.length)), scale = 2, gap = 6 }: SheetOptions = {},
+  images: readonly LabelledPicture[],
+  { columns = Math.ceil(Math.sqrt(images.length)), scale = 2, gap = 6 }: SheetOptions = {},
 ): Promise<Buffer> {
-  const first = pictures[0];
-  if (first === undefined) throw new RangeError("contact sheet: there are no pictures to show");
+  const first = images[0];
+  if (first === undefined) throw new RangeError("contactSheet: needs at least one image");
   const cellWidth = first.width * scale;
   const cellHeight = first.height * scale;
-  const labels = pictures.map(({ label = "" }) => linesOf(label, cellWidth));
+  const labels = images.map(({ label = "" }) => linesOf(label, cellWidth));
   const labelHeight = Math.max(...labels.map((lines) => lines.length)) * LINE_HEIGHT;
-  const rows = Math.ceil(pictures.length / columns);
+  const rows = Math.ceil(images.length / columns);
   const width = columns * (cellWidth + gap) + gap;
   const height = rows * (cellHeight + labelHeight + gap) + gap;
-  const canvas = new Uint8Array(width * height * 3).fill(PAPER);
+  const canvas = new Uint8Array(width * height * 3).fill(BACKGROUND);
   const texts: string[] = [];
-  pictures.forEach((picture, index) => {
-    if (picture.width !== first.width || picture.height !== first.height) {
+  images.forEach((image, index) => {
+    if (image.width !== first.width || image.height !== first.height) {
       throw new RangeError(
-        `contact sheet: picture ${index} is ${picture.width}x${picture.height}, the first ${first.width}x${first.height}`,
+        `contactSheet: image ${index} is ${image.width}x${image.height}, but image 0 is ${first.width}x${first.height}`,
       );
     }
     const left = gap + (index % columns) * (cellWidth + gap);
     const top = gap + Math.floor(index / columns) * (cellHeight + labelHeight + gap);
-    const bytes = enlarge(rgbBytes(picture), picture.width, picture.height, scale);
+    const bytes = enlarge(rgbBytes(image), image.width, image.height, scale);
     for (let row = 0; row < cellHeight; row++) {
       canvas.set(bytes.subarray(row * cellWidth * 3, (row + 1) * cellWidth * 3), ((top + row) * width + left) * 3);
     }
@@ -90,7 +100,7 @@ export async function contactSheet(
   return sheet.png().toBuffer();
 }
 
-/** A label broken between words, so that lines keep to their column. */
+/** Breaks a label between words into lines of at most `width` pixels. A single word may be longer. */
 function linesOf(label: string, width: number): string[] {
   const letters = width / (LETTER_WIDTH * FONT_SIZE);
   const lines: string[] = [];
@@ -102,10 +112,10 @@ function linesOf(label: string, width: number): string[] {
   return lines;
 }
 
-/** One centred line, in smaller letters where a single word is too long. */
+/** One line centered at x. Reduces the font size if the line is wider than `width`. */
 function textSvg(line: string, x: number, y: number, width: number): string {
   const fontSize = Math.min(FONT_SIZE, width / (LETTER_WIDTH * line.length));
-  // Control characters have no place in XML, not even escaped.
+  // XML does not allow control characters, not even escaped.
   const escaped = line.replace(/\p{Cc}/gu, "").replace(/[<>&"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
   return (
     `<text x="${x}" y="${y}" font-family="sans-serif" font-size="${fontSize.toFixed(2)}" fill="#333" ` +
@@ -113,7 +123,7 @@ function textSvg(line: string, x: number, y: number, width: number): string {
   );
 }
 
-/** Every pixel as a square of `scale` x `scale`: what a small model drew, without smoothing. */
+/** Repeats every pixel of interleaved RGB as a square of `scale` x `scale` pixels. */
 function enlarge(bytes: Uint8Array, width: number, height: number, scale: number): Uint8Array {
   if (scale === 1) return bytes;
   const rowLength = width * scale * 3;

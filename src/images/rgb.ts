@@ -1,29 +1,29 @@
-/** Images as people see them, and as rewards do. */
+/** Converts between 8-bit RGB images and tensors. */
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
 
-/** An 8-bit RGB image, row by row, interleaved: `pixels.length` = 3 · width · height. */
+/** An 8-bit RGB image. `pixels` has 3 · width · height bytes: row by row, with interleaved channels. */
 export interface RgbImage {
   readonly width: number;
   readonly height: number;
   readonly pixels: Uint8Array;
 }
 
-/** images [b, 3, H, W] in 0 … 1 → 8-bit images */
+/** Images [b, 3, h, w] from 0 to 1 → b 8-bit images. */
 export function toRgb(images: HostTensor): RgbImage[] {
   const [batch, , height, width] = images.shape as [number, number, number, number];
   const values = toFloat32(images);
   const plane = height * width;
-  return Array.from({ length: batch }, (_, picture) => {
+  return Array.from({ length: batch }, (_, image) => {
     const pixels = new Uint8Array(3 * plane);
     for (let channel = 0; channel < 3; channel++) {
-      const start = (picture * 3 + channel) * plane;
+      const start = (image * 3 + channel) * plane;
       for (let i = 0; i < plane; i++) pixels[3 * i + channel] = Math.round(255 * (values[start + i] as number));
     }
     return { width, height, pixels };
   });
 }
 
-/** 8-bit image → [1, 3, h, w] in 0 … 1 */
+/** 8-bit image → float32 [1, 3, h, w] from 0 to 1. */
 export function imageTensor({ width, height, pixels }: RgbImage): HostTensor {
   const plane = width * height;
   const data = new Float32Array(3 * plane);

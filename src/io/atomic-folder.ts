@@ -1,11 +1,15 @@
+/** Writes whole folders so that an interrupted write leaves no incomplete folder behind. */
 import { randomUUID } from "node:crypto";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { asInputError } from "./files.js";
 
 /**
- * Fills a folder under a temporary name beside `path`, then renames it, so that a folder with that name is always
- * complete. One that is there already gives way at the last moment; where `fill` fails, it stays.
+ * Writes a folder: `fill` writes into a temporary folder beside `path`, which is then renamed to `path`. A folder
+ * called `path` is therefore always complete. An existing folder is deleted just before the rename; if `fill` fails, it
+ * stays.
+ *
+ * @throws InputError `output-unwritable` if the file system refuses.
  */
 export async function writeFolderAtomic(path: string, fill: (folder: string) => Promise<void>): Promise<void> {
   const unfinished = join(dirname(path), `.${basename(path)}.${randomUUID()}.tmp`);
@@ -21,14 +25,16 @@ export async function writeFolderAtomic(path: string, fill: (folder: string) => 
 }
 
 /**
- * Fills a folder that a person named, one that is empty or not there yet. It may be the working folder, a link or a mount, so
- * it is not replaced: the files come together in a hidden folder inside it and then move up. Where `fill` fails, it is
- * as it was.
+ * Fills a folder that the user named and that is empty or does not exist. The folder may be the working folder, a link
+ * or a mount point, so it is never replaced: `fill` writes into a hidden folder inside it, and the files then move up.
+ * If `fill` fails, the folder is as it was before.
+ *
+ * @throws InputError `output-unwritable` if the file system refuses.
  */
 export async function fillFolder(path: string, fill: (folder: string) => Promise<void>): Promise<void> {
-  let made: string | undefined;
+  let created: string | undefined;
   try {
-    made = await mkdir(path, { recursive: true });
+    created = await mkdir(path, { recursive: true });
     const unfinished = join(path, `.${randomUUID()}.tmp`);
     try {
       await mkdir(unfinished);
@@ -38,12 +44,12 @@ export async function fillFolder(path: string, fill: (folder: string) => Promise
       await rm(unfinished, { recursive: true, force: true });
     }
   } catch (error) {
-    if (made !== undefined) await rm(made, { recursive: true, force: true }).catch(() => {});
+    if (created !== undefined) await rm(created, { recursive: true, force: true }).catch(() => {});
     throw asInputError(error, path, "write");
   }
 }
 
-/** Takes away what atomic writing left in `parent` when its process was killed. */
+/** Deletes temporary files and folders that a killed process left in `parent`. */
 export async function removeUnfinished(parent: string): Promise<void> {
   const names = await readdir(parent).catch(() => []);
   for (const name of names.filter((entry) => /^\..+\.tmp$/.test(entry))) {

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { InputError } from "../errors/index.js";
+import { inputError } from "../../test/errors.js";
 import { writeFileAtomic } from "./atomic.js";
 
 let folder: string;
@@ -11,7 +11,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-test("text, bytes and chunks replace what was there", async () => {
+test("text, bytes and chunks replace the old content", async () => {
   const path = join(folder, "metrics.json");
   await writeFile(path, "something longer than what follows");
   await writeFileAtomic(path, "{}");
@@ -22,25 +22,26 @@ test("text, bytes and chunks replace what was there", async () => {
   expect([...(await readFile(path))]).toEqual([1, 2, 3]);
 });
 
-test("a failure half-way keeps the old file and leaves nothing beside it", async () => {
+test("a failure midway keeps the old file and leaves no temporary file", async () => {
   const own = await mkdtemp(join(folder, "own-"));
   const path = join(own, "state");
   await writeFileAtomic(path, "old");
   function* chunks() {
     yield new TextEncoder().encode("new, but");
-    throw new Error("the source broke off");
+    throw new Error("the source failed");
   }
-  await expect(writeFileAtomic(path, chunks())).rejects.toThrow("the source broke off");
+  await expect(writeFileAtomic(path, chunks())).rejects.toThrow("the source failed");
   expect(await readFile(path, "utf8")).toBe("old");
   expect(await readdir(own)).toEqual(["state"]);
 });
 
-test("a target that cannot be written is an InputError naming it", async () => {
+test("a target that cannot be written is an InputError with its path", async () => {
   const missing = join(folder, "nowhere", "file");
-  await expect(writeFileAtomic(missing, "")).rejects.toThrow(InputError);
-  await expect(writeFileAtomic(missing, "")).rejects.toThrow(`${missing}: cannot write this`);
+  await expect(writeFileAtomic(missing, "")).rejects.toThrow(
+    inputError("output-unwritable", { path: missing, reason: "ENOENT" }),
+  );
   const occupied = join(folder, "occupied");
   await mkdir(occupied);
-  await expect(writeFileAtomic(occupied, "")).rejects.toThrow(InputError);
+  await expect(writeFileAtomic(occupied, "")).rejects.toThrow(inputError("output-unwritable", { path: occupied }));
   expect(await readdir(folder)).not.toContainEqual(expect.stringMatching(/\.tmp$/));
 });

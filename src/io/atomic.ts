@@ -1,11 +1,15 @@
+/** Writes single files atomically. */
 import { randomUUID } from "node:crypto";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { asInputError } from "./files.js";
 
 /**
- * Writes a file so that nobody ever sees half of it: to a temporary name in the same folder (a rename works within one
- * file system only), through to the disk, then renamed over `path`. Where anything fails, what was there stays.
+ * Writes a file atomically: readers see the old content or the whole new content. The data goes to a temporary file in
+ * the same folder (a rename is atomic only within one file system), is flushed to disk, and then replaces `path`. On
+ * failure the old file stays.
+ *
+ * @throws InputError `output-unwritable` if the file system refuses.
  */
 export async function writeFileAtomic(
   path: string,
@@ -36,7 +40,7 @@ async function syncFolder(path: string): Promise<void> {
     folder = await open(path, "r");
     await folder.sync();
   } catch {
-    // The file itself is safe; only the moment at which its name lasts is left to the system.
+    // The file's data is on disk. The system writes the folder's entry when it chooses.
   } finally {
     await folder?.close();
   }

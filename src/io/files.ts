@@ -1,17 +1,26 @@
+/** Reads files and turns errors of the file system into InputErrors. */
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { InputError } from "../errors/index.js";
 
-/** Opens a regular file for reading and closes it again. What a user can mend is an InputError. */
+/** Content of a file in one or several arrays. Several together may exceed the size that one array can have. */
+export type FileContent = Uint8Array | readonly Uint8Array[];
+
+/**
+ * Opens a regular file for reading, calls `use`, and closes the file.
+ *
+ * @throws InputError `file-not-found` or `file-unreadable`.
+ */
 export async function withFile<T>(path: string, use: (file: FileHandle, size: number) => Promise<T>): Promise<T> {
   let file: FileHandle;
   try {
-    // Before opening: a named pipe would make `open` wait for ever.
+    // Check before opening: `open` waits forever on a named pipe.
     const found = await stat(path);
     if (!found.isFile()) {
-      throw new InputError(
-        "file-unreadable",
-        `${path}: is ${found.isDirectory() ? "a folder" : "not a regular file"}; a file is needed.`,
-      );
+      const kind = found.isDirectory() ? "folder" : "special file";
+      throw new InputError("file-unreadable", `${path}: is a ${kind}. Give the path of a regular file.`, {
+        path,
+        found: kind,
+      });
     }
     file = await open(path, "r");
   } catch (error) {
@@ -24,30 +33,42 @@ export async function withFile<T>(path: string, use: (file: FileHandle, size: nu
   }
 }
 
-/** Fills `bytes` from `position` on; the file ending early is an error, as it was long enough when it was opened. */
+/** One read call returns at most 2 GiB, and less on some systems. */
+const MAX_READ = 2 ** 30;
+
+/**
+ * Fills `bytes` from `position` on. Call it only for bytes that the file had when it was opened.
+ *
+ * @throws InputError `file-malformed` if the file ends early.
+ */
 export async function readFully(file: FileHandle, bytes: Uint8Array, position: number, path: string): Promise<void> {
-  // One read call takes at most 2 GiB, less on some systems.
-  const most = 2 ** 30;
   let done = 0;
   while (done < bytes.length) {
-    const { bytesRead } = await file.read(bytes, done, Math.min(most, bytes.length - done), position + done);
+    const { bytesRead } = await file.read(bytes, done, Math.min(MAX_READ, bytes.length - done), position + done);
     if (bytesRead === 0) {
+      const missing = bytes.length - done;
       throw new InputError(
-        "file-unreadable",
-        `${path}: ends ${bytes.length - done} bytes early; it became shorter while it was read. Fetch it again.`,
+        "file-malformed",
+        `${path}: ends ${missing} bytes early, because it became shorter while it was read. Download it again.`,
+        { path, missing },
       );
     }
     done += bytesRead;
   }
 }
 
-/** A whole text file of at most `maxBytes`, as UTF-8 without its byte order mark. */
+/**
+ * The content of a UTF-8 text file, without its byte order mark.
+ *
+ * @throws InputError `file-too-large` if it has more than `maxBytes` bytes, `file-malformed` if it is not UTF-8.
+ */
 export function readText(path: string, maxBytes: number): Promise<string> {
   return withFile(path, async (file, size) => {
     if (size > maxBytes) {
       throw new InputError(
-        "file-unreadable",
-        `${path}: has ${size} bytes, but such a file has at most ${maxBytes}. Is it the right file?`,
+        "file-too-large",
+        `${path}: has ${size} bytes, but a file of this kind has at most ${maxBytes}. Is it the right file?`,
+        { path, found: size, limit: maxBytes },
       );
     }
     const bytes = new Uint8Array(size);
@@ -63,33 +84,43 @@ export function exists(path: string): Promise<boolean> {
   );
 }
 
+/** `where` names the source in the message: a path, or a path and a part of the file. */
 export function decodeUtf8(bytes: Uint8Array, where: string): string {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    throw new InputError("file-unreadable", `${where}: is not UTF-8 text. Fetch it again.`);
+    throw new InputError("file-malformed", `${where}: is not UTF-8 text. Download the file again.`, { path: where });
   }
 }
 
-/** Reasons that lie with the path that was given, in words; other errors stay what they are. */
+/** Error codes of Node that the user can act on, in words. */
 const REASONS: Readonly<Record<string, string>> = {
   ENOENT: "no such file or folder",
-  ENOTDIR: "a part of this path is a file, not a folder",
-  EISDIR: "is a folder; a file is needed",
+  ENOTDIR: "part of the path is a file, not a folder",
+  EISDIR: "it is a folder, not a file",
   EACCES: "permission denied",
   EPERM: "permission denied",
-  EROFS: "lies on a read-only file system",
-  ELOOP: "symbolic links lead round in a circle",
+  EROFS: "the file system is read-only",
+  ELOOP: "its symbolic links form a loop",
   ENAMETOOLONG: "the name is too long",
-  ERR_INVALID_ARG_VALUE: "is not a possible file name",
+  ERR_INVALID_ARG_VALUE: "it is not a valid file name",
 };
 
-export function asInputError(error: unknown, path: string, doing: "read" | "write"): unknown {
-  const reason = REASONS[(error as NodeJS.ErrnoException).code ?? ""];
-  return reason
-    ? new InputError("file-unreadable", `${path}: cannot ${doing} this: ${reason}.`, {}, { cause: error })
-    : error;
+/**
+ * Converts an error of the file system into an InputError if the user can correct it: `output-unwritable` when writing,
+ * otherwise `file-not-found` or `file-unreadable`. Returns other errors unchanged.
+ */
+export function asInputError(error: unknown, path: string, operation: "read" | "write"): unknown {
+  const systemCode = (error as NodeJS.ErrnoException).code ?? "";
+  const reason = REASONS[systemCode];
+  if (!reason) return error;
+  const facts = { path, reason: systemCode };
+  return operation === "write"
+    ? new InputError("output-unwritable", `${path}: cannot be written: ${reason}.`, facts, { cause: error })
+    : new InputError(
+        systemCode === "ENOENT" ? "file-not-found" : "file-unreadable",
+        `${path}: cannot be read: ${reason}.`,
+        facts,
+        { cause: error },
+      );
 }
-
-/** A file's bytes, or pieces that follow one another: together they may be more than one array can hold. */
-export type FileContent = Uint8Array | readonly Uint8Array[];

@@ -1,11 +1,19 @@
+/** Reads JSON files and checks them against zod schemas. */
 import type { z } from "zod";
-import { InputError, nearest, quote } from "../errors/index.js";
+import { type ErrorCode, InputError, nearest, quote } from "../errors/index.js";
 import { readText } from "./files.js";
 
 const MEBIBYTE = 2 ** 20;
-const MOST_FAULTS = 10;
 
-/** A JSON file checked against `schema`; the InputError of a file that does not fit names every key at fault. */
+/** Far deeper than any valid file. Code that walks the parsed value may therefore recurse, as JSON.stringify does. */
+const MAX_DEPTH = 100;
+
+/** Maximum number of problems that one error lists. */
+const MAX_PROBLEMS = 10;
+
+/**
+ * Reads a JSON file of at most `maxBytes` and checks it; see `readText`, `parseJson` and `checkJson` for the errors.
+ */
 export async function readJson<S extends z.ZodType>(
   path: string,
   schema: S,
@@ -14,22 +22,25 @@ export async function readJson<S extends z.ZodType>(
   return checkJson(schema, parseJson(await readText(path, maxBytes), path), path);
 }
 
-/** Far deeper than any file read here. What walks values later may then recurse, as JSON.stringify does. */
-const DEEPEST = 100;
-
+/**
+ * `JSON.parse` for untrusted text. `where` names the source in messages.
+ *
+ * @throws InputError `file-malformed` if it is not JSON, `file-unsupported` if it is nested too deeply.
+ */
 export function parseJson(text: string, where: string): unknown {
-  if (isDeeper(text, DEEPEST)) {
+  if (isDeeper(text, MAX_DEPTH)) {
     throw new InputError(
-      "file-unreadable",
-      `${where}: is nested more than ${DEEPEST} levels deep. Is it the right file?`,
+      "file-unsupported",
+      `${where}: is nested more than ${MAX_DEPTH} levels deep. Is it the right file?`,
+      { path: where, limit: MAX_DEPTH },
     );
   }
   try {
     return JSON.parse(text);
   } catch (error) {
-    // V8 quotes the whole neighbourhood of the fault, line breaks included.
+    // V8 quotes the text around the error, with its line breaks.
     const reason = (error as Error).message.replace(/\s+/g, " ").slice(0, 200);
-    throw new InputError("file-unreadable", `${where}: is not valid JSON: ${reason}`);
+    throw new InputError("file-malformed", `${where}: is not valid JSON: ${reason}`, { path: where, reason });
   }
 }
 
@@ -53,28 +64,57 @@ function isDeeper(json: string, depth: number): boolean {
   return false;
 }
 
-/** What `schema` makes of a parsed file, or an InputError with each key at fault, what it holds and what it may hold. */
-export function checkJson<S extends z.ZodType>(schema: S, json: unknown, where: string): z.output<S> {
+/**
+ * Checks parsed JSON against a schema and returns the schema's output. `where` names the source in messages.
+ *
+ * @throws InputError with `code`. The facts `keys`, `found` and `expected` have one item for each invalid key (the
+ *   first 10 of `count`); `suggestion` is the first supported value that a found one may be a misspelling of.
+ */
+export function checkJson<S extends z.ZodType>(
+  schema: S,
+  json: unknown,
+  where: string,
+  code: ErrorCode = "file-malformed",
+): z.output<S> {
   const checked = schema.safeParse(json);
   if (checked.success) return checked.data;
   const { issues } = checked.error;
-  const faults = issues.slice(0, MOST_FAULTS).map((issue) => faultOf(issue, valueAt(json, issue.path)));
-  if (issues.length > MOST_FAULTS) faults.push(`… and ${issues.length - MOST_FAULTS} more`);
-  throw new InputError("file-unreadable", `${where}: ${faults.join("\n  ")}`);
+  const problems = issues.slice(0, MAX_PROBLEMS).map((issue) => problemOf(issue, valueAt(json, issue.path)));
+  const lines = problems.map(({ message }) => message);
+  if (issues.length > MAX_PROBLEMS) lines.push(`… and ${issues.length - MAX_PROBLEMS} more`);
+  throw new InputError(code, `${where}: ${lines.join("\n  ")}`, {
+    path: where,
+    count: issues.length,
+    keys: problems.map(({ key }) => key),
+    found: problems.map(({ found }) => found),
+    expected: problems.map(({ expected }) => expected),
+    suggestion: problems.find(({ suggestion }) => suggestion !== undefined)?.suggestion,
+  });
 }
 
-function faultOf(issue: z.core.$ZodIssue, found: unknown): string {
+interface Problem {
+  readonly key: string;
+  readonly found: string;
+  readonly expected: string;
+  readonly suggestion?: string | undefined;
+  readonly message: string;
+}
+
+function problemOf(issue: z.core.$ZodIssue, value: unknown): Problem {
   const key = issue.path.length > 0 ? showPath(issue.path) : "the file";
+  const found = value === undefined ? "missing" : quote(value);
   switch (issue.code) {
     case "invalid_value": {
-      const supported = issue.values.map((value) => String(value));
-      const near = typeof found === "string" && supported.length > 1 ? nearest(found, supported) : undefined;
-      return `${key} is ${show(found)}; supported: ${supported.join(", ")}${near ? ` (nearest: ${near})` : ""}`;
+      const supported = issue.values.map((option) => String(option));
+      const expected = supported.join(", ");
+      const suggestion = typeof value === "string" && supported.length > 1 ? nearest(value, supported) : undefined;
+      const hint = suggestion ? ` (nearest: ${suggestion})` : "";
+      return { key, found, expected, suggestion, message: `${key} is ${found}; supported: ${expected}${hint}` };
     }
     case "custom":
-      return `${key}: ${issue.message}`;
+      return { key, found, expected: issue.message, message: `${key}: ${issue.message}` };
     default:
-      return `${key} is ${show(found)}: ${issue.message}`;
+      return { key, found, expected: issue.message, message: `${key} is ${found}: ${issue.message}` };
   }
 }
 
@@ -82,11 +122,7 @@ function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
   return path.reduce((at: unknown, key) => (at as Record<PropertyKey, unknown> | undefined)?.[key], value);
 }
 
-/** down_block_types[1] */
+/** ["down_block_types", 1] → "down_block_types[1]" */
 function showPath(path: readonly PropertyKey[]): string {
   return path.map((key, i) => (typeof key === "number" ? `[${key}]` : `${i > 0 ? "." : ""}${String(key)}`)).join("");
-}
-
-function show(value: unknown): string {
-  return value === undefined ? "missing" : quote(value);
 }

@@ -1,4 +1,6 @@
-/** transformers writes `{"0": "cat", "1": "dog"}` and, where there are the default two, nothing. */
+/**
+ * Converts `id2label`, such as `{"0": "cat", "1": "dog"}`, to a list. transformers omits it for its two default labels.
+ */
 export function labelsOf(byId: Readonly<Record<string, string>>): string[] {
   const names = Object.entries(byId);
   if (names.length === 0) return ["LABEL_0", "LABEL_1"];

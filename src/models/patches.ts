@@ -2,16 +2,20 @@ import type { Value } from "../graph/value.js";
 import { fanInUniform, type Scope } from "../nn/scope.js";
 import { linear, reshape, transpose } from "../ops/index.js";
 
+export interface PatchEmbeddingOptions {
+  readonly patchSize: number;
+  readonly features: number;
+  readonly bias?: boolean;
+}
+
 /**
- * A vision transformer's convolution whose stride is its kernel, written as the matrix product that it is, which makes
- * its gradient one too: pixels [b, c, h, w] → [b, (h/p)·(w/p), features]
+ * The patch embedding of a vision transformer: pixels [b, c, h, w] → [b, (h/p)·(w/p), features]. It is a convolution
+ * whose stride equals its kernel, computed as a matrix product, so that its gradient is a matrix product too.
  */
 export function patchEmbedding(
   scope: Scope,
   pixels: Value,
-  patchSize: number,
-  features: number,
-  { bias = false }: { readonly bias?: boolean } = {},
+  { patchSize, features, bias = false }: PatchEmbeddingOptions,
 ): Value {
   const [batch, channels, height, width] = pixels.shape as [number, number, number, number];
   const [rows, columns] = [height / patchSize, width / patchSize];

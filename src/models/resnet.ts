@@ -3,25 +3,26 @@ import { type Activation, activations, conv2d, groupNorm, linear } from "../nn/l
 import type { Scope } from "../nn/scope.js";
 import { add, mul, reshape, slice, upsampleNearest } from "../ops/index.js";
 
-/** The convolutional parts that U-Net and VAE share, under diffusers' names. */
+/** The convolutional blocks that the U-Net and the VAE share, with diffusers' names. */
 
 export interface ResnetOptions {
   readonly groups: number;
   readonly epsilon: number;
   readonly activation: Activation;
-  /** The timestep scales and shifts what is normalised (Dhariwal & Nichol 2021), instead of being added before. */
+  /** The activated time embedding [b or 1, t]; undefined in the VAE. */
+  readonly time?: Value | undefined;
+  /** Scale and shift the normalized state by the time embedding (Dhariwal & Nichol 2021) instead of adding it. */
   readonly timeScaleShift?: boolean;
-  /** Start as the identity where the block is trained from nothing. */
+  /** Initialize the block as the identity, for training from scratch. */
   readonly zeroInit?: boolean;
 }
 
-/** ResnetBlock2D: x [b, in, h, w], time [b or 1, t] (activated already) → [b, out, h, w] */
+/** ResnetBlock2D: x [b, in, h, w] → [b, out, h, w] */
 export function resnetBlock(
   scope: Scope,
   x: Value,
   outChannels: number,
-  time: Value | undefined,
-  { groups, epsilon, activation, timeScaleShift = false, zeroInit = false }: ResnetOptions,
+  { groups, epsilon, activation, time, timeScaleShift = false, zeroInit = false }: ResnetOptions,
 ): Value {
   const act = activations[activation];
   let h = act(groupNorm(scope.at("norm1"), x, groups, epsilon));
@@ -39,7 +40,7 @@ export function resnetBlock(
   return add(shortcut, h);
 }
 
-/** Downsample2D: x [b, c, h, w] → [b, c, h/2, w/2]. Without padding (as in the VAE) the right and bottom get a zero row. */
+/** Downsample2D: x [b, c, h, w] → [b, c, h/2, w/2]. With padding 0 (the VAE), only the right and bottom are padded. */
 export function downsample(scope: Scope, x: Value, padding: number): Value {
   return conv2d(scope.at("conv"), x, x.shape[1] as number, 3, {
     stride: 2,

@@ -5,8 +5,18 @@ import { fromNumbers } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
 import { maskedAttention } from "./attention.js";
 
-// softmax(q kᵀ / √d) v, written out for each head.
-function byHand(q: Float32Array, k: Float32Array, v: Float32Array, n: number, m: number, c: number, heads: number) {
+interface Case {
+  readonly q: Float32Array;
+  readonly k: Float32Array;
+  readonly v: Float32Array;
+  readonly n: number;
+  readonly m: number;
+  readonly c: number;
+  readonly heads: number;
+}
+
+/** softmax(q kᵀ / √d) v in each head, with plain loops: q [n, c], k and v [m, c] → [n, c]. */
+function referenceAttention({ q, k, v, n, m, c, heads }: Case) {
   const d = c / heads;
   const out = new Float64Array(n * c);
   for (let head = 0; head < heads; head++) {
@@ -27,7 +37,7 @@ function byHand(q: Float32Array, k: Float32Array, v: Float32Array, n: number, m:
 }
 
 for (const heads of [1, 2, 6]) {
-  test(`attention of ${heads} heads is softmax(q kᵀ / √d) v in each`, () => {
+  test(`attention with ${heads} heads is softmax(q kᵀ / √d) v in each`, () => {
     const [n, m, c] = [3, 4, 6];
     const rng = new Rng(3);
     const [q, k, v] = [rng.normals(n * c), rng.normals(m * c), rng.normals(m * c)];
@@ -37,13 +47,13 @@ for (const heads of [1, 2, 6]) {
       { name: "attention", inputs, outputs: { out } },
       { q: fromNumbers(q, [1, n, c]), k: fromNumbers(k, [1, m, c]), v: fromNumbers(v, [1, m, c]) },
     );
-    const expected = byHand(q, k, v, n, m, c, heads);
+    const expected = referenceAttention({ q, k, v, n, m, c, heads });
     expect(result.out?.shape).toEqual([1, n, c]);
     for (const [i, y] of expected.entries()) expect(result.out?.data[i]).toBeCloseTo(y, 6);
   });
 }
 
-test("heads that do not divide the features are refused", () => {
+test("the number of heads must divide the number of features", () => {
   const x = input([1, 3, 6]);
   expect(() => maskedAttention(x, x, x, 4, zeros([3, 3]))).toThrow("4 heads do not divide 6 features");
 });

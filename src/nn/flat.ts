@@ -1,27 +1,28 @@
+/**
+ * Trainable tensors in one flat float32 vector. The optimizer, the all-reduce, the gradient norm and the checkpoint are
+ * then one loop over one array, and a graph reads all tensors from one input.
+ */
 import type { Value } from "../graph/value.js";
 import { concat, reshape, slice, zeros } from "../ops/index.js";
 import type { HostTensor } from "../tensor/host.js";
 import { type Shape, sizeOf } from "../tensor/shape.js";
 
-/**
- * Many learned tensors as one float32 vector: an optimizer, an all-reduce, a norm or a checkpoint then is one loop over
- * one array, and a graph takes them through one input.
- */
+/** A tensor of the vector. */
 export interface FlatEntry {
   readonly name: string;
   readonly shape: Shape;
-  /** Place of the first element in the vector. */
+  /** Index of the first element in the vector. */
   readonly offset: number;
 }
 
 export interface FlatLayout<E extends FlatEntry = FlatEntry> {
-  /** In the vector's order, without gaps. */
+  /** The tensors in the order of the vector, without gaps. */
   readonly entries: readonly E[];
-  /** Elements in all. */
+  /** Number of elements of the vector. */
   readonly size: number;
 }
 
-/** Places the entries one after another. */
+/** Lays the tensors out one after another. */
 export function flatLayout<T extends { readonly name: string; readonly shape: Shape }>(
   tensors: Iterable<T>,
 ): FlatLayout<T & FlatEntry> {
@@ -34,15 +35,18 @@ export function flatLayout<T extends { readonly name: string; readonly shape: Sh
   return { entries, size };
 }
 
-/** flat [size] → one Value per entry. Differentiate with respect to these, then `joinFlat` the gradients. */
+/**
+ * flat [size] → one value for each entry, in its shape. To differentiate with respect to the vector, differentiate with
+ * respect to these values and call `joinFlat` with the gradients.
+ */
 export function splitFlat(layout: FlatLayout, flat: Value): Value[] {
   return layout.entries.map(({ shape, offset }) => reshape(slice(flat, 0, offset, offset + sizeOf(shape)), shape));
 }
 
-/** One Value per entry → [size]; where a part is undefined (a gradient with no path) there are zeros. */
+/** One value for each entry → [size]. An undefined part, such as a missing gradient, becomes zeros. */
 export function joinFlat(layout: FlatLayout, parts: readonly (Value | undefined)[]): Value {
   if (parts.length !== layout.entries.length) {
-    throw new TypeError(`joinFlat: ${parts.length} parts for ${layout.entries.length} entries`);
+    throw new TypeError(`joinFlat: got ${parts.length} parts for ${layout.entries.length} entries`);
   }
   return concat(
     layout.entries.map(({ shape }, i) => {
@@ -53,10 +57,10 @@ export function joinFlat(layout: FlatLayout, parts: readonly (Value | undefined)
   );
 }
 
-/** The vector's tensors by name. They share its memory. */
+/** The tensors by name, as views of the vector. */
 export function flatTensors(layout: FlatLayout, flat: Float32Array): Map<string, HostTensor> {
   if (flat.length !== layout.size) {
-    throw new RangeError(`flatTensors: a vector of ${flat.length} elements for a layout of ${layout.size}`);
+    throw new RangeError(`flatTensors: the vector has ${flat.length} elements, but the layout has ${layout.size}`);
   }
   return new Map(
     layout.entries.map(({ name, shape, offset }) => [

@@ -1,14 +1,17 @@
+/** Layers as in torch.nn: each takes its parameters from a scope and applies an op. */
 import type { Value } from "../graph/value.js";
 import * as ops from "../ops/index.js";
 import { type Adaptable, fanInUniform, NORMAL, ONES, type Scope, ZEROS } from "./scope.js";
 
-/** `zeroInit` makes a layer that is trained from nothing start as zero, such as the last of a residual branch. */
 interface LayerOptions {
   readonly bias?: boolean;
+  /**
+   * Initialize weight and bias with zeros, as for the last layer of a residual branch. Only for training from scratch.
+   */
   readonly zeroInit?: boolean;
 }
 
-/** x [..., in] → [..., out]; an adapter may add to it. */
+/** x [..., in] → [..., outFeatures], plus the output of an adapter, if there is one. */
 export function linear(
   scope: Scope,
   x: Value,
@@ -25,7 +28,10 @@ export function linear(
   return withAdapter(scope, x, y, { weight: [outFeatures, inFeatures] });
 }
 
-/** x [b, in, h, w] → [b, out, h', w']; an adapter may add to it. `padding` is the same on all sides, or [top, left, bottom, right]. */
+/**
+ * x [b, in, h, w] → [b, outChannels, h', w'] with a square kernel, plus the output of an adapter, if there is one.
+ * `padding` is the same on all sides, or [top, left, bottom, right].
+ */
 export function conv2d(
   scope: Scope,
   x: Value,
@@ -58,7 +64,7 @@ function withAdapter(scope: Scope, x: Value, y: Value, layer: Adaptable): Value 
   return adapted ? ops.add(y, adapted) : y;
 }
 
-/** Normalises each group of channels of x [b, c, ...]. */
+/** Group normalization of x [b, c, ...]. */
 export function groupNorm(scope: Scope, x: Value, groups: number, epsilon: number): Value {
   const shape = [channels(x, 1)];
   return ops.groupNorm(
@@ -70,18 +76,18 @@ export function groupNorm(scope: Scope, x: Value, groups: number, epsilon: numbe
   );
 }
 
-/** Normalises the last axis. */
+/** Layer normalization over the last axis. */
 export function layerNorm(scope: Scope, x: Value, epsilon = 1e-5): Value {
   const shape = [channels(x, x.shape.length - 1)];
   return ops.layerNorm(x, scope.parameter("weight", shape, ONES), scope.parameter("bias", shape, ZEROS), epsilon);
 }
 
-/** ids [...] int64 → [..., features]: rows of a table. */
+/** Looks up int64 ids of any shape [...] in a table of `rows` embeddings → [..., features]. */
 export function embedding(scope: Scope, ids: Value, rows: number, features: number): Value {
   return ops.gather(scope.parameter("weight", [rows, features], NORMAL), ids);
 }
 
-/** Activations by the names that config files use. */
+/** Activations by their names in config files. */
 export const activations = {
   silu: ops.silu,
   swish: ops.silu,
@@ -94,6 +100,7 @@ export type Activation = keyof typeof activations;
 
 function channels(x: Value, axis: number): number {
   const extent = x.shape[axis];
-  if (extent === undefined) throw new TypeError(`layer: a tensor of rank ${x.shape.length} has no axis ${axis}`);
+  if (extent === undefined)
+    throw new TypeError(`layer: a tensor of rank ${x.shape.length} does not have an axis ${axis}`);
   return extent;
 }

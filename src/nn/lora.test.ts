@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { interpret } from "../graph/interpret.js";
 import { add, input } from "../ops/index.js";
 import { fromNumbers, type HostTensor } from "../tensor/host.js";
@@ -34,7 +35,7 @@ function run(alpha: number | null, targets: string[], factors: ArrayLike<number>
 }
 
 describe("LoRA", () => {
-  test("adapts the named Linear layers alone, in forward order, A before B", () => {
+  test("adapts only the selected layers, in the order of the forward pass, A before B", () => {
     const layout = loraLayout({ rank: 4, alpha: 8, targets: ["to_out.0", "attn1.to_q"] }, "m", model);
     expect(layout.entries.map(({ name, factor, shape, offset }) => [name, factor, shape, offset])).toEqual([
       ["m.attn1.to_q.lora_A.weight", "A", [4, 2], 0],
@@ -51,11 +52,11 @@ describe("LoRA", () => {
     expect(run(null, ["to_q"], [1, 1, 0, 1, 1, 0, 0, 2])).toEqual([11, 15, 26]);
   });
 
-  test("scales it by alpha / rank", () => {
+  test("scales B A x by alpha / rank", () => {
     expect(run(1, ["to_q"], [1, 1, 0, 1, 1, 0, 0, 2])).toEqual([7, 10, 17]);
   });
 
-  test("starts as the model itself: B is 0, and A normal with a deviation of 1 / rank", () => {
+  test("starts from the unchanged model: B is 0, and A is normal with standard deviation 1 / rank", () => {
     const layout = loraLayout({ rank: 4, alpha: null, targets: ["to_q"] }, "m", (scope) =>
       linear(scope.at("to_q"), input([1, 5000]), 3),
     );
@@ -67,14 +68,21 @@ describe("LoRA", () => {
     expect(run(null, ["to_q"], new Float32Array(8).fill(0, 4).fill(1, 0, 4))).toEqual([3, 5, 8]);
   });
 
-  test("refuses a target that names nothing, with the nearest that does", () => {
+  test("refuses a target that selects no layer, and suggests the nearest name", () => {
     const settings = { rank: 4, alpha: null, targets: ["to_q", "to_outt.0"] };
     expect(() => loraLayout(settings, "m", model)).toThrow(
-      "lora.targets: to_outt.0 names no layer of m that an adapter can change; did you mean to_out.0? There are the groups attention, feed-forward, projections, convolutions, and the layers to_q, to_out.0.",
+      inputError("setting-invalid", {
+        setting: "lora.targets",
+        found: "to_outt.0",
+        suggestion: "to_out.0",
+        model: "m",
+        groups: ["attention", "feed-forward", "projections", "convolutions"],
+        layers: ["to_q", "to_out.0"],
+      }),
     );
   });
 
-  test("does not touch a layer whose name merely ends alike", () => {
+  test("compares whole names: to_q does not select add_to_q", () => {
     const build = (scope: Scope) =>
       add(linear(scope.at("add_to_q"), input([1, 2]), 2), linear(scope.at("to_q"), input([1, 2]), 2));
     const layout = loraLayout({ rank: 1, alpha: null, targets: ["to_q"] }, "m", build);

@@ -1,3 +1,10 @@
+/**
+ * Low-rank adaptation (Hu et al. 2021): scale · B A x is added to the output of a layer. A starts random and B as zero,
+ * so that training starts from the unchanged model.
+ *
+ * For a Linear, A is [rank, in] and B [out, rank]. For a convolution, A is a convolution [rank, in, kh, kw] with the
+ * stride and padding of the adapted one, followed by B, a 1x1 convolution [out, rank, 1, 1], as in PEFT and LyCORIS.
+ */
 import { InputError, nearest } from "../errors/index.js";
 import type { Value } from "../graph/value.js";
 import { conv2d, linear, mul } from "../ops/index.js";
@@ -6,22 +13,19 @@ import { type Shape, sizeOf } from "../tensor/shape.js";
 import { type FlatEntry, type FlatLayout, flatLayout, splitFlat } from "./flat.js";
 import { type Adaptable, type Adapter, type Scope, survey } from "./scope.js";
 
-/**
- * Low-rank adaptation (Hu et al. 2021): a layer's output gains scale · B A x, where A starts random and B as zero, so that
- * training starts at the model itself.
- *
- * Of a Linear, A is [rank, in] and B [out, rank]. Of a convolution, A is a convolution [rank, in, kh, kw] that moves as the
- * adapted one does, and B one of 1x1 [out, rank, 1, 1] behind it, as in PEFT and LyCORIS.
- */
+/** Settings of an adapter. */
 export interface LoraSettings {
   readonly rank: number;
-  /** scale = alpha / rank; null is scale 1. */
+  /** The scale is alpha / rank. With null it is 1. */
   readonly alpha: number | null;
-  /** Groups, or ends of module paths: `to_q` is every module called to_q, `attn2.to_q` those of cross-attention. */
+  /**
+   * Names of groups, or ends of module paths: `to_q` selects every module called to_q, `attn2.to_q` only
+   * cross-attention.
+   */
   readonly targets: readonly string[];
 }
 
-/** Names for layers that are usually adapted together, by the ends of their paths in diffusers' U-Net. */
+/** Groups of layers that are usually adapted together, by the ends of their paths in diffusers' U-Net. */
 export const TARGET_GROUPS = {
   attention: ["to_q", "to_k", "to_v", "to_out.0"],
   "feed-forward": ["ff.net.0.proj", "ff.net.2"],
@@ -33,7 +37,7 @@ export interface LoraEntry extends FlatEntry {
   /** Path of the adapted layer, such as `unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q`. */
   readonly module: string;
   readonly factor: "A" | "B";
-  /** alpha / rank of the module. */
+  /** Factor of B A x, usually alpha / rank. */
   readonly scale: number;
 }
 
@@ -41,14 +45,18 @@ export interface LoraLayout extends FlatLayout<LoraEntry> {
   readonly kind: "lora";
 }
 
-/** Where an adapter is to be: the layer, and its own rank and scale. */
+/** An adapted layer, with the rank and scale of its adapter. */
 export interface LoraPlace {
   readonly layer: Adaptable;
   readonly rank: number;
   readonly scale: number;
 }
 
-/** A and B of every layer that `build` makes and a target names, in the order of the forward pass. */
+/**
+ * The layout of A and B of every layer that `build` creates and a target selects, in the order of the forward pass.
+ *
+ * @throws InputError `setting-invalid` if a target selects no layer.
+ */
 export function loraLayout(
   { rank, alpha, targets }: LoraSettings,
   path: string,
@@ -57,15 +65,14 @@ export function loraLayout(
   const { adaptable } = survey(path, build);
   const scale = alpha === null ? 1 : alpha / rank;
   return layoutOf(
-    targetsIn(adaptable, targets, path).map((module) => [module, { ...at(adaptable, module), rank, scale }]),
+    targetsIn(adaptable, targets, path).map((module) => [
+      module,
+      { layer: adaptable.get(module) as Adaptable, rank, scale },
+    ]),
   );
 }
 
-const at = (adaptable: ReadonlyMap<string, Adaptable>, module: string) => ({
-  layer: adaptable.get(module) as Adaptable,
-});
-
-/** The factors of modules one after another, each A before its B. */
+/** The layout of the factors of all modules: A, then B of each. */
 export function layoutOf(places: Iterable<readonly [module: string, place: LoraPlace]>): LoraLayout {
   const tensors = [...places].flatMap(([module, { layer, rank, scale }]) => {
     const [a, b] = factorShapes(layer, rank);
@@ -77,7 +84,7 @@ export function layoutOf(places: Iterable<readonly [module: string, place: LoraP
   return { kind: "lora", ...flatLayout(tensors) };
 }
 
-/** A: the layer's weight with `rank` outputs. B: from those to the layer's outputs. */
+/** Shapes of A, which has `rank` outputs, and of B, which maps these to the outputs of the layer. */
 export function factorShapes({ weight: [out = 0, ...rest] }: Adaptable, rank: number): [a: Shape, b: Shape] {
   return [
     [rank, ...rest],
@@ -85,7 +92,11 @@ export function factorShapes({ weight: [out = 0, ...rest] }: Adaptable, rank: nu
   ];
 }
 
-/** The modules that targets name, in the order of `adaptable`; a target that names none is an error. */
+/**
+ * The modules that the targets select, in the order of `adaptable`.
+ *
+ * @throws InputError `setting-invalid` if a target selects none.
+ */
 export function targetsIn(
   adaptable: ReadonlyMap<string, Adaptable>,
   targets: readonly string[],
@@ -107,21 +118,22 @@ function endsWith(module: string, end: string): boolean {
 }
 
 function unknownTarget(target: string, modules: readonly string[], path: string): InputError {
-  const names = new Set(modules.map(lastName));
-  const near = nearest(target, [...Object.keys(TARGET_GROUPS), ...names]);
+  const [groups, layers] = [Object.keys(TARGET_GROUPS), [...new Set(modules.map(lastName))]];
+  const suggestion = nearest(target, [...groups, ...layers]);
   return new InputError(
-    "tensor-mismatch",
-    `lora.targets: ${target} names no layer of ${path} that an adapter can change; ${near ? `did you mean ${near}? ` : ""}` +
-      `There are the groups ${Object.keys(TARGET_GROUPS).join(", ")}, and the layers ${[...names].join(", ")}.`,
+    "setting-invalid",
+    `lora.targets: ${target} does not name a layer of ${path} that an adapter can change. ${suggestion ? `Did you mean ${suggestion}? ` : ""}` +
+      `The groups are ${groups.join(", ")}; the layers are ${layers.join(", ")}.`,
+    { setting: "lora.targets", found: target, suggestion, model: path, groups, layers },
   );
 }
 
-/** `to_out.0` for `…attn1.to_out.0`: a number alone says nothing. */
+/** The last name of a path, with the number after it: `to_out.0` for `…attn1.to_out.0`. */
 function lastName(path: string): string {
   return path.match(/[^.]+(\.\d+)?$/)?.[0] ?? path;
 }
 
-/** The adapter whose factors are slices of `flat` [size]; `parts` are those slices, to differentiate by. */
+/** The adapter whose factors are slices of `flat` [size]. `parts` are these slices, in the order of the layout. */
 export function loraAdapter(layout: LoraLayout, flat: Value): { adapter: Adapter; parts: Value[] } {
   const parts = splitFlat(layout, flat);
   const factors = new Map<string, { value: Value; scale: number }>();
@@ -137,7 +149,7 @@ export function loraAdapter(layout: LoraLayout, flat: Value): { adapter: Adapter
   return { adapter, parts };
 }
 
-/** A ~ N(0, 1/rank²): a standard deviation of 1/rank, as in diffusers' LoRALinearLayer. B = 0. */
+/** Initial factors: A is normal with standard deviation 1 / rank, as in diffusers' LoRALinearLayer, and B is 0. */
 export function initialLora(layout: LoraLayout, rng: Rng): Float32Array {
   const flat = new Float32Array(layout.size);
   for (const { shape, offset, factor } of layout.entries) {

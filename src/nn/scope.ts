@@ -1,47 +1,58 @@
 import { InputError, nearest } from "../errors/index.js";
 import type { Value } from "../graph/value.js";
 import { type ConvOptions, cast, parameter } from "../ops/index.js";
-import { isFloating } from "../tensor/dtype.js";
+import { FLOATING_TYPES, isFloating } from "../tensor/dtype.js";
 import type { Rng } from "../tensor/rng.js";
 import { type Shape, sameShape, showShape, sizeOf } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";
 import { type FlatEntry, type FlatLayout, flatLayout, splitFlat } from "./flat.js";
 
 /**
- * Where a layer takes its parameters from: a place in a tree whose paths are the checkpoint's keys. A model written
- * against a scope serves pretrained weights, weights in training and a mere count of its parameters alike.
+ * Gives a layer its parameters. Scopes form a tree whose paths are the keys of the checkpoint. The same model code
+ * therefore runs with frozen weights (`frozenScope`) and trainable weights (`trainableScope`), and can list its
+ * parameters without any weights (`survey`).
  */
 export interface Scope {
-  /** Such as `unet.mid_block.attentions.0`. */
+  /** Key prefix of the layer, such as `unet.mid_block.attentions.0`. */
   readonly path: string;
+  /** The scope `path.name`. */
   at(name: string | number): Scope;
-  /** The float32 tensor `path.name`. `init` is how it starts where it is trained from nothing. */
+  /** The float32 tensor `path.name`. `init` is its initialization when it is trained from scratch. */
   parameter(name: string, shape: Shape, init?: Init): Value;
-  /** Whether a checkpoint holds `path.name`; false where there is no checkpoint. */
+  /** Whether the checkpoint holds `path.name`; false if there is no checkpoint. */
   has(name: string): boolean;
-  /** What an adapter adds to the output of the layer at this path, whose input is `x`; or undefined. */
+  /**
+   * The value that an adapter adds to the output of the layer at this path for input `x`; undefined without an adapter.
+   */
   adapt(x: Value, layer: Adaptable): Value | undefined;
 }
 
-/** A fresh parameter: uniform in ±bound, normal around zero, or one value. */
+/** Initialization: uniform in ± the bound, normal with mean 0 and the standard deviation, or constant. */
 export type Init = { readonly uniform: number } | { readonly normal: number } | { readonly constant: number };
 
-/** PyTorch's default for Linear and Conv weights and biases: kaiming_uniform with a = √5 comes to ±1/√fanIn. */
+/**
+ * PyTorch's default for weights and biases of Linear and Conv: kaiming_uniform with a = √5, whose bound is 1/√fanIn.
+ */
 export const fanInUniform = (fanIn: number): Init => ({ uniform: 1 / Math.sqrt(fanIn) });
 
 export const NORMAL: Init = { normal: 0.02 };
 export const ZEROS: Init = { constant: 0 };
 export const ONES: Init = { constant: 1 };
 
-/** A layer that an adapter can change: its weight [out, in, kh, kw] (of a Linear [out, in]), and how a convolution moves. */
+/** A layer that an adapter can change. */
 export interface Adaptable {
+  /** Shape of the weight: [out, in] for a Linear, [out, in, kh, kw] for a convolution. */
   readonly weight: Shape;
-  /** Of a convolution; undefined for a Linear. */
+  /** Options of a convolution; undefined for a Linear. */
   readonly conv?: ConvOptions;
 }
 
+/**
+ * Computes what is added to the output of the layer at `path` for input `x`; undefined for layers without an adapter.
+ */
 export type Adapter = (path: string, x: Value, layer: Adaptable) => Value | undefined;
 
+/** Implements the scopes of one tree. Names are full paths. */
 interface Store {
   parameter(name: string, shape: Shape, init: Init): Value;
   has(name: string): boolean;
@@ -59,8 +70,11 @@ function scopeOver(store: Store, path: string): Scope {
 }
 
 /**
- * Weights that stay as they are, read by the runtime from where they lie. The source's names are full paths
- * (`withPrefix(file, "unet.")` for the root path `unet`).
+ * A scope of frozen weights, which the runtime reads directly from their source. Names in the source are full paths:
+ * for the root path `unet`, use `withPrefix(file, "unet.")`.
+ *
+ * @throws InputError `tensor-missing` or `tensor-mismatch`, when the model asks for a parameter that the source does
+ *   not hold in that shape and in a floating point type.
  */
 export function frozenScope(
   source: WeightSource,
@@ -75,22 +89,27 @@ export function frozenScope(
       parameter(name, shape) {
         const stored = source.get(name);
         if (!stored) {
-          const near = nearest(name, source.names());
+          const suggestion = nearest(name, source.names());
+          const hint = suggestion ? `; the nearest name is ${suggestion}` : "";
           throw new InputError(
-            "tensor-mismatch",
-            `${source.describe}: tensor ${name} ${showShape(shape)} is missing${near ? `; the nearest name is ${near}` : ""}. Do the weights belong to this config.json?`,
+            "tensor-missing",
+            `${source.describe}: tensor ${name} ${showShape(shape)} is missing${hint}. Do the weights belong to this config.json?`,
+            { path: source.describe, tensor: name, expected: shape, suggestion },
           );
         }
         if (!sameShape(stored.shape, shape)) {
+          const [found, expected] = [stored.shape, shape];
           throw new InputError(
             "tensor-mismatch",
-            `${source.describe}: tensor ${name} has shape ${showShape(stored.shape)}, but config.json makes it ${showShape(shape)}. Do the weights belong to this config.json?`,
+            `${source.describe}: tensor ${name} has shape ${showShape(found)}, but config.json makes it ${showShape(expected)}. Do the weights belong to this config.json?`,
+            { path: source.describe, tensor: name, found, expected },
           );
         }
         if (!isFloating(stored.dtype)) {
           throw new InputError(
             "tensor-mismatch",
-            `${source.describe}: tensor ${name} is ${stored.dtype}; weights must be float16, bfloat16, float32 or float64 (quantised checkpoints are not supported).`,
+            `${source.describe}: tensor ${name} is ${stored.dtype}, but weights must be ${FLOATING_TYPES.join(", ")}. Quantized checkpoints are not supported.`,
+            { path: source.describe, tensor: name, found: stored.dtype, expected: FLOATING_TYPES },
           );
         }
         let value = values.get(name);
@@ -113,8 +132,8 @@ export interface ParameterEntry extends FlatEntry {
 export type ParameterLayout = FlatLayout<ParameterEntry>;
 
 /**
- * A scope without weights: `build` is followed only to see what it asks for. Returns the parameters, each once, and the
- * layers that an adapter could have changed, by their paths.
+ * Runs `build` with a scope without weights and records what it asks for: the layout of its parameters, each once, in
+ * the order of the forward pass, and the layers that an adapter can change, by their paths.
  */
 export function survey(
   path: string,
@@ -131,8 +150,8 @@ export function survey(
           return undefined;
         },
         parameter(name, shape, init) {
-          const before = seen.get(name);
-          if (before) return before.value;
+          const known = seen.get(name);
+          if (known) return known.value;
           const value = parameter(name, shape, "float32");
           seen.set(name, { name, shape, init, value });
           return value;
@@ -146,13 +165,16 @@ export function survey(
 }
 
 /**
- * Weights in training: every parameter is a slice of `flat`, laid out by a survey of the same model.
+ * A scope of trainable weights: every parameter is a slice of `flat` [size], which a survey of the same model laid out.
+ * `parts` are these slices, in the order of the layout.
  *
  *     const { parameters } = survey("unet", (scope) => unet(scope, config, inputs));
  *     const flat = input([parameters.size]);
  *     const { scope, parts } = trainableScope(parameters, flat, "unet");
  *     const loss = mean(…unet(scope, config, inputs)…);
  *     const gradient = joinFlat(parameters, gradients([{ value: loss, gradient: one }], parts));
+ *
+ * @throws TypeError if the model asks for a parameter that the layout does not hold in that shape.
  */
 export function trainableScope(layout: FlatLayout, flat: Value, path: string): { scope: Scope; parts: Value[] } {
   const parts = splitFlat(layout, flat);
@@ -165,7 +187,7 @@ export function trainableScope(layout: FlatLayout, flat: Value, path: string): {
         const value = byName.get(name);
         if (!value || !sameShape(value.shape, shape)) {
           throw new TypeError(
-            `trainableScope: ${name} ${showShape(shape)} is ${value ? showShape(value.shape) : "absent"} in the layout; survey the same model`,
+            `trainableScope: ${name} must be ${showShape(shape)}, but in the layout it is ${value ? showShape(value.shape) : "missing"}. Survey the same model.`,
           );
         }
         return value;
@@ -176,7 +198,7 @@ export function trainableScope(layout: FlatLayout, flat: Value, path: string): {
   return { scope, parts };
 }
 
-/** The vector that training starts from. */
+/** A vector of freshly initialized parameters. */
 export function initialParameters(layout: ParameterLayout, rng: Rng): Float32Array {
   const flat = new Float32Array(layout.size);
   for (const { shape, offset, init } of layout.entries) {

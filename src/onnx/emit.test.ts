@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
 import { ModelProtoSchema, type TensorProto, TensorProto_DataLocation } from "onnx-buf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../errors/index.js";
+import { inputError } from "../../test/errors.js";
 import type { Graph } from "../graph/graph.js";
 import { add, cast, constant, input, linear, mul, parameter, relu, reshape } from "../ops/index.js";
 import { Runtime } from "../runtime/runtime.js";
@@ -27,7 +27,7 @@ beforeAll(async () => {
   folder = await realpath(await mkdtemp(join(tmpdir(), "alignprop-emit-")));
   for (const part of ["unet", "vae"]) await mkdir(join(folder, part));
   const files = [join(folder, "unet", "model.safetensors"), join(folder, "vae", "model.safetensors")] as const;
-  // Ahead of the weight in its file, so that it does not begin where the data begin.
+  // Comes before the weight, so that the weight does not start at the first byte of the data.
   const before = fromNumbers([1, 2, 3], [3], "float64");
   await writeSafetensors(
     files[0],
@@ -46,7 +46,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-/** y = x Wᵀ + b, the weight in one file and the bias as float16 in another. */
+/** y = x Wᵀ + b, with the weight in one file and the float16 bias in another. */
 function linearGraph(): Graph {
   const x = input([2, IN]);
   const bias = cast(parameter("vae.bias", [OUT], "float16"), "float32");
@@ -68,7 +68,7 @@ const external = ({ externalData }: TensorProto) =>
   Object.fromEntries(externalData.map(({ key, value }) => [key, value]));
 
 describe("weights in files", () => {
-  test("stay there: the model names their file below the common folder, offset and length", () => {
+  test("are not copied: the model holds their file below the common folder, offset and length", () => {
     const { bytes, weightFolder } = emit(linearGraph(), weights);
     expect(weightFolder).toBe(folder);
     const initializers = fromBinary(ModelProtoSchema, bytes).graph?.initializer ?? [];
@@ -89,7 +89,7 @@ describe("weights in files", () => {
     expect(bytes.length).toBeLessThan(2_000);
   });
 
-  test("are what the runtime computes with, float16 ones cast", async () => {
+  test("are read by the runtime, which casts float16", async () => {
     const x = Array.from({ length: 2 * IN }, (_, i) => (i % 5) - 2);
     const expected = Array.from({ length: 2 * OUT }, (_, at) => {
       const [row, column] = [Math.floor(at / OUT), at % OUT];
@@ -97,11 +97,11 @@ describe("weights in files", () => {
       for (let i = 0; i < IN; i++) total += (x[row * IN + i] as number) * (weightElements[column * IN + i] as number);
       return total;
     });
-    // Small whole numbers and eighths: exact in float32.
+    // Small integers and eighths are exact in float32.
     expect(await run(linearGraph(), { x: fromNumbers(x, [2, IN]) }, weights)).toEqual({ y: expected });
   });
 
-  test("are named once, however often they are read", () => {
+  test("become one initializer, however often they are read", () => {
     const x = input([2, IN]);
     const read = () => linear(x, parameter("unet.weight", [OUT, IN], "float32"));
     const graph = { name: "twice", inputs: { x }, outputs: { y: add(read(), read()) } };
@@ -109,7 +109,7 @@ describe("weights in files", () => {
     expect(initializers.filter(({ name }) => name === "weight:unet.weight")).toHaveLength(1);
   });
 
-  test("stand beside weights in memory", async () => {
+  test("can be mixed with weights in memory", async () => {
     const x = input([OUT]);
     const y = add(mul(x, parameter("scale", [1], "float32")), cast(parameter("vae.bias", [OUT], "float16"), "float32"));
     const scale = fromTensors(new Map([["scale", float32(Float32Array.of(3), [1])]]));
@@ -129,29 +129,35 @@ describe("a weight that does not fit", () => {
     return () => emit({ name: "U-Net", inputs: { x }, outputs: { y } }, weights);
   };
 
-  test("is an InputError that names graph, weight, both types and the files", () => {
-    const file = join(folder, "unet", "model.safetensors");
-    expect(reading("unet.missing", [2], "float32")).toThrow(InputError);
+  test("is reported with the graph, the tensor, both types and the files", () => {
+    const source = ["unet", "vae"].map((part) => join(folder, part, "model.safetensors")).join(", ");
+    const common = { graph: "U-Net", source };
     expect(reading("unet.missing", [2], "float32")).toThrow(
-      `U-Net needs the weight unet.missing as float32[2]; ${file}, ${join(folder, "vae", "model.safetensors")} does not have it.`,
+      inputError("tensor-missing", { ...common, tensor: "unet.missing", expected: "float32[2]" }),
     );
-    expect(reading("unet.weight", [IN, OUT], "float32")).toThrow(InputError);
     expect(reading("unet.weight", [IN, OUT], "float32")).toThrow(
-      `unet.weight as float32[${IN}, ${OUT}]; ${file}, ${join(folder, "vae", "model.safetensors")} has float32[${OUT}, ${IN}].`,
+      inputError("tensor-mismatch", {
+        ...common,
+        tensor: "unet.weight",
+        expected: `float32[${IN}, ${OUT}]`,
+        found: `float32[${OUT}, ${IN}]`,
+      }),
     );
-    expect(reading("vae.bias", [OUT], "float32")).toThrow(/needs .* as float32\[200\]; .* has float16\[200\]/);
+    expect(reading("vae.bias", [OUT], "float32")).toThrow(
+      inputError("tensor-mismatch", { tensor: "vae.bias", expected: "float32[200]", found: "float16[200]" }),
+    );
   });
 
-  test("is an InputError too where no weights are given at all", () => {
+  test("is reported if there are no weights at all", () => {
     const y = relu(parameter("w", [1], "float32"));
     expect(() => emit({ name: "bare", inputs: {}, outputs: { y } })).toThrow(
-      new InputError("onnx-unsupported", "bare needs the weight w as float32[1]; nothing does not have it."),
+      inputError("tensor-missing", { graph: "bare", tensor: "w", expected: "float32[1]", source: undefined }),
     );
   });
 });
 
 describe("names", () => {
-  test("of weights, inputs and outputs may be those that the model has for its own values", async () => {
+  test("of weights, inputs and outputs may equal the generated names of values", async () => {
     const names = ["v0", "v1", "c0", "c1", "x"];
     const tensors = fromTensors(new Map(names.map((name, i) => [name, fromNumbers([10 ** i], [1])])));
     const inputs = { v0: input([1]), c0: input([1]), c1: input([1]) };
@@ -168,7 +174,7 @@ describe("names", () => {
     });
   });
 
-  test("may stand for one value twice, for an input, a weight and a constant", async () => {
+  test("of outputs may name one value twice, an input, a weight or a constant", async () => {
     const x = input([2]);
     const y = mul(x, 3);
     const w = parameter("w", [1], "float32");
@@ -183,7 +189,7 @@ describe("names", () => {
     });
   });
 
-  test("of nodes say the op and what it gives", () => {
+  test("of nodes hold the op and the type of its result", () => {
     const { bytes } = emit(linearGraph(), weights);
     const names = fromBinary(ModelProtoSchema, bytes).graph?.node.map(({ name }) => name);
     expect(names).toEqual([
@@ -192,7 +198,7 @@ describe("names", () => {
     ]);
   });
 
-  test("of outputs are those of the nodes that compute them: nothing is copied for a name", () => {
+  test("of outputs do not cost a copy: the node that computes the value takes the name", () => {
     const x = input([2]);
     const y = mul(x, 3);
     const { bytes } = emit({ name: "published", inputs: { x }, outputs: { y, z: mul(y, y) } });
@@ -212,7 +218,7 @@ test("equal constants are written once", () => {
   expect(shapes).toEqual([[], [2]]);
 });
 
-test("a reshape of a reshape is one node, or none where it leads back", async () => {
+test("a reshape of a reshape is one node, or none if the shape ends up unchanged", async () => {
   const x = input([2, 6]);
   const y = mul(reshape(reshape(x, [3, 4]), [4, 3]), 2);
   const z = mul(reshape(reshape(x, [12]), [2, 6]), 3);

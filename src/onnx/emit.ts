@@ -32,19 +32,22 @@ import { fromNumbers } from "../tensor/host.js";
 import { type Shape, sameShape } from "../tensor/shape.js";
 import type { StoredTensor, WeightSource } from "../weights/source.js";
 
-/** LayerNormalization and Gelu need 20; ONNX Runtime 1.30 knows IR 10. */
+/** LayerNormalization needs opset 17 and Gelu opset 20. ONNX Runtime 1.30 supports IR version 10. */
 const OPSET = 21;
 const IR_VERSION = 10;
 
 export interface OnnxModel {
   readonly bytes: Uint8Array;
-  /** The folder that the external weights' locations are relative to; undefined where there are none. */
+  /** Folder that the locations of external weights are relative to; undefined if no weight is external. */
   readonly weightFolder: string | undefined;
 }
 
 /**
- * Writes a graph as an ONNX model. Weights that lie in files stay there: the model names file, offset and length.
- * Each ONNX node is named after the op, its place and its result, so that a failure can be told from the message.
+ * Writes a graph as an ONNX model (opset 21). Weights that are stored in files are not copied: the model refers to them by
+ * file, offset and length (ONNX external data). Each node's name holds the op, the type of its result and the node's index,
+ * so that a message of ONNX Runtime says which node failed.
+ *
+ * @throws InputError `tensor-missing` or `tensor-mismatch` if `weights` does not hold a parameter of the graph.
  */
 export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
   verify(graph);
@@ -52,7 +55,7 @@ export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
   const names = new Map<Value, string>();
   for (const [name, value] of Object.entries(graph.inputs)) names.set(value, name);
 
-  const outputs = rewrite(graph.outputs, { remake: withoutRepeatedReshapes });
+  const outputs = rewrite(graph.outputs, { remake: mergeReshapes });
   const order = topologicalOrder(Object.values(outputs));
   const stored = storedParameters(order, weights, graph.name);
   const weightFolder = commonFolder(stored.values());
@@ -91,13 +94,16 @@ export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
   return { bytes: toBinary(ModelProtoSchema, model), weightFolder };
 }
 
-/** A reshape of a reshape is one reshape, or none: layers that flatten their input meet others that do, and a node costs time. */
-function withoutRepeatedReshapes(node: Node, inputs: readonly Value[]): readonly Value[] {
+/**
+ * Merges a reshape of a reshape into one, or into none if the shape ends up unchanged. Adjacent layers that each flatten
+ * their input produce such pairs, and every node takes time.
+ */
+function mergeReshapes(node: Node, inputs: readonly Value[]): readonly Value[] {
   const [x] = inputs;
   const [y] = node.outputs as [Value];
   if (node.op !== reshapeOp || x?.node.op !== reshapeOp) return same(node, inputs);
-  const [viewed] = x.node.inputs as [Value];
-  return sameShape(viewed.shape, y.shape) ? [viewed] : apply(reshapeOp, [viewed], { shape: y.shape });
+  const [original] = x.node.inputs as [Value];
+  return sameShape(original.shape, y.shape) ? [original] : apply(reshapeOp, [original], { shape: y.shape });
 }
 
 class Writer implements OnnxWriter {
@@ -141,7 +147,7 @@ class Writer implements OnnxWriter {
   }
 
   parameter(name: string, stored: StoredTensor, folder: string | undefined): string {
-    // The weights' own names may collide with those of values.
+    // The prefix keeps names of weights apart from names of values.
     const unique = `weight:${name}`;
     if (this.shared.has(unique)) return unique;
     this.shared.set(unique, unique);
@@ -163,7 +169,7 @@ class Writer implements OnnxWriter {
     return unique;
   }
 
-  /** A name that neither the graph's inputs and outputs nor its weights have. */
+  /** A name that differs from every input, output and weight of the graph. */
   private fresh(prefix: "v" | "c"): string {
     for (;;) {
       const name = `${prefix}${this.count++}`;
@@ -172,8 +178,8 @@ class Writer implements OnnxWriter {
   }
 
   /**
-   * Gives values their public names as graph outputs. A computed value is renamed in place, because an Identity would copy
-   * it; a second name of the same value, and what no node computes, need one.
+   * Gives values their public names as graph outputs. A computed value is renamed, because an Identity node would copy it.
+   * An Identity is only needed for a second name of the same value, and for a value that no node computes.
    */
   publish(outputs: readonly (readonly [value: string, publicName: string])[]): void {
     const computed = new Set(this.nodes.flatMap(({ output }) => output));
@@ -205,10 +211,22 @@ function storedParameters(
     const { name, shape, dtype } = node.attrs as TensorType & { name: string };
     const stored = weights?.get(name);
     if (!stored || stored.dtype !== dtype || !sameShape(stored.shape, shape)) {
-      const had = stored ? `has ${showType(stored)}` : "does not have it";
+      const expected = showType({ shape, dtype });
+      const facts = { graph, tensor: name, expected, source: weights?.describe };
+      const needs = `the graph ${graph} needs the tensor ${name} as ${expected}`;
+      if (!weights) throw new InputError("tensor-missing", `${needs}, but no weights are given.`, facts);
+      if (!stored) {
+        throw new InputError(
+          "tensor-missing",
+          `${weights.describe}: ${needs}, but there is no such tensor. Do these weights belong to this model?`,
+          facts,
+        );
+      }
+      const found = showType(stored);
       throw new InputError(
-        "onnx-unsupported",
-        `${graph} needs the weight ${name} as ${showType({ shape, dtype })}; ${weights?.describe ?? "nothing"} ${had}.`,
+        "tensor-mismatch",
+        `${weights.describe}: ${needs}, but it is ${found}. Do these weights belong to this model?`,
+        { ...facts, found },
       );
     }
     found.set(name, stored);
@@ -216,6 +234,7 @@ function storedParameters(
   return found;
 }
 
+/** The deepest folder that holds the files of all tensors. */
 function commonFolder(tensors: Iterable<StoredTensor>): string | undefined {
   let common: string[] | undefined;
   for (const tensor of tensors) {

@@ -5,9 +5,9 @@ export interface AttentionAttrs {
 }
 
 /**
- * softmax(q kᵀ / √d) v in each of several heads of d features (Vaswani et al. 2017, section 3.2): query [b, n, c], key and
- * value [b, m, c] → [b, n, c]. One op because the runtime then never holds the scores [b, heads, n, m], which at 64x64
- * latents are the largest tensors by far.
+ * Multi-head attention (Vaswani et al. 2017, section 3.2): softmax(q kᵀ / √d) v in each of `heads` heads of d features.
+ * Query [b, n, c], key and value [b, m, c] → [b, n, c]. It is one op so that the runtime never stores the scores
+ * [b, heads, n, m], which at 64x64 latents are by far the largest tensors.
  */
 export const attentionOp: OpDef<AttentionAttrs> = {
   name: "attention",
@@ -16,7 +16,7 @@ export const attentionOp: OpDef<AttentionAttrs> = {
     const [[b, , c], [kb, m, kc], [vb, vm, vc]] = types.map(({ shape }) => shape) as [number[], number[], number[]];
     const fits = b === kb && b === vb && m === vm && c === kc && c === vc;
     if (types.some(({ shape, dtype }) => shape.length !== 3 || dtype !== types[0].dtype) || !fits) {
-      throw new TypeError(`attention: ${types.map(showType).join(", ")} do not fit each other`);
+      throw new TypeError(`attention: query, key and value ${types.map(showType).join(", ")} do not fit together`);
     }
     if ((c as number) % heads !== 0) throw new TypeError(`attention: ${heads} heads do not divide ${c} features`);
     return [types[0]];
@@ -35,8 +35,11 @@ export const attentionOp: OpDef<AttentionAttrs> = {
     for (let b = 0; b < batch; b++) {
       for (let head = 0; head < heads; head++) {
         for (let i = 0; i < n; i++) {
-          const from = row(q, n, b, i, head);
-          const scores = Float64Array.from({ length: m }, (_, j) => dot(from, row(k, m, b, j, head)) / Math.sqrt(d));
+          const queryRow = row(q, n, b, i, head);
+          const scores = Float64Array.from(
+            { length: m },
+            (_, j) => dot(queryRow, row(k, m, b, j, head)) / Math.sqrt(d),
+          );
           const top = scores.reduce((a, score) => Math.max(a, score), Number.NEGATIVE_INFINITY);
           const weights = scores.map((score) => Math.exp(score - top));
           const total = weights.reduce((sum, weight) => sum + weight, 0);
@@ -57,7 +60,7 @@ function dot(a: Float64Array, b: Float64Array): number {
   return a.reduce((sum, x, i) => sum + x * (b[i] as number), 0);
 }
 
-/** Scaled dot-product attention: query [b, n, c], key and value [b, m, c] → [b, n, c] */
+/** Multi-head scaled dot-product attention: query [b, n, c], key and value [b, m, c] → [b, n, c]. */
 export function attention(query: Value, key: Value, value: Value, heads: number): Value {
   return apply1(attentionOp, [query, key, value], { heads });
 }

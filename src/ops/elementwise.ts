@@ -1,16 +1,17 @@
+/** Ops on each element, with NumPy's broadcasting. */
 import { apply1, CONTRIB, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
 import type { DType } from "../tensor/dtype.js";
 import { isFloating } from "../tensor/dtype.js";
 import { broadcastShapes, type Shape, sizeOf, stridesOf } from "../tensor/shape.js";
 import { constant } from "./source.js";
 
-/** A number stands for a scalar of the other operand's type. */
+/** A number becomes a scalar constant of the other operand's type. */
 export type Operand = Value | number;
 
 type NoAttrs = Record<string, never>;
 const NONE: NoAttrs = {};
 
-/** For each element of `out`, the offset of the element of `shape` that broadcasts to it. */
+/** For each element of shape `out`, the offset of the element of shape `shape` that broadcasts to it. */
 export function broadcastOffsets(shape: Shape, out: Shape): Int32Array {
   const offsets = new Int32Array(sizeOf(out));
   const strides = stridesOf(shape);
@@ -35,7 +36,8 @@ function unary(name: string, onnx: string, f: (x: number) => number): OpDef<NoAt
   return {
     name,
     infer: ([x]) => {
-      if (!x || !isFloating(x.dtype)) throw new TypeError(`${name}: expects floating point, got ${x && showType(x)}`);
+      if (!x || !isFloating(x.dtype))
+        throw new TypeError(`${name}: expects a floating point tensor, but got ${x ? showType(x) : "none"}`);
       return [x];
     },
     emit: (w, [x]) => w.node(onnx, [x as string]),
@@ -65,12 +67,14 @@ function binary(name: string, onnx: string, f: (x: number, y: number) => number,
 function broadcastTypes(who: string, x: TensorType, y: TensorType): TensorType {
   const shape = broadcastShapes(x.shape, y.shape);
   if (!shape || x.dtype !== y.dtype) {
-    throw new TypeError(`${who}: ${showType(x)} and ${showType(y)} do not broadcast to one type`);
+    throw new TypeError(`${who}: ${showType(x)} and ${showType(y)} do not broadcast or differ in type`);
   }
   return { shape, dtype: x.dtype };
 }
 
-/** erf to float64 precision: its Maclaurin series near 0, Lentz's continued fraction of erfc beyond (DLMF 7.6.2, 7.9.1). */
+/**
+ * erf in float64 precision: a power series near 0 (DLMF 7.6.1), the continued fraction of erfc elsewhere (DLMF 7.9.1).
+ */
 function erf64(x: number): number {
   const z = Math.abs(x);
   if (z < 2.5) {
@@ -93,14 +97,14 @@ const sigmoid64 = (x: number) => 1 / (1 + Math.exp(-x));
 export const addOp = binary("add", "Add", (x, y) => x + y);
 export const subOp = binary("sub", "Sub", (x, y) => x - y);
 export const mulOp = binary("mul", "Mul", (x, y) => x * y);
-const dividing = binary("div", "Div", (x, y) => x / y);
-/** Of whole numbers the quotient is whole, rounded towards zero. */
+const floatDiv = binary("div", "Div", (x, y) => x / y);
+/** Integer division truncates towards zero. */
 export const divOp: OpDef<NoAttrs> = {
-  ...dividing,
+  ...floatDiv,
   evaluate: (inputs, node) => {
-    const [quotient] = dividing.evaluate(inputs, node) as [F64Array];
-    const whole = !isFloating((node.outputs[0] as Value).dtype);
-    return [whole ? { shape: quotient.shape, data: quotient.data.map(Math.trunc) } : quotient];
+    const [quotient] = floatDiv.evaluate(inputs, node) as [F64Array];
+    const isInteger = !isFloating((node.outputs[0] as Value).dtype);
+    return [isInteger ? { shape: quotient.shape, data: quotient.data.map(Math.trunc) } : quotient];
   },
 };
 export const maximumOp = binary("maximum", "Max", Math.max);
@@ -120,12 +124,12 @@ export const sigmoidOp = unary("sigmoid", "Sigmoid", sigmoid64);
 export const erfOp = unary("erf", "Erf", erf64);
 export const sinOp = unary("sin", "Sin", Math.sin);
 export const cosOp = unary("cos", "Cos", Math.cos);
-/** x Φ(x), Φ the normal distribution function (Hendrycks & Gimpel 2016). */
+/** x Φ(x), where Φ is the standard normal distribution function (Hendrycks & Gimpel 2016). */
 export const geluOp = unary("gelu", "Gelu", (x) => (x * (1 + erf64(x / Math.SQRT2))) / 2);
 
 /**
- * x σ(x) (Elfwing et al. 2017). As one operator and not as a product with a Sigmoid: ONNX Runtime would find the same Sigmoid
- * in the gradient and keep its output from the one to the other.
+ * x σ(x) (Elfwing et al. 2017). It is one operator rather than a product with Sigmoid: ONNX Runtime would merge that
+ * Sigmoid with the one in the gradient, and keep its output in memory from the forward to the backward pass.
  */
 export const siluOp: OpDef<NoAttrs> = {
   ...unary("silu", "", (x) => x * sigmoid64(x)),
@@ -154,7 +158,7 @@ export const whereOp: OpDef<NoAttrs> = {
     const shape = broadcastShapes((condition as TensorType).shape, values.shape);
     if (!shape || condition?.dtype !== "bool") {
       throw new TypeError(
-        `where: condition ${showType(condition as TensorType)} does not select from ${showType(values)}`,
+        `where: condition ${showType(condition as TensorType)} must be bool and broadcast with ${showType(values)}`,
       );
     }
     return [{ shape, dtype: values.dtype }];
@@ -163,14 +167,14 @@ export const whereOp: OpDef<NoAttrs> = {
   evaluate: (inputs, node) => {
     const shape = (node.outputs[0] as Value).shape;
     const [c, x, y] = inputs.map((array) => ({ data: array.data, at: broadcastOffsets(array.shape, shape) }));
-    if (!c || !x || !y) throw new TypeError("where: takes three inputs");
+    if (!c || !x || !y) throw new TypeError("where: expects three inputs");
     const pick = (array: { data: Float64Array; at: Int32Array }, i: number) =>
       array.data[array.at[i] as number] as number;
     return [{ shape, data: Float64Array.from({ length: sizeOf(shape) }, (_, i) => pick(pick(c, i) ? x : y, i)) }];
   },
 };
 
-/** ONNX TensorProto.DataType codes. */
+/** The codes of ONNX's TensorProto.DataType. */
 export const ONNX_TYPE: Record<DType, number> = {
   float32: 1,
   uint8: 2,
@@ -230,9 +234,10 @@ export const pow = (x: Value, exponent: number): Value => apply1(powOp, [x], { e
 export const relu = (x: Value): Value => maximum(x, 0);
 export const clip = (x: Value, low: number, high: number): Value => minimum(maximum(x, low), high);
 
-/** x σ(1.702 x), the approximation of GELU that CLIP uses. */
+/** x σ(1.702 x), the approximation of GELU in OpenAI's CLIP. */
 export const quickGelu = (x: Value): Value => mul(x, sigmoid(mul(x, 1.702)));
 
+/** Elements of `x` where `condition` (bool) is true, elsewhere those of `y`. All three broadcast. */
 export function where(condition: Value, x: Operand, y: Operand): Value {
   return apply1(whereOp, [condition, lift(x, y), lift(y, x)], NONE);
 }

@@ -1,5 +1,5 @@
 export { attention } from "./attention.js";
-export { averagePool, type ConvOptions, conv2d, convTranspose2d, upsampleNearest } from "./conv.js";
+export { type ConvOptions, conv2d, convTranspose2d } from "./conv.js";
 export {
   abs,
   add,
@@ -32,21 +32,21 @@ export {
   tanh,
   where,
 } from "./elementwise.js";
+export { gather, gatherElements, scatterElements, scatterRows } from "./indexing.js";
 export { linear, matmul, matrixTranspose } from "./matmul.js";
 export {
   broadcastTo,
   concat,
   flip,
-  gather,
   pad,
   repeatBatch,
   reshape,
-  scatterRows,
   slice,
   transpose,
 } from "./movement.js";
 export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
+export { averagePool, maxPool, upsampleNearest } from "./pool.js";
 export { allAxes, max, mean, sum } from "./reduce.js";
 export { bicubicMatrix, resizeBicubic, resizeBilinear, resizeNearest } from "./resize.js";
-export { gatherElements, maxPool, scatterElements, topK } from "./select.js";
+export { topK } from "./select.js";
 export { constant, filled, input, parameter, zeros } from "./source.js";

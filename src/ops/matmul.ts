@@ -1,3 +1,4 @@
+/** Matrix products. */
 import { apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
 import { broadcastShapes, type Shape, sizeOf } from "../tensor/shape.js";
 import { broadcastOffsets } from "./elementwise.js";
@@ -13,7 +14,7 @@ interface MatmulOptions {
   readonly transposeB?: boolean;
 }
 
-/** Rows and columns of the last two axes, as the product sees them. */
+/** Rows and columns of the last two axes, after an optional transpose. */
 function extents(shape: Shape, transposed: boolean): [number, number] {
   const [rows, columns] = shape.slice(-2) as [number, number];
   return transposed ? [columns, rows] : [rows, columns];
@@ -26,7 +27,7 @@ function productType(who: string, a: TensorType, b: TensorType, attrs: MatmulAtt
   if (a.shape.length < 2 || b.shape.length < 2 || k !== k2 || !batch || a.dtype !== b.dtype) {
     const mark = (transposed: boolean) => (transposed ? "ᵀ" : "");
     throw new TypeError(
-      `${who}: ${showType(a)}${mark(attrs.transposeA)} · ${showType(b)}${mark(attrs.transposeB)} does not fit`,
+      `${who}: ${showType(a)}${mark(attrs.transposeA)} · ${showType(b)}${mark(attrs.transposeB)} do not fit together`,
     );
   }
   return { shape: [...batch, m, n], dtype: a.dtype };
@@ -54,12 +55,12 @@ function product(a: F64Array, b: F64Array, attrs: MatmulAttrs, shape: Shape): F6
   return { shape, data: out };
 }
 
-/** Batched product of the last two axes; the axes before them broadcast. */
+/** Product over the last two axes. The axes before them are batch axes and broadcast. */
 export const matmulOp: OpDef<MatmulAttrs> = {
   name: "matmul",
   infer: ([a, b], attrs) => [productType("matmul", a as TensorType, b as TensorType, attrs)],
   emit: (w, names, { attrs, inputs }) => {
-    // The runtime fuses a transpose of the last two axes into the product that reads it.
+    // ONNX Runtime fuses a transpose of the last two axes into the MatMul that reads it.
     const operand = (i: 0 | 1, transposed: boolean) => {
       const name = names[i] as string;
       if (!transposed) return name;
@@ -71,14 +72,16 @@ export const matmulOp: OpDef<MatmulAttrs> = {
   evaluate: ([a, b], { attrs, outputs }) => [product(a as F64Array, b as F64Array, attrs, (outputs[0] as Value).shape)],
 };
 
-/** a · b of two matrices, plus a row vector where a third input is given. */
+/** Product of two matrices [m, k] and [k, n], plus an optional bias [n]. */
 export const gemmOp: OpDef<MatmulAttrs> = {
   name: "gemm",
   infer: ([a, b, bias], attrs) => {
     const type = productType("gemm", a as TensorType, b as TensorType, attrs);
     const fits = !bias || (bias.shape.length === 1 && bias.shape[0] === type.shape[1] && bias.dtype === type.dtype);
     if (type.shape.length !== 2 || !fits) {
-      throw new TypeError(`gemm: ${showType(type)} takes no bias ${showType(bias ?? type)}`);
+      throw new TypeError(
+        `gemm: result ${showType(type)} and bias ${bias ? showType(bias) : "none"} do not fit together`,
+      );
     }
     return [type];
   },
@@ -93,21 +96,23 @@ export const gemmOp: OpDef<MatmulAttrs> = {
   },
 };
 
+/** The permutation that swaps the last two axes of a tensor. */
 export function swapLast(rank: number): number[] {
   const axes = Array.from({ length: rank }, (_, axis) => axis);
   return [...axes.slice(0, -2), rank - 1, rank - 2];
 }
 
+/** a [..., m, k] · b [..., k, n] → [..., m, n]. The options transpose the last two axes of an operand first. */
 export function matmul(a: Value, b: Value, { transposeA = false, transposeB = false }: MatmulOptions = {}): Value {
   return apply1(a.shape.length === 2 && b.shape.length === 2 ? gemmOp : matmulOp, [a, b], { transposeA, transposeB });
 }
 
-/** x [..., in] · weightᵀ + bias, with weight [out, in] and bias [out] as PyTorch's Linear stores them → [..., out]. */
+/** x [..., in] · weightᵀ + bias → [..., out], with weight [out, in] and bias [out] as in torch's linear. */
 export function linear(x: Value, weight: Value, bias?: Value): Value {
   const [outFeatures, inFeatures] = weight.shape as [number, number];
   if (x.shape.at(-1) !== inFeatures) {
     throw new TypeError(
-      `linear: ${showType(x)} has ${x.shape.at(-1)} features, weight ${showType(weight)} expects ${inFeatures}`,
+      `linear: input ${showType(x)} has ${x.shape.at(-1)} features, but weight ${showType(weight)} expects ${inFeatures}`,
     );
   }
   const rows = reshape(x, [-1, inFeatures]);

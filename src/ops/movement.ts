@@ -1,3 +1,4 @@
+/** Ops that move elements and compute nothing. */
 import { apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
 import {
   broadcastShapes,
@@ -10,15 +11,13 @@ import {
 } from "../tensor/shape.js";
 import { broadcastOffsets } from "./elementwise.js";
 
-/** Ops that move elements and compute nothing. */
-
 export const reshapeOp: OpDef<{ readonly shape: Shape }> = {
   name: "reshape",
   infer: ([x], { shape }) => {
     const type = x as TensorType;
     if (sizeOf(type.shape) !== sizeOf(shape)) {
       throw new TypeError(
-        `reshape: ${showType(type)} has ${sizeOf(type.shape)} elements, ${showShape(shape)} has ${sizeOf(shape)}`,
+        `reshape: ${showType(type)} has ${sizeOf(type.shape)} elements, but ${showShape(shape)} has ${sizeOf(shape)}`,
       );
     }
     return [{ shape, dtype: type.dtype }];
@@ -37,7 +36,9 @@ export const transposeOp: OpDef<{ readonly permutation: readonly number[] }> = {
         shape.map((_, axis) => axis),
       )
     ) {
-      throw new TypeError(`transpose: ${showShape(permutation)} is no permutation of the axes of ${showShape(shape)}`);
+      throw new TypeError(
+        `transpose: ${showShape(permutation)} is not a permutation of the axes of ${showShape(shape)}`,
+      );
     }
     return [{ shape: permutation.map((axis) => shape[axis] as number), dtype }];
   },
@@ -60,7 +61,7 @@ export const transposeOp: OpDef<{ readonly permutation: readonly number[] }> = {
   },
 };
 
-/** Reads `data` at offset + Σ index · step, in row-major order of `shape`. */
+/** Elements of a strided view: for each index of `shape`, `data` at offset + Σ index · step. */
 function strided(data: Float64Array, shape: Shape, steps: readonly number[], offset: number): Float64Array {
   const out = new Float64Array(sizeOf(shape));
   const strides = stridesOf(shape);
@@ -108,7 +109,9 @@ export const sliceOp: OpDef<SliceAttrs> = {
     const { shape, dtype } = x as TensorType;
     const extent = shape[axis] as number;
     if (!(0 <= start && start <= stop && stop <= extent && step >= 1)) {
-      throw new TypeError(`slice: ${start} … ${stop} by ${step} is outside axis ${axis} of ${showShape(shape)}`);
+      throw new TypeError(
+        `slice: start ${start}, stop ${stop}, step ${step} do not fit axis ${axis} of ${showShape(shape)}`,
+      );
     }
     return [{ shape: shape.map((size, i) => (i === axis ? Math.ceil((stop - start) / step) : size)), dtype }];
   },
@@ -144,14 +147,14 @@ export interface PadAttrs {
   readonly after: readonly number[];
 }
 
-/** Zeros before and after each axis. */
+/** Adds zeros before and after each axis. */
 export const padOp: OpDef<PadAttrs> = {
   name: "pad",
   infer: ([x], { before, after }) => {
     const { shape, dtype } = x as TensorType;
     if (before.length !== shape.length || after.length !== shape.length || [...before, ...after].some((n) => n < 0)) {
       throw new TypeError(
-        `pad: ${showShape(before)} before and ${showShape(after)} after do not pad ${showShape(shape)}`,
+        `pad: ${showShape(before)} before and ${showShape(after)} after do not fit ${showShape(shape)}`,
       );
     }
     return [{ shape: shape.map((size, i) => size + (before[i] as number) + (after[i] as number)), dtype }];
@@ -183,7 +186,7 @@ export const concatOp: OpDef<{ readonly axis: number }> = {
         other.shape.length === first.shape.length &&
         other.shape.every((size, i) => i === axis || size === first.shape[i]);
       if (!fits || other.dtype !== first.dtype) {
-        throw new TypeError(`concat: ${showType(first)} and ${showType(other)} do not join along axis ${axis}`);
+        throw new TypeError(`concat: ${showType(first)} and ${showType(other)} do not fit together along axis ${axis}`);
       }
     }
     const total = inputs.reduce((length, { shape }) => length + (shape[axis] as number), 0);
@@ -206,92 +209,42 @@ export const concatOp: OpDef<{ readonly axis: number }> = {
   },
 };
 
-/** Rows of `table` along axis 0: indices of any shape → [...indices, ...table.shape[1:]]. */
-export const gatherOp: OpDef<Record<string, never>> = {
-  name: "gather",
-  infer: ([table, indices]) => {
-    if (!table || indices?.dtype !== "int64" || table.shape.length === 0) {
-      throw new TypeError(
-        `gather: expects a table and int64 indices, got ${showType(table as TensorType)} and ${showType(indices as TensorType)}`,
-      );
-    }
-    return [{ shape: [...indices.shape, ...table.shape.slice(1)], dtype: table.dtype }];
-  },
-  emit: (w, inputs) => w.node("Gather", inputs, { axis: 0 }),
-  evaluate: ([table, indices], { outputs }) => {
-    const { shape, data } = table as F64Array;
-    const row = sizeOf(shape.slice(1));
-    const out = new Float64Array((indices as F64Array).data.length * row);
-    (indices as F64Array).data.forEach((index, i) => {
-      out.set(data.subarray(index * row, (index + 1) * row), i * row);
-    });
-    return [{ shape: (outputs[0] as Value).shape, data: out }];
-  },
-};
-
-/** Adds rows of updates [n, d] into zeros [rows, d] at indices [n]: what gather's gradient needs. */
-export const scatterRowsOp: OpDef<{ readonly rows: number }> = {
-  name: "scatterRows",
-  sums: true,
-  infer: ([indices, updates], { rows }) => {
-    const [n, ...rest] = (updates as TensorType).shape;
-    if (indices?.dtype !== "int64" || indices.shape.length !== 1 || indices.shape[0] !== n) {
-      throw new TypeError(
-        `scatterRows: ${showType(indices as TensorType)} does not index the rows of ${showType(updates as TensorType)}`,
-      );
-    }
-    return [{ shape: [rows, ...rest], dtype: (updates as TensorType).dtype }];
-  },
-  emit: (w, [indices, updates], { outputs }) => {
-    const { shape, dtype } = outputs[0] as Value;
-    const zeros = w.node("Expand", [w.tensor([0], [], dtype), w.ints(shape)])[0] as string;
-    const column = w.node("Reshape", [indices as string, w.ints([-1, 1])])[0] as string;
-    return w.node("ScatterND", [zeros, column, updates as string], { reduction: "add" });
-  },
-  evaluate: ([indices, updates], { outputs }) => {
-    const shape = (outputs[0] as Value).shape;
-    const data = new Float64Array(sizeOf(shape));
-    const row = sizeOf(shape.slice(1));
-    (updates as F64Array).data.forEach((value, i) => {
-      const at = ((indices as F64Array).data[Math.floor(i / row)] as number) * row + (i % row);
-      data[at] = (data[at] as number) + value;
-    });
-    return [{ shape, data }];
-  },
-};
-
-/** One extent may be -1: whatever is left. */
+/** Reshapes without moving elements. One extent may be -1; it is then computed from the others. */
 export function reshape(x: Value, shape: Shape): Value {
   const known = shape.reduce((product, extent) => (extent === -1 ? product : product * extent), 1);
   const full = shape.map((extent) => (extent === -1 ? sizeOf(x.shape) / known : extent));
   return sameShape(full, x.shape) ? x : apply1(reshapeOp, [x], { shape: full });
 }
 
+/** Permutes axes: axis i of the result is axis `permutation[i]` of x. */
 export function transpose(x: Value, permutation: readonly number[]): Value {
   return apply1(transposeOp, [x], { permutation });
 }
 
+/** Repeats x to `shape` by NumPy's broadcasting rules. */
 export function broadcastTo(x: Value, shape: Shape): Value {
   return sameShape(x.shape, shape) ? x : apply1(broadcastToOp, [x], { shape });
 }
 
-/** Elements start, start + step, … below stop, along one axis. */
+/** x[start:stop:step] along one axis. */
 export function slice(x: Value, axis: number, start: number, stop: number, step = 1): Value {
   const at = normalizeAxis(axis, x.shape.length, "slice");
   if (start === 0 && stop === x.shape[at] && step === 1) return x;
   return apply1(sliceOp, [x], { axis: at, start, stop, step });
 }
 
+/** Reverses the order of the elements along the axes. */
 export function flip(x: Value, axes: readonly number[]): Value {
   return apply1(flipOp, [x], { axes: axes.map((axis) => normalizeAxis(axis, x.shape.length, "flip")) });
 }
 
-/** Zeros around x: one [before, after] for each axis. */
+/** Adds zeros around x. `padding` has one [before, after] for each axis. */
 export function pad(x: Value, padding: readonly (readonly [number, number])[]): Value {
   if (padding.every(([before, after]) => before === 0 && after === 0)) return x;
   return apply1(padOp, [x], { before: padding.map(([before]) => before), after: padding.map(([, after]) => after) });
 }
 
+/** Joins values along an axis. They must have the same extents along the other axes. */
 export function concat(values: readonly Value[], axis: number): Value {
   const first = values[0];
   if (!first) throw new TypeError("concat: needs at least one value");
@@ -299,17 +252,9 @@ export function concat(values: readonly Value[], axis: number): Value {
   return apply1(concatOp, values, { axis: normalizeAxis(axis, first.shape.length, "concat") });
 }
 
-/** x [b, ...], one after the other as often as it takes to make a batch like that of `other`, a multiple of b. */
+/** Repeats x [b, ...] along its batch axis to [n, ...], where n is the batch size of `other` and a multiple of b. */
 export function repeatBatch(x: Value, other: Value): Value {
   const [part, whole] = [x.shape[0] as number, other.shape[0] as number];
-  if (whole % part !== 0) throw new TypeError(`repeatBatch: a batch of ${part} does not repeat to ${whole}`);
+  if (whole % part !== 0) throw new TypeError(`repeatBatch: batch size ${whole} is not a multiple of ${part}`);
   return concat(new Array<Value>(whole / part).fill(x), 0);
-}
-
-export function gather(table: Value, indices: Value): Value {
-  return apply1(gatherOp, [table, indices], {});
-}
-
-export function scatterRows(indices: Value, updates: Value, rows: number): Value {
-  return apply1(scatterRowsOp, [indices, updates], { rows });
 }

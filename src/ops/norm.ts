@@ -1,11 +1,15 @@
+/** Normalization and softmax. */
 import { apply, apply1, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
 import type { DType } from "../tensor/dtype.js";
 import type { Shape } from "../tensor/shape.js";
 import { add, mul } from "./elementwise.js";
 import { reshape } from "./movement.js";
 
-/** The rows of the last axis: (x - mean) / √(variance + ε), the mean and the inverse deviation. */
-function standardized({ shape, data }: F64Array, epsilon: number): [F64Array, F64Array, F64Array] {
+/** Over the last axis: (x - mean) / √(variance + ε), the mean, and the inverse standard deviation. */
+function standardized(
+  { shape, data }: F64Array,
+  epsilon: number,
+): [normal: F64Array, means: F64Array, inverse: F64Array] {
   const features = shape.at(-1) as number;
   const rows = data.length / features;
   const [normal, means, inverse] = [new Float64Array(data.length), new Float64Array(rows), new Float64Array(rows)];
@@ -29,12 +33,12 @@ function standardized({ shape, data }: F64Array, epsilon: number): [F64Array, F6
 
 const statisticsOf = (shape: Shape) => [...shape.slice(0, -1), 1];
 
-/** The runtime computes mean and deviation in float32 (`stash_type`) and gives them out so, also where x is a half. */
+/** ONNX Runtime computes and returns the statistics in float32 (`stash_type`), even if x is float16. */
 const statisticsType = (dtype: DType): DType => (dtype === "float16" ? "float32" : dtype);
 
 /**
- * (x - mean) / √(variance + ε) · scale + bias over the last axis (Ba et al. 2016).
- * Outputs y, and the mean and inverse deviation [..., 1] that the gradient needs.
+ * Layer normalization over the last axis (Ba et al. 2016): (x - mean) / √(variance + ε) · scale + bias. It has three
+ * outputs: y, and the mean and inverse standard deviation [..., 1] that the gradient needs.
  */
 export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
   name: "layerNorm",
@@ -44,7 +48,7 @@ export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
     for (const affine of [scale, bias]) {
       if (affine?.shape.length !== 1 || affine.shape[0] !== features) {
         throw new TypeError(
-          `layerNorm: ${showType(affine as TensorType)} does not fit the ${features} features of ${showType(x as TensorType)}`,
+          `layerNorm: scale and bias must be [${features}] for input ${showType(x as TensorType)}, but got ${affine ? showType(affine) : "none"}`,
         );
       }
     }
@@ -65,8 +69,8 @@ export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
 };
 
 /**
- * (x - mean) / √(variance + ε) over the last axis. Outputs y, and the inverse deviation [..., 1]: with y at hand, the
- * gradient needs neither x nor the mean.
+ * Layer normalization without scale and bias: (x - mean) / √(variance + ε) over the last axis. It has two outputs: y
+ * and the inverse standard deviation [..., 1]. The gradient needs these two, but neither x nor the mean.
  */
 export const standardizeOp: OpDef<{ readonly epsilon: number }> = {
   name: "standardize",
@@ -111,27 +115,29 @@ export const softmaxOp: OpDef<Record<string, never>> = {
   },
 };
 
-/** Over the last axis of x [..., n]; scale and bias [n]. */
+/** Layer normalization over the last axis of x [..., n], with scale and bias [n]. */
 export function layerNorm(x: Value, scale: Value, bias: Value, epsilon = 1e-5): Value {
   return apply(layerNormOp, [x, scale, bias], { epsilon })[0] as Value;
 }
 
-/** Over the last axis, with neither scale nor bias. */
+/** Layer normalization over the last axis of x [..., n], without scale and bias. */
 export function standardize(x: Value, epsilon = 1e-5): Value {
   return apply(standardizeOp, [x], { epsilon })[0] as Value;
 }
 
-/** Over each group of channels and its pixels (Wu & He 2018): x [b, c, ...], scale and bias [c]. */
+/**
+ * Group normalization of x [b, c, ...] over each group of channels and its pixels (Wu & He 2018), scale and bias [c].
+ */
 export function groupNorm(x: Value, groups: number, scale: Value, bias: Value, epsilon = 1e-5): Value {
   const [batch, channels, ...pixels] = x.shape as [number, number, ...number[]];
   if (channels % groups !== 0)
-    throw new TypeError(`groupNorm: ${channels} channels do not split into ${groups} groups`);
+    throw new TypeError(`groupNorm: ${channels} channels are not divisible into ${groups} groups`);
   const normal = reshape(standardize(reshape(x, [batch, groups, -1]), epsilon), x.shape);
   const perChannel = [channels, ...pixels.map(() => 1)];
   return add(mul(normal, reshape(scale, perChannel)), reshape(bias, perChannel));
 }
 
-/** Over the last axis. */
+/** Softmax over the last axis. */
 export function softmax(x: Value): Value {
   return apply1(softmaxOp, [x], {});
 }

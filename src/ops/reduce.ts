@@ -1,3 +1,4 @@
+/** Reductions over axes. */
 import { apply1, type F64Array, type OpDef, type TensorType, type Value } from "../graph/value.js";
 import { normalizeAxis, type Shape, sizeOf } from "../tensor/shape.js";
 import { broadcastOffsets } from "./elementwise.js";
@@ -7,26 +8,29 @@ export interface ReduceAttrs {
   readonly keepDims: boolean;
 }
 
-function reduction(
-  name: string,
-  onnx: string,
-  start: number,
-  accumulate: (total: number, x: number) => number,
-  finish: (total: number, count: number) => number,
-): OpDef<ReduceAttrs> {
+interface Reduction {
+  readonly name: string;
+  /** The ONNX operator. */
+  readonly onnx: string;
+  readonly start: number;
+  readonly accumulate: (total: number, x: number) => number;
+  readonly finish?: (total: number, count: number) => number;
+}
+
+function reduction({ name, onnx, start, accumulate, finish = (total) => total }: Reduction): OpDef<ReduceAttrs> {
   return {
     name,
     infer: ([x], { axes, keepDims }) => {
       const { shape, dtype } = x as TensorType;
-      const kept = shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent));
-      return [{ shape: keepDims ? kept : kept.filter((_, axis) => !axes.includes(axis)), dtype }];
+      const withDims = shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent));
+      return [{ shape: keepDims ? withDims : withDims.filter((_, axis) => !axes.includes(axis)), dtype }];
     },
     emit: (w, [x], { attrs }) => w.node(onnx, [x as string, w.ints(attrs.axes)], { keepdims: attrs.keepDims ? 1 : 0 }),
     evaluate: ([x], { attrs, outputs }) => {
       const { shape, data } = x as F64Array;
-      const kept = shape.map((extent, axis) => (attrs.axes.includes(axis) ? 1 : extent));
-      const out = new Float64Array(sizeOf(kept)).fill(start);
-      const target = broadcastOffsets(kept, shape);
+      const withDims = shape.map((extent, axis) => (attrs.axes.includes(axis) ? 1 : extent));
+      const out = new Float64Array(sizeOf(withDims)).fill(start);
+      const target = broadcastOffsets(withDims, shape);
       for (let i = 0; i < data.length; i++) {
         const at = target[i] as number;
         out[at] = accumulate(out[at] as number, data[i] as number);
@@ -39,28 +43,28 @@ function reduction(
 }
 
 export const sumOp: OpDef<ReduceAttrs> = {
-  ...reduction(
-    "sum",
-    "ReduceSum",
-    0,
-    (total, x) => total + x,
-    (total) => total,
-  ),
+  ...reduction({ name: "sum", onnx: "ReduceSum", start: 0, accumulate: (total, x) => total + x }),
   sums: true,
 };
 export const meanOp: OpDef<ReduceAttrs> = {
-  ...reduction(
-    "mean",
-    "ReduceMean",
-    0,
-    (total, x) => total + x,
-    (total, count) => total / count,
-  ),
+  ...reduction({
+    name: "mean",
+    onnx: "ReduceMean",
+    start: 0,
+    accumulate: (total, x) => total + x,
+    finish: (total, count) => total / count,
+  }),
   sums: true,
 };
-export const maxOp = reduction("max", "ReduceMax", Number.NEGATIVE_INFINITY, Math.max, (total) => total);
+export const maxOp = reduction({
+  name: "max",
+  onnx: "ReduceMax",
+  start: Number.NEGATIVE_INFINITY,
+  accumulate: Math.max,
+});
 
 interface ReduceOptions {
+  /** Keep the reduced axes, with extent 1. */
   readonly keepDims?: boolean;
 }
 
@@ -77,7 +81,7 @@ export const mean = (x: Value, axes: number | readonly number[], { keepDims = fa
 export const max = (x: Value, axes: number | readonly number[], { keepDims = false }: ReduceOptions = {}): Value =>
   reduce(maxOp, x, axes, keepDims);
 
-/** Every axis of a tensor of this shape. */
+/** All axes of a tensor of this shape, to reduce over. */
 export function allAxes(shape: Shape): number[] {
   return shape.map((_, axis) => axis);
 }

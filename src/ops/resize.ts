@@ -1,49 +1,48 @@
+/** Resizes images. Each axis is one product with a constant matrix, so the gradient is exact and needs no rule. */
 import type { Value } from "../graph/value.js";
 import { matmul } from "./matmul.js";
 import { constant } from "./source.js";
 
 interface ResizeOptions {
-  /** Widen the filter when shrinking, as Pillow and torchvision do; the reference does not. */
+  /** Widen the filter when downscaling, as Pillow and torchvision do. AlignProp's reference code does not. */
   readonly antialias?: boolean;
   readonly alignCorners?: boolean;
 }
 
-/**
- * Bilinear resize of x [b, c, h, w] → [b, c, height, width] with the sample positions of torch's `interpolate`. Each axis is
- * one product with a constant matrix, so the gradient is exact and needs no rule of its own.
- */
+/** Bilinear resize of x [b, c, h, w] → [b, c, ...size], with `size` [height, width], as torch's `interpolate`. */
 export function resizeBilinear(
   x: Value,
   size: readonly [number, number],
   { antialias = false, alignCorners = false }: ResizeOptions = {},
 ): Value {
-  return resized(x, size, LINEAR, alignCorners ? cornersAligned : pixelCentres, antialias);
+  return resized(x, size, { kernel: LINEAR, position: alignCorners ? alignedCorners : pixelCenters, antialias });
 }
 
-/** Bicubic resize of x [b, c, h, w] (Keys 1981), with the coefficient that torch takes: -0.75, and -0.5 with antialiasing. */
+/** Bicubic resize of x [b, c, h, w] (Keys 1981). As in torch, a = -0.75, or -0.5 with antialiasing. */
 export function resizeBicubic(
   x: Value,
   size: readonly [number, number],
   { antialias = false }: Pick<ResizeOptions, "antialias"> = {},
 ): Value {
-  return resized(x, size, CUBIC(antialias ? -0.5 : -0.75), pixelCentres, antialias);
+  return resized(x, size, { kernel: CUBIC(antialias ? -0.5 : -0.75), position: pixelCenters, antialias });
 }
 
-/** Nearest neighbour, as torch's `interpolate` picks it. */
+/** Nearest-neighbor resize of x [b, c, h, w], as torch's `interpolate`. */
 export function resizeNearest(x: Value, size: readonly [number, number]): Value {
-  return resized(x, size, LINEAR, (i, from, to) => Math.floor((i * from) / to), false);
+  return resized(x, size, { kernel: LINEAR, position: (i, from, to) => Math.floor((i * from) / to) });
 }
 
-type Positions = (i: number, from: number, to: number) => number;
-const pixelCentres: Positions = (i, from, to) => ((i + 0.5) * from) / to - 0.5;
-const cornersAligned: Positions = (i, from, to) => (to > 1 ? (i * (from - 1)) / (to - 1) : 0);
+/** The position of output pixel i of `to` among the input pixels 0 … from - 1. */
+type Position = (i: number, from: number, to: number) => number;
+/** Aligns the outer edges of the images; the samples are the centers of the pixels. */
+const pixelCenters: Position = (i, from, to) => ((i + 0.5) * from) / to - 0.5;
+/** Aligns the centers of the corner pixels. */
+const alignedCorners: Position = (i, from, to) => (to > 1 ? (i * (from - 1)) / (to - 1) : 0);
 
 function resized(
   x: Value,
   size: readonly [number, number],
-  kernel: Kernel,
-  position: Positions,
-  antialias: boolean,
+  { kernel, position, antialias = false }: { kernel: Kernel; position: Position; antialias?: boolean },
 ): Value {
   const along = (axis: 2 | 3): Resampling | undefined => {
     const [from, to] = [x.shape[axis] as number, size[axis - 2] as number];
@@ -61,7 +60,7 @@ function resized(
   return resample(x, along(2), along(3));
 }
 
-/** An interpolation kernel, 0 from `support` on. */
+/** An interpolation kernel. Its weight is 0 at distances of `support` and more. */
 export interface Kernel {
   readonly support: number;
   readonly weight: (distance: number) => number;
@@ -69,7 +68,7 @@ export interface Kernel {
 
 export const LINEAR: Kernel = { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) };
 
-/** Keys's cubic convolution (1981), equation 4, with a free coefficient. */
+/** The cubic convolution kernel of Keys (1981, equation 4), with the free coefficient a. */
 export const CUBIC = (a: number): Kernel => ({
   support: 2,
   weight: (distance) => {
@@ -79,26 +78,26 @@ export const CUBIC = (a: number): Kernel => ({
   },
 });
 
-/** How one axis is resampled. */
+/** Resampling of one axis. */
 export interface Resampling {
   readonly from: number;
   readonly to: number;
   readonly kernel: Kernel;
-  /** Where output position i lies among the input positions 0 … from - 1. */
+  /** The position of output element i among the input elements 0 … from - 1. */
   readonly position: (i: number) => number;
-  /** How much wider the kernel is than between neighbours: the scale, to antialias. */
+  /** Factor by which the kernel is widened: the downscaling factor with antialiasing, otherwise 1. */
   readonly stretch?: number;
-  /** What the kernel finds beyond the edge: the edge's value again, or nothing. */
+  /** Beyond the edge, either repeat the edge element (`clamp`) or leave elements out (`exclude`). */
   readonly outside?: "clamp" | "exclude";
 }
 
-/** x [..., h, w] with its rows and its columns resampled; undefined leaves an axis as it is. */
+/** Resamples the rows and columns of x [..., h, w]. Undefined leaves an axis unchanged. */
 export function resample(x: Value, rows: Resampling | undefined, columns: Resampling | undefined): Value {
   const tall = rows ? matmul(interpolation(rows), x) : x;
   return columns ? matmul(tall, interpolation(columns), { transposeB: true }) : tall;
 }
 
-/** [to, from]: row i holds the weights that input positions have in output position i. */
+/** The matrix [to, from] whose row i holds the weights of the input elements in output element i. */
 function interpolation({ from, to, kernel, position, stretch = 1, outside = "clamp" }: Resampling): Value {
   const weights = new Float64Array(to * from);
   const support = kernel.support * stretch;
@@ -118,7 +117,7 @@ function interpolation({ from, to, kernel, position, stretch = 1, outside = "cla
   return constant(weights, [to, from]);
 }
 
-/** [to, from]: the weights of torch's bicubic `interpolate` without aligned corners and antialiasing. */
+/** The matrix [to, from] of torch's bicubic `interpolate`, without aligned corners and antialiasing. */
 export function bicubicMatrix(from: number, to: number): Value {
-  return interpolation({ from, to, kernel: CUBIC(-0.75), position: (i) => pixelCentres(i, from, to) });
+  return interpolation({ from, to, kernel: CUBIC(-0.75), position: (i) => pixelCenters(i, from, to) });
 }

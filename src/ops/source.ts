@@ -1,9 +1,8 @@
+/** Values without inputs: the inputs of a graph, the weights of a model, and constants. */
 import { apply1, type OpDef, type Value } from "../graph/value.js";
 import { type DType, isFloating } from "../tensor/dtype.js";
 import { fromNumbers, toNumbers } from "../tensor/host.js";
 import { type Shape, showShape, sizeOf } from "../tensor/shape.js";
-
-/** Where values come from: the caller's tensors, a model's weights, and literals. */
 
 export interface TypeAttrs {
   readonly shape: Shape;
@@ -14,10 +13,10 @@ export const inputOp: OpDef<TypeAttrs> = {
   name: "input",
   infer: (_, type) => [type],
   emit: () => {
-    throw new Error("input: bound by the graph, never emitted as a node");
+    throw new Error("input: is declared by the graph and cannot be emitted as a node");
   },
   evaluate: () => {
-    throw new Error("input: no value was fed for it");
+    throw new Error("input: the feeds do not hold a value for it");
   },
 };
 
@@ -25,10 +24,10 @@ export const parameterOp: OpDef<TypeAttrs & { readonly name: string }> = {
   name: "parameter",
   infer: (_, type) => [type],
   emit: () => {
-    throw new Error("parameter: bound by the graph, never emitted as a node");
+    throw new Error("parameter: is bound by the runtime and cannot be emitted as a node");
   },
   evaluate: (_, { attrs }) => {
-    throw new Error(`parameter: no value was given for ${attrs.name}`);
+    throw new Error(`parameter: there is no value for ${attrs.name}`);
   },
 };
 
@@ -44,17 +43,20 @@ export const constantOp: OpDef<TypeAttrs & { readonly values: ArrayLike<number> 
   evaluate: (_, { attrs }) => [{ shape: attrs.shape, data: Float64Array.from(attrs.values) }],
 };
 
-/** A tensor that the caller gives at each run. */
+/** A tensor that the caller feeds at each run. */
 export function input(shape: Shape, dtype: DType = "float32"): Value {
   return apply1(inputOp, [], { shape, dtype });
 }
 
-/** A weight, known by its name; where its bytes lie is decided when the graph is compiled. */
+/** A weight, identified by its name. Its data is bound when the graph is compiled. */
 export function parameter(name: string, shape: Shape, dtype: DType): Value {
   return apply1(parameterOp, [], { name, shape, dtype });
 }
 
-/** A literal. float32 literals are rounded here, so that the interpreter sees what the runtime sees. */
+/**
+ * A constant. Its values are rounded to `dtype` here, so that the interpreter and the runtime compute with the same
+ * numbers.
+ */
 export function constant(values: ArrayLike<number>, shape: Shape, dtype: DType = "float32"): Value {
   const rounded = isFloating(dtype) && dtype !== "float64" ? toNumbers(fromNumbers(values, shape, dtype)) : values;
   return apply1(constantOp, [], { values: rounded, shape, dtype });

@@ -1,14 +1,16 @@
 import * as attention from "./attention.js";
 import * as conv from "./conv.js";
 import * as elementwise from "./elementwise.js";
+import * as indexing from "./indexing.js";
 import * as matmul from "./matmul.js";
 import * as movement from "./movement.js";
 import * as norm from "./norm.js";
+import * as pool from "./pool.js";
 import * as reduce from "./reduce.js";
 import * as select from "./select.js";
 import * as source from "./source.js";
 
-/** Every op. The gradient rules and the test cases are checked for completeness against this table. */
+/** All ops. The types of the gradient rules and of the test cases require an entry for each of them. */
 export const OPS = {
   input: source.inputOp,
   parameter: source.parameterOp,
@@ -49,18 +51,18 @@ export const OPS = {
   flip: movement.flipOp,
   pad: movement.padOp,
   concat: movement.concatOp,
-  gather: movement.gatherOp,
-  scatterRows: movement.scatterRowsOp,
+  gather: indexing.gatherOp,
+  scatterRows: indexing.scatterRowsOp,
   matmul: matmul.matmulOp,
   gemm: matmul.gemmOp,
   conv2d: conv.conv2dOp,
   convTranspose2d: conv.convTranspose2dOp,
-  averagePool: conv.averagePoolOp,
-  upsampleNearest: conv.upsampleNearestOp,
-  gatherElements: select.gatherElementsOp,
-  scatterElements: select.scatterElementsOp,
+  averagePool: pool.averagePoolOp,
+  upsampleNearest: pool.upsampleNearestOp,
+  gatherElements: indexing.gatherElementsOp,
+  scatterElements: indexing.scatterElementsOp,
   topK: select.topKOp,
-  maxPool: select.maxPoolOp,
+  maxPool: pool.maxPoolOp,
   layerNorm: norm.layerNormOp,
   standardize: norm.standardizeOp,
   softmax: norm.softmaxOp,

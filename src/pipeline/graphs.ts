@@ -74,7 +74,7 @@ export function denoiser(pipeline: Pipeline, { batch, size, guidanceScale, layou
       encoderHiddenStates: text,
       added: pooled && { textEmbeds: pooled, timeIds: timeIds(pipeline, text.shape[0] as number, size) },
     });
-  const output = guided(call, latents, timestep, conditional, unconditional, guidanceScale);
+  const output = guided(call, { latents, timestep, conditional, unconditional, scale: guidanceScale });
   const graph = {
     name: "U-Net forward",
     inputs: {

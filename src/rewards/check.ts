@@ -1,6 +1,6 @@
 /**
- * The check that this project's own rewards pass: the gradient against finite differences, in float64 and without ONNX
- * Runtime, and that each picture of a batch is judged by itself.
+ * A check for rewards, which all built-in ones pass: the gradient agrees with finite differences, and the reward of an image
+ * does not depend on the other images of the batch. It computes in float64, with the interpreter instead of ONNX Runtime.
  */
 import { gradients } from "../autodiff/index.js";
 import { interpret } from "../graph/interpret.js";
@@ -11,26 +11,27 @@ import { readTensor } from "../weights/source.js";
 import type { Reward } from "./reward.js";
 
 export interface CheckOptions {
-  /** Height and width of the pictures of noise that it is tried on. */
+  /** Height and width of the random images; by default 16x16. */
   readonly size?: readonly [number, number];
-  /** One picture each. */
+  /** A prompt per image; by default two. */
   readonly prompts?: readonly string[];
-  /** Values of their own for the pictures [b, 3, h, w], in 0 … 1. */
+  /** Images to use instead of random ones: [b, 3, h, w] in 0 … 1. */
   readonly pixels?: Float64Array;
   readonly seed?: number;
-  /** Largest error of a directional derivative, relative to it. */
+  /** Largest error of a directional derivative, relative to the largest derivative; by default 1e-4. */
   readonly tolerance?: number;
 }
 
 export interface RewardCheck {
+  /** Reward of each image. */
   readonly rewards: readonly number[];
-  /** Of each direction: the derivative by the gradient, and by finite differences. */
+  /** Derivatives of the sum of rewards along random directions, from the gradient and from finite differences. */
   readonly directions: readonly { readonly gradient: number; readonly differences: number }[];
-  /** What is wrong, in sentences; empty where nothing is. */
+  /** Problems as sentences; empty if the reward passes. */
   readonly problems: readonly string[];
 }
 
-/** The reward and the gradient of its sum, in float64, as functions of the pixels. */
+/** Compiles a reward for the interpreter: pixels and prompts → rewards, and the gradient of their sum, in float64. */
 export async function rewardInFloat64(reward: Reward, shape: readonly [number, number, number, number]) {
   const images = input(shape);
   const { rewards, inputs } = reward.build(images);
@@ -52,7 +53,13 @@ export async function rewardInFloat64(reward: Reward, shape: readonly [number, n
   };
 }
 
-/** Small pictures make a quick check: the interpreter is slow, and a pixel is as good as another. */
+/**
+ * Checks a reward on random images. They are small because the interpreter is slow.
+ *
+ * @example
+ * const { problems } = await checkReward(defineReward({ name: "red", build: (images) => … }));
+ * if (problems.length > 0) throw new Error(problems.join("\n"));
+ */
 export async function checkReward(reward: Reward, options: CheckOptions = {}): Promise<RewardCheck> {
   const { size = [16, 16], prompts = ["a cat", "two dogs"], seed = 9, tolerance = 1e-4 } = options;
   const shape = [prompts.length, 3, ...size] as const;
@@ -63,10 +70,11 @@ export async function checkReward(reward: Reward, options: CheckOptions = {}): P
   const { rewards, gradient } = run(pixels, prompts);
   const problems: string[] = [];
   const bad = rewards.findIndex((value) => !Number.isFinite(value));
-  if (bad >= 0) problems.push(`picture ${bad} has the reward ${rewards[bad]}`);
-  if (!gradient) return { rewards: [...rewards], directions: [], problems: ["does not depend on the picture"] };
+  if (bad >= 0) problems.push(`the reward of image ${bad} is ${rewards[bad]}`);
+  if (!gradient)
+    return { rewards: [...rewards], directions: [], problems: ["the reward does not depend on the image"] };
 
-  // Along random directions, so that every pixel counts.
+  // A random direction involves every pixel.
   const directions = [1, 2, 3].map(() => {
     const direction = pixels.map(() => rng.normal());
     const h = 1e-6;
@@ -81,27 +89,28 @@ export async function checkReward(reward: Reward, options: CheckOptions = {}): P
   const largest = Math.max(...directions.map(({ differences }) => Math.abs(differences)));
   for (const { gradient, differences } of directions) {
     if (Math.abs(gradient - differences) <= tolerance * largest + 1e-8) continue;
-    problems.push(`the gradient says ${gradient} along a random direction, finite differences ${differences}`);
+    problems.push(`the derivative along a random direction is ${gradient}, but finite differences give ${differences}`);
   }
-  if (largest === 0) problems.push("has a gradient of zero here, so nothing could be learnt from it");
+  if (largest === 0) problems.push("the gradient is zero, so nothing can be learned from it");
 
-  // The batch the other way round must give the rewards the other way round.
+  // Reversing the batch must reverse the rewards.
   const each = pixels.length / prompts.length;
-  const turned = Float64Array.from(pixels, (_, i) => {
-    const picture = prompts.length - 1 - Math.floor(i / each);
-    return pixels[picture * each + (i % each)] as number;
+  const reversed = Float64Array.from(pixels, (_, i) => {
+    const image = prompts.length - 1 - Math.floor(i / each);
+    return pixels[image * each + (i % each)] as number;
   });
-  const swapped = run(turned, prompts.toReversed()).rewards.toReversed();
-  const apart = rewards.findIndex(
-    (value, i) => Math.abs(value - (swapped[i] as number)) > 1e-9 * Math.max(1, Math.abs(value)),
+  const restored = run(reversed, prompts.toReversed()).rewards.toReversed();
+  const different = rewards.findIndex(
+    (value, i) => Math.abs(value - (restored[i] as number)) > 1e-9 * Math.max(1, Math.abs(value)),
   );
   const alone = run(withOthersGray(pixels, each), prompts).rewards[0] as number;
-  if (apart >= 0 || Math.abs(alone - (rewards[0] as number)) > 1e-9 * Math.max(1, Math.abs(alone))) {
-    problems.push("a picture's reward depends on the other pictures of the batch");
+  if (different >= 0 || Math.abs(alone - (rewards[0] as number)) > 1e-9 * Math.max(1, Math.abs(alone))) {
+    problems.push("the reward of an image depends on the other images of the batch");
   }
   return { rewards: [...rewards], directions, problems };
 }
 
+/** The first image as it is, and gray for the others. */
 function withOthersGray(pixels: Float64Array, each: number): Float64Array {
   return pixels.map((value, i) => (i < each ? value : 0.5));
 }

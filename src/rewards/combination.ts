@@ -1,12 +1,12 @@
 /**
- * A weighted sum of rewards. A part with value r adds, on the pictures that it judges,
+ * A weighted sum of rewards. A part with the reward r adds
  *
  *     weight · scale · c(r)        or, with a target,        - weight · scale · |c(r) - target|
  *
- * where c clamps: beyond its bounds a reward neither gains nor pulls any more, so that nothing is won by overdoing it.
- * `scale` brings parts to one size, `weight` says what they are worth. With a `share` below 1 a part judges that share of
- * the prompts, and always the same ones; the shares lie one after another, so two parts with a half each divide the
- * prompts among them.
+ * where c clamps r to bounds. Outside of them the gradient is zero, so the model gains nothing by overdoing one part. `scale`
+ * brings rewards of different magnitude together; `weight` is the importance of a part. With a `share` below 1, a part only
+ * scores that share of the prompts, and always the same ones. The shares of parts follow one another, so two parts with a
+ * share of 0.5 each divide the prompts between them.
  */
 import { z } from "zod";
 import { InputError } from "../errors/index.js";
@@ -19,21 +19,21 @@ import type { Reward, RewardPart } from "./reward.js";
 
 const bound = z.number().nullable();
 
-/** What a part is told beside its reward's own settings. */
+/** Settings of a part, in addition to those of its reward. */
 export const partKeys = {
-  /** Its name in metrics; `null`: the reward's. */
+  /** Name in metrics; `null`: the name of the reward. */
   label: z
     .string()
     .max(60)
     .regex(/^[\w][\w.-]*$/, "letters, digits, dots, dashes and underscores only")
     .nullable()
     .default(null),
-  /** Negative: the less the better. */
+  /** A negative weight minimizes the reward. */
   weight: z.number().default(1),
   scale: z.number().positive().default(1),
-  /** The value to come close to; `null`: the higher the better. */
+  /** Desired reward; `null`: as high as possible. */
   target: z.number().nullable().default(null),
-  /** [lowest, highest]; `null` in a place leaves that side open. */
+  /** [min, max]; `null` for a bound leaves that side open. */
   clamp: z
     .tuple([bound, bound])
     .refine(([low, high]) => low === null || high === null || low < high, { error: "the first must be the lower" })
@@ -47,10 +47,15 @@ export type PartSettings = z.output<typeof partSettings>;
 
 export const COMBINATION_LOSS = MAXIMIZE;
 
-/** The parts' tensors must have names of their own (`Opening.root`); their inputs get the part's number. */
+/**
+ * Sums rewards. The tensors of the members must differ in name (`OpenContext.root`). The inputs of a member's graph are
+ * renamed with its index.
+ *
+ * @throws InputError `reward-invalid` if two members have a tensor of the same name.
+ */
 export function combination(members: readonly { readonly reward: Reward; readonly settings: PartSettings }[]): Reward {
   const parts = partsOf(members);
-  requireOwnNames(parts);
+  requireUniqueTensors(parts);
   const masked = members.map(({ settings }) => settings.share < 1);
   const inputName = (part: number, name: string) => name.replace(/^reward_/, `reward_${part}_`);
   return {
@@ -64,11 +69,11 @@ export function combination(members: readonly { readonly reward: Reward; readonl
         const built = reward.build(images);
         for (const [name, value] of Object.entries(built.inputs)) inputs[inputName(i, name)] = value;
         values.push(built.rewards);
-        const worth = weigh(built.rewards);
-        if (!masked[i]) return worth;
-        const judged = input([images.shape[0] as number]);
-        inputs[inputName(i, "reward_judged")] = judged;
-        return mul(worth, judged);
+        const summand = weigh(built.rewards);
+        if (!masked[i]) return summand;
+        const mask = input([images.shape[0] as number]);
+        inputs[inputName(i, "reward_judged")] = mask;
+        return mul(summand, mask);
       });
       return { rewards: summands.reduce((total, summand) => add(total, summand)), inputs, values };
     },
@@ -77,8 +82,8 @@ export function combination(members: readonly { readonly reward: Reward; readonl
       for (const [i, { reward, judges }] of parts.entries()) {
         for (const [name, tensor] of Object.entries(reward.feeds(prompts))) all[inputName(i, name)] = tensor;
         if (masked[i]) {
-          const judged = prompts.map((prompt) => (judges(prompt) ? 1 : 0));
-          all[inputName(i, "reward_judged")] = fromNumbers(judged, [prompts.length]);
+          const mask = prompts.map((prompt) => (judges(prompt) ? 1 : 0));
+          all[inputName(i, "reward_judged")] = fromNumbers(mask, [prompts.length]);
         }
       }
       return all;
@@ -95,30 +100,33 @@ function partsOf(members: Parameters<typeof combination>[0]): RewardPart[] {
     const from = start;
     if (share < 1) start = (start + share) % 1;
     return {
-      label: ownLabel(settings.label ?? reward.name, counts),
+      label: uniqueLabel(settings.label ?? reward.name, counts),
       reward,
-      weigh: (rewards) => worth(rewards, settings),
-      // Wraps around: what begins at 0.8 with a share of 0.5 ends at 0.3.
-      judges: (prompt) => share === 1 || (place(prompt) - from + 1) % 1 < share,
+      weigh: (rewards) => weighted(rewards, settings),
+      // A share wraps around: one of 0.5 that starts at 0.8 ends at 0.3.
+      judges: (prompt) => share === 1 || (position(prompt) - from + 1) % 1 < share,
     };
   });
 }
 
-function worth(rewards: Value, { weight, scale, target, clamp }: PartSettings): Value {
+function weighted(rewards: Value, { weight, scale, target, clamp }: PartSettings): Value {
   const [low, high] = clamp ?? [null, null];
   const clamped = clamp ? clip(rewards, low ?? -Number.MAX_VALUE, high ?? Number.MAX_VALUE) : rewards;
   return mul(target === null ? clamped : neg(abs(sub(clamped, target))), weight * scale);
 }
 
-/** aesthetic, aesthetic-2, … */
-function ownLabel(label: string, counts: Map<string, number>): string {
+/** Numbers repeated labels: aesthetic, aesthetic-2, … */
+function uniqueLabel(label: string, counts: Map<string, number>): string {
   const seen = (counts.get(label) ?? 0) + 1;
   counts.set(label, seen);
-  return seen === 1 ? label : ownLabel(`${label}-${seen}`, counts);
+  return seen === 1 ? label : uniqueLabel(`${label}-${seen}`, counts);
 }
 
-/** A prompt's place in 0 … 1: FNV-1a of its characters, mixed once more so that prompts that end alike lie apart. */
-export function place(prompt: string): number {
+/**
+ * Hashes a prompt to a position in 0 … 1: 32-bit FNV-1a, then the finalizer of MurmurHash3, so that prompts with a common end
+ * are spread out.
+ */
+export function position(prompt: string): number {
   let hash = 0x811c9dc5;
   for (let i = 0; i < prompt.length; i++) hash = Math.imul(hash ^ prompt.charCodeAt(i), 0x01000193);
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
@@ -126,7 +134,7 @@ export function place(prompt: string): number {
   return ((hash ^ (hash >>> 16)) >>> 0) / 2 ** 32;
 }
 
-function requireOwnNames(parts: readonly RewardPart[]): void {
+function requireUniqueTensors(parts: readonly RewardPart[]): void {
   const owners = new Map<string, string>();
   for (const { label, reward } of parts) {
     for (const name of reward.weights.names()) {
@@ -134,7 +142,8 @@ function requireOwnNames(parts: readonly RewardPart[]): void {
       if (other !== undefined) {
         throw new InputError(
           "reward-invalid",
-          `reward: ${other} and ${label} both have a tensor ${name}; a reward of your own names its tensors below the root that it is given`,
+          `reward: ${other} and ${label} both have a tensor ${name}. The names of a reward's tensors must start with the root that its module receives.`,
+          { tensor: name, rewards: [other, label] },
         );
       }
       owners.set(name, label);

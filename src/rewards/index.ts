@@ -1,4 +1,6 @@
+/** The registry of rewards, their settings in a recipe, and how they are opened. */
 import { z } from "zod";
+import { MODULE_FILE } from "../io/user-module.js";
 import { aesthetic } from "./builtin/aesthetic.js";
 import { clip } from "./builtin/clip.js";
 import { compressibility, incompressibility } from "./builtin/compressibility.js";
@@ -7,16 +9,16 @@ import { hps } from "./builtin/hps.js";
 import { imageReward } from "./builtin/image-reward.js";
 import { pickscore } from "./builtin/pickscore.js";
 import { COMBINATION_LOSS, combination, partKeys, partSettings } from "./combination.js";
-import type { DefaultLoss, Opening, RewardKind } from "./kind.js";
+import type { DefaultLoss, OpenContext, RewardKind } from "./kind.js";
 import type { Reward } from "./reward.js";
-import { MODULE_FILE, module } from "./user/module.js";
+import { module } from "./user/module.js";
 import { ONNX_FILE, onnx } from "./user/onnx.js";
 import { program } from "./user/program.js";
 
-export { type Opening, pathsOnly } from "./kind.js";
+export { type OpenContext, pathsOnly } from "./kind.js";
 export type { Reward, RewardGraph, RewardPart } from "./reward.js";
 
-/** Every reward by its name. */
+/** Every reward by its name. A new one is added here only. */
 const REWARDS = {
   aesthetic,
   hps,
@@ -33,54 +35,45 @@ const REWARDS = {
 
 export type RewardName = keyof typeof REWARDS;
 
-/** The names that `--reward` takes; others are given as their file, or in a recipe. */
-export const rewardNames = (Object.keys(REWARDS) as RewardName[]).filter(
-  (name) => name !== "module" && name !== "onnx" && name !== "program",
-);
+/** Rewards that need a file or a command, so that the name alone does not select one. */
+const NEEDS_SETTINGS: readonly RewardName[] = ["module", "onnx", "program"];
 
-/** Whether `--reward` or a recipe names a reward's file: an ONNX model or a module. */
-export const isRewardFile = (text: string): boolean => MODULE_FILE.test(text) || ONNX_FILE.test(text);
+/** The names that `--reward` takes. */
+export const rewardNames = (Object.keys(REWARDS) as RewardName[]).filter((name) => !NEEDS_SETTINGS.includes(name));
 
-const kinds = [
-  aesthetic.schema,
-  hps.schema,
-  pickscore.schema,
-  imageReward.schema,
-  clip.schema,
-  compressibility.schema,
-  incompressibility.schema,
-  count.schema,
-  onnx.schema,
-  module.schema,
-  program.schema,
-] as const;
+/** Whether the value of `--reward`, or of `reward` in a recipe, is a file: an ONNX model or a module. */
+export const isRewardFile = (name: string): boolean => MODULE_FILE.test(name) || ONNX_FILE.test(name);
 
-const single = z.discriminatedUnion("name", kinds);
-const parts = z.discriminatedUnion("name", [
-  aesthetic.schema.extend(partKeys),
-  hps.schema.extend(partKeys),
-  pickscore.schema.extend(partKeys),
-  imageReward.schema.extend(partKeys),
-  clip.schema.extend(partKeys),
-  compressibility.schema.extend(partKeys),
-  incompressibility.schema.extend(partKeys),
-  count.schema.extend(partKeys),
-  onnx.schema.extend(partKeys),
-  module.schema.extend(partKeys),
-  program.schema.extend(partKeys),
-]);
+type SingleSchema = (typeof REWARDS)[RewardName]["schema"];
+/** The settings of a reward with those of a part, for each reward. */
+type PartSchema = WithPartKeys<SingleSchema>;
+type WithPartKeys<S> =
+  S extends z.ZodObject<infer Shape, infer Config>
+    ? z.ZodObject<z.core.util.Extend<Shape, typeof partKeys>, Config>
+    : never;
+
+const singleSchemas = Object.values(REWARDS).map(({ schema }) => schema) as [SingleSchema, ...SingleSchema[]];
+const partSchemas = singleSchemas.map((schema: z.ZodObject) => schema.extend(partKeys)) as unknown as [
+  PartSchema,
+  ...PartSchema[],
+];
+
 const combined = z.strictObject({
   name: z.literal("combination"),
-  combine: z.array(z.preprocess(asMapping, parts)).min(1).max(20),
+  combine: z
+    .array(z.preprocess(asMapping, z.discriminatedUnion("name", partSchemas)))
+    .min(1)
+    .max(20),
 });
 
-export type SingleSettings = z.output<typeof single>;
+export type SingleSettings = z.output<SingleSchema>;
 
-/** A reward in a recipe: a name, a module's file, a mapping with a name, or a list of any of these for their sum. */
-export const rewardSettings = z.preprocess(asMapping, z.discriminatedUnion("name", [...kinds, combined]));
+/** `reward` in a recipe: a name, a file, a mapping with a name, or a list of these, which is their weighted sum. */
+export const rewardSettings = z.preprocess(asMapping, z.discriminatedUnion("name", [...singleSchemas, combined]));
 
 export type RewardSettings = z.output<typeof rewardSettings>;
 
+/** Expands the short forms of `reward` to a mapping with a name. */
 function asMapping(value: unknown): unknown {
   if (typeof value === "string" && ONNX_FILE.test(value)) return { name: "onnx", file: value };
   if (typeof value === "string") return MODULE_FILE.test(value) ? { name: "module", file: value } : { name: value };
@@ -89,12 +82,12 @@ function asMapping(value: unknown): unknown {
   return value;
 }
 
-/** What the loss is where a recipe does not say. */
+/** The loss for a recipe that does not set one. */
 export function defaultLoss({ name }: RewardSettings): DefaultLoss {
   return name === "combination" ? COMBINATION_LOSS : REWARDS[name].loss;
 }
 
-/** What a reward is called where there is no room for its settings. */
+/** A short name for titles and progress lines, such as `aesthetic + clip` or the name of a file. */
 export function rewardTitle(settings: RewardSettings): string {
   switch (settings.name) {
     case "combination":
@@ -108,9 +101,14 @@ export function rewardTitle(settings: RewardSettings): string {
   }
 }
 
+/**
+ * Loads a reward. `context.root` is the prefix of its tensors' names, by default `reward`.
+ *
+ * @throws InputError if the files of the reward are missing or do not fit together.
+ */
 export async function openReward(
   settings: RewardSettings,
-  { find, root = "reward" }: Pick<Opening, "find"> & Partial<Opening>,
+  { find, root = "reward" }: Pick<OpenContext, "find"> & Partial<OpenContext>,
 ): Promise<Reward> {
   if (settings.name !== "combination") return openSingle(settings, { find, root });
   const members = [];
@@ -123,8 +121,8 @@ export async function openReward(
   return combination(members);
 }
 
-async function openSingle(settings: SingleSettings, opening: Opening): Promise<Reward> {
-  // The schema of the same name has judged these settings.
+async function openSingle(settings: SingleSettings, context: OpenContext): Promise<Reward> {
+  // `settings` were parsed with the schema of this kind.
   const kind = REWARDS[settings.name] as unknown as RewardKind;
-  return kind.open(settings, opening);
+  return kind.open(settings, context);
 }

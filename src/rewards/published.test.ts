@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { expectParity, openGolden } from "../../test/golden.js";
 import { TINY_REWARD, tinyReward } from "../../test/tiny.js";
 import { interpret } from "../graph/interpret.js";
@@ -19,7 +20,7 @@ import { checkReward } from "./check.js";
 
 const golden = (name: string) => fileURLToPath(new URL(`../../test/goldens/${name}`, import.meta.url));
 
-/** Each reward as its authors' libraries compute it on the same weights, in the layout that they are published in. */
+/** Rewards in the layout of their published weights. The goldens are from the libraries of their authors, on the same weights. */
 const PUBLISHED = {
   "reward-hps": { name: "hps", weights: join(golden("reward-hps"), "HPS.pt") },
   "reward-pickscore": { name: "pickscore", weights: join(TINY_REWARD, "clip") },
@@ -43,7 +44,7 @@ describe("against the original library", () => {
   afterAll(() => runtime.close());
 
   for (const [name, settings] of Object.entries(PUBLISHED)) {
-    test(`${name}: reward and image gradient agree to 1e-4, from prompt and picture`, async () => {
+    test(`${name}: reward and image gradient agree to 1e-4`, async () => {
       const expected = await openGolden(name);
       const { prompts } = JSON.parse(await readFile(join(expected.folder, "golden.json"), "utf8"));
       const reward = await tinyReward(settings);
@@ -61,14 +62,14 @@ describe("against the original library", () => {
 });
 
 test.each(["reward-hps", "reward-image-reward", "reward-yolos", "reward-detr"] as const)(
-  "%s passes the check of gradient and independence",
+  "%s has the gradient of finite differences, and scores each image independently",
   async (name) => {
     const { problems } = await checkReward(await tinyReward(PUBLISHED[name]));
     expect(problems).toEqual([]);
   },
 );
 
-test("BERT's tokenizer gives transformers' ids and masks, and says what it cuts off", async () => {
+test("BERT's tokenizer agrees with transformers in ids and masks, and reports truncated text", async () => {
   const folder = golden("reward-image-reward");
   const tokenizer = await openBertTokenizer(folder, 35);
   const { tokenized } = JSON.parse(await readFile(join(folder, "golden.json"), "utf8")) as {
@@ -82,7 +83,7 @@ test("BERT's tokenizer gives transformers' ids and masks, and says what it cuts 
 });
 
 describe("a CLIP in OpenCLIP's layout", () => {
-  /** Names and shapes alone. */
+  /** A source of tensors that have names and shapes but no data. */
   const shapes = (tensors: Record<string, number[]>): WeightSource => ({
     describe: "clip.pt",
     names: () => Object.keys(tensors),
@@ -97,7 +98,7 @@ describe("a CLIP in OpenCLIP's layout", () => {
       },
   });
 
-  test("has the sizes of ViT-H/14 where it is HPSv2's", () => {
+  test("has the sizes of ViT-H/14 for the weights of HPSv2", () => {
     const layers = (tower: string, count: number, width: number) =>
       Object.fromEntries(
         Array.from({ length: count }, (_, i) => [`${tower}resblocks.${i}.ln_1.weight`, [width]]).concat([
@@ -129,16 +130,17 @@ describe("a CLIP in OpenCLIP's layout", () => {
   });
 
   test("that is something else, or lacks a tensor, is refused by its name", async () => {
+    const path = "clip.pt";
     expect(() => readOpenClipModel(shapes({ "layers.0.weight": [1, 1] }))).toThrow(
-      'clip.pt: is no CLIP in OpenCLIP\'s layout: it has no tensor visual.conv1.weight (the first is "layers.0.weight").',
+      inputError("model-unsupported", { path, missing: "visual.conv1.weight", found: "layers.0.weight" }),
     );
     expect(() => readOpenClipModel(shapes({ "module.visual.conv1.weight": [64, 3, 8, 8] }))).toThrow(
-      "clip.pt: is incomplete: module.visual.positional_embedding is missing.",
+      inputError("tensor-missing", { path, tensor: "module.visual.positional_embedding" }),
     );
   });
 });
 
-/** LAION's own file, which is not part of this package. */
+/** The published file of LAION, which is not part of this package. */
 const HEAD =
   process.env.ALIGNPROP_AESTHETIC_HEAD ??
   fileURLToPath(new URL("../../../shared/data/sac+logos+ava1-l14-linearMSE.pth", import.meta.url));
@@ -149,7 +151,7 @@ test.skipIf(!existsSync(HEAD))(
     const head = withPrefix(await openPytorch(HEAD), "head.");
     const config = aestheticConfigOf(head, "head");
     const { scores } = JSON.parse(await readFile(join(golden("aesthetic-head"), "golden.json"), "utf8"));
-    // The embedding with 1, 2, … 768 on it, alternately positive and negative, scaled to length 1; and its negative.
+    // The embedding 1, -2, 3, … -768, normalized, and its negative.
     const raw = Array.from({ length: 768 }, (_, i) => (i % 2 === 0 ? i + 1 : -(i + 1)));
     const norm = Math.hypot(...raw);
     const embedding = [...raw.map((x) => x / norm), ...raw.map((x) => -x / norm)];

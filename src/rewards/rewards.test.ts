@@ -2,6 +2,7 @@ import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { TINY_REWARD, tinyReward } from "../../test/tiny.js";
 import { fromNumbers } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
@@ -17,7 +18,7 @@ const prompts = ["a cat", "two dogs"];
 const rng = new Rng(9);
 const pixels = Float64Array.from({ length: 2 * 3 * 16 * 16 }, () => rng.uniform());
 
-test("a prompt that is longer than CLIP's text tower reads is warned of, by the reward that reads prompts", async () => {
+test("a prompt that is longer than CLIP's context gives a warning, from rewards that read prompts", async () => {
   const long = `cat ${"horse ".repeat(100)}`;
   const [warning, ...others] = (await tinyReward("clip")).warnings(["a cat", long, long]);
   expect(others).toEqual([]);
@@ -43,7 +44,7 @@ const CHECKED = [
 describe("a reward", () => {
   for (const chosen of CHECKED) {
     const label = typeof chosen === "string" ? chosen : JSON.stringify(chosen);
-    test(`${label} has the gradient that finite differences show, and judges each picture by itself`, async () => {
+    test(`${label} has the gradient of finite differences, and scores each image independently`, async () => {
       const { problems, directions } = await checkReward(await tinyReward(chosen), { pixels, prompts });
       expect(problems).toEqual([]);
       expect(directions).toHaveLength(3);
@@ -59,7 +60,7 @@ describe("a reward", () => {
     expect(other[1]).not.toBe(rewards[1]);
   });
 
-  test("clip with texts and away is the mean cosine with the ones minus that with the others, whatever the prompt", async () => {
+  test("clip with texts and away is the difference of the mean similarities, whatever the prompt", async () => {
     const each = async (text: string) =>
       (await rewardInFloat64(await tinyReward("clip"), shape))(pixels, [text, text]).rewards;
     const reward = await tinyReward({ name: "clip", texts: ["a cat", "a dog"], away: ["two horses"] });
@@ -71,13 +72,13 @@ describe("a reward", () => {
     expect(reward.feeds(prompts)).toEqual({});
   });
 
-  test("pickscore is hps's cosine times exp(logit_scale) where both have the same weights", async () => {
+  test("pickscore is the cosine of hps times exp(logit_scale) on the same weights", async () => {
     const of = async (name: string) => (await rewardInFloat64(await tinyReward(name), shape))(pixels, prompts).rewards;
     const [cosine, score] = [await of("hps"), await of("pickscore")];
     for (const [i, value] of score.entries()) expect(value / (cosine[i] as number)).toBeCloseTo(1 / 0.07, 2);
   });
 
-  test("is listed by the name that a recipe gives it, and an unknown one is refused", () => {
+  test("is listed by its name in recipes, and an unknown name is refused", () => {
     expect(rewardNames).toContain("pickscore");
     expect(rewardSettings.safeParse("asthetic").success).toBe(false);
     expect(rewardSettings.safeParse("toString").success).toBe(false);
@@ -89,18 +90,22 @@ describe("a reward", () => {
     const text = await readFile(config, "utf8");
     await writeFile(config, text.replaceAll('"projection_dim": 8', '"projection_dim": 16'));
     const opening = tinyReward({ name: "aesthetic", clip: join(scratch, "clip") });
-    await expect(opening).rejects.toThrow(/takes 8 features, but the CLIP in .* gives 16/);
+    await expect(opening).rejects.toThrow(
+      inputError("model-mismatch", { found: 8, expected: 16, clip: join(scratch, "clip") }),
+    );
   });
 
-  test("aesthetic refuses a head whose last layer gives more than a score", async () => {
+  test("aesthetic refuses a head whose last layer outputs more than one number", async () => {
     const head = join(scratch, "cut");
     await mkdir(head);
     const layer = new Map([["layers.0.weight", fromNumbers(new Array(4 * 8).fill(1), [4, 8])]]);
     await writeSafetensors(join(head, "model.safetensors"), layer);
-    await expect(tinyReward({ name: "aesthetic", head })).rejects.toThrow(/gives 4 numbers .*; a reward is one/);
+    await expect(tinyReward({ name: "aesthetic", head })).rejects.toThrow(
+      inputError("reward-invalid", { path: head, found: 4, expected: 1 }),
+    );
   });
 
-  test("aesthetic takes a linear head, a layer without a number, from a single file", async () => {
+  test("aesthetic reads a linear head, whose layer has no number, from a single file", async () => {
     const [weight, bias] = [[1, -2, 3, -4, 5, -6, 7, -8], [0.5]];
     const linear = join(scratch, "linear.safetensors");
     await writeSafetensors(
@@ -123,7 +128,7 @@ describe("a reward", () => {
     expect([...(await of(linear))]).toEqual([...(await of(numbered))]);
   });
 
-  test("clip refuses a tokenizer with more words than its text model, and takes one with longer texts", async () => {
+  test("clip refuses a tokenizer with more tokens than its text encoder, and cuts texts to a shorter context", async () => {
     const clip = join(scratch, "words");
     const config = join(clip, "config.json");
     await cp(join(TINY_REWARD, "clip"), clip, { recursive: true });
@@ -131,7 +136,9 @@ describe("a reward", () => {
     const change = (text: object) =>
       writeFile(config, JSON.stringify({ ...read, text_config: { ...read.text_config, ...text } }));
     await change({ vocab_size: 10 });
-    await expect(tinyReward({ name: "clip", clip })).rejects.toThrow(/but the text model takes ids below 10\./);
+    await expect(tinyReward({ name: "clip", clip })).rejects.toThrow(
+      inputError("model-mismatch", { reward: "clip", path: clip, expected: 10 }),
+    );
     await change({ max_position_embeddings: 5 });
     const { reward_ids: ids } = (await tinyReward({ name: "clip", clip })).feeds(prompts);
     expect(ids?.shape).toEqual([2, 5]);

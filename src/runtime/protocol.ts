@@ -1,6 +1,6 @@
 import type { HostData } from "../tensor/host.js";
 
-/** What the main thread and the runtime's worker say to each other. */
+/** Messages between the main thread and the runtime's worker. */
 
 export interface WireTensor {
   readonly type: string;
@@ -11,25 +11,25 @@ export interface WireTensor {
 export type Request =
   | { readonly kind: "create"; readonly model: Uint8Array; readonly options: Record<string, unknown> }
   | RunRequest
-  /** Answers with a `KeepingResult`. */
+  /** Replies with a `KeepingResult`. */
   | (Omit<RunRequest, "kind"> & { readonly kind: "runKeeping"; readonly keep: readonly string[] })
   | { readonly kind: "release"; readonly session: number }
   | { readonly kind: "releaseKept"; readonly kept: number }
-  /** Ends the thread; there is no answer. */
+  /** Ends the thread. Has no reply. */
   | { readonly kind: "close" };
 
-/** Answers with the outputs by name. */
+/** Replies with the outputs by name. */
 interface RunRequest {
   readonly kind: "run";
   readonly session: number;
   readonly feeds: Readonly<Record<string, WireTensor>>;
-  /** Outputs of an earlier run that stayed in the worker: further feeds, under their own names. */
+  /** Id of outputs of an earlier run that stayed in the worker. They are fed under their own names as well. */
   readonly kept?: number | undefined;
 }
 
 export interface KeepingResult {
   readonly outputs: Readonly<Record<string, WireTensor>>;
-  /** The number of what stayed in the worker. */
+  /** Id of the outputs that stayed in the worker. */
   readonly kept: number;
 }
 

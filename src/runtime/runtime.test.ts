@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../errors/index.js";
+import { inputError } from "../../test/errors.js";
 import type { Graph } from "../graph/graph.js";
 import { packageFolder } from "../io/package.js";
 import { add, gather, input, matmul, mul } from "../ops/index.js";
@@ -21,7 +21,7 @@ function doubling(name = "doubling"): Graph {
 }
 const pair = (a: number, b: number) => fromNumbers([a, b], [2]);
 
-/** Some 10 GFLOP, one product after another. */
+/** About 10 GFLOP in a chain of matrix products. */
 function long(): Graph {
   const x = input([512, 512]);
   let y = x;
@@ -44,12 +44,12 @@ test("the main thread is free while a program runs", async () => {
   });
   tick();
   await result;
-  // A thread that waited for the products would turn round once or twice.
+  // If the products blocked the main thread, it would tick once or twice.
   expect(ticks).toBeGreaterThan(100);
   await program.release();
 });
 
-test("calls from several places each get their own result", async () => {
+test("concurrent calls each get their own result", async () => {
   const program = await runtime.compile(doubling());
   const results = await Promise.all([1, 2, 3].map((value) => program.run({ x: pair(value, -value) })));
   expect(results.map(({ y }) => [...(y?.data ?? [])])).toEqual([
@@ -60,7 +60,7 @@ test("calls from several places each get their own result", async () => {
   await program.release();
 });
 
-test("feeds are still the caller's after a run", async () => {
+test("a run leaves its feeds intact", async () => {
   const program = await runtime.compile(doubling());
   const x = pair(1, 2);
   await program.run({ x });
@@ -94,7 +94,7 @@ describe("feeds that do not fit", () => {
       { x: fromNumbers([1, 2], [2], "int64") },
       "doubling: input x expects float32[2], got int64[2]",
     ],
-    ["have an unknown name", { x: pair(1, 2), z: pair(1, 2) }, "doubling: has no input z; it has x"],
+    ["have an unknown name", { x: pair(1, 2), z: pair(1, 2) }, "doubling: no input z; the inputs are x"],
   ])("are refused when they %s", async (_, feeds, message) => {
     const program = await runtime.compile(doubling());
     await expect(program.run(feeds)).rejects.toThrow(new TypeError(message));
@@ -112,7 +112,7 @@ describe("the end", () => {
     await second.release();
   });
 
-  test("of a runtime: nothing compiles or runs, releasing does nothing, and what was under way fails", async () => {
+  test("of a runtime: nothing compiles or runs, releasing does nothing, and pending runs fail", async () => {
     const closing = await Runtime.start({ threads: 1 });
     const program = await closing.compile(doubling());
     const busy = await closing.compile(long());
@@ -127,17 +127,21 @@ describe("the end", () => {
 });
 
 describe("a device that this machine does not have", () => {
-  test("is an InputError that names the option and the remedy", async () => {
+  test("is an InputError with the option, the reason and the remedy", async () => {
     const start = Runtime.start({ device: "cuda" }).then(async (started) => {
       await started.close();
       return "has CUDA";
     });
     const outcome = await start.catch((error: unknown) => error);
     if (outcome === "has CUDA") return;
-    expect(outcome).toBeInstanceOf(InputError);
-    expect((outcome as InputError).message).toMatch(
-      /^--device cuda: this machine cannot run it \([^\n]+\)\. Use --device cpu\.$/,
+    expect(outcome).toEqual(
+      inputError("device-unavailable", {
+        option: "--device",
+        found: "cuda",
+        reason: expect.stringMatching(/^[^\n]+$/),
+      }),
     );
+    expect((outcome as Error).message).toContain("--device cpu");
   });
 });
 
@@ -178,19 +182,19 @@ describe("outputs that stay in the worker", () => {
     const shifted = async (kept: Kept) => [...((await using.run({ shift: pair(1, 0) }, kept)).z?.data ?? [])];
     expect(await shifted(first.kept)).toEqual([10, 25]);
     expect(await shifted(second.kept)).toEqual([2, 4]);
-    // What one run kept is its own, whatever was released before.
+    // Each run keeps its own outputs, whatever was released before.
     await first.kept.release();
     const third = await making.runKeeping({ x: pair(7, 1) }, ["square"]);
     expect(await shifted(second.kept)).toEqual([2, 4]);
     expect(await shifted(third.kept)).toEqual([50, 1]);
   });
 
-  test("are refused after their release, by another runtime, and where they do not fit", async () => {
+  test("are refused after their release, by another runtime, and if they do not fit", async () => {
     const { making, using } = await maker();
     const { kept } = await making.runKeeping({ x: pair(3, 5) }, ["square"]);
     await expect(using.run({}, kept)).rejects.toThrow("using: input shift expects float32[2], got nothing");
-    await expect(making.run({ x: pair(1, 2) }, kept)).rejects.toThrow("making: has no input square; it has x");
-    await expect(making.runKeeping({ x: pair(1, 2) }, ["cube"])).rejects.toThrow("making: has no output cube to keep");
+    await expect(making.run({ x: pair(1, 2) }, kept)).rejects.toThrow("making: no input square; the inputs are x");
+    await expect(making.runKeeping({ x: pair(1, 2) }, ["cube"])).rejects.toThrow("making: no output cube to keep");
     const other = await Runtime.start({ threads: 1 });
     const shift = pair(0, 0);
     const [square, s] = [input([2]), input([2])];
@@ -199,12 +203,12 @@ describe("outputs that stay in the worker", () => {
       inputs: { square, shift: s },
       outputs: { z: add(square, s) },
     });
-    await expect(elsewhere.run({ shift }, kept)).rejects.toThrow(/released, or belong to another runtime/);
+    await expect(elsewhere.run({ shift }, kept)).rejects.toThrow(/released, or they belong to another runtime/);
     const theirs = await (await other.compile(doubling())).runKeeping({ x: pair(1, 2) }, ["y"]);
     await other.close();
-    await theirs.kept.release(); // nothing left to do, and no error
+    await theirs.kept.release(); // does nothing and does not throw
     await kept.release();
     await kept.release();
-    await expect(using.run({ shift }, kept)).rejects.toThrow(/released, or belong to another runtime/);
+    await expect(using.run({ shift }, kept)).rejects.toThrow(/released, or they belong to another runtime/);
   });
 });

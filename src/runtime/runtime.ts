@@ -15,25 +15,29 @@ export type Device = "cpu" | "cuda" | "webgpu";
 
 export interface RuntimeOptions {
   readonly device?: Device;
-  /** Threads of one operator; default: as many as the machine offers. */
+  /** Number of threads within one operator. Default: all cores of the machine. */
   readonly threads?: number;
-  /** Which GPU, counted from 0, where CUDA sees several. */
+  /** Index of the GPU if CUDA shows several. Default: 0. */
   readonly gpu?: number;
 }
 
 /**
- * Whether a program gives its working memory back after each run. An arena keeps it, grows by doubling and spares small
- * programs the time of asking; large ones lose no time without it, and of several used in turn only one needs its memory.
+ * Returns true if a program of this graph frees its working memory after each run (more than 128 MiB). An arena keeps
+ * the memory and grows by doubling, which saves small programs the time for allocation. Large programs lose no time
+ * without an arena, and if several run in turn, only one holds memory at a time.
  */
 export function returnsMemory(graph: Graph): boolean {
   return liveBytes(graph) > 2 ** 27;
 }
 
-/** A compiled graph. Owns memory in the worker until released. */
+/** A compiled graph. It holds memory in the worker until it is released. */
 export interface Program {
-  /** Feeds every input of the graph, some of them perhaps from `kept`; gives every output. Calls from several places queue up. */
+  /**
+   * Runs the graph and returns all outputs. `feeds` and `kept` must provide every input. Concurrent calls are queued.
+   * @throws TypeError if an input is missing, unknown, or of another type or shape
+   */
   run(feeds: Feeds, kept?: Kept): Promise<Record<string, HostTensor>>;
-  /** The same, but the outputs that `keep` names stay in the worker. */
+  /** Like `run`, but the outputs named by `keep` stay in the worker. */
   runKeeping(feeds: Feeds, keep: readonly string[]): Promise<{ outputs: Record<string, HostTensor>; kept: Kept }>;
   release(): Promise<void>;
 }
@@ -41,22 +45,22 @@ export interface Program {
 export type Feeds = Readonly<Record<string, HostTensor>>;
 
 /**
- * Outputs of a run that stayed in the worker, so that they cross no thread: inputs of the same names for another program
- * of the same runtime. They hold their memory until released.
+ * Outputs of a run that stayed in the worker, to avoid copies between threads. They serve as inputs of the same names
+ * for other programs of the same runtime. They hold memory until they are released.
  */
 export interface Kept {
   readonly outputs: Readonly<Record<string, TensorType>>;
   readonly bytes: number;
-  /** A second time does nothing. */
+  /** Frees the memory. Calling it again does nothing. */
   release(): Promise<void>;
 }
 
 const ENDED = "runtime: the worker thread ended";
 
-/** ONNX Runtime in a worker thread. `close` ends the thread and frees everything it holds. */
+/** ONNX Runtime in a worker thread. `close` ends the thread and frees all its memory. */
 export class Runtime {
   private readonly pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
-  /** What is kept, and its number in the worker. */
+  /** The id in the worker of each `Kept` that was not released. */
   private readonly kept = new Map<Kept, number>();
   private readonly ended: Promise<void>;
   private nextId = 0;
@@ -86,29 +90,34 @@ export class Runtime {
     worker.unref();
   }
 
-  /** Starts the worker, and shows with a one-node session that the device is there. */
+  /**
+   * Starts the worker and checks with a one-node graph that the device works.
+   * @throws InputError if the device is not available
+   */
   static async start({
     device = "cpu",
     threads = availableParallelism(),
     gpu = 0,
   }: RuntimeOptions = {}): Promise<Runtime> {
-    // Without the process's own options: not all of them are a worker's (`node --input-type=module -e …`).
+    // Do not inherit the process's options: workers do not accept all of them (`node --input-type=module -e …`).
     const worker = new Worker(new URL("./worker.js", import.meta.url), { execArgv: [] });
     const runtime = new Runtime(worker, device, threads, gpu);
     if (device !== "cpu") await probe(runtime);
     return runtime;
   }
 
+  /** Compiles a graph. `weights` provides the data of its parameters. */
   async compile(graph: Graph, weights?: WeightSource): Promise<Program> {
     const { bytes, weightFolder } = emit(graph, weights);
     const options = {
       executionProviders: [...acceleratorOf(this.device, this.gpu), "cpu"],
       intraOpNumThreads: this.threads,
       graphOptimizationLevel: "all",
-      // Patterned arenas keep the peak of every buffer; without them a backward pass peaks at little over half.
+      // With memory patterns, the arena reserves the peak of every buffer. Without them, the peak of a backward pass is
+      // little more than half as high.
       enableMemPattern: false,
       enableCpuMemArena: !returnsMemory(graph),
-      // Errors come as exceptions; they need not be on stderr too.
+      // Errors are thrown as exceptions and need not go to stderr as well.
       logSeverityLevel: 4,
       ...(weightFolder && { extra: { session: { model_external_initializers_file_folder_path: weightFolder } } }),
     };
@@ -117,7 +126,7 @@ export class Runtime {
       session = (await this.call({ kind: "create", model: bytes, options })) as number;
     } catch (error) {
       if (this.closed) throw error;
-      throw new Error(`${graph.name}: ONNX Runtime does not take this graph: ${(error as Error).message}`);
+      throw new Error(`${graph.name}: ONNX Runtime rejected the graph: ${(error as Error).message}`);
     }
     const attempt = async (request: Request) => {
       try {
@@ -129,13 +138,13 @@ export class Runtime {
     return {
       run: async (feeds, kept) => {
         const wire = toWire(graph, feeds, kept);
-        const request = { kind: "run", session, feeds: wire, kept: kept && this.numberOf(kept) } as const;
+        const request = { kind: "run", session, feeds: wire, kept: kept && this.idOf(kept) } as const;
         return fromWire((await attempt(request)) as Record<string, WireTensor>, graph.outputs);
       },
       runKeeping: async (feeds, keep) => {
         const stays = (name: string) => keep.includes(name);
         const missing = keep.find((name) => !(name in graph.outputs));
-        if (missing) throw new TypeError(`${graph.name}: has no output ${missing} to keep`);
+        if (missing) throw new TypeError(`${graph.name}: no output ${missing} to keep`);
         const request = { kind: "runKeeping", session, feeds: toWire(graph, feeds), keep } as const;
         const result = (await attempt(request)) as KeepingResult;
         const named = Object.entries(graph.outputs);
@@ -151,7 +160,10 @@ export class Runtime {
     };
   }
 
-  /** What is under way fails at once. The thread ends after it: cut off inside ONNX Runtime, it would take the process with it. */
+  /**
+   * Rejects all pending calls at once, then waits until the thread has finished its current run. Terminating it inside
+   * ONNX Runtime would crash the process.
+   */
   async close(): Promise<void> {
     if (!this.closed) {
       this.closed = true;
@@ -179,9 +191,9 @@ export class Runtime {
     return kept;
   }
 
-  private numberOf(kept: Kept): number {
+  private idOf(kept: Kept): number {
     const id = this.kept.get(kept);
-    if (id === undefined) throw new Error("runtime: these kept outputs were released, or belong to another runtime");
+    if (id === undefined) throw new Error("runtime: these outputs were released, or they belong to another runtime");
     return id;
   }
 
@@ -190,7 +202,7 @@ export class Runtime {
     const id = this.nextId++;
     return new Promise((resolve, reject) => {
       this.pending.set(id, { resolve, reject });
-      // Only work in progress keeps the process alive.
+      // Only pending work keeps the process alive.
       this.worker.ref();
       this.worker.postMessage({ id, request });
     });
@@ -206,7 +218,7 @@ function toWire(graph: Graph, feeds: Feeds, kept?: Kept): Record<string, WireTen
   const given: Readonly<Record<string, TensorType>> = { ...kept?.outputs, ...feeds };
   const unknown = Object.keys(given).find((name) => !(name in graph.inputs));
   if (unknown)
-    throw new TypeError(`${graph.name}: has no input ${unknown}; it has ${Object.keys(graph.inputs).join(", ")}`);
+    throw new TypeError(`${graph.name}: no input ${unknown}; the inputs are ${Object.keys(graph.inputs).join(", ")}`);
   for (const [name, expected] of Object.entries(graph.inputs)) {
     const found = given[name];
     if (!found || found.dtype !== expected.dtype || !sameShape(found.shape, expected.shape)) {
@@ -239,9 +251,11 @@ async function probe(runtime: Runtime): Promise<void> {
     await program.release();
   } catch (error) {
     await runtime.close();
+    const reason = (error as Error).message.split("\n")[0] ?? "";
     throw new InputError(
       "device-unavailable",
-      `--device ${runtime.device}: this machine cannot run it (${(error as Error).message.split("\n")[0]}). Use --device cpu.`,
+      `--device ${runtime.device}: the device is not available on this machine (${reason}). Use --device cpu.`,
+      { option: "--device", found: runtime.device, reason },
     );
   }
 }

@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * The thread that ONNX Runtime blocks, so that the main one stays free for progress, signals and servers. Plain JavaScript:
- * a worker starts from a file, and this one is the same file in `src` and in `dist`.
+ * The thread that runs ONNX Runtime, which blocks it. The main thread stays free for progress, signals and servers.
+ * This is plain JavaScript because a worker starts from a file, which is the same in `src` and `dist`.
  */
 import { parentPort } from "node:worker_threads";
 import ort from "onnxruntime-node";
@@ -10,10 +10,10 @@ import ort from "onnxruntime-node";
 /** @typedef {import("./protocol.js").Reply} Reply */
 /** @typedef {import("./protocol.js").WireTensor} WireTensor */
 
-if (!parentPort) throw new Error("runtime worker: start me as a worker thread");
+if (!parentPort) throw new Error("runtime worker: must be started as a worker thread");
 const port = parentPort;
 
-// What goes wrong comes back as an exception; ONNX Runtime need not write it to stderr as well.
+// Errors are thrown as exceptions, so ONNX Runtime need not write them to stderr.
 ort.env.logLevel = "fatal";
 
 /** @type {Map<number, ort.InferenceSession>} */

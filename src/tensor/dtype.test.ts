@@ -24,16 +24,16 @@ describe("float16", () => {
     ["1 + ½ ulp, down to even", 1 + 2 ** -11, 0x3c00],
     ["1 + 1½ ulp, up to even", 1 + 3 * 2 ** -11, 0x3c02],
     ["just above 1 + ½ ulp, up", 1 + 2 ** -11 + 2 ** -20, 0x3c01],
-    ["halfway from the largest to 2^16, to infinity", 65520, 0x7c00],
-    ["just below that, to the largest", 65519, 0x7bff],
+    ["halfway between the largest and 2^16, to infinity", 65520, 0x7c00],
+    ["just below that midpoint, to the largest", 65519, 0x7bff],
     ["far out of range, to infinity", -1e30, 0xfc00],
     ["half of the smallest subnormal, to zero", 2 ** -25, 0x0000],
-    ["1½ of it, up to 2", 1.5 * 2 ** -24, 0x0002],
-    ["2½ of it, down to 2", -2.5 * 2 ** -24, 0x8002],
+    ["1½ times the smallest subnormal, up to 2 times", 1.5 * 2 ** -24, 0x0002],
+    ["2½ times the smallest subnormal, down to 2 times", -2.5 * 2 ** -24, 0x8002],
     ["between subnormal and normal, up to the normal", 1023.5 * 2 ** -24, 0x0400],
   ])("rounds %s", (_, value, bits) => expect(numberToHalf(value)).toBe(bits));
 
-  test("gives every bit pattern back, and NaN stays NaN", () => {
+  test("every bit pattern survives a round trip, and NaN stays NaN", () => {
     const wrong: number[] = [];
     for (let bits = 0; bits < 0x10000; bits++) {
       const value = halfToNumber(bits);
@@ -64,10 +64,10 @@ describe("bfloat16", () => {
     ["1 + 1½ ulp, up to even", 1 + 3 * 2 ** -8, 0x3f82],
     ["the largest float32, to infinity", 3.4028234663852886e38, 0x7f80],
     ["half of the smallest subnormal, to zero", -(2 ** -134), 0x8000],
-    ["1½ of it, up to 2", 3 * 2 ** -134, 0x0002],
+    ["1½ times the smallest subnormal, up to 2 times", 3 * 2 ** -134, 0x0002],
   ])("rounds %s", (_, value, bits) => expect(numberToBfloat(value)).toBe(bits));
 
-  test("gives every bit pattern back, and NaN stays NaN", () => {
+  test("every bit pattern survives a round trip, and NaN stays NaN", () => {
     const wrong: number[] = [];
     for (let bits = 0; bits < 0x10000; bits++) {
       const value = bfloatToNumber(bits);

@@ -1,4 +1,4 @@
-/** Element types that weights are stored in and graphs compute with; names follow NumPy and PyTorch. */
+/** Element types of weights and of values in graphs. The names are those of NumPy and PyTorch. */
 export type DType = "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32" | "uint8" | "int8" | "bool";
 
 export const BYTES_PER_ELEMENT: Record<DType, number> = {
@@ -13,15 +13,18 @@ export const BYTES_PER_ELEMENT: Record<DType, number> = {
   bool: 1,
 };
 
+export const FLOATING_TYPES: readonly DType[] = ["float16", "bfloat16", "float32", "float64"];
+
 export function isFloating(dtype: DType): boolean {
-  return dtype === "float64" || dtype === "float32" || dtype === "float16" || dtype === "bfloat16";
+  return FLOATING_TYPES.includes(dtype);
 }
 
-/** The largest float16, and the smallest with all its digits. */
+/** The largest finite float16. */
 export const HALF_MAX = 65504;
+/** The smallest normal float16. Smaller ones are subnormal and have fewer significant bits. */
 export const HALF_MIN_NORMAL = 2 ** -14;
 
-const halfView = new DataView(new ArrayBuffer(4));
+const bits32 = new DataView(new ArrayBuffer(4));
 
 /** IEEE 754 binary16 bits → number. */
 export function halfToNumber(bits: number): number {
@@ -33,10 +36,10 @@ export function halfToNumber(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** number → IEEE 754 binary16 bits, rounded to nearest even as hardware does. */
+/** number → IEEE 754 binary16 bits. Rounds to float32 first, then to the nearest float16 (ties to even). */
 export function numberToHalf(value: number): number {
-  halfView.setFloat32(0, value);
-  const bits = halfView.getUint32(0);
+  bits32.setFloat32(0, value);
+  const bits = bits32.getUint32(0);
   const sign = (bits >>> 16) & 0x8000;
   const magnitude = bits & 0x7fffffff;
   if (magnitude >= 0x7f800000) return sign | 0x7c00 | (magnitude > 0x7f800000 ? 0x200 : 0);
@@ -45,7 +48,7 @@ export function numberToHalf(value: number): number {
     const rounded = magnitude + 0xfff + ((magnitude >>> 13) & 1);
     return sign | ((rounded - 0x38000000) >>> 13);
   }
-  // Subnormal halves are multiples of 2^-24; Math.abs(value) * 2^24 is exact in float64.
+  // Subnormal float16 are multiples of 2^-24. The product with 2^24 is exact in float64.
   const scaled = Math.abs(Math.fround(value)) * 2 ** 24;
   const floor = Math.floor(scaled);
   const remainder = scaled - floor;
@@ -53,16 +56,16 @@ export function numberToHalf(value: number): number {
   return sign | (floor + (up ? 1 : 0));
 }
 
-/** bfloat16 bits → number: the upper half of a binary32. */
+/** bfloat16 bits → number. A bfloat16 is the upper 16 bits of a binary32. */
 export function bfloatToNumber(bits: number): number {
-  halfView.setUint32(0, bits << 16);
-  return halfView.getFloat32(0);
+  bits32.setUint32(0, bits << 16);
+  return bits32.getFloat32(0);
 }
 
-/** number → bfloat16 bits, rounded to nearest even. */
+/** number → bfloat16 bits. Rounds to float32 first, then to the nearest bfloat16 (ties to even). */
 export function numberToBfloat(value: number): number {
-  halfView.setFloat32(0, value);
-  const bits = halfView.getUint32(0);
+  bits32.setFloat32(0, value);
+  const bits = bits32.getUint32(0);
   if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40;
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }

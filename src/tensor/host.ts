@@ -1,16 +1,17 @@
 import { bfloatToNumber, type DType, halfToNumber, numberToBfloat, numberToHalf } from "./dtype.js";
 import { type Shape, showShape, sizeOf } from "./shape.js";
 
-/** float16 and bfloat16 are held as their bits; bool as 0 and 1. */
+/** Elements as they lie in memory. float16 and bfloat16 are stored as their bits, bool as 0 or 1. */
 export type HostData = Float64Array | Float32Array | Uint16Array | BigInt64Array | Int32Array | Uint8Array | Int8Array;
 
-/** A tensor in this process's memory, row-major. */
+/** A tensor in the memory of this process, in row-major order. */
 export interface HostTensor {
   readonly dtype: DType;
   readonly shape: Shape;
   readonly data: HostData;
 }
 
+/** Zeros: `size` elements of type `dtype`. */
 export function allocate(dtype: DType, size: number): HostData {
   switch (dtype) {
     case "float64":
@@ -32,7 +33,11 @@ export function allocate(dtype: DType, size: number): HostData {
   }
 }
 
-/** A tensor of `dtype` from numbers, rounded to that type. */
+/**
+ * Numbers in row-major order → a tensor, each number rounded to `dtype`.
+ *
+ * @throws RangeError if there are not as many values as the shape has elements.
+ */
 export function fromNumbers(values: ArrayLike<number>, shape: Shape, dtype: DType = "float32"): HostTensor {
   if (values.length !== sizeOf(shape)) {
     throw new RangeError(`tensor: ${values.length} values do not fill shape ${showShape(shape)}`);
@@ -49,7 +54,7 @@ export function fromNumbers(values: ArrayLike<number>, shape: Shape, dtype: DTyp
   return { dtype, shape, data };
 }
 
-/** Every element as a float64. */
+/** The elements of any type as float64. */
 export function toNumbers({ dtype, data }: HostTensor): Float64Array {
   const out = new Float64Array(data.length);
   if (data instanceof BigInt64Array) {
@@ -63,7 +68,11 @@ export function toNumbers({ dtype, data }: HostTensor): Float64Array {
   return out;
 }
 
-/** float32 elements, without a copy where they already are. Throws on integer types. */
+/**
+ * The elements as float32. Does not copy if they are float32 already.
+ *
+ * @throws TypeError if the tensor is not floating point.
+ */
 export function toFloat32({ dtype, data }: HostTensor): Float32Array {
   if (data instanceof Float32Array) return data;
   const out = new Float32Array(data.length);
@@ -79,6 +88,11 @@ export function toFloat32({ dtype, data }: HostTensor): Float32Array {
   throw new TypeError(`tensor: expected floating point elements, found ${dtype}`);
 }
 
+/**
+ * Wraps float32 elements in a tensor without a copy.
+ *
+ * @throws RangeError if there are not as many values as the shape has elements.
+ */
 export function float32(data: Float32Array, shape: Shape): HostTensor {
   if (data.length !== sizeOf(shape)) {
     throw new RangeError(`tensor: ${data.length} values do not fill shape ${showShape(shape)}`);

@@ -11,7 +11,7 @@ function correlation(a: readonly number[], b: readonly number[]): number {
   return product(a, meanA, b, meanB) / Math.sqrt(product(a, meanA, a, meanA) * product(b, meanB, b, meanB));
 }
 
-test("the generator is xoshiro128**: its first numbers from the state 1, 2, 3, 4 are the published ones", () => {
+test("from the state 1, 2, 3, 4 come the published first numbers of xoshiro128**", () => {
   const rng = Rng.fromState({ words: [1, 2, 3, 4], spare: null });
   expect(take(rng, 6)).toEqual([11520, 0, 5927040, 70819200, 2031721883, 1637235492]);
 });
@@ -21,7 +21,7 @@ describe("seeds and streams", () => {
     expect(take(new Rng(7, 1, 2), 100)).toEqual(take(new Rng(7, 1, 2), 100));
   });
 
-  test("other seeds and streams give other numbers, seeds beyond 32 bits included", () => {
+  test("other seeds and streams give other numbers, even seeds beyond 32 bits", () => {
     const rngs = [
       new Rng(0),
       new Rng(1),
@@ -36,7 +36,7 @@ describe("seeds and streams", () => {
     expect(new Set(first).size).toBe(rngs.length);
   });
 
-  test("neighbouring seeds and streams are not correlated", () => {
+  test("neighboring seeds and streams are not correlated", () => {
     const size = 10_000;
     const uniforms = (rng: Rng) => Array.from({ length: size }, () => rng.uniform());
     const pairs = [
@@ -44,18 +44,18 @@ describe("seeds and streams", () => {
       [new Rng(1, 1), new Rng(1, 2)],
       [new Rng(1, 5, 1), new Rng(1, 5, 2)],
     ] as const;
-    // Five standard errors of the correlation of independent numbers.
+    // The bound is five standard errors of the correlation of independent numbers.
     for (const [a, b] of pairs)
       expect(Math.abs(correlation(uniforms(a), uniforms(b)))).toBeLessThan(5 / Math.sqrt(size));
   });
 
-  test("ten thousand streams of one seed all begin differently", () => {
+  test("ten thousand streams of one seed start with different numbers", () => {
     const first = Array.from({ length: 10_000 }, (_, stream) => take(new Rng(3, 1, stream), 2).join());
     expect(new Set(first).size).toBe(first.length);
   });
 });
 
-test("a state goes on exactly where it was taken, between the two halves of a normal pair too", () => {
+test("a saved state continues with the same numbers, even between the two normals of a pair", () => {
   const rng = new Rng(11);
   rng.normal();
   const saved = JSON.parse(JSON.stringify(rng.state()));
@@ -71,7 +71,7 @@ describe("distributions", () => {
 
   test("normals have the moments 0, 1, 0, 3", () => {
     const values = new Rng(5).normals(size);
-    // Five standard errors: the variances of z, z², z³ and z⁴ are 1, 2, 15 and 96.
+    // The bound is five standard errors: the variances of z, z², z³ and z⁴ are 1, 2, 15 and 96.
     for (const [power, moment, variance] of [
       [1, 0, 1],
       [2, 1, 2],
@@ -96,7 +96,7 @@ describe("distributions", () => {
     expect(Math.abs(mean(values, 2) - 1 / 3)).toBeLessThan(5 * Math.sqrt(4 / 45 / size));
   });
 
-  test("integers take every value of their range, ends included, equally often", () => {
+  test("integers take every value of their range equally often, both ends included", () => {
     const rng = new Rng(9);
     const counts = new Map<number, number>();
     for (let i = 0; i < size; i++) {
@@ -116,7 +116,7 @@ describe("distributions", () => {
     expect(items[0]).toBe(0);
   });
 
-  test("a choice is one of the items, and there must be one", () => {
+  test("choice picks one of the items, and needs at least one", () => {
     const rng = new Rng(12);
     expect(new Set(Array.from({ length: 100 }, () => rng.choice(["a", "b", "c"])))).toEqual(new Set(["a", "b", "c"]));
     expect(() => rng.choice([])).toThrow(/nothing to choose from/);

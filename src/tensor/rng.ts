@@ -1,17 +1,19 @@
-/**
- * A small seeded generator: xoshiro128** (Blackman & Vigna 2018), seeded through SplitMix32 so that nearby seeds
- * give unrelated streams. Same seed, same numbers, on every machine. Its state is plain data, for a true resume.
- */
+/** The full state of an `Rng` as plain data, so that a resumed run continues with the same numbers. */
 export interface RngState {
   readonly words: readonly [number, number, number, number];
+  /** The second normal of the last Box-Muller pair, if it was not drawn yet. */
   readonly spare: number | null;
 }
 
+/**
+ * A seeded random number generator: xoshiro128** (Blackman & Vigna 2018), seeded by SplitMix32 so that similar seeds
+ * give uncorrelated streams. The same seed gives the same numbers on every machine.
+ */
 export class Rng {
   private words: [number, number, number, number];
   private spare: number | null = null;
 
-  /** `stream` names an independent sequence under one seed, such as a sample's number. */
+  /** `stream` selects one of many independent sequences of the same seed, for example by the index of a sample. */
   constructor(seed: number, ...stream: number[]) {
     let state = seed >>> 0;
     const mix = () => {
@@ -36,7 +38,7 @@ export class Rng {
     return { words: [...this.words], spare: this.spare };
   }
 
-  /** Uniform 32-bit integer. */
+  /** A uniform 32-bit unsigned integer. */
   uint32(): number {
     const s = this.words;
     const product = Math.imul(s[1], 5);
@@ -51,17 +53,17 @@ export class Rng {
     return result;
   }
 
-  /** Uniform in [0, 1), 53 bits. */
+  /** Uniform in [0, 1), with 53 random bits. */
   uniform(): number {
     return ((this.uint32() >>> 5) * 2 ** 26 + (this.uint32() >>> 6)) / 2 ** 53;
   }
 
-  /** Uniform integer in low … high, both included (Python's `random.randint`). */
+  /** A uniform integer from `low` to `high`, both included (like Python's `random.randint`). */
   integer(low: number, high: number): number {
     return low + Math.floor(this.uniform() * (high - low + 1));
   }
 
-  /** Standard normal (Box and Muller 1958). */
+  /** A standard normal number (Box & Muller 1958). */
   normal(): number {
     if (this.spare !== null) {
       const value = this.spare;
@@ -80,11 +82,13 @@ export class Rng {
     return out;
   }
 
+  /** @throws RangeError if there are no items. */
   choice<T>(items: readonly T[]): T {
     if (items.length === 0) throw new RangeError("rng: nothing to choose from");
     return items[this.integer(0, items.length - 1)] as T;
   }
 
+  /** A shuffled copy (Fisher & Yates). */
   shuffle<T>(items: readonly T[]): T[] {
     const out = [...items];
     for (let i = out.length - 1; i > 0; i--) {

@@ -1,3 +1,4 @@
+/** Extent of each axis; [] is a scalar. */
 export type Shape = readonly number[];
 
 /** Number of elements. */
@@ -24,7 +25,7 @@ export function stridesOf(shape: Shape): number[] {
   return strides;
 }
 
-/** NumPy broadcasting of two shapes; null where they do not fit. */
+/** The shape that two shapes broadcast to by NumPy's rules; null if they do not broadcast. */
 export function broadcastShapes(a: Shape, b: Shape): number[] | null {
   const rank = Math.max(a.length, b.length);
   const out = new Array<number>(rank);
@@ -37,7 +38,11 @@ export function broadcastShapes(a: Shape, b: Shape): number[] | null {
   return out;
 }
 
-/** Axis in -rank … rank-1 → 0 … rank-1. */
+/**
+ * Axis from -rank to rank - 1 → 0 to rank - 1.
+ *
+ * @throws RangeError that starts with `who`, the name of the op, if the axis is outside that range.
+ */
 export function normalizeAxis(axis: number, rank: number, who: string): number {
   if (!Number.isInteger(axis) || axis < -rank || axis >= rank) {
     throw new RangeError(`${who}: axis ${axis} is outside a tensor of rank ${rank}`);

@@ -27,9 +27,9 @@ describe("a QR decomposition", () => {
   test.each([
     ["tall", random(1, 7, 3)],
     ["wide", random(2, 3, 7)],
-    ["of columns that depend on each other", product(random(3, 6, 1), random(4, 1, 4))],
-    ["of zeros", of(3, 2, 0, 0, 0, 0, 0, 0)],
-  ])("%s has orthonormal columns and a triangle that give the matrix back", (_, x) => {
+    ["with linearly dependent columns", product(random(3, 6, 1), random(4, 1, 4))],
+    ["of zeros only", of(3, 2, 0, 0, 0, 0, 0, 0)],
+  ])("(%s) has orthonormal columns and a triangle whose product is the matrix", (_, x) => {
     const { q, r } = qr(x);
     expectClose(product(q, r), x);
     expectClose(product(transpose(q), q), identity(q.columns));
@@ -39,14 +39,14 @@ describe("a QR decomposition", () => {
 
 describe("a singular value decomposition", () => {
   // x = [[3, 0], [4, 5]]: xᵀx = [[25, 20], [20, 25]] has the eigenvalues 45 and 5.
-  test("has the known singular values of a small matrix", () => {
+  test("gives the known singular values of a small matrix", () => {
     expect([...svd(of(2, 2, 3, 0, 4, 5)).s]).toEqual([
       expect.closeTo(Math.sqrt(45), 12),
       expect.closeTo(Math.sqrt(5), 12),
     ]);
   });
 
-  test("gives the matrix back", () => {
+  test("reproduces the matrix", () => {
     const x = random(5, 6, 6);
     const { u, s, v } = svd(x);
     const scaled = of(6, 6, ...u.data.map((value, i) => value * (s[i % 6] as number)));
@@ -56,15 +56,15 @@ describe("a singular value decomposition", () => {
   });
 });
 
-describe("a product cut to a rank", () => {
-  test("is the product itself where the rank suffices", () => {
+describe("a product truncated to a rank", () => {
+  test("is the product itself if the rank suffices", () => {
     const [b, a] = [random(6, 9, 4), random(7, 4, 5)];
     const cut = truncateProduct(b, a, 4);
     expectClose(product(cut.b, cut.a), product(b, a));
     expect(cut.singularValues.length).toBe(4);
   });
 
-  test("misses by exactly the singular values that were left out", () => {
+  test("has as its error the norm of the dropped singular values", () => {
     const [b, a] = [random(8, 9, 5), random(9, 5, 7)];
     const { b: left, a: right, singularValues } = truncateProduct(b, a, 2);
     expect([left.columns, right.rows]).toEqual([2, 2]);
@@ -73,7 +73,7 @@ describe("a product cut to a rank", () => {
     expect(missing).toBeCloseTo(Math.hypot(...singularValues.subarray(2)), 10);
   });
 
-  test("of an adapter that changes nothing is one that changes nothing", () => {
+  test("is zero if the product is zero", () => {
     const { b, a } = truncateProduct(of(3, 2, 0, 0, 0, 0, 0, 0), random(10, 2, 4), 1);
     expectClose(product(b, a), of(3, 4, ...new Float64Array(12)));
   });

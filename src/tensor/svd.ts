@@ -1,6 +1,6 @@
-/** The best approximation of a low-rank product by one of lower rank, without ever forming the product. */
+/** Truncates a low-rank product to a lower rank without computing the full product. */
 
-/** Row-major, in float64. */
+/** A float64 matrix in row-major order. */
 export interface Matrix {
   readonly rows: number;
   readonly columns: number;
@@ -8,13 +8,14 @@ export interface Matrix {
 }
 
 /**
- * B A with B [m, r] and A [r, n] → B' [m, k] and A' [k, n], whose product is the nearest of rank k (Eckart & Young 1936), each
- * with the root of the singular values, so that neither factor is large where the other is small.
+ * Truncates the product B A, with B [m, r] and A [r, n], to rank k. B' [m, k] and A' [k, n] are the factors of the
+ * nearest matrix of rank k (Eckart & Young 1936). Each gets the square root of the singular values, so both have a
+ * similar scale.
  *
- *     B = Q₁ R₁, Aᵀ = Q₂ R₂        so B A = Q₁ (R₁ R₂ᵀ) Q₂ᵀ, and the core is only r x r
- *     R₁ R₂ᵀ = U Σ Vᵀ              B' = Q₁ U √Σ,  A' = √Σ Vᵀ Q₂ᵀ,  of the k largest
+ *     B = Q₁ R₁, Aᵀ = Q₂ R₂        so B A = Q₁ (R₁ R₂ᵀ) Q₂ᵀ, and the core R₁ R₂ᵀ is only r x r
+ *     R₁ R₂ᵀ = U Σ Vᵀ              B' = Q₁ U √Σ,  A' = √Σ Vᵀ Q₂ᵀ,  with the k largest singular values
  *
- * Gives all singular values of B A, the largest first.
+ * `singularValues` are all those of B A, in descending order.
  */
 export function truncateProduct(
   b: Matrix,
@@ -24,18 +25,18 @@ export function truncateProduct(
   const left = qr(b);
   const right = qr(transposed(a));
   const { u, s, v } = svd(product(left.r, transposed(right.r)));
-  const kept = Math.min(k, s.length);
-  const rooted = (of: Matrix): Matrix => matrix(of.rows, kept, (i, j) => at(of, i, j) * Math.sqrt(s[j] as number));
+  const rank = Math.min(k, s.length);
+  const scaled = (x: Matrix): Matrix => matrix(x.rows, rank, (i, j) => at(x, i, j) * Math.sqrt(s[j] as number));
   return {
-    b: product(left.q, rooted(u)),
-    a: transposed(product(right.q, rooted(v))),
+    b: product(left.q, scaled(u)),
+    a: transposed(product(right.q, scaled(v))),
     singularValues: s,
   };
 }
 
 /**
- * Householder's QR of x [m, n]: q [m, p] with orthonormal columns and r [p, n], p = min(m, n). Sound also where columns are
- * zero or depend on each other, as those of an untrained adapter.
+ * Householder QR of x [m, n]: q [m, p] with orthonormal columns and r [p, n] upper triangular, p = min(m, n). It also
+ * works if columns are zero or linearly dependent, as in an untrained adapter.
  */
 export function qr(x: Matrix): { q: Matrix; r: Matrix } {
   const { rows: m, columns: n } = x;
@@ -46,7 +47,7 @@ export function qr(x: Matrix): { q: Matrix; r: Matrix } {
     const w = new Float64Array(m);
     for (let i = j; i < m; i++) w[i] = r[i * n + j] as number;
     const norm = length(w);
-    // The sign that adds, so that nothing cancels.
+    // This choice of sign avoids cancellation.
     w[j] = (w[j] as number) + ((w[j] as number) < 0 ? -norm : norm);
     const size = length(w);
     if (size > 0) for (let i = j; i < m; i++) w[i] = (w[i] as number) / size;
@@ -74,31 +75,32 @@ function reflect(x: Float64Array, columns: number, w: Float64Array, from: number
   }
 }
 
-/** Rotations until columns are orthogonal to rounding; more sweeps than that are never needed in practice. */
-const MOST_SWEEPS = 60;
+/** Far more sweeps than Jacobi rotations need in practice. */
+const MAX_SWEEPS = 60;
 
 /**
- * One-sided Jacobi (Hestenes 1958) of x [m, n]: x = u diag(s) vᵀ with s falling, u [m, n], v [n, n]. Rotates pairs of columns
- * until all are orthogonal; their lengths then are the singular values. Columns of u whose s is 0 are 0.
+ * One-sided Jacobi SVD (Hestenes 1958) of x [m, n]: x = u diag(s) vᵀ with u [m, n], s descending and v [n, n]. It
+ * rotates pairs of columns until all are orthogonal to within rounding; their norms are then the singular values. A
+ * column of u is zero if its singular value is 0.
  */
 export function svd(x: Matrix): { u: Matrix; s: Float64Array; v: Matrix } {
   const { rows: m, columns: n } = x;
-  // Columns as rows of their own, so that a rotation runs along memory.
+  // Each column is an array of its own, so that a rotation reads contiguous memory.
   const columns = Array.from({ length: n }, (_, j) => Float64Array.from({ length: m }, (_, i) => at(x, i, j)));
-  const turns = Array.from({ length: n }, (_, j) => Float64Array.from({ length: n }, (_, i) => (i === j ? 1 : 0)));
-  for (let sweep = 0, turned = true; turned && sweep < MOST_SWEEPS; sweep++) {
-    turned = false;
+  const rotations = Array.from({ length: n }, (_, j) => Float64Array.from({ length: n }, (_, i) => (i === j ? 1 : 0)));
+  for (let sweep = 0, rotated = true; rotated && sweep < MAX_SWEEPS; sweep++) {
+    rotated = false;
     for (let p = 0; p < n - 1; p++) {
       for (let q = p + 1; q < n; q++) {
         const [a, b] = [columns[p] as Float64Array, columns[q] as Float64Array];
         const [aa, bb, ab] = [dot(a, a), dot(b, b), dot(a, b)];
         if (Math.abs(ab) <= 1e-14 * Math.sqrt(aa * bb)) continue;
-        turned = true;
+        rotated = true;
         const zeta = (bb - aa) / (2 * ab);
         const t = (zeta < 0 ? -1 : 1) / (Math.abs(zeta) + Math.hypot(1, zeta));
         const cos = 1 / Math.hypot(1, t);
         rotate(a, b, cos, cos * t);
-        rotate(turns[p] as Float64Array, turns[q] as Float64Array, cos, cos * t);
+        rotate(rotations[p] as Float64Array, rotations[q] as Float64Array, cos, cos * t);
       }
     }
   }
@@ -110,7 +112,7 @@ export function svd(x: Matrix): { u: Matrix; s: Float64Array; v: Matrix } {
       (s[j] as number) > 0 ? (columns[order[j] as number]?.[i] as number) / (s[j] as number) : 0,
     ),
     s,
-    v: matrix(n, n, (i, j) => turns[order[j] as number]?.[i] as number),
+    v: matrix(n, n, (i, j) => rotations[order[j] as number]?.[i] as number),
   };
 }
 
@@ -136,7 +138,7 @@ function transposed(x: Matrix): Matrix {
   return matrix(x.columns, x.rows, (i, j) => at(x, j, i));
 }
 
-/** x [m, p] times y [p, n] */
+/** Matrix product: x [m, p], y [p, n] → [m, n]. */
 export function product(x: Matrix, y: Matrix): Matrix {
   const data = new Float64Array(x.rows * y.columns);
   for (let i = 0; i < x.rows; i++) {

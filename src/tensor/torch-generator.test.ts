@@ -11,7 +11,10 @@ const { sizes, seeds, long } = JSON.parse(await readFile(`${golden.folder}/golde
   long: number;
 };
 
-/** Two or three units in the last place of a float32 near 1: torch approximates logarithm and cosine with vector instructions. */
+/**
+ * Two or three units in the last place of a float32 near 1. PyTorch computes the logarithm and cosine with vector
+ * instructions, which round differently.
+ */
 const TOLERANCE = 5e-7;
 
 function largestDifference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
@@ -19,22 +22,22 @@ function largestDifference(actual: ArrayLike<number>, expected: ArrayLike<number
   return Math.max(...Array.from(expected, (value, i) => Math.abs(value - (actual[i] as number))));
 }
 
-describe("torch's generator", () => {
+describe("TorchGenerator", () => {
   test("gives the 32-bit integers of MT19937", () => {
-    // The first and the 10,000th output for the seed 5489, as in C++'s standard (std::mt19937, 26.6.6 of ISO 14882).
+    // The first and the 10,000th output for the seed 5489, from the C++ standard (std::mt19937, 26.6.6 of ISO 14882).
     const generator = new TorchGenerator(5489);
     const first = generator.uint32();
     for (let i = 1; i < 9999; i++) generator.uint32();
     expect([first, generator.uint32()]).toEqual([3499211612, 4123659995]);
   });
 
-  test.each(seeds)("draws torch.randn's noise from seed %i, small tensors and large ones in turn", (seed) => {
+  test.each(seeds)("draws the noise of torch.randn from seed %i, for small and large tensors in turn", (seed) => {
     const generator = new TorchGenerator(seed);
     const drawn = sizes.flatMap((size) => [...generator.randn(size)]);
     expect(largestDifference(drawn, toNumbers(golden.tensor(`randn.${seed}`)))).toBeLessThan(TOLERANCE);
   });
 
-  test("goes on where its state of 624 words ends", () => {
+  test("draws more numbers than its state of 624 words holds", () => {
     const drawn = new TorchGenerator(7).randn(long);
     const ends = [...drawn.subarray(0, 32), ...drawn.subarray(-32)];
     expect(largestDifference(ends, toNumbers(golden.tensor("long")))).toBeLessThan(TOLERANCE);

@@ -1,24 +1,23 @@
-/**
- * The noise of PyTorch's `torch.Generator("cpu").manual_seed(seed)` and `torch.randn(…, generator=g)` in float32: the
- * Mersenne Twister MT19937 (Matsumoto & Nishimura 1998) and Box and Muller's transform (1958), in the order in which
- * PyTorch draws. Integers and uniforms are the very same; of the normals, the logarithm and cosine of another library
- * may differ in the last bits.
- */
 const STATE_WORDS = 624;
 const SHIFT = 397;
 
 const TWO_PI = Math.fround(2 * Math.PI);
 
-/** From this size on, torch fills a tensor in blocks of 16; smaller ones are drawn one by one in float64. */
+/** PyTorch fills tensors of at least this size in blocks of this size. It draws smaller ones one by one in float64. */
 const BLOCK = 16;
 
+/**
+ * Draws the float32 noise of `torch.randn(…, generator=torch.Generator("cpu").manual_seed(seed))`: the Mersenne Twister
+ * MT19937 (Matsumoto & Nishimura 1998) and the Box-Muller transform (1958), in PyTorch's order. Integers and uniforms
+ * are equal to PyTorch's. Normals may differ in the last bits, because PyTorch's logarithm, sine and cosine differ.
+ */
 export class TorchGenerator {
   private readonly state = new Uint32Array(STATE_WORDS);
   private used = STATE_WORDS;
-  /** The second of a pair of float64 normals, which the next one-by-one draw takes. */
+  /** The second float64 normal of a pair, which the next draw returns. Blocks do not use it. */
   private spare: number | undefined;
 
-  /** Like torch, takes a seed's low 32 bits. */
+  /** Uses the low 32 bits of the seed, as PyTorch does. */
   constructor(seed: number) {
     this.state[0] = seed % 2 ** 32;
     for (let i = 1; i < STATE_WORDS; i++) {
@@ -27,7 +26,7 @@ export class TorchGenerator {
     }
   }
 
-  /** Standard normal elements, as `torch.randn` draws them for a tensor of so many elements, whatever its shape. */
+  /** `size` standard normal elements, as `torch.randn` draws them for any shape with that many elements. */
   randn(size: number): Float32Array {
     const out = new Float32Array(size);
     if (size < BLOCK) {
@@ -37,7 +36,7 @@ export class TorchGenerator {
     for (let i = 0; i < size; i++) out[i] = this.uniform24();
     for (let start = 0; start + BLOCK <= size; start += BLOCK) boxMuller(out.subarray(start, start + BLOCK));
     if (size % BLOCK !== 0) {
-      // The last block overlaps the one before it, and is drawn anew.
+      // The last block overlaps the one before it and is drawn again.
       const last = out.subarray(size - BLOCK);
       for (let i = 0; i < BLOCK; i++) last[i] = this.uniform24();
       boxMuller(last);
@@ -63,12 +62,12 @@ export class TorchGenerator {
     this.used = 0;
   }
 
-  /** Uniform in [0, 1) with float32's 24 bits. */
+  /** Uniform in [0, 1), with the 24 bits of a float32. */
   private uniform24(): number {
     return (this.uint32() % 2 ** 24) / 2 ** 24;
   }
 
-  /** Uniform in [0, 1) with float64's 53 bits. */
+  /** Uniform in [0, 1), with the 53 bits of a float64. */
   private uniform53(): number {
     const high = this.uint32() % 2 ** 21;
     return (high * 2 ** 32 + this.uint32()) / 2 ** 53;
@@ -87,7 +86,7 @@ export class TorchGenerator {
   }
 }
 
-/** 16 uniforms → 16 normals in place, each rounded to float32 as torch rounds: pair i is elements i and i + 8. */
+/** 16 uniforms → 16 normals in place, rounded to float32 where PyTorch rounds. Elements i and i + 8 are a pair. */
 function boxMuller(block: Float32Array): void {
   const half = BLOCK / 2;
   for (let i = 0; i < half; i++) {

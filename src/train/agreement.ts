@@ -1,39 +1,10 @@
-/** What all ranks of a run must have in common before it begins, and how a mistake that several make is told once. */
-import type { Cluster } from "../cluster/cluster.js";
+/** Checks that all ranks of a run agree on everything that affects the training. */
+import { type Cluster, rankName } from "../cluster/cluster.js";
 import type { Settings } from "../config/settings.js";
 import { InputError } from "../errors/index.js";
 import { packageVersion } from "../io/package.js";
 import { isRecord } from "../io/record.js";
 import type { Precision } from "../pipeline/precision.js";
-
-/**
- * Does on every rank what may find bad input. Where any does, all throw: an error of rank 0 or of all as it is, another with
- * the names of the rank and its host.
- */
-export async function together<T>(cluster: Cluster, work: () => Promise<T>): Promise<T> {
-  if (cluster.size === 1) return await work();
-  let done: { readonly result: T } | undefined;
-  let failure: InputError | undefined;
-  try {
-    done = { result: await work() };
-  } catch (error) {
-    if (!(error instanceof InputError)) throw error;
-    failure = error;
-  }
-  const failures = await cluster.allGather(failure?.message, { patient: true });
-  if (done && failures.every((message) => message === undefined)) return done.result;
-  const rank = failures.findIndex((message) => message !== undefined);
-  const message = failures[rank] as string;
-  const shared = rank === 0 || failures.every((other) => other === message);
-  throw new InputError("not-finite", shared ? message : `${named(cluster, rank)}: ${message}`);
-}
-
-/** On each host one rank begins, so that what has to be downloaded is downloaded once; then the others. */
-export async function firstOnEachHost<T>(cluster: Cluster, work: () => Promise<T>): Promise<T> {
-  const first = cluster.localRank === 0;
-  const early = await together(cluster, async () => (first ? { result: await work() } : undefined));
-  return (await together(cluster, async () => early ?? { result: await work() })).result;
-}
 
 export interface Facts {
   readonly settings: Settings;
@@ -70,10 +41,13 @@ export async function requireAgreement(cluster: Cluster, { settings, ...facts }:
   for (const [i, other] of others.entries()) {
     const key = Object.keys({ ...first, ...other }).find((each) => first[each] !== other[each]);
     if (key === undefined) continue;
-    const [here, there] = [first[key], other[key]].map((value) => short(value ?? "not set"));
+    const rank = i + 1;
+    const [expected, found] = [first[key], other[key]].map((value) => short(value ?? "not set"));
     throw new InputError(
-      "not-finite",
-      `${key} is ${there} on ${named(cluster, i + 1)}, but ${here} on ${named(cluster, 0)}; all ranks must train the same`,
+      "ranks-mismatch",
+      `${key} is ${found} on ${rankName(cluster, rank)}, but ${expected} on ${rankName(cluster, 0)}. ` +
+        "Start all ranks with the same settings, weights and version.",
+      { setting: key, found, expected, rank, host: cluster.hosts[rank] },
     );
   }
 }
@@ -86,7 +60,5 @@ function flattened(value: unknown, path: string): Record<string, string> {
     ...Object.entries(value).map(([key, inner]) => flattened(inner, path === "" ? key : `${path}.${key}`)),
   );
 }
-
-const named = ({ hosts }: Cluster, rank: number) => `rank ${rank} (${hosts[rank]})`;
 
 const short = (text: string) => (text.length > 60 ? `${text.slice(0, 57)}…` : text);

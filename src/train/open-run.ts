@@ -1,6 +1,7 @@
 /** Opens everything that a run needs, and decides how its work is divided, before anything is compiled or written. */
 import type { Cluster } from "../cluster/cluster.js";
 
+import { firstOnEachHost } from "../cluster/collective.js";
 import { gpuOf, threadShare } from "../cluster/placement.js";
 import { accumulationSteps } from "../config/batch.js";
 import { evaluationPrompts, inTemplate } from "../config/prompts.js";
@@ -16,7 +17,7 @@ import { promptWarnings } from "../pipeline/pipeline.js";
 import { openMonitors } from "../scoring/monitors.js";
 import { openSettingsReward } from "../scoring/open-reward.js";
 import { fingerprint } from "../weights/fingerprint.js";
-import { firstOnEachHost, requireAgreement } from "./agreement.js";
+import { requireAgreement } from "./agreement.js";
 import type { Origin } from "./checkpoint.js";
 import { baseParameters, openTrainable } from "./open-trainable.js";
 import type { TrainOptions } from "./options.js";

@@ -1,12 +1,12 @@
-/** Tells weights apart. */
+/** Identifies weights by their content. */
 import { createHash } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
 import { readFully, withFile } from "../io/files.js";
 import type { StoredTensor, WeightSource } from "./source.js";
 
-type InFile = Extract<StoredTensor, { kind: "file" }>;
+type FileTensor = Extract<StoredTensor, { kind: "file" }>;
 
-/** A hash of the names, types, shapes and elements of all tensors; where they lie does not matter. */
+/** SHA-256 of the names, types, shapes and elements of all tensors. It does not depend on where they are stored. */
 export async function fingerprint(source: WeightSource): Promise<string> {
   const hash = createHash("sha256");
   const tensors = [...source.names()].sort().map((name) => ({ name, stored: source.get(name) as StoredTensor }));
@@ -25,8 +25,8 @@ export async function fingerprint(source: WeightSource): Promise<string> {
   return hash.digest("hex");
 }
 
-/** Piece by piece, because a tensor may be larger than memory has room for. */
-async function addTensor(hash: ReturnType<typeof createHash>, file: FileHandle, { path, offset, length }: InFile) {
+/** Reads in pieces of 4 MiB, because a tensor may not fit in memory. */
+async function addTensor(hash: ReturnType<typeof createHash>, file: FileHandle, { path, offset, length }: FileTensor) {
   const piece = new Uint8Array(Math.min(length, 2 ** 22));
   for (let done = 0; done < length; done += piece.length) {
     const part = piece.subarray(0, Math.min(piece.length, length - done));

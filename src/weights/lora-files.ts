@@ -12,23 +12,23 @@ import { kohyaName, type LoraRole, loraKey } from "./lora-names.js";
 import { openSafetensors, type SafetensorsFile, safetensorsChunks } from "./safetensors.js";
 import { readTensor } from "./source.js";
 
-/** The low-rank update of one layer: ΔW = (alpha / r) · up · down (Hu et al. 2021, section 4.1). */
+/** The low-rank change of one layer's weight: ΔW = (alpha / r) · up · down (Hu et al. 2021, section 4.1). */
 export interface LoraModule {
-  /** [r, in], of a convolution [r, in, kh, kw]. */
+  /** [r, in], or [r, in, kh, kw] for a convolution. */
   readonly down: HostTensor;
-  /** [out, r], of a convolution [out, r, 1, 1]. */
+  /** [out, r], or [out, r, 1, 1] for a convolution. */
   readonly up: HostTensor;
-  /** Missing means r, hence a scale of 1. */
+  /** Default: r, which makes the scale 1. */
   readonly alpha?: number;
 }
 
-/** By module path, such as `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0`. */
+/** The modules by path, such as `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0`. */
 export type LoraAdapter = ReadonlyMap<string, LoraModule>;
 
-/** The name under which diffusers' `load_lora_weights` finds an adapter in a folder. */
+/** The file in which the `load_lora_weights` of diffusers finds an adapter in a folder. */
 export const PEFT_FILE = "pytorch_lora_weights.safetensors";
 
-/** What PEFT's own `save_pretrained` writes. */
+/** The files that PEFT's own `save_pretrained` writes. */
 const PEFT_MODEL = { weights: "adapter_model.safetensors", config: "adapter_config.json" };
 
 export function loraRank({ down }: LoraModule): number {
@@ -40,8 +40,9 @@ export function loraScale(module: LoraModule): number {
 }
 
 /**
- * PEFT's names, as diffusers writes them. Such a file has no place for alpha that every reader honours, so a scale other
- * than 1 is multiplied into `up`: the same ΔW everywhere, and reading it back gives no alpha.
+ * The content of a file with PEFT's names, as diffusers writes it. Not every reader of such a file honors an alpha, so
+ * a scale other than 1 is multiplied into `up`. All readers then get the same ΔW, and reading the file back gives no
+ * alpha.
  */
 export function peftLora(adapter: LoraAdapter): Uint8Array[] {
   const tensors = new Map<string, HostTensor>();
@@ -66,14 +67,14 @@ function scaled(tensor: HostTensor, scale: number): HostTensor {
 }
 
 /**
- * The names of kohya's sd-scripts, the only ones that ComfyUI and A1111 know: dots become underscores, and every module
- * carries its alpha. diffusers gives each attention layer of such a file the commonest alpha, so where modules differ, all
- * get that one and what is left of their scale is multiplied into `up`: the same ΔW everywhere.
+ * The content of a file with the names of kohya's sd-scripts, the only ones that ComfyUI and A1111 read. Every module
+ * has an alpha. diffusers applies the most common alpha of such a file to all attention layers, so if modules differ,
+ * all get that alpha, and the rest of their scale is multiplied into `up`. All readers then get the same ΔW.
  */
 export function kohyaLora(adapter: LoraAdapter, metadata: Readonly<Record<string, string>> = {}): Uint8Array[] {
   const tensors = new Map<string, HostTensor>();
   const modules = [...adapter.values()];
-  const alpha = commonest(modules.map(alphaOf));
+  const alpha = mostCommon(modules.map(alphaOf));
   for (const [modulePath, module] of adapter) {
     const name = kohyaName(modulePath);
     tensors.set(`${name}.lora_down.weight`, module.down);
@@ -93,76 +94,84 @@ export async function writeKohyaLora(
 
 const alphaOf = (module: LoraModule) => module.alpha ?? loraRank(module);
 
-/** The first of the values that occur most often, other than 0, which could not be scaled by. */
-function commonest(values: readonly number[]): number {
+/** The first of the most common values. 0 does not count, because scales are divided by the result. */
+function mostCommon(values: readonly number[]): number {
   const counts = new Map<number, number>();
   for (const value of values) if (value !== 0) counts.set(value, (counts.get(value) ?? 0) + 1);
   const most = Math.max(...counts.values());
   return [...counts].find(([, count]) => count === most)?.[0] ?? 1;
 }
 
-/** What sd-scripts says of the network itself: dim and alpha of Linear layers and 1x1 convolutions, and those of 3x3 ones. */
+/**
+ * The metadata of sd-scripts: the dim and alpha of Linear layers and 1x1 convolutions, and those of 3x3 convolutions.
+ */
 function kohyaMetadata(modules: readonly LoraModule[], alpha: number): Record<string, string> {
   const isWide = ({ down }: LoraModule) => down.shape.slice(2).some((extent) => extent > 1);
   const wide = modules.filter(isWide);
   const narrow = modules.filter((module) => !isWide(module));
   const main = narrow.length > 0 ? narrow : wide;
-  const conv = { conv_dim: onlyOne(wide.map(loraRank)), conv_alpha: String(alpha) };
+  const conv = { conv_dim: singleOrDynamic(wide.map(loraRank)), conv_alpha: String(alpha) };
   return {
     ss_network_module: "networks.lora",
-    ss_network_dim: onlyOne(main.map(loraRank)),
+    ss_network_dim: singleOrDynamic(main.map(loraRank)),
     ss_network_alpha: String(alpha),
     ...(wide.length > 0 && { ss_network_args: JSON.stringify(conv) }),
   };
 }
 
-/** sd-scripts writes "Dynamic" where the modules differ. */
-function onlyOne(values: readonly number[]): string {
+/** sd-scripts writes "Dynamic" when the modules differ. */
+function singleOrDynamic(values: readonly number[]): string {
   return new Set(values).size === 1 ? String(values[0]) : "Dynamic";
 }
 
 export interface ReadLoraOptions {
-  /** Told of what is left out. */
+  /** Receives a message about the layers that are left out. */
   readonly warn?: (message: string) => void;
 }
 
 /**
- * An adapter of the U-Net from a file under any of the names that `lora-names.ts` knows, or from a folder that diffusers' or
- * PEFT's own saving has filled. What such a file holds for the text encoder is left out.
+ * Reads an adapter of the U-Net from a file with any of the names that `lora-names.ts` knows, or from a folder that
+ * diffusers or PEFT saved. Layers of the text encoder are left out.
+ *
+ * @throws InputError when the file is damaged, is not a LoRA adapter, or adapts only the text encoder
  */
 export async function readLora(path: string, { warn = () => {} }: ReadLoraOptions = {}): Promise<LoraAdapter> {
   const file = await openSafetensors(await adapterFile(path));
   const alphas = await alphasBeside(file);
   const { modules, leftOut } = groupKeys(file);
   if (leftOut.size > 0) {
-    const parts = [...leftOut].map((module) => module.slice(0, module.indexOf(".")));
+    const models = [...new Set([...leftOut].map((module) => module.slice(0, module.indexOf("."))))];
     if (modules.size === 0) {
       throw new InputError(
         "adapter-unsupported",
-        `${file.describe}: adapts the ${parts[0]} alone; only adapters of the U-Net are supported.`,
+        `${file.describe}: adapts only the ${models.join(" and the ")}, but only adapters of the U-Net are supported.`,
+        { path: file.describe, found: models, expected: "unet" },
       );
     }
     warn(
-      `${file.describe}: ${leftOut.size} layers of the ${[...new Set(parts)].join(" and the ")} are left out; ` +
-        "only the U-Net's are used, so pictures may differ from those of other tools",
+      `${file.describe}: ${leftOut.size} layers of the ${models.join(" and the ")} are left out. ` +
+        "Only those of the U-Net are used, so images may differ from those of other tools",
     );
   }
   const adapter = new Map<string, LoraModule>();
   for (const [modulePath, { down, up, alpha }] of modules) {
     const where = `${file.describe}: adapter of ${modulePath}`;
     if (!down || !up) {
-      const [half, other] = down ? ["down (lora_A)", "up (lora_B)"] : ["up (lora_B)", "down (lora_A)"];
+      const missing = [...(down ? [] : ["down"]), ...(up ? [] : ["up"])];
+      const shown = missing.map((role) => (role === "down" ? "down (lora_A)" : "up (lora_B)")).join(" and its ");
       throw new InputError(
-        "adapter-unsupported",
-        `${where}: ${down || up ? `has its ${half} factor but no ${other}` : "has only an alpha"}.`,
+        "tensor-missing",
+        `${where}: lacks its ${shown} factor${missing.length > 1 ? "s" : ""}. Download the file again.`,
+        { path: file.describe, module: modulePath, missing },
       );
     }
-    const module = { down: await factor(file, down), up: await factor(file, up) };
+    const module = { down: await readFactor(file, down), up: await readFactor(file, up) };
     if (module.down.shape[0] !== module.up.shape[1] || module.up.shape.slice(2).some((extent) => extent !== 1)) {
       throw new InputError(
-        "adapter-unsupported",
-        `${where}: down ${showShape(module.down.shape)} and up ${showShape(module.up.shape)} do not make a low-rank update; ` +
-          "expected [r, in] and [out, r], or of a convolution [r, in, kh, kw] and [out, r, 1, 1].",
+        "tensor-mismatch",
+        `${where}: down ${showShape(module.down.shape)} and up ${showShape(module.up.shape)} do not make a low-rank change; ` +
+          "expected [r, in] and [out, r], or for a convolution [r, in, kh, kw] and [out, r, 1, 1].",
+        { path: file.describe, module: modulePath, down: module.down.shape, up: module.up.shape },
       );
     }
     const found = alpha ? await readAlpha(file, alpha) : alphas(modulePath, loraRank(module));
@@ -196,27 +205,31 @@ function groupKeys(file: SafetensorsFile): { modules: Map<string, ModuleKeys>; l
     const other = keys[role];
     if (other) {
       throw new InputError(
-        "adapter-unsupported",
-        `${file.describe}: ${key} and ${other} are the same factor of ${module}; keep one.`,
+        "file-malformed",
+        `${file.describe}: ${key} and ${other} are the same factor of ${module}. Remove one of them.`,
+        { path: file.describe, module, tensors: [other, key] },
       );
     }
     keys[role] = key;
     modules.set(module, keys);
   }
   if (modules.size + leftOut.size === 0) {
-    throw new InputError("adapter-unsupported", `${file.describe}: holds no adapter: it has no tensors.`);
+    throw new InputError("tensor-missing", `${file.describe}: is not an adapter: it has no tensors.`, {
+      path: file.describe,
+    });
   }
   return { modules, leftOut };
 }
 
-async function factor(file: SafetensorsFile, key: string): Promise<HostTensor> {
+async function readFactor(file: SafetensorsFile, key: string): Promise<HostTensor> {
   const stored = file.get(key);
   const isFactor = stored && [2, 4].includes(stored.shape.length) && !stored.shape.includes(0);
   if (!isFactor || !isFloating(stored.dtype)) {
     throw new InputError(
-      "adapter-unsupported",
-      `${file.describe}: ${key} is ${stored?.dtype}${showShape(stored?.shape ?? [])}; a factor is a floating point matrix, ` +
-        "or for a convolution a tensor with four axes.",
+      "tensor-mismatch",
+      `${file.describe}: ${key} is ${stored?.dtype}${showShape(stored?.shape ?? [])}, but a factor is a floating-point ` +
+        "matrix or, for a convolution, a floating-point tensor with four axes.",
+      { path: file.describe, tensor: key, dtype: stored?.dtype, shape: stored?.shape },
     );
   }
   return readTensor(stored);
@@ -226,20 +239,27 @@ async function readAlpha(file: SafetensorsFile, key: string): Promise<number> {
   const stored = file.get(key);
   const isScalar = stored && isFloating(stored.dtype) && stored.shape.every((extent) => extent === 1);
   const value = isScalar ? (toFloat32(await readTensor(stored))[0] as number) : Number.NaN;
-  if (!Number.isFinite(value))
-    throw new InputError("adapter-unsupported", `${file.describe}: ${key} is not one finite number.`);
-  return value;
+  if (Number.isFinite(value)) return value;
+  throw new InputError("tensor-mismatch", `${file.describe}: ${key} is not one finite number.`, {
+    path: file.describe,
+    tensor: key,
+    shape: stored?.shape,
+    expected: "one finite number",
+  });
 }
 
-/** Newer diffusers puts PEFT's LoraConfig into the header, PEFT itself into a file beside the weights. */
+/**
+ * The alphas of PEFT's LoraConfig. Newer diffusers writes it to the header, PEFT itself to a file beside the weights.
+ */
 async function alphasBeside(file: SafetensorsFile): Promise<AlphaOf> {
   const header = file.metadata.lora_adapter_metadata;
   if (header !== undefined) {
-    const where = `${file.describe}: header: lora_adapter_metadata`;
-    const alphas = alphasOfConfig(parseJson(header, where) ?? {}, where, "unet.");
+    const part = "header: lora_adapter_metadata";
+    const config = parseJson(header, `${file.describe}: ${part}`) ?? {};
+    const alphas = alphasOfConfig(config, { path: file.describe, part }, "unet.");
     return (module, rank) => alphas(module.slice("unet.".length), rank);
   }
   const path = join(dirname(file.describe), PEFT_MODEL.config);
   if (basename(file.describe) !== PEFT_MODEL.weights || !(await exists(path))) return () => undefined;
-  return alphasOfConfig(parseJson(await readText(path, 1 << 20), path), path);
+  return alphasOfConfig(parseJson(await readText(path, 1 << 20), path), { path });
 }

@@ -1,6 +1,6 @@
 /**
- * What the parts of an adapter are called, by the tools that write them. Here a module has its path in diffusers' pipeline,
- * such as `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0`.
+ * The names that different tools give to the tensors of a LoRA adapter. In this project a module is named by its path
+ * in a diffusers pipeline, such as `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0`.
  */
 import { InputError } from "../errors/index.js";
 
@@ -11,7 +11,7 @@ export interface LoraKey {
   readonly role: LoraRole;
 }
 
-/** PEFT and diffusers now; sd-scripts (kohya); diffusers until 0.20, which kept attention's factors in its processor. */
+/** PEFT and current diffusers; kohya's sd-scripts; diffusers before 0.20, with the factors in attention processors. */
 const FORMS: readonly RegExp[] = [
   /^(?<name>.+)\.lora_(?<factor>A|B)(?:\.default)?\.weight$/,
   /^(?<name>.+)\.lora_(?<factor>down|up)\.weight$/,
@@ -21,8 +21,8 @@ const FORMS: readonly RegExp[] = [
 
 const ROLES: Readonly<Record<string, LoraRole>> = { A: "down", B: "up", down: "down", up: "up", alpha: "alpha" };
 
-/** Relatives of LoRA by a part of their keys: another formula, so that reading them as LoRA would draw other pictures. */
-const RELATIVES: readonly (readonly [RegExp, string])[] = [
+/** Variants of LoRA, by a part of their keys. Their formulas differ: read as LoRA, they would give other images. */
+const VARIANTS: readonly (readonly [RegExp, string])[] = [
   [/\.(dora_scale|lora_magnitude_vector)\b/, "DoRA"],
   [/\.hada_/, "LoHa"],
   [/\.lokr_/, "LoKr"],
@@ -32,42 +32,51 @@ const RELATIVES: readonly (readonly [RegExp, string])[] = [
   [/\.lora_(A|B|up|down)\b.*\.bias$/, "LoRA with a bias"],
 ];
 
-/** Far above any real key; a hostile one should cost neither time nor a screen. */
-const LONGEST = 300;
+/** Far above any real key. It bounds the time and the message that a hostile key can cost. */
+const MAX_KEY_LENGTH = 300;
 
-/** The module and factor that a tensor's name stands for; an InputError where it is none of LoRA. */
-export function loraKey(key: string, file: string): LoraKey {
-  const shown = JSON.stringify(key.length > LONGEST ? `${key.slice(0, LONGEST)}…` : key);
-  const relative = RELATIVES.find(([pattern]) => key.length <= LONGEST && pattern.test(key));
-  if (relative) {
+/**
+ * The module and the role of the tensor named `key`.
+ *
+ * @param path the file, for error messages
+ * @throws InputError `adapter-unsupported` when the name is not that of a LoRA tensor
+ */
+export function loraKey(key: string, path: string): LoraKey {
+  const tooLong = key.length > MAX_KEY_LENGTH;
+  const tensor = tooLong ? `${key.slice(0, MAX_KEY_LENGTH)}…` : key;
+  const variant = tooLong ? undefined : VARIANTS.find(([pattern]) => pattern.test(key));
+  if (variant) {
     throw new InputError(
       "adapter-unsupported",
-      `${file}: ${shown} belongs to ${relative[1]}, which is not supported; plain LoRA is. Does its maker offer one, or a merged model?`,
+      `${path}: ${JSON.stringify(tensor)} belongs to ${variant[1]}, but only plain LoRA is supported. ` +
+        "Look for a plain LoRA or a merged model by the same author.",
+      { path, tensor, found: variant[1], expected: "LoRA" },
     );
   }
-  for (const form of key.length > LONGEST ? [] : FORMS) {
+  for (const form of tooLong ? [] : FORMS) {
     const { name, factor } = form.exec(key)?.groups ?? {};
     const module = name && modulePath(name);
     if (module) return { module, role: ROLES[factor as string] as LoraRole };
   }
   throw new InputError(
     "adapter-unsupported",
-    `${file}: ${shown} is no key of a LoRA adapter known here; expected PEFT's names ` +
+    `${path}: ${JSON.stringify(tensor)} is not a known key of a LoRA adapter; expected PEFT's names ` +
       "(unet.….to_q.lora_A.weight, .lora_B.weight) or kohya's (lora_unet_…_to_q.lora_down.weight, .lora_up.weight, .alpha).",
+    { path, tensor },
   );
 }
 
 const PATH = /^(unet|text_encoder|text_encoder_2)(\.\w+)+$/;
 
-/** The U-Net's own children: files that PEFT or `save_attn_procs` wrote of the U-Net alone begin with them. */
-const OF_UNET = /^(conv_in|time_embedding|add_embedding|down_blocks|mid_block|up_blocks|conv_out)(\.|$)/;
+/** The children of the U-Net. They begin the keys of a file that PEFT or `save_attn_procs` wrote for it alone. */
+const UNET_CHILD = /^(conv_in|time_embedding|add_embedding|down_blocks|mid_block|up_blocks|conv_out)(\.|$)/;
 
 function modulePath(name: string): string | undefined {
   const plain = name
     .replace(/^base_model\.model\./, "")
     .replace(".processor.", ".")
     .replace(/\.to_out$/, ".to_out.0");
-  const rooted = OF_UNET.test(plain) ? `unet.${plain}` : plain;
+  const rooted = UNET_CHILD.test(plain) ? `unet.${plain}` : plain;
   return PATH.test(rooted) ? rooted : modulePathOfKohya(name);
 }
 
@@ -78,15 +87,17 @@ const KOHYA_ROOTS: readonly (readonly [kohya: string, diffusers: string])[] = [
   ["lora_te2_", "text_encoder_2."],
 ];
 
-/** Dots become underscores. */
+/** The name in kohya's sd-scripts, where dots become underscores: `unet.conv_in` → `lora_unet_conv_in`. */
 export function kohyaName(modulePath: string): string {
   for (const [kohya, diffusers] of KOHYA_ROOTS) {
     if (modulePath.startsWith(diffusers)) return kohya + modulePath.slice(diffusers.length).replaceAll(".", "_");
   }
-  throw new RangeError(`kohyaName: ${modulePath} belongs to no part that kohya's names know (unet, text_encoder)`);
+  throw new RangeError(
+    `kohyaName: ${modulePath} is not in a model that kohya names (unet, text_encoder, text_encoder_2)`,
+  );
 }
 
-/** Module names of the U-Net (diffusers' and the original ones) and of CLIP's text model that have underscores of their own. */
+/** Module names with underscores, in the U-Net (of diffusers and the original code) and in CLIP's text model. */
 const NAMES_WITH_UNDERSCORES = [
   "down_blocks",
   "mid_block",
@@ -125,7 +136,7 @@ const NAMES_WITH_UNDERSCORES = [
 ];
 const WORD = new RegExp(`(${NAMES_WITH_UNDERSCORES.join("|")}|[^_.]+)(?:_(?=.)|$)`, "y");
 
-/** kohyaName's inverse, also from the original layout's names; undefined where the name is none of kohya's. */
+/** The inverse of `kohyaName`. It also reads the names of the original layout; undefined if the name is not kohya's. */
 export function modulePathOfKohya(name: string): string | undefined {
   const root = KOHYA_ROOTS.find(([kohya]) => name.startsWith(kohya));
   if (!root) return undefined;
@@ -140,15 +151,16 @@ export function modulePathOfKohya(name: string): string | undefined {
   return root[1] + (fromOriginal(words) ?? words).join(".");
 }
 
-/** Of the original U-Net's residual block, whose layers have numbers, in diffusers' names. */
-const RESNET: Readonly<Record<string, string>> = {
+/** The layers of a residual block of the original U-Net, which are numbered, and their names in diffusers. */
+const RESNET_LAYERS: Readonly<Record<string, string>> = {
   "in_layers.2": "conv1",
   "out_layers.3": "conv2",
   "emb_layers.1": "time_emb_proj",
   skip_connection: "conv_shortcut",
 };
 
-const OUTSIDE: Readonly<Record<string, readonly string[]>> = {
+/** The layers outside the blocks. */
+const OUTER_LAYERS: Readonly<Record<string, readonly string[]>> = {
   "input_blocks.0.0": ["conv_in"],
   "out.2": ["conv_out"],
   "time_embed.0": ["time_embedding", "linear_1"],
@@ -158,28 +170,29 @@ const OUTSIDE: Readonly<Record<string, readonly string[]>> = {
 };
 
 /**
- * sd-scripts trains SDXL on the original U-Net (Rombach et al.'s), whose blocks are one list on the way down and one on the
- * way up: of every three, as many as Stable Diffusion 1, 2 and XL have, diffusers makes a level.
+ * Translates a path in the original U-Net (Rombach et al.), which sd-scripts uses for SDXL, to a path in diffusers. The
+ * original has one list of input blocks and one of output blocks. In Stable Diffusion 1, 2 and XL, three blocks of a
+ * list make one level of diffusers.
  */
 function fromOriginal(words: readonly string[]): readonly string[] | undefined {
-  const outside = OUTSIDE[words.join(".")];
-  if (outside) return outside;
-  const [list, place = "", ...rest] = words;
+  const outer = OUTER_LAYERS[words.join(".")];
+  if (outer) return outer;
+  const [list, index = "", ...rest] = words;
   if (list === "middle_block") {
     const mid: Readonly<Record<string, readonly string[]>> = {
       "0": ["resnets", "0"],
       "1": ["attentions", "0"],
       "2": ["resnets", "1"],
     };
-    const module = mid[place];
-    return module && ["mid_block", ...module, ...(RESNET[rest.join(".")]?.split(".") ?? rest)];
+    const module = mid[index];
+    return module && ["mid_block", ...module, ...(RESNET_LAYERS[rest.join(".")]?.split(".") ?? rest)];
   }
   if (list !== "input_blocks" && list !== "output_blocks") return undefined;
   const [part, ...layer] = rest;
-  // conv_in is the first of input_blocks.
-  const number = Number(place) - (list === "input_blocks" ? 1 : 0);
+  // The first of input_blocks is conv_in.
+  const number = Number(index) - (list === "input_blocks" ? 1 : 0);
   const level = [list === "input_blocks" ? "down_blocks" : "up_blocks", String(Math.floor(number / 3))];
-  const resnet = RESNET[layer.join(".")];
+  const resnet = RESNET_LAYERS[layer.join(".")];
   if (resnet) return [...level, "resnets", String(number % 3), resnet];
   if (layer[0] === "op") return [...level, "downsamplers", "0", "conv"];
   if (layer[0] === "conv") return [...level, "upsamplers", "0", "conv"];

@@ -1,61 +1,57 @@
 /**
- * A whole CLIP as OpenCLIP saves it, read as transformers' CLIPModel: `visual.transformer.resblocks.*` and
- * `transformer.resblocks.*` with fused projections, at the top, under `state_dict` or below `module.`, as a training run
- * on several devices leaves it. HPSv2 is published so.
+ * Reads a whole CLIP in OpenCLIP's layout as transformers' CLIPModel. The layout has `visual.transformer.resblocks.*`
+ * and `transformer.resblocks.*` with fused projections, at the top level, under `state_dict`, or with the prefix
+ * `module.` that training on several devices adds. HPSv2 is published in this layout.
  */
-import { InputError } from "../errors/index.js";
+import { InputError, quote } from "../errors/index.js";
 import { type Layer, type Module, renamed, transposed } from "./ldm/rename.js";
 import { EMBEDDINGS, RESBLOCK } from "./ldm/text.js";
-import { fromTensors, merge, type WeightSource, withPrefix } from "./source.js";
+import { extentOf, fromTensors, merge, type WeightSource, withPrefix } from "./source.js";
 
 export interface OpenClipModel {
-  /** As CLIPModel's config.json would say it. */
+  /** The content that CLIPModel's config.json would have. */
   readonly config: Record<string, unknown>;
   weights(): Promise<WeightSource>;
 }
 
-/** The tensors get this before their names, so that those at the top lie in a module too. */
+/** A prefix for all names, so that the tensors at the top level belong to a module as well. */
 const ROOT = "clip";
 
 const VISION: readonly Layer[] = [
   { from: "class_embedding", to: "embeddings.class_embedding", tensor: true },
   { from: "positional_embedding", to: "embeddings.position_embedding.weight", tensor: true },
   { from: "conv1.weight", to: "embeddings.patch_embedding.weight", tensor: true },
-  // "pre_layrnorm" is how transformers spells it.
+  // transformers spells it "pre_layrnorm".
   { from: "ln_pre", to: "pre_layrnorm" },
   { from: "ln_post", to: "post_layernorm" },
 ];
 
-/** OpenCLIP multiplies from the right by [width, features]; a Linear's weight is [features, width]. */
+/** OpenCLIP computes x @ [width, features]; the weight of a Linear is [features, width]. */
 const PROJECTIONS = [
-  { from: `${ROOT}.visual.proj`, to: "visual_projection.weight" },
-  { from: `${ROOT}.text_projection`, to: "text_projection.weight" },
+  { from: "visual.proj", to: "visual_projection.weight" },
+  { from: "text_projection", to: "text_projection.weight" },
 ] as const;
 
-/** Heads have 64 features; vision towers that are wider have 16 wider heads: of 80 in ViT-H, 88 in ViT-g, 104 in ViT-bigG. */
-const MOST_VISION_HEADS = 16;
+/**
+ * A head has 64 features, but a vision tower has at most 16 heads: those of ViT-H have 80 features, of ViT-g 88, of
+ * ViT-bigG 104.
+ */
+const MAX_VISION_HEADS = 16;
 
-/** Whether the tensors are those of a CLIP in this layout. */
-export function isOpenClip(source: WeightSource): boolean {
-  return prefixOf(source) !== undefined;
-}
-
+/** @throws InputError when the layout is another one, or a tensor is missing or has too few axes */
 export function readOpenClipModel(file: WeightSource): OpenClipModel {
   const prefix = prefixOf(file);
   if (prefix === undefined) {
     const [first] = file.names();
     throw new InputError(
-      "file-malformed",
-      `${file.describe}: is no CLIP in OpenCLIP's layout: it has no tensor visual.conv1.weight (the first is ${JSON.stringify(first)}). A CLIP in transformers' layout is given as its folder, with config.json.`,
+      "model-unsupported",
+      `${file.describe}: is not a CLIP in OpenCLIP's layout: it has no tensor visual.conv1.weight (the first tensor is ` +
+        `${quote(first)}). For a CLIP in transformers' layout, give its folder, which has a config.json.`,
+      { path: file.describe, missing: "visual.conv1.weight", found: first },
     );
   }
   const source = withPrefix(withoutPrefix(file, prefix), `${ROOT}.`);
-  const extent = (name: string, axis: number): number => {
-    const found = source.get(`${ROOT}.${name}`)?.shape[axis];
-    if (found === undefined)
-      throw new InputError("file-malformed", `${file.describe}: is incomplete: ${prefix}${name} is missing.`);
-    return found;
-  };
+  const extent = (name: string, axis: number) => extentOf(file, prefix + name, axis, "a CLIP in OpenCLIP's layout");
   const blocksOf = (tower: string) => {
     let count = 0;
     while (source.get(`${ROOT}.${tower}resblocks.${count}.ln_1.weight`)) count++;
@@ -78,15 +74,15 @@ export function readOpenClipModel(file: WeightSource): OpenClipModel {
     ...blocks("transformer.", "text_model", textLayers),
   ];
   const patch = extent("visual.conv1.weight", 2);
-  // One position is the class token's.
+  // One of the positions belongs to the class token.
   const side = Math.round(Math.sqrt(extent("visual.positional_embedding", 0) - 1));
   const [visionWidth, textWidth] = [extent("visual.conv1.weight", 0), extent("token_embedding.weight", 1)];
-  const tower = (width: number, mostHeads: number, intermediate: number, layers: number) => ({
+  const tower = (width: number, maxHeads: number, intermediate: number, layers: number) => ({
     hidden_size: width,
     intermediate_size: intermediate,
     num_hidden_layers: layers,
-    // No tensor says how many heads there are.
-    num_attention_heads: Math.max(1, Math.min(mostHeads, Math.floor(width / 64))),
+    // The number of heads does not show in any tensor.
+    num_attention_heads: Math.max(1, Math.min(maxHeads, Math.floor(width / 64))),
     hidden_act: "gelu",
     layer_norm_eps: 1e-5,
   });
@@ -96,7 +92,7 @@ export function readOpenClipModel(file: WeightSource): OpenClipModel {
       vision_config: {
         ...tower(
           visionWidth,
-          MOST_VISION_HEADS,
+          MAX_VISION_HEADS,
           extent("visual.transformer.resblocks.0.mlp.c_fc.weight", 0),
           visionLayers,
         ),
@@ -107,22 +103,14 @@ export function readOpenClipModel(file: WeightSource): OpenClipModel {
         ...tower(textWidth, Number.POSITIVE_INFINITY, extent("transformer.resblocks.0.mlp.c_fc.weight", 0), textLayers),
         vocab_size: extent("token_embedding.weight", 0),
         max_position_embeddings: extent("positional_embedding", 0),
-        // OpenCLIP looks for the highest id, which 2 stands for.
+        // OpenCLIP pools at the highest id, which transformers does when eos_token_id is 2.
         eos_token_id: 2,
       },
     },
     async weights() {
-      const turned = new Map();
-      for (const { from, to } of PROJECTIONS) {
-        const stored = source.get(from);
-        if (!stored)
-          throw new InputError(
-            "file-malformed",
-            `${file.describe}: is incomplete: ${from.slice(ROOT.length + 1)} is missing.`,
-          );
-        turned.set(to, await transposed(stored, `${file.describe}: tensor ${from.slice(ROOT.length + 1)}`));
-      }
-      return { ...merge(renamed(source, modules), fromTensors(turned)), describe: file.describe };
+      const projections = new Map();
+      for (const { from, to } of PROJECTIONS) projections.set(to, await transposed(file, prefix + from));
+      return { ...merge(renamed(source, modules), fromTensors(projections)), describe: file.describe };
     },
   };
 }

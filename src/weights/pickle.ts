@@ -1,20 +1,21 @@
 /**
  * A reader of Python's pickles that builds plain data and nothing else.
  *
- * A pickle is a program for a small stack machine, and some of its opcodes call whatever function the pickle names. Here
- * there is nothing to call: a name that the caller does not list is refused, one that it lists stands for a piece of
- * TypeScript or for inert data. https://docs.python.org/3/library/pickletools.html lists the opcodes; these are those of
- * protocols 0 to 5.
+ * A pickle is a program for a small stack machine, and some of its opcodes call any function that the pickle names.
+ * Here there is nothing to call: a name that the caller does not list is refused, and a name that it lists stands for a
+ * TypeScript function or for inert data. The opcodes are those of protocols 0 to 5, as listed in
+ * https://docs.python.org/3/library/pickletools.html
  *
- * Bounds: each opcode adds at most one object, and what costs more than a step is charged for what it costs, so
- * MOST_STEPS bounds time, stack, memo and nesting alike. Nothing here recurses. Sharing (a list that holds itself a
- * million times over) costs nothing, as values are never copied or unfolded.
+ * Bounds: each opcode adds at most one object, and work beyond one step is charged for, so MAX_STEPS bounds time,
+ * stack, memo and nesting alike. Nothing here recurses. Sharing (a list that holds itself a million times) costs
+ * nothing, because values are never copied or unfolded.
  */
-import { InputError, quote } from "../errors/index.js";
+import { type ErrorFacts, InputError, quote } from "../errors/index.js";
+import { PickleReader } from "./pickle-reader.js";
 
 /**
- * Python's list is an array, dict a Map, set a Set, tuple a Tuple, bytes a Uint8Array, a class or function a PickledName.
- * Other objects are Inert, or what the caller's own makers made.
+ * A Python list is an array, dict a Map, set a Set, tuple a Tuple, bytes a Uint8Array, a class or function a
+ * PickledName. Other objects are Inert, or whatever the caller's makers return.
  */
 export type PickleValue = null | boolean | number | bigint | string | object;
 
@@ -22,88 +23,116 @@ export class Tuple {
   constructor(readonly items: readonly PickleValue[]) {}
 }
 
-/** A class or function that the pickle names; only that it may be named is known of it. */
+/** A class or function that the pickle names and that the caller allows. */
 export class PickledName {
   constructor(readonly name: string) {}
 }
 
-/** An object of a harmless class that nothing here needs; what it held is dropped. */
+/** An object of a harmless class that nothing here needs. Its content is dropped. */
 export class Inert {
   constructor(readonly className: string) {}
 }
 
 export interface PickleContext {
-  /** Refuses the file. */
-  fail(reason: string): never;
-  /** Pays for work beyond one step an opcode, such as copying `steps` elements. */
+  /** Refuses the file, with the path and the position added to `facts`. */
+  fail(reason: string, facts?: ErrorFacts): never;
+  /** Counts work beyond the one step of an opcode, such as copying `steps` elements. */
   charge(steps: number): void;
 }
 
 export type Maker = (args: readonly PickleValue[], context: PickleContext) => PickleValue;
 
 export interface PickleOptions {
-  /** What messages call the pickle, such as its file. */
+  /** The path of the file, for error messages. */
   readonly where: string;
-  /** Every name that the pickle may use. "inert": its objects are Inert. A maker: what calling it gives. */
+  /** Every name that the pickle may use: "inert" if its objects are Inert, or the maker that stands for calling it. */
   readonly names: ReadonlyMap<string, "inert" | Maker>;
-  /** What an id of an object outside the pickle stands for. */
+  /** Resolves the id of an object outside the pickle. */
   persistent(id: PickleValue, context: PickleContext): PickleValue;
 }
 
-/** Some 35 to a tensor: Stable Diffusion with its average and optimizer state takes fewer than 200,000. */
-const MOST_STEPS = 1_000_000;
-/** Python's whole numbers have no bound; random generators' states, the longest around, take 17 bytes. */
-const MOST_INTEGER_BYTES = 255;
+/**
+ * A tensor takes about 35 steps. Stable Diffusion with its moving average and optimizer state takes fewer than 200,000.
+ */
+const MAX_STEPS = 1_000_000;
 
-/** Reads the pickle that begins at `start`; `end` is where the next one may. */
+/** The newest protocol, since Python 3.8. */
+const MAX_PROTOCOL = 5;
+
+/**
+ * Reads the pickle that begins at `start`. `end` is the position after its STOP, where another pickle may begin.
+ *
+ * @throws InputError `file-malformed`, or `file-unsupported` when it names a class or function that is not listed
+ */
 export function unpickle(bytes: Uint8Array, options: PickleOptions, start = 0): { value: PickleValue; end: number } {
-  return new Unpickler(bytes, options, start).run();
+  return new Unpickler(new PickleReader(bytes, options.where, start), options).run();
+}
+
+/** The name of a value's type in Python, for error messages. */
+export function typeName(value: PickleValue | undefined): string {
+  if (value === undefined) return "nothing";
+  if (value === null) return "None";
+  if (typeof value === "boolean") return "bool";
+  if (typeof value === "number" || typeof value === "bigint") return "number";
+  if (typeof value === "string") return "str";
+  if (Array.isArray(value)) return "list";
+  if (value instanceof Map) return "dict";
+  if (value instanceof Set) return "set";
+  if (value instanceof Tuple) return "tuple";
+  if (value instanceof Uint8Array) return "bytes";
+  if (value instanceof PickledName) return "class or function";
+  return value instanceof Inert ? value.className : "object";
 }
 
 class Unpickler implements PickleContext {
-  readonly stack: PickleValue[] = [];
   readonly memo = new Map<number, PickleValue>();
+  private readonly stack: PickleValue[] = [];
   /** Heights of the stack at the open marks. */
   private readonly marks: number[] = [];
-  private readonly view: DataView;
-  private at: number;
   private steps = 0;
   private running = true;
 
   constructor(
-    private readonly bytes: Uint8Array,
+    readonly input: PickleReader,
     private readonly options: PickleOptions,
-    start: number,
-  ) {
-    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    this.at = start;
-  }
+  ) {}
 
   run(): { value: PickleValue; end: number } {
     while (this.running) {
-      const code = this.byte();
+      const code = this.input.byte();
       const opcode = OPCODES[code];
-      if (!opcode) this.fail(`0x${code.toString(16).padStart(2, "0")} is no opcode that weights have`);
+      if (!opcode) this.fail(`0x${code.toString(16).padStart(2, "0")} is not a supported opcode`, { opcode: code });
       this.charge(1);
       opcode(this);
     }
-    return { value: this.pop(), end: this.at };
+    return { value: this.pop(), end: this.input.position };
+  }
+
+  requireProtocol(protocol: number): void {
+    if (protocol <= MAX_PROTOCOL) return;
+    this.fail(`it uses protocol ${protocol}, newer than ${MAX_PROTOCOL}`, { found: protocol, expected: MAX_PROTOCOL });
   }
 
   stop(): void {
     this.running = false;
   }
 
-  fail(reason: string): never {
-    throw new InputError(
-      "file-malformed",
-      `${this.options.where}: cannot be read: ${reason} (at byte ${this.at} of its pickle). Is it the right file, and whole? Fetch it again, or save its state_dict as safetensors.`,
-    );
+  fail(reason: string, facts?: ErrorFacts): never {
+    return this.input.fail(reason, facts);
+  }
+
+  private failType(action: string, expected: string, found: PickleValue | undefined): never {
+    return this.fail(`it ${action} a value of type ${typeName(found)}, not ${expected}`, {
+      expected,
+      found: typeName(found),
+    });
   }
 
   charge(steps: number): void {
     this.steps += steps;
-    if (this.steps > MOST_STEPS) this.fail(`it takes more than ${MOST_STEPS} steps, far more than weights need`);
+    if (this.steps > MAX_STEPS) {
+      this.fail(`it takes more than ${MAX_STEPS} steps, far more than weights need`, { expected: MAX_STEPS });
+    }
   }
 
   // The stack.
@@ -114,7 +143,9 @@ class Unpickler implements PickleContext {
 
   /** Values below the last mark belong to whoever set it. */
   private need(count: number): void {
-    if (this.stack.length - (this.marks.at(-1) ?? 0) < count) this.fail("it takes more from its stack than lies there");
+    const found = this.stack.length - (this.marks.at(-1) ?? 0);
+    if (found >= count) return;
+    this.fail(`an opcode takes ${count} values from a stack of ${found}`, { expected: count, found });
   }
 
   pop(): PickleValue {
@@ -138,11 +169,11 @@ class Unpickler implements PickleContext {
 
   popToMark(): PickleValue[] {
     const mark = this.marks.pop();
-    if (mark === undefined) this.fail("it goes back to a mark that is not there");
+    if (mark === undefined) this.fail("an opcode goes back to a mark, but none is set", { expected: "mark" });
     return this.stack.splice(mark);
   }
 
-  /** POP takes a value, or a mark where one was set last. */
+  /** POP takes the last value, or the last mark if that is newer. */
   drop(): void {
     if (this.marks.at(-1) === this.stack.length) this.marks.pop();
     else this.pop();
@@ -156,156 +187,59 @@ class Unpickler implements PickleContext {
 
   get(index: number): void {
     const value = this.memo.get(index);
-    if (value === undefined) this.fail(`it asks for memo ${index}, which it never set`);
+    if (value === undefined) this.fail(`it reads memo ${index}, which was never set`, { memo: index });
     this.push(value);
-  }
-
-  // Bytes.
-
-  take(length: number): Uint8Array {
-    const left = this.bytes.length - this.at;
-    if (!(length <= left)) this.fail(`it is cut short: ${length} bytes are announced, ${left} are left`);
-    this.at += length;
-    return this.bytes.subarray(this.at - length, this.at);
-  }
-
-  byte(): number {
-    return this.take(1)[0] as number;
-  }
-
-  uint16(): number {
-    this.take(2);
-    return this.view.getUint16(this.at - 2, true);
-  }
-
-  int32(): number {
-    this.take(4);
-    return this.view.getInt32(this.at - 4, true);
-  }
-
-  uint32(): number {
-    this.take(4);
-    return this.view.getUint32(this.at - 4, true);
-  }
-
-  /** A length; those beyond 2^53 lose their last digits, and no file is so long. */
-  uint64(): number {
-    this.take(8);
-    return Number(this.view.getBigUint64(this.at - 8, true));
-  }
-
-  float64(): number {
-    this.take(8);
-    return this.view.getFloat64(this.at - 8);
-  }
-
-  line(): string {
-    return decodeUtf8(this.lineBytes()) ?? this.fail("it has text that is not UTF-8");
-  }
-
-  private lineBytes(): Uint8Array {
-    const end = this.bytes.indexOf(0x0a, this.at);
-    if (end < 0) this.fail("it is cut short inside a line");
-    return this.take(end + 1 - this.at).subarray(0, -1);
-  }
-
-  text(length: number): string {
-    return decodeUtf8(this.take(length)) ?? this.fail("it has text that is not UTF-8");
-  }
-
-  /** A byte string of Python 2, which most often is text. */
-  oldString(length: number): string | Uint8Array {
-    const bytes = this.take(length);
-    return decodeUtf8(bytes) ?? bytes;
-  }
-
-  /** Two's complement, little-endian. */
-  integer(length: number): number | bigint {
-    if (length > MOST_INTEGER_BYTES) this.fail(`it has a whole number of ${length} bytes`);
-    if (length === 0) return 0;
-    const digits = Buffer.from(this.take(length)).reverse().toString("hex");
-    return simplest(BigInt.asIntN(8 * length, BigInt(`0x${digits}`)));
-  }
-
-  /** A whole number in a line of its own; 00 and 01 are Python's booleans before protocol 2. */
-  decimal(): number | bigint | boolean {
-    const line = this.line();
-    if (line === "00" || line === "01") return line === "01";
-    const digits = line.replace(/L$/, "");
-    if (!/^-?\d{1,600}$/.test(digits)) this.fail(`${quote(line)} is no whole number`);
-    return simplest(BigInt(digits));
-  }
-
-  decimalFloat(): number {
-    const line = this.line();
-    if (!/^([+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-?inf|nan)$/i.test(line)) this.fail(`${quote(line)} is no number`);
-    return Number(line.replace(/inf/i, "Infinity"));
-  }
-
-  /** Protocol 0's text: Latin-1, and what that lacks as \\u and four digits or \\U and eight. */
-  latinText(): string {
-    const line = Buffer.from(this.lineBytes()).toString("latin1");
-    return line.replace(/\\u([0-9a-fA-F]{4})|\\U00([0-9a-fA-F]{6})/g, (_, short?: string, long?: string) => {
-      const codePoint = Number.parseInt(short ?? long ?? "", 16);
-      return codePoint > 0x10ffff ? this.fail("it has text that is not Unicode") : String.fromCodePoint(codePoint);
-    });
-  }
-
-  /** A byte string of Python 2 in protocol 0. Names and versions need none of its escapes. */
-  quotedText(): string {
-    const [, , text = ""] = /^(['"])(.*)\1$/.exec(this.line()) ?? this.fail("it has text without quotes");
-    return text.includes("\\") ? this.fail("it has text with escapes; save it with protocol 2") : text;
-  }
-
-  memoIndex(): number {
-    const index = this.decimal();
-    return typeof index === "number" && index >= 0 ? index : this.fail(`${quote(String(index))} is no memo`);
   }
 
   // Objects.
 
   name(module: PickleValue, attribute: PickleValue): PickledName {
-    if (typeof module !== "string" || typeof attribute !== "string") this.fail("a name in it is no text");
-    // Python 2's name of the module, which every protocol before 3 writes.
+    if (typeof module !== "string") this.failType("names a module by", "str", module);
+    if (typeof attribute !== "string") this.failType("names a class or function by", "str", attribute);
+    // Protocols 0 to 2 use the module's name in Python 2.
     const name = `${module === "__builtin__" ? "builtins" : module}.${attribute}`;
     if (!this.options.names.has(name)) {
       throw new InputError(
-        "file-malformed",
-        `${this.options.where}: asks for ${quote(name).slice(1, -1)}, which is not among what weights are made of. Nothing was run: only tensors and plain containers are read. If you trust the file's source, load it in PyTorch and save its state_dict as safetensors; otherwise get the weights elsewhere.`,
+        "file-unsupported",
+        `${this.options.where}: asks for ${quote(name).slice(1, -1)}, which weights do not need. Nothing was run, because ` +
+          "only tensors and plain containers are read. If you trust the source of the file, load it in PyTorch and save " +
+          "its state_dict as safetensors; otherwise get the weights elsewhere.",
+        { path: this.options.where, name },
       );
     }
     return new PickledName(name);
   }
 
   call(callee: PickleValue, args: PickleValue): void {
-    if (!(callee instanceof PickledName)) this.fail("it calls what is no class or function");
-    if (!(args instanceof Tuple)) this.fail(`it calls ${callee.name} without a list of arguments`);
+    if (!(callee instanceof PickledName)) this.failType("calls", "class or function", callee);
+    if (!(args instanceof Tuple)) this.failType(`calls ${callee.name} with`, "tuple", args);
     const maker = this.options.names.get(callee.name);
     this.push(typeof maker === "function" ? maker(args.items, this) : new Inert(callee.name));
   }
 
   append(target: PickleValue, items: readonly PickleValue[]): void {
     if (Array.isArray(target)) for (const item of items) target.push(item);
-    else if (!(target instanceof Inert)) this.fail("it appends to what is no list");
+    else if (!(target instanceof Inert)) this.failType("appends to", "list", target);
   }
 
   add(target: PickleValue, items: readonly PickleValue[]): void {
     if (target instanceof Set) for (const item of items) target.add(item);
-    else if (!(target instanceof Inert)) this.fail("it adds to what is no set");
+    else if (!(target instanceof Inert)) this.failType("adds elements to", "set", target);
   }
 
   setItems(target: PickleValue, items: readonly PickleValue[]): void {
-    if (items.length % 2 !== 0) this.fail("a dict in it has a key without a value");
+    if (items.length % 2 !== 0) this.fail("a dict has a key without a value", { expected: "value", found: "nothing" });
     if (target instanceof Map) {
       for (let i = 0; i < items.length; i += 2) target.set(items[i], items[i + 1]);
-    } else if (!(target instanceof Inert)) this.fail("it sets items of what is no dict");
+    } else if (!(target instanceof Inert)) this.failType("sets items of", "dict", target);
   }
 
-  /** An object's attributes. Dicts have some too: PyTorch's state_dict carries versions of its modules as `_metadata`. */
+  /** Drops the attributes of an object or a dict. A state_dict has one, `_metadata`, with versions of its modules. */
   build(): void {
     this.pop();
     const target = this.top();
-    if (!(target instanceof Inert || target instanceof Map)) this.fail("it sets attributes of plain data");
+    if (!(target instanceof Inert || target instanceof Map))
+      this.failType("sets attributes of", "object or dict", target);
   }
 
   persistent(id: PickleValue): void {
@@ -313,52 +247,37 @@ class Unpickler implements PickleContext {
   }
 }
 
-const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-
-function decodeUtf8(bytes: Uint8Array): string | undefined {
-  try {
-    return utf8.decode(bytes);
-  } catch {
-    return undefined;
-  }
-}
-
-function simplest(value: bigint): number | bigint {
-  const number = Number(value);
-  return Number.isSafeInteger(number) ? number : value;
-}
-
 type Opcode = (pickle: Unpickler) => void;
 
 const OPCODES: readonly (Opcode | undefined)[] = byCode({
-  "\x80": (p) => p.byte() > 5 && p.fail("it is of a newer protocol than 5"), // PROTO
-  "\x95": (p) => void p.uint64(), // FRAME: how much to read ahead
+  "\x80": (p) => p.requireProtocol(p.input.byte()), // PROTO
+  "\x95": (p) => void p.input.uint64(), // FRAME: the number of bytes to read ahead
   ".": (p) => p.stop(),
 
   N: (p) => p.push(null),
   "\x88": (p) => p.push(true),
   "\x89": (p) => p.push(false),
-  K: (p) => p.push(p.byte()), // BININT1
-  M: (p) => p.push(p.uint16()), // BININT2
-  J: (p) => p.push(p.int32()), // BININT
-  "\x8a": (p) => p.push(p.integer(p.byte())), // LONG1
-  "\x8b": (p) => p.push(p.integer(p.uint32())), // LONG4
-  I: (p) => p.push(p.decimal()), // INT
-  L: (p) => p.push(p.decimal()), // LONG
-  G: (p) => p.push(p.float64()), // BINFLOAT
-  F: (p) => p.push(p.decimalFloat()), // FLOAT
+  K: (p) => p.push(p.input.byte()), // BININT1
+  M: (p) => p.push(p.input.uint16()), // BININT2
+  J: (p) => p.push(p.input.int32()), // BININT
+  "\x8a": (p) => p.push(p.input.integer(p.input.byte())), // LONG1
+  "\x8b": (p) => p.push(p.input.integer(p.input.uint32())), // LONG4
+  I: (p) => p.push(p.input.decimal()), // INT
+  L: (p) => p.push(p.input.decimal()), // LONG
+  G: (p) => p.push(p.input.float64()), // BINFLOAT
+  F: (p) => p.push(p.input.decimalFloat()), // FLOAT
 
-  "\x8c": (p) => p.push(p.text(p.byte())), // SHORT_BINUNICODE
-  X: (p) => p.push(p.text(p.uint32())), // BINUNICODE
-  "\x8d": (p) => p.push(p.text(p.uint64())), // BINUNICODE8
-  V: (p) => p.push(p.latinText()), // UNICODE
-  U: (p) => p.push(p.oldString(p.byte())), // SHORT_BINSTRING
-  T: (p) => p.push(p.oldString(p.uint32())), // BINSTRING
-  S: (p) => p.push(p.quotedText()), // STRING
-  C: (p) => p.push(p.take(p.byte())), // SHORT_BINBYTES
-  B: (p) => p.push(p.take(p.uint32())), // BINBYTES
-  "\x8e": (p) => p.push(p.take(p.uint64())), // BINBYTES8
-  "\x96": (p) => p.push(p.take(p.uint64())), // BYTEARRAY8
+  "\x8c": (p) => p.push(p.input.text(p.input.byte())), // SHORT_BINUNICODE
+  X: (p) => p.push(p.input.text(p.input.uint32())), // BINUNICODE
+  "\x8d": (p) => p.push(p.input.text(p.input.uint64())), // BINUNICODE8
+  V: (p) => p.push(p.input.latinText()), // UNICODE
+  U: (p) => p.push(p.input.python2String(p.input.byte())), // SHORT_BINSTRING
+  T: (p) => p.push(p.input.python2String(p.input.uint32())), // BINSTRING
+  S: (p) => p.push(p.input.quotedText()), // STRING
+  C: (p) => p.push(p.input.take(p.input.byte())), // SHORT_BINBYTES
+  B: (p) => p.push(p.input.take(p.input.uint32())), // BINBYTES
+  "\x8e": (p) => p.push(p.input.take(p.input.uint64())), // BINBYTES8
+  "\x96": (p) => p.push(p.input.take(p.input.uint64())), // BYTEARRAY8
 
   "(": (p) => p.mark(),
   "0": (p) => p.drop(), // POP
@@ -403,15 +322,15 @@ const OPCODES: readonly (Opcode | undefined)[] = byCode({
   },
   "\x91": (p) => p.push(new Set(p.popToMark())), // FROZENSET
 
-  p: (p) => p.put(p.memoIndex()),
-  q: (p) => p.put(p.byte()),
-  r: (p) => p.put(p.uint32()),
+  p: (p) => p.put(p.input.memoIndex()),
+  q: (p) => p.put(p.input.byte()),
+  r: (p) => p.put(p.input.uint32()),
   "\x94": (p) => p.put(p.memo.size), // MEMOIZE
-  g: (p) => p.get(p.memoIndex()),
-  h: (p) => p.get(p.byte()),
-  j: (p) => p.get(p.uint32()),
+  g: (p) => p.get(p.input.memoIndex()),
+  h: (p) => p.get(p.input.byte()),
+  j: (p) => p.get(p.input.uint32()),
 
-  c: (p) => p.push(p.name(p.line(), p.line())), // GLOBAL
+  c: (p) => p.push(p.name(p.input.line(), p.input.line())), // GLOBAL
   "\x93": (p) => {
     // STACK_GLOBAL
     const [module, attribute] = p.popMany(2) as [PickleValue, PickleValue];
@@ -428,13 +347,13 @@ const OPCODES: readonly (Opcode | undefined)[] = byCode({
     p.call(className, args);
   },
   "\x92": (p) => {
-    // NEWOBJ_EX: a third operand names arguments, which no maker takes
+    // NEWOBJ_EX: the third operand holds keyword arguments, which no maker takes
     const [className, args] = p.popMany(3) as [PickleValue, PickleValue, PickleValue];
     p.call(className, args);
   },
   i: (p) => {
     // INST
-    const className = p.name(p.line(), p.line());
+    const className = p.name(p.input.line(), p.input.line());
     p.call(className, new Tuple(p.popToMark()));
   },
   o: (p) => {
@@ -443,7 +362,7 @@ const OPCODES: readonly (Opcode | undefined)[] = byCode({
     p.call(className ?? null, new Tuple(args));
   },
   b: (p) => p.build(),
-  P: (p) => p.persistent(p.line()),
+  P: (p) => p.persistent(p.input.line()),
   Q: (p) => p.persistent(p.pop()),
 });
 

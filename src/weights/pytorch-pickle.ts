@@ -1,10 +1,13 @@
-/** What a pickle of PyTorch's may name, and what becomes of it here: tensors, storages, plain data, placeholders. */
+/**
+ * The classes and functions that a PyTorch pickle may name, and what each becomes: a tensor, a storage, plain data or a
+ * placeholder.
+ */
 import type { DType } from "../tensor/dtype.js";
 import type { Shape } from "../tensor/shape.js";
-import { type Maker, type PickleContext, PickledName, type PickleValue, Tuple } from "./pickle.js";
-import { HIGHEST_RANK } from "./source.js";
+import { type Maker, type PickleContext, PickledName, type PickleValue, Tuple, typeName } from "./pickle.js";
+import { MAX_RANK } from "./source.js";
 
-/** A flat array of elements, by the key under which the file keeps it. */
+/** A flat array of elements, stored in the file under `key`. */
 export class PickledStorage {
   constructor(
     readonly type: StorageType,
@@ -13,23 +16,27 @@ export class PickledStorage {
   ) {}
 }
 
-/** A view of a storage; offset and strides are in elements. */
+/** The elements of a storage that a tensor consists of. Offset and strides count elements, not bytes. */
+export interface StorageView {
+  readonly offset: number;
+  readonly shape: Shape;
+  readonly strides: readonly number[];
+}
+
 export class PickledTensor {
   constructor(
     readonly storage: PickledStorage,
-    readonly offset: number,
-    readonly shape: Shape,
-    readonly strides: readonly number[],
-    /** PyTorch's name of an element type that has no storage class of its own. */
+    readonly view: StorageView,
+    /** PyTorch's name of the element type, if it has no storage class of its own. */
     readonly elementType?: string,
   ) {}
 }
 
 export interface StorageType {
-  /** PyTorch's name, such as `FloatStorage`. */
+  /** The name in PyTorch, such as `FloatStorage`. */
   readonly name: string;
   readonly bytesPerElement: number;
-  /** Undefined where it can be skipped but not used. */
+  /** Undefined if such tensors can be skipped but not used. */
   readonly dtype: DType | undefined;
 }
 
@@ -51,7 +58,7 @@ const STORAGE_TYPES = (
   ] as const
 ).map(([name, bytesPerElement, dtype]): StorageType => ({ name, bytesPerElement, dtype }));
 
-/** One class has several names, by PyTorch's version and by where the tensor lay. */
+/** The name of a class depends on the version of PyTorch and on the device that the tensor was on. */
 const STORAGE_CLASSES: ReadonlyMap<string, StorageType> = new Map(
   STORAGE_TYPES.flatMap((type) =>
     ["torch", "torch.cuda", "torch.storage"].map((module): [string, StorageType] => [`${module}.${type.name}`, type]),
@@ -59,72 +66,98 @@ const STORAGE_CLASSES: ReadonlyMap<string, StorageType> = new Map(
 );
 
 /**
- * What the id of a storage, ("storage", class, key, device, elements), stands for. The older layout adds which part of
- * the storage is meant: None, for the whole of it, since PyTorch 0.4.
+ * Resolves the id of a storage: ("storage", class, key, device, elements). In the older layout a sixth item selects a
+ * part of the storage; since PyTorch 0.4 it is always None, for the whole storage.
  */
 export function storageOf(id: PickleValue, context: PickleContext): PickledStorage {
   const [kind, className, key, , elements, part = null] = itemsOf(id) ?? [];
   const type = className instanceof PickledName ? STORAGE_CLASSES.get(className.name) : undefined;
   if (kind !== "storage" || !type || typeof key !== "string" || !isCount(elements) || part !== null) {
-    context.fail("it refers to something else than a storage");
+    context.fail("it refers to an object outside the pickle that is not a storage", { expected: "storage" });
   }
   return new PickledStorage(type, key, elements);
 }
 
 type Args = readonly PickleValue[];
 
-/** _rebuild_tensor_v2(storage, offset, size, stride, …): what follows is for training. */
+/** _rebuild_tensor_v2(storage, offset, size, stride, …). The other arguments are for training. */
 function makeTensor(args: Args, context: PickleContext): PickledTensor {
   return tensorOf(args, undefined, context);
 }
 
-/** _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, …): of types without a storage class. */
+/**
+ * _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, …), for types without a storage class.
+ */
 function makeTypedTensor(args: Args, context: PickleContext): PickledTensor {
   const dtype = args[6];
-  if (!(dtype instanceof PickledName)) context.fail("a tensor has no element type");
+  if (!(dtype instanceof PickledName)) {
+    context.fail("a tensor has no element type", { key: "dtype", expected: "torch.dtype", found: typeName(dtype) });
+  }
   return tensorOf(args, dtype.name, context);
 }
 
 function tensorOf([storage, offset, size, stride]: Args, elementType: string | undefined, context: PickleContext) {
-  if (!(storage instanceof PickledStorage)) context.fail("a tensor has no storage");
-  if (!isCount(offset)) context.fail("a tensor's offset is no whole number");
-  const shape = counts(size) ?? context.fail(`a tensor's shape is no list of at most ${HIGHEST_RANK} whole numbers`);
-  const strides =
-    counts(stride) ?? context.fail(`a tensor's strides are no list of at most ${HIGHEST_RANK} whole numbers`);
+  if (!(storage instanceof PickledStorage)) failType(context, "a tensor's storage", "storage", storage);
+  if (!isCount(offset)) context.fail("a tensor's offset is not a whole number", { key: "offset" });
+  const shape = counts(size) ?? failCounts(context, "shape");
+  const strides = counts(stride) ?? failCounts(context, "strides");
   if (shape.length !== strides.length) {
-    context.fail(`a tensor has ${shape.length} extents but ${strides.length} strides`);
+    context.fail(`a tensor has ${shape.length} extents but ${strides.length} strides`, {
+      key: "strides",
+      expected: shape.length,
+      found: strides.length,
+    });
   }
-  return new PickledTensor(storage, offset, shape, strides, elementType);
+  return new PickledTensor(storage, { offset, shape, strides }, elementType);
+}
+
+function failCounts(context: PickleContext, key: "shape" | "strides"): never {
+  return context.fail(`the ${key} of a tensor must be a tuple of at most ${MAX_RANK} whole numbers`, {
+    key,
+    expected: MAX_RANK,
+  });
+}
+
+function failType(context: PickleContext, subject: string, expected: string, value: PickleValue | undefined): never {
+  const found = typeName(value);
+  return context.fail(`${subject} has the type ${found}, not ${expected}`, { expected, found });
 }
 
 /** _rebuild_parameter(tensor, requires_grad, …) */
 function makeParameter([tensor]: Args, context: PickleContext): PickledTensor {
-  return tensor instanceof PickledTensor ? tensor : context.fail("a parameter holds no tensor");
+  return tensor instanceof PickledTensor ? tensor : failType(context, "the value of a parameter", "tensor", tensor);
 }
 
-/** OrderedDict(), or OrderedDict([(key, value), …]) as Python 2 wrote it; a pair may be a list there. */
+/** OrderedDict(), or OrderedDict([(key, value), …]) as Python 2 writes it, where a pair may be a list. */
 function makeDict([items = []]: Args, context: PickleContext): Map<PickleValue, PickleValue> {
-  if (!Array.isArray(items)) context.fail("a dict is made of what is no list");
+  if (!Array.isArray(items)) failType(context, "the argument of OrderedDict", "list", items);
   context.charge(items.length);
   const dict = new Map<PickleValue, PickleValue>();
   for (const pair of items as PickleValue[]) {
     const [key, value, ...more] = Array.isArray(pair) ? (pair as PickleValue[]) : (itemsOf(pair) ?? []);
-    if (key === undefined || value === undefined || more.length > 0)
-      context.fail("a dict is made of what are no pairs");
+    if (key === undefined || value === undefined || more.length > 0) {
+      context.fail("an item of an OrderedDict is not a pair", { expected: "pair", found: typeName(pair) });
+    }
     dict.set(key, value);
   }
   return dict;
 }
 
 function makeSet([items = []]: Args, context: PickleContext): Set<PickleValue> {
-  if (!Array.isArray(items)) context.fail("a set is made of what is no list");
+  if (!Array.isArray(items)) failType(context, "the argument of set", "list", items);
   context.charge(items.length);
   return new Set(items as PickleValue[]);
 }
 
-/** How protocol 2 writes bytes: encode(text, "latin1"). */
+/** Protocol 2 writes bytes as encode(text, "latin1"). */
 function makeBytes([text, encoding]: Args, context: PickleContext): Uint8Array {
-  if (typeof text !== "string" || encoding !== "latin1") context.fail("bytes are made of what is no latin1 text");
+  if (typeof text !== "string") failType(context, "the argument of _codecs.encode", "str", text);
+  if (encoding !== "latin1") {
+    context.fail("it encodes bytes in another encoding than latin1", {
+      expected: "latin1",
+      found: typeof encoding === "string" ? encoding : typeName(encoding),
+    });
+  }
   context.charge(text.length);
   return Buffer.from(text, "latin1");
 }
@@ -132,8 +165,8 @@ function makeBytes([text, encoding]: Args, context: PickleContext): Uint8Array {
 const inert = (name: string): [string, "inert"] => [name, "inert"];
 
 /**
- * Every name that a pickle may use. What is inert turns up in training checkpoints beside the weights: settings, states
- * of callbacks and optimizers, single numbers. Its objects are placeholders, and what they held is dropped.
+ * Every name that a pickle may use. The inert names occur in training checkpoints beside the weights: settings, states
+ * of callbacks and optimizers, single numbers. Their objects become placeholders, and the content is dropped.
  */
 export const TORCH_NAMES: ReadonlyMap<string, "inert" | Maker> = new Map<string, "inert" | Maker>([
   ["torch._utils._rebuild_tensor", makeTensor],
@@ -187,5 +220,5 @@ function isCount(value: PickleValue | undefined): value is number {
 
 function counts(value: PickleValue | undefined): readonly number[] | undefined {
   const items = itemsOf(value);
-  return items && items.length <= HIGHEST_RANK && items.every(isCount) ? items : undefined;
+  return items && items.length <= MAX_RANK && items.every(isCount) ? items : undefined;
 }

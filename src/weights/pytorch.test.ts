@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { deflateRawSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { dict, int, pickle, tensor, text, torchZip, tuple, type View, zip } from "../../test/torch-file.js";
-import { InputError } from "../errors/index.js";
+import { type ErrorCode, type ErrorFacts, InputError } from "../errors/index.js";
 import { toNumbers } from "../tensor/host.js";
 import { openPytorch } from "./pytorch.js";
 import { openSafetensors } from "./safetensors.js";
@@ -37,11 +38,10 @@ async function elements(source: WeightSource): Promise<Record<string, unknown>> 
   return read;
 }
 
-async function expectRefused(bytes: Uint8Array, message: RegExp | string): Promise<void> {
-  const error = await openPytorch(await write(bytes)).catch((caught) => caught);
-  expect(error).toBeInstanceOf(InputError);
-  expect(error.message).toMatch(message);
-  expect(error.message).toContain("file.pt: ");
+/** The file must be refused with these facts. */
+async function expectRefused(bytes: Uint8Array, facts: ErrorFacts, code: ErrorCode = "file-malformed"): Promise<void> {
+  const path = await write(bytes);
+  await expect(openPytorch(path)).rejects.toThrow(inputError(code, { path, ...facts }));
 }
 
 describe("what PyTorch wrote", () => {
@@ -53,7 +53,7 @@ describe("what PyTorch wrote", () => {
     },
   );
 
-  test("stays in the file, but for tensors whose elements do not lie there in a row", async () => {
+  test("stays in the file, except for tensors that are not contiguous", async () => {
     for (const name of ["state_dict.pt", "legacy.pt"]) {
       const file = await openPytorch(join(GOLDEN, name));
       const moved = [...file.names()].filter((tensor) => file.get(tensor)?.kind === "memory").sort();
@@ -74,11 +74,11 @@ describe("what PyTorch wrote", () => {
     expect(await elements(packed)).toEqual(await elements(await openPytorch(join(GOLDEN, "tiny.pth"))));
   });
 
-  test("cut short anywhere is an InputError", async () => {
+  test("truncated anywhere is refused", async () => {
     for (const name of ["tiny.pth", "legacy.pt"]) {
       const whole = await readFile(join(GOLDEN, name));
       for (let length = 0; length < whole.length; length += 7) {
-        await expectRefused(whole.subarray(0, length), /Fetch it again|not weights as torch\.save/);
+        await expectRefused(whole.subarray(0, length), {});
       }
     }
   });
@@ -113,11 +113,11 @@ describe("names are found", () => {
   const storages = { 0: new Uint8Array(4) };
   const namesOf = async (data: Uint8Array) => [...(await openPytorch(await write(torchZip(data, storages)))).names()];
 
-  test("at the top, whatever else lies there", async () => {
+  test("at the top level, beside other values", async () => {
     expect(await namesOf(pickle(dict({ step: int(3), weight: one, nested: dict({ deep: one }) })))).toEqual(["weight"]);
   });
 
-  test("under state_dict before those at the top", async () => {
+  test("under state_dict rather than at the top level", async () => {
     expect(await namesOf(pickle(dict({ best: one, state_dict: dict({ weight: one }) })))).toEqual(["weight"]);
   });
 
@@ -128,11 +128,11 @@ describe("names are found", () => {
     ).toBeUndefined();
   });
 
-  test.each<[string, Uint8Array, RegExp]>([
-    ["nothing", pickle("N"), /no named tensors.*its top is no dict/],
-    ["a lone tensor", pickle(one), /no named tensors.*its top is no dict/],
-    ["nested deeper", pickle(dict({ model: dict({ weight: one }) })), /no named tensors.*found: "model"/],
-  ])("nowhere in %s", (_, data, message) => expectRefused(torchZip(data, storages), message));
+  test.each<[string, Uint8Array, string[]]>([
+    ["nothing", pickle("N"), []],
+    ["a lone tensor", pickle(one), []],
+    ["a dict that is nested deeper", pickle(dict({ model: dict({ weight: one }) })), ["model"]],
+  ])("nowhere in %s", (_, data, found) => expectRefused(torchZip(data, storages), { found }, "tensor-missing"));
 });
 
 describe("a view of a storage", () => {
@@ -141,6 +141,12 @@ describe("a view of a storage", () => {
       0: storage,
     });
   const HUGE = 2 ** 52;
+  /** The facts about a view that are given; the others are those of the default view. */
+  const shapeAndStrides = ({ shape = [2, 3], strides = [3, 1], offset = 0 }: Partial<View>) => ({
+    shape,
+    strides,
+    offset,
+  });
 
   test.each<[string, Partial<View>]>([
     ["from an offset", { offset: 1 }],
@@ -151,44 +157,50 @@ describe("a view of a storage", () => {
     ["with strides whose product overflows", { shape: [HUGE, HUGE], strides: [HUGE, HUGE] }],
     ["of more elements than the storage says", { elements: 5 }],
   ])("%s that leads out of it is refused", (_, outside) =>
-    expectRefused(view(outside), /tensor "weight": float32 .* does not fit its storage of 24 bytes/),
+    expectRefused(view(outside), { tensor: "weight", dtype: "float32", expected: 24, ...shapeAndStrides(outside) }),
   );
 
   test("beyond the end of a storage that is shorter than it says is refused", () =>
-    expectRefused(view({}, new Uint8Array(23)), /does not fit its storage of 23 bytes/));
+    expectRefused(view({}, new Uint8Array(23)), { tensor: "weight", dtype: "float32", expected: 23 }));
 
   test("that repeats one element until the memory is full is refused", () =>
-    expectRefused(view({ shape: [2 ** 20, 2 ** 20], strides: [0, 0] }), /take over 268435456 bytes more memory/));
+    expectRefused(
+      view({ shape: [2 ** 20, 2 ** 20], strides: [0, 0] }),
+      { tensor: "weight", expected: 268435456 },
+      "file-too-large",
+    ));
 
-  test("many of which fill the memory together are refused", () => {
+  test("is refused if many of them fill the memory together", () => {
     const large = tensor({ elements: 6, shape: [2 ** 24], strides: [0] });
     const several = dict(Object.fromEntries(Array.from({ length: 5 }, (_, i) => [`weight${i}`, large])));
-    return expectRefused(torchZip(pickle(several), { 0: new Uint8Array(24) }), /"weight4": .* more memory/);
+    const file = torchZip(pickle(several), { 0: new Uint8Array(24) });
+    return expectRefused(file, { tensor: "weight4", expected: 268435456 }, "file-too-large");
   });
 
-  test.each<[string, Partial<View>, RegExp]>([
-    ["negative extents", { shape: [-2, 3] }, /shape is no list/],
-    ["negative strides", { strides: [-3, 1] }, /strides are no list/],
-    ["a negative offset", { offset: -1 }, /offset is no whole number/],
-    ["more extents than strides", { shape: [2, 3, 1] }, /3 extents but 2 strides/],
-    ["too many axes", { shape: new Array(17).fill(1), strides: new Array(17).fill(1) }, /at most 16 whole numbers/],
-    ["a negative size", { elements: -6 }, /something else than a storage/],
-  ])("with %s is refused", (_, odd, message) => expectRefused(view(odd), message));
+  test.each<[string, Partial<View>, ErrorFacts]>([
+    ["negative extents", { shape: [-2, 3] }, { key: "shape" }],
+    ["negative strides", { strides: [-3, 1] }, { key: "strides" }],
+    ["a negative offset", { offset: -1 }, { key: "offset" }],
+    ["more extents than strides", { shape: [2, 3, 1] }, { key: "strides", expected: 3, found: 2 }],
+    ["too many axes", { shape: new Array(17).fill(1), strides: new Array(17).fill(1) }, { key: "shape", expected: 16 }],
+    ["a negative size", { elements: -6 }, { expected: "storage" }],
+  ])("with %s is refused", (_, odd, facts) => expectRefused(view(odd), facts));
 
-  test("of a type that is not supported is named, and left alone where nothing needs it", async () => {
+  test("of a type that is not supported is refused, but ignored if nothing needs it", async () => {
     const short = tensor({ key: "1", storageClass: "ShortStorage", elements: 2, shape: [2], strides: [1] });
     const weight = tensor({ elements: 1, shape: [1], strides: [1] });
     const storages = { 0: new Uint8Array(4), 1: new Uint8Array(4) };
     await expectRefused(
       torchZip(pickle(dict({ steps: short })), storages),
-      /tensor "steps": elements of type ShortStorage are not supported/,
+      { tensor: "steps", found: "ShortStorage", expected: ["float16", "float32"] },
+      "file-unsupported",
     );
     const beside = torchZip(pickle(dict({ state_dict: dict({ weight }), steps: short })), storages);
     expect([...(await openPytorch(await write(beside))).names()]).toEqual(["weight"]);
   });
 
   test("whose storage is missing is refused, and no path leads to another file", () =>
-    expectRefused(view({ key: "../../etc/passwd" }), /its storage "\.\.\/\.\.\/etc\/passwd" is not in the file/));
+    expectRefused(view({ key: "../../etc/passwd" }), { tensor: "weight", storage: "../../etc/passwd" }));
 });
 
 describe("a file that would run something", () => {
@@ -210,27 +222,35 @@ describe("a file that would run something", () => {
   ])("with %s is refused by that name, in either layout", async (name) => {
     const dot = name.lastIndexOf(".");
     const call = ["c", `${name.slice(0, dot)}\n${name.slice(dot + 1)}\n`, tuple(command()), "R"];
-    const asked = new RegExp(`asks for ${name.replaceAll(".", "\\.")}, which .* Nothing was run`);
     const weight = tensor({ elements: 1, shape: [1], strides: [1] });
     const beside = pickle("}(", text("weight"), weight, text("payload"), ...call, "u");
-    await expectRefused(torchZip(beside, { 0: new Uint8Array(4) }), asked);
-    await expectRefused(pickle(...call), asked);
+    await expectRefused(torchZip(beside, { 0: new Uint8Array(4) }), { name }, "file-unsupported");
+    await expectRefused(pickle(...call), { name }, "file-unsupported");
     expect(await readdir(folder)).not.toContain("canary");
   });
 
-  test("through a makers' arguments gets nowhere", async () => {
+  test("through the arguments of a maker is refused", async () => {
     const rebuild = (maker: string, ...args: Buffer[]) => pickle(`c${maker}\n`, tuple(...args), "R");
-    await expectRefused(torchZip(rebuild("torch._utils\n_rebuild_tensor_v2", command())), /a tensor has no storage/);
-    await expectRefused(torchZip(rebuild("torch._utils\n_rebuild_parameter", command())), /holds no tensor/);
-    await expectRefused(torchZip(rebuild("collections\nOrderedDict", command())), /made of what is no list/);
-    await expectRefused(torchZip(rebuild("_codecs\nencode", command(), text("rot13"))), /no latin1 text/);
-    await expectRefused(torchZip(pickle(tuple(text("module"), command()), "Q")), /something else than a storage/);
+    await expectRefused(torchZip(rebuild("torch._utils\n_rebuild_tensor_v2", command())), {
+      expected: "storage",
+      found: "str",
+    });
+    await expectRefused(torchZip(rebuild("torch._utils\n_rebuild_parameter", command())), {
+      expected: "tensor",
+      found: "str",
+    });
+    await expectRefused(torchZip(rebuild("collections\nOrderedDict", command())), { expected: "list", found: "str" });
+    await expectRefused(torchZip(rebuild("_codecs\nencode", command(), text("rot13"))), {
+      expected: "latin1",
+      found: "rot13",
+    });
+    await expectRefused(torchZip(pickle(tuple(text("module"), command()), "Q")), { expected: "storage" });
   });
 
-  test("again and again on one large value pays for each time", async () => {
+  test("again and again on one large value is charged each time", async () => {
     const large = [text("x".repeat(10_000)), "q\x01", text("latin1"), "q\x020"];
     const again = "c_codecs\nencode\nh\x01h\x02\x86R0".repeat(200);
-    await expectRefused(torchZip(pickle(...large, again, "N")), /more than 1000000 steps/);
+    await expectRefused(torchZip(pickle(...large, again, "N")), { expected: 1_000_000 });
   });
 });
 
@@ -241,7 +261,7 @@ describe("a zip", () => {
   test("that unpacks to more than it says is refused without unpacking it", async () => {
     const zeros = deflateRawSync(Buffer.alloc(2 ** 24));
     const bomb = { name: "archive/data/0", content: zeros, method: 8, size: 4 };
-    await expectRefused(zip([entry, bomb]), /does not unpack to the 4 bytes that are announced/);
+    await expectRefused(zip([entry, bomb]), { entry: "archive/data/0", expected: 4 });
   });
 
   test("that says it unpacks to gigabytes is refused before they are allocated", async () => {
@@ -251,56 +271,71 @@ describe("a zip", () => {
       method: 8,
       size: 2 ** 32 - 2,
     };
-    await expectRefused(zip([entry, packed]), /take over 268435456 bytes more memory/);
-    await expectRefused(zip([{ ...packed, name: "archive/data.pkl" }]), /takes 4294967294 bytes; .* at most 33554432/);
+    await expectRefused(zip([entry, packed]), { tensor: "weight", expected: 268435456 }, "file-too-large");
+    await expectRefused(
+      zip([{ ...packed, name: "archive/data.pkl" }]),
+      { entry: "archive/data.pkl", found: 4294967294, expected: 33554432 },
+      "file-too-large",
+    );
   });
 
   test("that unpacks to less than it says, or to nonsense, is refused", async () => {
     const four = deflateRawSync(Buffer.alloc(4));
     const packed = { name: "archive/data/0", content: four, method: 8, size: 8 };
-    await expectRefused(zip([entry, packed]), /unpacks to 4 bytes, not 8/);
-    await expectRefused(zip([entry, { ...packed, content: Buffer.alloc(9, 0xff) }]), /does not unpack/);
+    await expectRefused(zip([entry, packed]), { entry: "archive/data/0", found: 4, expected: 8 });
+    await expectRefused(zip([entry, { ...packed, content: Buffer.alloc(9, 0xff) }]), {
+      entry: "archive/data/0",
+      found: undefined,
+      expected: 8,
+    });
   });
 
-  test("with one name twice is refused, as readers differ in which they take", () =>
-    expectRefused(zip([entry, entry]), /holds "archive\/data\.pkl" twice/));
+  test("with two entries of one name is refused, because readers differ in which they take", () =>
+    expectRefused(zip([entry, entry]), { entry: "archive/data.pkl" }));
 
-  test("packed in a way that is rare is refused", () =>
-    expectRefused(zip([{ ...entry, method: 14, size: data.length }]), /packed in a rare way/));
+  test("compressed by an unusual method is refused", () =>
+    expectRefused(
+      zip([{ ...entry, method: 14, size: data.length }]),
+      { entry: "archive/data.pkl", method: 14 },
+      "file-unsupported",
+    ));
 
-  test.each<[string, string, RegExp]>([
-    ["without data.pkl", "archive/model.json", /is a zip without a data\.pkl/],
-    ["with paths that lead out", "../data.pkl", /broken zip: invalid relative path/],
-    ["with absolute paths", "/etc/data.pkl", /broken zip: absolute path/],
-  ])("%s is refused", (_, name, message) => expectRefused(zip([{ name, content: data }]), message));
+  test.each<[string, string, ErrorFacts]>([
+    ["without data.pkl", "archive/model.json", { missing: "data.pkl" }],
+    ["with paths that lead out", "../data.pkl", { reason: expect.stringContaining("../data.pkl") }],
+    ["with absolute paths", "/etc/data.pkl", { reason: expect.stringContaining("/etc/data.pkl") }],
+  ])("%s is refused", (_, name, facts) => expectRefused(zip([{ name, content: data }]), facts));
 
   test("whose end points far outside the file is refused", async () => {
     const whole = zip([entry]);
     const locator = Buffer.alloc(20, 0xff);
     locator.write("PK\x06\x07", "latin1");
     const zip64 = Buffer.concat([whole.subarray(0, -22), locator, whole.subarray(-22)]);
-    await expectRefused(zip64, /broken zip: unexpected EOF/);
+    await expectRefused(zip64, { reason: expect.any(String) });
   });
 
-  test("of TorchScript, or from a machine of the other byte order, says what to do", async () => {
+  test("of TorchScript, or from a big-endian machine, is refused", async () => {
     const script = { name: "archive/constants.pkl", content: Buffer.alloc(1) };
-    await expectRefused(zip([entry, script]), /holds a program \(TorchScript\).*save its state_dict/);
+    await expectRefused(zip([entry, script]), { found: "TorchScript" }, "file-unsupported");
     const order = { name: "archive/byteorder", content: Buffer.from("big") };
-    await expectRefused(zip([entry, order]), /big-endian machine/);
+    await expectRefused(zip([entry, order]), { found: "big-endian" }, "file-unsupported");
   });
 });
 
-describe("a file of another kind says so", () => {
-  test.each<[string, string, RegExp]>([
-    ["a Git LFS pointer", "version https://git-lfs.github.com/spec/v1\n", /is a Git LFS pointer.*git lfs pull/],
-    ["a web page", "<!DOCTYPE html><html></html>", /is a web page, not weights/],
-    ["an empty file", "", /has only 0 bytes/],
-    ["text", "These are not the weights you are looking for.", /0x54 is no|cannot be read/],
-  ])("%s", (_, content, message) => expectRefused(Buffer.from(content), message));
+describe("a file of another kind is refused", () => {
+  test.each<[string, string, ErrorFacts]>([
+    ["a Git LFS pointer", "version https://git-lfs.github.com/spec/v1\n", { found: "Git LFS pointer" }],
+    ["a web page", "<!DOCTYPE html><html></html>", { found: "web page" }],
+    ["an empty file", "", { found: 0 }],
+    ["text", "These are not the weights you are looking for.", { offset: expect.any(Number) }],
+  ])("%s", (_, content, facts) => expectRefused(Buffer.from(content), facts));
 
-  test("another pickle", () => expectRefused(pickle(dict({ lr: int(3) })), /is a pickle, but not of weights/));
+  test("another pickle", () => expectRefused(pickle(dict({ lr: int(3) })), { found: "pickle" }));
 
   test("a missing file", async () => {
-    await expect(openPytorch(join(folder, "none.pt"))).rejects.toThrow(/none\.pt: cannot read this: no such file/);
+    const path = join(folder, "none.pt");
+    const error = await openPytorch(path).catch((caught) => caught);
+    expect(error).toBeInstanceOf(InputError);
+    expect(error.message).toContain(path);
   });
 });

@@ -2,7 +2,8 @@ import { mkdtemp, readdir, readFile, rm, symlink, truncate, writeFile } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../errors/index.js";
+import { inputError } from "../../test/errors.js";
+import { type ErrorCode, type ErrorFacts, InputError } from "../errors/index.js";
 import { fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
 import { openSafetensors, writeSafetensors } from "./safetensors.js";
 import { readTensor } from "./source.js";
@@ -13,7 +14,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-/** Header and data as given, right or wrong. */
+/** A file with this header, valid or not, and so many bytes of data. */
 function fileOf(header: string | object, dataBytes: number, headerLength?: number | bigint): Buffer {
   const json = Buffer.from(typeof header === "string" ? header : JSON.stringify(header));
   const length = Buffer.alloc(8);
@@ -27,11 +28,11 @@ async function opening(bytes: Buffer): Promise<unknown> {
   return openSafetensors(path).catch((error) => error);
 }
 
-async function expectRefused(bytes: Buffer, message: RegExp): Promise<void> {
-  const result = await opening(bytes);
-  expect(result).toBeInstanceOf(InputError);
-  expect((result as Error).message).toMatch(/hostile\.safetensors/);
-  expect((result as Error).message).toMatch(message);
+async function expectRefused(bytes: Buffer, facts: ErrorFacts, code: ErrorCode = "file-malformed"): Promise<void> {
+  const path = join(folder, "hostile.safetensors");
+  const error = await opening(bytes);
+  expect(error).toEqual(inputError(code, { path, ...facts }));
+  expect((error as Error).message).toContain(path);
 }
 
 const pair = (begin: number, end: number) => ({ dtype: "F32", shape: [(end - begin) / 4], data_offsets: [begin, end] });
@@ -106,37 +107,40 @@ describe("writing", () => {
 
   test("into a folder that does not exist is an InputError", async () => {
     const path = join(folder, "nowhere", "weights.safetensors");
-    await expect(writeSafetensors(path, tensors)).rejects.toThrow(/cannot write this: no such file or folder/);
+    const error = await writeSafetensors(path, tensors).catch((caught) => caught);
+    expect(error).toBeInstanceOf(InputError);
+    expect(error.message).toContain(path);
   });
 });
 
 describe("a file that is refused", () => {
   test("a path that is missing or a folder", async () => {
     await expect(openSafetensors(join(folder, "missing"))).rejects.toThrow(InputError);
-    await expect(openSafetensors(folder)).rejects.toThrow(/is a folder; a file is needed/);
+    await expect(openSafetensors(folder)).rejects.toThrow(InputError);
   });
 
-  test("too few bytes for a header's length", () => expectRefused(Buffer.from("abc"), /only 3 bytes/));
+  test("too few bytes for a header's length", () => expectRefused(Buffer.from("abc"), { found: 3, expected: 8 }));
 
   test("a Git LFS pointer", () =>
-    expectRefused(Buffer.from("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), /git lfs pull/));
+    expectRefused(Buffer.from("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), {
+      found: "Git LFS pointer",
+    }));
 
   test("a header length beyond the format's bound", () =>
-    expectRefused(fileOf("{}", 0, 2n ** 64n - 1n), /ask for a header of 18446744073709551615 bytes/));
+    expectRefused(fileOf("{}", 0, 2n ** 64n - 1n), { found: 2 ** 64, expected: 100_000_000 }));
 
-  test("a header longer than the file", () =>
-    expectRefused(fileOf("{}", 0, 100), /truncated inside its header: 98 of the header's 100 bytes/));
+  test("a header longer than the file", () => expectRefused(fileOf("{}", 0, 100), { missing: 98, expected: 100 }));
 
   test("a header that is not UTF-8, not JSON, or not an object", async () => {
     const json = fileOf('{"a":1}', 0);
     json[9] = 0xff;
-    await expectRefused(json, /not UTF-8/);
-    await expectRefused(fileOf('{"a":', 0), /not valid JSON/);
-    await expectRefused(fileOf("[]", 0), /not a JSON object/);
-    await expectRefused(fileOf("null", 0), /not a JSON object/);
+    expect(await opening(json)).toBeInstanceOf(InputError);
+    expect(await opening(fileOf('{"a":', 0))).toBeInstanceOf(InputError);
+    await expectRefused(fileOf("[]", 0), { expected: "a JSON object" });
+    await expectRefused(fileOf("null", 0), { expected: "a JSON object" });
   });
 
-  test("data cut short, saying how many bytes are missing and what is lost", async () => {
+  test("truncated data, with the number of missing bytes and the lost tensors", async () => {
     const path = join(folder, "hostile.safetensors");
     const tensors = new Map([
       ["a", fromNumbers([1, 2, 3], [3])],
@@ -146,71 +150,83 @@ describe("a file that is refused", () => {
     const whole = await readFile(path);
     await truncate(path, whole.length - 10);
     await expect(openSafetensors(path)).rejects.toThrow(
-      /truncated: 10 bytes are missing at the end, and with them 2 of 2 tensors \("a" first\)/,
+      inputError("file-malformed", { path, missing: 10, tensor: "a", incomplete: 2, total: 2 }),
     );
   });
 
   test("overlapping tensors, named", () =>
-    expectRefused(fileOf({ a: pair(0, 8), b: pair(4, 12) }, 12), /tensors "a" and "b" overlap by 4 bytes/));
+    expectRefused(fileOf({ a: pair(0, 8), b: pair(4, 12) }, 12), { tensors: ["a", "b"], overlap: 4 }));
 
   test("a tensor inside another", () =>
-    expectRefused(fileOf({ small: pair(4, 8), large: pair(0, 16) }, 16), /"large" and "small" overlap by 4 bytes/));
+    expectRefused(fileOf({ small: pair(4, 8), large: pair(0, 16) }, 16), { tensors: ["large", "small"], overlap: 4 }));
 
   test("sizes that differ from shape and dtype", () =>
-    expectRefused(
-      fileOf({ a: { dtype: "F16", shape: [2, 3], data_offsets: [0, 24] } }, 24),
-      /tensor "a": F16 \[2, 3\] takes 12 bytes, but data_offsets \[0, 24\] hold 24/,
-    ));
+    expectRefused(fileOf({ a: { dtype: "F16", shape: [2, 3], data_offsets: [0, 24] } }, 24), {
+      tensor: "a",
+      dtype: "F16",
+      shape: [2, 3],
+      expected: 12,
+      found: 24,
+    }));
 
   test("an unknown dtype, naming the known ones", () =>
     expectRefused(
       fileOf({ a: { dtype: "F8_E4M3", shape: [1], data_offsets: [0, 1] } }, 1),
-      /dtype "F8_E4M3" is not supported; convert it to one of F64, F32/,
+      { tensor: "a", found: '"F8_E4M3"', expected: expect.arrayContaining(["F64", "F32"]) },
+      "file-unsupported",
     ));
 
   test.each([
     ["negative", [-1]],
     ["fractional", [1.5]],
     ["beyond 2^53", [2 ** 60]],
-    ["of text", ["1"]],
-    ["that is no list", 4],
+    ["of strings", ["1"]],
+    ["that is not a list", 4],
     ["of absurd rank", new Array(17).fill(1)],
   ])("a shape %s", (_, shape) =>
-    expectRefused(
-      fileOf({ a: { dtype: "F32", shape, data_offsets: [0, 4] } }, 4),
-      /tensor "a": shape .* is not a list/,
-    ),
+    expectRefused(fileOf({ a: { dtype: "F32", shape, data_offsets: [0, 4] } }, 4), {
+      tensor: "a",
+      key: "shape",
+      found: JSON.stringify(shape),
+    }),
   );
 
   test("extents whose product overflows", () => {
     const shape = new Array(16).fill(2 ** 50);
-    return expectRefused(fileOf({ a: { dtype: "F32", shape, data_offsets: [0, 4] } }, 4), /takes .* bytes/);
+    return expectRefused(fileOf({ a: { dtype: "F32", shape, data_offsets: [0, 4] } }, 4), {
+      tensor: "a",
+      expected: 2 ** 802,
+      found: 4,
+    });
   });
 
   test.each([
-    ["reversed", [8, 4], /hold -4/],
-    ["negative", [-4, 0], /not a pair/],
-    ["three", [0, 4, 8], /not a pair/],
-    ["missing", undefined, /not a pair/],
-  ])("offsets that are %s", (_, data_offsets, message) =>
-    expectRefused(fileOf({ a: { dtype: "F32", shape: [1], data_offsets } }, 8), message),
+    ["reversed", [8, 4], { found: -4, expected: 4 }],
+    ["negative", [-4, 0], { key: "data_offsets", found: "[-4,0]" }],
+    ["three", [0, 4, 8], { key: "data_offsets", found: "[0,4,8]" }],
+    ["missing", undefined, { key: "data_offsets", found: "nothing" }],
+  ])("offsets that are %s", (_, data_offsets, facts) =>
+    expectRefused(fileOf({ a: { dtype: "F32", shape: [1], data_offsets } }, 8), { tensor: "a", ...facts }),
   );
 
-  test("an entry that is no object", () => expectRefused(fileOf({ a: null }, 0), /tensor "a": must be an object/));
+  test("an entry that is not an object", () => expectRefused(fileOf({ a: null }, 0), { tensor: "a", found: "null" }));
 
-  test("metadata that is not text", () =>
-    expectRefused(fileOf({ __metadata__: { epoch: 3 } }, 0), /__metadata__ must map names to strings/));
+  test("metadata that is not a string", () =>
+    expectRefused(fileOf({ __metadata__: { epoch: 3 } }, 0), { key: "__metadata__", found: '{"epoch":3}' }));
 
-  test("one name twice, escapes and spaces notwithstanding", () => {
+  test("the same name twice, even if escapes and spaces differ", () => {
     const entry = JSON.stringify(pair(0, 4));
-    return expectRefused(fileOf(`{ "a" : ${entry} , "\\u0061"\n: ${entry} }`, 4), /names the tensor "a" twice/);
+    return expectRefused(fileOf(`{ "a" : ${entry} , "\\u0061"\n: ${entry} }`, 4), { tensor: "a" });
   });
 
-  test("control characters in a name are escaped in the message", () =>
-    expectRefused(fileOf({ "\u001b[2J": {} }, 0), /tensor "\\u001b\[2J"/));
+  test("a name with control characters, which the message escapes", async () => {
+    const error = (await opening(fileOf({ "\u001b[2J": {} }, 0))) as Error;
+    expect(error.message).toContain('"\\u001b[2J"');
+    expect(error.message).not.toContain("\u001b");
+  });
 });
 
-describe("a file that is unusual but sound", () => {
+describe("a file that is unusual but valid", () => {
   test("gaps between tensors, bytes after the last, and tensors without elements", async () => {
     const path = join(folder, "gaps.safetensors");
     const none = { dtype: "F32", shape: [0], data_offsets: [4, 4] };
@@ -220,7 +236,7 @@ describe("a file that is unusual but sound", () => {
     expect(file.get("b")).toMatchObject({ kind: "file", length: 4 });
   });
 
-  test("names that objects inherit are names like any other", async () => {
+  test("names that objects inherit are ordinary names", async () => {
     const path = join(folder, "proto.safetensors");
     await writeFile(path, fileOf(`{"__proto__":${JSON.stringify(pair(0, 4))}}`, 4));
     const file = await openSafetensors(path);
@@ -247,5 +263,5 @@ test("a file that shrinks after it was opened is an InputError when a tensor is 
   const stored = (await openSafetensors(path)).get("a");
   if (!stored) throw new Error("no tensor a");
   await truncate(path, 60);
-  await expect(readTensor(stored)).rejects.toThrow(/became shorter/);
+  await expect(readTensor(stored)).rejects.toThrow(InputError);
 });

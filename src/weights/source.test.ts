@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { fromNumbers } from "../tensor/host.js";
-import { fromTensors, merge, readTensor, withPrefix } from "./source.js";
+import { extentOf, fromTensors, merge, readTensor, withPrefix } from "./source.js";
 
 const bias = fromNumbers([1, 2], [2]);
 const other = fromNumbers([3], [1]);
@@ -21,7 +22,7 @@ test("merged sources give the tensors of all, described by all", () => {
   expect(model.describe).toBe("unet file, vae file");
 });
 
-test("where two sources hold one name the first wins, and it is listed once", () => {
+test("if two sources have a tensor of the same name, the first wins and it is listed once", () => {
   const over = merge(fromTensors(new Map([["unet.conv_in.bias", other]])), unet);
   expect([...over.names()]).toEqual(["unet.conv_in.bias"]);
   expect(over.get("unet.conv_in.bias")?.shape).toEqual([1]);
@@ -30,4 +31,14 @@ test("where two sources hold one name the first wins, and it is listed once", ()
 test("a tensor in memory is read as it is", async () => {
   const stored = unet.get("unet.conv_in.bias");
   expect(stored && (await readTensor(stored))).toEqual(bias);
+});
+
+test("an extent is read from the shape, and a missing tensor or axis is refused by name", () => {
+  expect(extentOf(unet, "unet.conv_in.bias", 0, "the U-Net")).toBe(2);
+  expect(() => extentOf(unet, "unet.conv_out.bias", 0, "the U-Net")).toThrow(
+    inputError("tensor-missing", { path: "unet file", tensor: "unet.conv_out.bias" }),
+  );
+  expect(() => extentOf(unet, "unet.conv_in.bias", 1, "the U-Net")).toThrow(
+    inputError("tensor-mismatch", { path: "unet file", tensor: "unet.conv_in.bias", found: [2], expected: 2 }),
+  );
 });

@@ -1,35 +1,37 @@
+import { InputError } from "../errors/index.js";
 import { readFully, withFile } from "../io/files.js";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.js";
 import { allocate, type HostData, type HostTensor } from "../tensor/host.js";
 import { type Shape, showShape, sizeOf } from "../tensor/shape.js";
 
 /**
- * A tensor and where its elements lie: still in a file, so that the runtime can map it instead of copying it, or in
- * memory. `path` is absolute with links resolved, because ONNX Runtime refuses weights behind symbolic links.
+ * A tensor and the location of its elements: a range of a file, which the runtime can map instead of copying it, or an
+ * array in memory. `path` is absolute and has its links resolved, because ONNX Runtime refuses external weights behind
+ * symbolic links.
  */
 export type StoredTensor = { readonly dtype: DType; readonly shape: Shape } & (
   | { readonly kind: "file"; readonly path: string; readonly offset: number; readonly length: number }
   | { readonly kind: "memory"; readonly data: HostData }
 );
 
-/** Named tensors, wherever they come from. */
+/** Tensors by name, from a file, several files or memory. */
 export interface WeightSource {
   get(name: string): StoredTensor | undefined;
   names(): Iterable<string>;
-  /** What messages call this source, such as the file. */
+  /** Name of this source in error messages, usually its path. */
   readonly describe: string;
 }
 
 /** One file of tensors. */
 export interface WeightFile extends WeightSource {
-  /** Absolute, links resolved. */
+  /** Absolute path with links resolved. */
   readonly path: string;
-  /** What a safetensors header says beside the tensors. */
+  /** The `__metadata__` entry of a safetensors header. */
   readonly metadata?: Readonly<Record<string, string>>;
 }
 
-/** Far above any real tensor; keeps the product of a hostile file's extents a finite number. */
-export const HIGHEST_RANK = 16;
+/** Far above the rank of any real tensor. It bounds the product of the extents that a hostile file declares. */
+export const MAX_RANK = 16;
 
 export function fromTensors(tensors: ReadonlyMap<string, HostTensor>, describe = "tensors in memory"): WeightSource {
   return {
@@ -42,7 +44,7 @@ export function fromTensors(tensors: ReadonlyMap<string, HostTensor>, describe =
   };
 }
 
-/** The same tensors, each called `prefix` + its name: `conv_in.weight` → `unet.conv_in.weight`. */
+/** The same tensors with `prefix` in front of each name: `conv_in.weight` → `unet.conv_in.weight`. */
 export function withPrefix(source: WeightSource, prefix: string): WeightSource {
   return {
     describe: source.describe,
@@ -53,7 +55,7 @@ export function withPrefix(source: WeightSource, prefix: string): WeightSource {
   };
 }
 
-/** All tensors of several sources. Where two hold one name, the first wins. */
+/** All tensors of several sources. When two sources have a tensor of the same name, the first wins. */
 export function merge(...sources: readonly WeightSource[]): WeightSource {
   return {
     describe: sources.map((source) => source.describe).join(", "),
@@ -76,13 +78,47 @@ export function merge(...sources: readonly WeightSource[]): WeightSource {
   };
 }
 
-/** The elements, read from the file where they are not in memory yet. */
+/**
+ * The shape of the tensor `name`.
+ *
+ * @param neededBy what cannot be built without the tensor, for the error message ("the VAE")
+ * @throws InputError `tensor-missing`
+ */
+export function shapeOf(source: WeightSource, name: string, neededBy: string): Shape {
+  const stored = source.get(name);
+  if (stored) return stored.shape;
+  throw new InputError(
+    "tensor-missing",
+    `${source.describe}: has no tensor ${name}, which ${neededBy} needs. Is the file complete, and of a supported model?`,
+    { path: source.describe, tensor: name },
+  );
+}
+
+/**
+ * The extent of `axis` of the tensor `name`.
+ *
+ * @param neededBy what cannot be built without the tensor, for the error message ("the VAE")
+ * @throws InputError `tensor-missing`, or `tensor-mismatch` when the tensor has too few axes
+ */
+export function extentOf(source: WeightSource, name: string, axis: number, neededBy: string): number {
+  const shape = shapeOf(source, name, neededBy);
+  const extent = shape[axis];
+  if (extent !== undefined) return extent;
+  throw new InputError(
+    "tensor-mismatch",
+    `${source.describe}: tensor ${name} has shape ${showShape(shape)}, but ${neededBy} needs at least ${axis + 1} axes. ` +
+      "Is it a supported model?",
+    { path: source.describe, tensor: name, found: shape, expected: axis + 1 },
+  );
+}
+
+/** Reads the elements from the file, unless they are in memory already. */
 export async function readTensor(stored: StoredTensor): Promise<HostTensor> {
   const { dtype, shape } = stored;
   if (stored.kind === "memory") return { dtype, shape, data: stored.data };
   const size = sizeOf(shape);
   if (stored.length !== size * BYTES_PER_ELEMENT[dtype]) {
-    throw new RangeError(`readTensor: ${dtype}${showShape(shape)} does not take ${stored.length} bytes`);
+    throw new RangeError(`readTensor: ${dtype}${showShape(shape)} does not have ${stored.length} bytes`);
   }
   const data = allocate(dtype, size);
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);

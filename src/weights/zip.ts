@@ -1,44 +1,58 @@
 import type { FileHandle } from "node:fs/promises";
 import { inflateRawSync } from "node:zlib";
 import { fromRandomAccessReaderPromise, RandomAccessReader } from "yauzl";
-import { InputError, quote } from "../errors/index.js";
+import { type ErrorFacts, InputError, quote } from "../errors/index.js";
 import { readFully } from "../io/files.js";
 
-/** A file inside a zip, and where its bytes lie. */
+/** A file inside a zip, with the location of its bytes. */
 export interface ZipEntry {
   readonly name: string;
   readonly compressed: boolean;
-  /** Of its first byte, from the zip's start. */
+  /** Position of its first byte in the zip. */
   readonly offset: number;
-  /** Bytes in the zip. */
+  /** Size in the zip, compressed or not. */
   readonly storedBytes: number;
-  /** Bytes of the file itself. */
+  /** Size when unpacked. */
   readonly bytes: number;
 }
 
-/** Checkpoints with optimizer states have some 5,000; this only keeps a hostile directory from filling the memory. */
-const MOST_ENTRIES = 100_000;
+/**
+ * Checkpoints with optimizer states have about 5,000. The limit only keeps a hostile directory from filling the memory.
+ */
+const MAX_ENTRIES = 100_000;
 
 /**
- * A zip's entries by name. Nothing is unpacked: PyTorch stores tensors as they are, so they can be used where they lie.
- * That every entry lies inside the file is checked here.
+ * The entries of a zip by name. Nothing is unpacked: PyTorch stores tensors uncompressed, so they can be used in place.
+ * Every entry is checked to lie inside the file.
  */
 export async function readZipDirectory(
   file: FileHandle,
   fileBytes: number,
   path: string,
 ): Promise<ReadonlyMap<string, ZipEntry>> {
-  const broken = (reason: string) =>
-    new InputError("file-malformed", `${path}: is a broken zip: ${reason}. Is it whole? Fetch it again.`);
+  const malformed = (reason: string, facts: ErrorFacts) =>
+    new InputError("file-malformed", `${path}: is a damaged zip: ${reason}. Download it again.`, { path, ...facts });
   try {
     const zip = await fromRandomAccessReaderPromise(new FileReader(file, fileBytes), fileBytes, { autoClose: false });
-    if (zip.entryCount > MOST_ENTRIES) throw broken(`it lists ${zip.entryCount} files`);
+    if (zip.entryCount > MAX_ENTRIES) {
+      throw malformed(`it lists ${zip.entryCount} files, more than the ${MAX_ENTRIES} that are supported`, {
+        found: zip.entryCount,
+        expected: MAX_ENTRIES,
+      });
+    }
     const entries = new Map<string, ZipEntry>();
     for await (const entry of zip.eachEntry()) {
       const name = entry.fileName;
-      if (entries.has(name)) throw broken(`it holds ${quote(name)} twice`);
-      if (!entry.canDecodeFileData()) throw broken(`${quote(name)} in it is encrypted, or packed in a rare way`);
-      // How long a file's own header is, and so where its bytes begin, only that header says.
+      if (entries.has(name)) throw malformed(`it has two entries named ${quote(name)}`, { entry: name });
+      if (!entry.canDecodeFileData()) {
+        throw new InputError(
+          "file-unsupported",
+          `${path}: ${quote(name)} in this zip is encrypted, or compressed by another method than Deflate. ` +
+            "Save the weights again with torch.save.",
+          { path, entry: name, method: entry.compressionMethod },
+        );
+      }
+      // The header in front of each file has a variable length, so it must be read to find where the bytes begin.
       const { fileDataStart } = await zip.readLocalFileHeaderPromise(entry, { minimal: true });
       entries.set(name, {
         name,
@@ -50,33 +64,48 @@ export async function readZipDirectory(
     }
     return entries;
   } catch (error) {
-    // yauzl's faults are plain errors; those of the system have the call that failed.
+    // yauzl throws plain errors. Errors of the system carry the call that failed.
     if (error instanceof InputError || (error as NodeJS.ErrnoException).syscall) throw error;
-    throw broken(quote((error as Error).message).slice(1, -1));
+    const reason = quote((error as Error).message).slice(1, -1);
+    throw malformed(reason, { reason });
   }
 }
 
-/** An entry's content, unpacked. The caller has seen to it that `entry.bytes` may be allocated. */
+/** The unpacked content of an entry. The caller must have checked that `entry.bytes` may be allocated. */
 export async function readEntry(file: FileHandle, entry: ZipEntry, path: string): Promise<Uint8Array> {
   const stored = new Uint8Array(entry.storedBytes);
   await readFully(file, stored, entry.offset, path);
   if (!entry.compressed) return stored;
-  const broken = (reason: string) =>
-    new InputError("file-malformed", `${path}: ${quote(entry.name)} in it ${reason}. Fetch it again.`);
+  const malformed = (found?: number) => {
+    const expected = entry.bytes;
+    const reason =
+      found === undefined
+        ? `cannot be unpacked to the ${expected} bytes that its entry gives`
+        : `unpacks to ${found} bytes, but its entry gives ${expected}`;
+    return new InputError("file-malformed", `${path}: ${quote(entry.name)} in this zip ${reason}. Download it again.`, {
+      path,
+      entry: entry.name,
+      found,
+      expected,
+    });
+  };
   let content: Uint8Array;
   try {
     content = inflateRawSync(stored, { maxOutputLength: Math.max(1, entry.bytes) });
   } catch {
-    throw broken(`does not unpack to the ${entry.bytes} bytes that are announced`);
+    throw malformed();
   }
-  if (content.length !== entry.bytes) throw broken(`unpacks to ${content.length} bytes, not ${entry.bytes}`);
+  if (content.length !== entry.bytes) throw malformed(content.length);
   return content;
 }
 
-/** Reads ahead by a page: a directory's entries are small and follow one another. */
+/** One page: the entries of a directory are small and adjacent. */
 const READ_AHEAD = 4096;
 
-/** How yauzl reads. Places outside the file end a read early, as the end of a file does, however absurd they are. */
+/**
+ * Lets yauzl read from an open file. Like a read at the end of a file, a read of positions outside the file gives fewer
+ * bytes, however absurd the position is.
+ */
 class FileReader extends RandomAccessReader {
   private window = Buffer.alloc(0);
   private windowStart = 0;

@@ -1,4 +1,5 @@
-/** Ranks under the real launchers of both kinds of MPI, where they are installed. */
+/** Ranks under the real launchers of Open MPI and MPICH, if they are installed. */
+import { hostname } from "node:os";
 import { afterAll, describe, expect, test } from "vitest";
 import { endRuns, LIMIT, mpich, openMpi, pidOf, runHere } from "./launch.js";
 
@@ -7,10 +8,10 @@ afterAll(endRuns);
 for (const mpi of [openMpi, mpich]) {
   const { name, mpirun, install } = mpi;
   if (mpirun === undefined)
-    console.warn(`skipped: no mpirun of ${name} is here (Debian and Ubuntu: apt install ${install})`);
+    console.warn(`skipped: ${name} is not installed (Debian and Ubuntu: apt install ${install})`);
 
   describe.skipIf(mpirun === undefined)(`ranks under ${name}`, () => {
-    test("add, gather and tell each other what they have", async () => {
+    test("sum, gather and broadcast", async () => {
       const outcome = await (await runHere(mpi, 3, "all")).ended;
       expect(outcome.stderr).toBe("");
       expect(outcome.code).toBe(0);
@@ -18,10 +19,10 @@ for (const mpi of [openMpi, mpich]) {
         const found = (await outcome.found(rank)) as Record<string, unknown>;
         expect(found).toMatchObject({ rank, size: 3, localRank: rank, localSize: 3 });
         expect(found.transport).toMatch(name);
-        // Σ_r (i + 1) / (r + 1) = (i + 1) · 11/6, on both sides of the chunks' border.
+        // Σ_r (i + 1) / (r + 1) = (i + 1) · 11/6, on both sides of the border between two chunks.
         const sums = [1, 2 ** 20, 2 ** 20 + 1, 2 ** 20 + 3].map((i) => i + i / 2 + i / 3);
         expect(found.sums).toEqual(sums);
-        // More digits than float32 has.
+        // float32 cannot represent these digits.
         expect(found.few).toEqual([3 + 3 * 2 ** -40, "NaN"]);
         expect(found.everywhere).toEqual([
           [0, [], "null"],
@@ -29,13 +30,18 @@ for (const mpi of [openMpi, mpich]) {
           [2, [2, 2, 2, 2, 2, 2], "NaN"],
         ]);
         expect(found.first).toEqual(rank === 0 ? [0, 3, 6] : []);
-        expect(found.told).toEqual({ step: 7 });
+        expect(found.shared).toEqual({ step: 7 });
       }
     });
 
     test("end together, with one message and its exit code, when one of them fails", async () => {
-      const { code, errors } = await (await runHere(mpi, 3, "error")).ended;
-      expect(errors).toEqual([expect.stringMatching(/^error: rank 2 \(.+\): the gradient is not finite$/)]);
+      const { code, errors, failure } = await (await runHere(mpi, 3, "error")).ended;
+      expect(errors).toEqual([expect.stringContaining("the gradient is not finite")]);
+      expect(await failure()).toMatchObject({
+        ranks: [2],
+        code: "not-finite",
+        facts: { rank: 2, host: hostname(), tensor: "g" },
+      });
       expect(code).toBe(2);
     });
 
@@ -46,9 +52,9 @@ for (const mpi of [openMpi, mpich]) {
         process.kill(pids[rank] as number, "SIGSTOP");
         return run.ended;
       };
-      for (const [rank, { code, errors }] of (await Promise.all([stopped(0), stopped(1)])).entries()) {
-        const message = new RegExp(`^error: nothing was heard of rank ${rank} \\(.+\\) for ${LIMIT} s`);
-        expect(errors).toEqual([expect.stringMatching(message)]);
+      for (const [rank, { code, errors, failure }] of (await Promise.all([stopped(0), stopped(1)])).entries()) {
+        expect(errors).toEqual([expect.stringContaining(`rank ${rank} (${hostname()})`)]);
+        expect(await failure()).toMatchObject({ ranks: [rank], facts: { ranks: [rank], seconds: LIMIT } });
         expect(code).not.toBe(0);
       }
     });
@@ -58,34 +64,39 @@ for (const mpi of [openMpi, mpich]) {
       await pidOf(run, 0);
       process.kill(await pidOf(run, 1), "SIGKILL");
       const { code, errors, stdout, stderr } = await run.ended;
-      // The launcher sees it first, and says so.
+      // The launcher notices first and reports it.
       expect(errors).toEqual([]);
       expect(stdout + stderr).toMatch(/signal 9/);
       expect(code).not.toBe(0);
     });
 
-    test("end when one of them lives and does not come", async () => {
-      const { code, errors } = await (await runHere(mpi, 2, "late")).ended;
-      expect(errors).toEqual([
-        expect.stringMatching(/^error: rank 1 \(.+\) did not come to the sum of 10 numbers, .* for \d+ s: it hangs$/),
-      ]);
+    test("end when one of them is alive but hangs", async () => {
+      const { code, errors, failure } = await (await runHere(mpi, 2, "late")).ended;
+      expect(errors).toEqual([expect.stringContaining(`rank 1 (${hostname()})`)]);
+      const { ranks, code: input, facts } = await failure();
+      expect({ ranks, input }).toEqual({ ranks: [1], input: undefined });
+      expect(facts).toMatchObject({ ranks: [1], operation: "the sum of 10 numbers" });
+      expect(facts.seconds).toBeGreaterThan(LIMIT);
       expect(code).toBe(1);
     });
 
-    test("wait for one whose main thread has no time", async () => {
+    test("wait for one whose main thread is busy", async () => {
       const outcome = await (await runHere(mpi, 2, "busy")).ended;
       expect(outcome.stderr).toBe("");
       expect(outcome.code).toBe(0);
       expect(outcome.files).toEqual(["rank-0.json", "rank-1.json"]);
     });
 
-    test("notice that they do not do the same", async () => {
-      const { code, errors } = await (await runHere(mpi, 2, "apart")).ended;
-      expect(errors).toEqual([expect.stringMatching(/^error: rank \d .* came to .*barrier|sum of 10 numbers/)]);
+    test("end when they start different operations", async () => {
+      const { code, errors, failure } = await (await runHere(mpi, 2, "apart")).ended;
+      expect(errors).toHaveLength(1);
+      const { code: input, facts } = await failure();
+      expect(input).toBe("ranks-mismatch");
+      expect([facts.found, facts.expected].sort()).toEqual(["a barrier", "the sum of 10 numbers"]);
       expect(code).toBe(2);
     });
 
-    test("all save and leave in good order when their launcher is asked to end", async () => {
+    test("all save and leave MPI when the launcher gets a signal", async () => {
       for (const signal of ["SIGTERM", "SIGINT"] as const) {
         const run = await runHere(mpi, 2, "sums");
         await Promise.all([pidOf(run, 0), pidOf(run, 1)]);
@@ -97,20 +108,22 @@ for (const mpi of [openMpi, mpich]) {
       }
     });
 
-    test("say what to install where there is no library", async () => {
-      const { code, errors } = await (await runHere(mpi, 2, "all", { ALIGNPROP_MPI: "libnothing.so" })).ended;
-      expect(errors).toEqual([
-        expect.stringMatching(/no library of MPI can be loaded \(libnothing\.so: .*apt install/),
-      ]);
+    test("say what to install if the library cannot be loaded", async () => {
+      const { code, errors, failure } = await (await runHere(mpi, 2, "all", { ALIGNPROP_MPI: "libnothing.so" })).ended;
+      expect(errors).toEqual([expect.stringMatching(`libnothing.so.*apt install ${install}`)]);
+      expect(await failure()).toMatchObject({
+        code: "ranks-unavailable",
+        facts: { processes: 2, reasons: [expect.stringMatching(/^libnothing\.so: /)] },
+      });
       expect(code).toBe(2);
     });
 
     const other = [openMpi, mpich].find((one) => one !== mpi && one.mpirun !== undefined);
     test.skipIf(other === undefined)("refuse the library of another launcher", async () => {
-      const { code, errors } = await (await runHere(mpi, 2, "all", { ALIGNPROP_MPI: other?.library ?? "" })).ended;
-      expect(errors).toEqual([
-        expect.stringMatching(/started 2 processes, but .* sees 1: it is not that launcher's MPI/),
-      ]);
+      const { code, errors, failure } = await (await runHere(mpi, 2, "all", { ALIGNPROP_MPI: other?.library ?? "" }))
+        .ended;
+      expect(errors).toEqual([expect.stringContaining("ALIGNPROP_MPI=")]);
+      expect(await failure()).toMatchObject({ code: "ranks-unavailable", facts: { expected: 2, found: 1 } });
       expect(code).toBe(2);
     });
   });

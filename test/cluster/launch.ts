@@ -1,28 +1,29 @@
 /** Runs `rank.js` under a real `mpirun`. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, readdir, readFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 export interface Implementation {
   readonly name: "Open MPI" | "MPICH";
-  /** Its `mpirun`, or undefined where it is not installed. */
+  /** The `mpirun` command, or undefined if it is not installed. */
   readonly mpirun: string | undefined;
+  /** The Debian package. */
   readonly install: string;
   readonly library: string;
   /** Arguments before `node`. */
   ranks(count: number): string[];
 }
 
-/** Debian lets both be installed side by side; elsewhere `mpirun` is one of them. */
-function find(own: string, sign: RegExp): string | undefined {
+/** On Debian, both implementations can be installed side by side. Elsewhere, `mpirun` is one of them. */
+function find(own: string, version: RegExp): string | undefined {
   for (const program of [own, "mpirun"]) {
     try {
-      if (sign.test(execFileSync(program, ["--version"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] })))
+      if (version.test(execFileSync(program, ["--version"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] })))
         return program;
     } catch {
-      // Not there, or another program of that name.
+      // It is not installed.
     }
   }
   return undefined;
@@ -44,10 +45,10 @@ export const mpich: Implementation = {
   ranks: (count) => ["-n", String(count)],
 };
 
-/** Seconds of silence after which a rank is lost, in these tests. */
+/** Seconds of silence after which a rank counts as lost in these tests. */
 export const LIMIT = 2;
 
-/** For tests in containers, which are root; and without it Open MPI binds several runs at once to the same cores. */
+/** Tests in containers run as root. Without the binding policy, Open MPI binds concurrent runs to the same cores. */
 const OPEN_MPI_SETTINGS = {
   OMPI_ALLOW_RUN_AS_ROOT: "1",
   OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1",
@@ -56,11 +57,11 @@ const OPEN_MPI_SETTINGS = {
 
 export interface Run {
   readonly child: ChildProcess;
-  /** Where ranks leave what they found. */
+  /** The folder that the ranks write their results to. */
   readonly folder: string;
-  /** So far. */
+  /** The output so far. */
   readonly said: { readonly stdout: string; readonly stderr: string };
-  /** Resolves at the end of `mpirun`. */
+  /** Resolves when `mpirun` exits. */
   readonly ended: Promise<Outcome>;
 }
 
@@ -68,36 +69,55 @@ export interface Outcome {
   readonly code: number | null;
   readonly stdout: string;
   readonly stderr: string;
-  /** Lines of stderr that are this program's own messages. */
+  /** The lines of stderr that report an error of alignprop. */
   readonly errors: string[];
-  /** Files that ranks wrote. */
+  /** The files that the ranks wrote. */
   readonly files: string[];
+  /** Reads the result of a rank. */
   found(rank: number): Promise<unknown>;
+  /** Reads the failure that the ranks reported. */
+  failure(): Promise<ReportedFailure>;
+}
+
+/** A `ClusterFailure` or `InputError` as `rank.js` reports it. */
+export interface ReportedFailure {
+  readonly message: string;
+  /** The ranks that failed; undefined if the ranks never met. */
+  readonly ranks?: number[];
+  readonly code?: string;
+  readonly facts: Record<string, unknown>;
 }
 
 const root = join(import.meta.dirname, "../..");
 const rankScript = join(import.meta.dirname, "rank.js");
 
-/** The program that people start. */
+/** The command line. */
 const main = join(root, "dist/src/cli/main.js");
 
 const running = new Set<ChildProcess>();
+const folders: string[] = [];
 
-/** Ends what a test that took too long has left behind. */
-export function endRuns(): void {
+/** Ends the runs that a timed-out test has left behind, and deletes the folders of all runs. */
+export async function endRuns(): Promise<void> {
   for (const child of running) child.kill("SIGTERM");
+  await Promise.all(folders.map((folder) => rm(folder, { recursive: true, force: true })));
 }
 
-/** `command` is the launcher with its options; Node's arguments follow. */
+/** Starts `command`, the launcher with its options, followed by Node and its arguments. */
 async function start(
   command: readonly string[],
   args: (folder: string) => readonly string[],
   env: Readonly<Record<string, string>> = {},
 ): Promise<Run> {
-  const folder = await mkdtemp(join(tmpdir(), "alignprop-ranks-"));
+  const scratch = await mkdtemp(join(tmpdir(), "alignprop-ranks-"));
+  folders.push(scratch);
+  const [folder, session] = [join(scratch, "found"), join(scratch, "session")];
+  await Promise.all([mkdir(folder), mkdir(session)]);
   const [program = "", ...options] = [...command, process.execPath, ...args(folder)];
   const child = spawn(program, options, {
-    env: { ...process.env, ...OPEN_MPI_SETTINGS, ALIGNPROP_MPI_LIMIT: String(LIMIT), ...env },
+    // All runs of a user share $TMPDIR/ompi.<host>.<uid>. Open MPI 4.1 fails with "mkdir: File exists" if two of them
+    // create it at the same moment, so each run gets its own.
+    env: { ...process.env, ...OPEN_MPI_SETTINGS, TMPDIR: session, ALIGNPROP_MPI_LIMIT: String(LIMIT), ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });
   running.add(child);
@@ -113,14 +133,15 @@ async function start(
       running.delete(child);
       const errors = said.stderr.split("\n").filter((line) => /^(error|failed): /.test(line));
       const files = (await readdir(folder)).sort();
-      const found = async (rank: number) => JSON.parse(await readFile(join(folder, `rank-${rank}.json`), "utf8"));
-      resolve({ code, ...said, errors, files, found });
+      const read = async (name: string) => JSON.parse(await readFile(join(folder, name), "utf8"));
+      const found = (rank: number) => read(`rank-${rank}.json`);
+      resolve({ code, ...said, errors, files, found, failure: () => read("failure.json") });
     });
   });
   return { child, folder, said, ended };
 }
 
-/** A scenario of `rank.js`. */
+/** Runs a scenario of `rank.js` under the launcher `command`. */
 export function launch(
   command: readonly string[],
   scenario: string,
@@ -129,7 +150,7 @@ export function launch(
   return start(command, (folder) => [rankScript, scenario, folder], env);
 }
 
-/** `ranks` processes on this machine. */
+/** Runs a scenario of `rank.js` in `ranks` processes on this machine. */
 export function runHere(
   implementation: Implementation,
   ranks: number,
@@ -139,7 +160,7 @@ export function runHere(
   return launch([implementation.mpirun ?? "", ...implementation.ranks(ranks)], scenario, env);
 }
 
-/** `alignprop train` on `ranks` processes on this machine, with a limit that slow steps do not come near. */
+/** Runs `alignprop train` in `ranks` processes on this machine, with a limit far above the duration of a slow step. */
 export function trainHere(
   implementation: Implementation,
   ranks: number,
@@ -152,7 +173,7 @@ export function trainHere(
   });
 }
 
-/** Waits until the run has said this. */
+/** Waits until stderr matches. */
 export async function heard({ said, child }: Run, pattern: RegExp): Promise<void> {
   while (!pattern.test(said.stderr)) {
     if (child.exitCode !== null) throw new Error(`ended early: ${said.stderr}`);
@@ -160,13 +181,13 @@ export async function heard({ said, child }: Run, pattern: RegExp): Promise<void
   }
 }
 
-/** The process id of a rank, once it has written it down. */
-export async function pidOf({ folder, child }: Run, rank: number): Promise<number> {
+/** Waits until a rank has written its process id, and returns it. */
+export async function pidOf({ folder, child, said }: Run, rank: number): Promise<number> {
   const file = join(folder, `rank-${rank}.json`);
   for (;;) {
     const text = existsSync(file) ? await readFile(file, "utf8") : "";
     if (text.endsWith("}")) return (JSON.parse(text) as { pid: number }).pid;
-    if (child.exitCode !== null) throw new Error("the run ended before it began");
+    if (child.exitCode !== null) throw new Error(`the run ended before rank ${rank} started: ${said.stderr}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

@@ -1,7 +1,8 @@
 // @ts-check
 /**
- * One rank of a run, for `cluster.test.ts`: `mpirun -n 2 node rank.js SCENARIO FOLDER`. What it finds it writes to a file of
- * its own in that folder, and what a person would read to stderr.
+ * One rank of a run, for `cluster.test.ts`: `mpirun -n 2 node rank.js SCENARIO FOLDER`. Each rank writes its result to
+ * `rank-N.json` in that folder. The rank that reports a failure writes its message to stderr and its facts to
+ * `failure.json`.
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -18,21 +19,29 @@ const [scenario, folder = "."] = process.argv.slice(2);
 const pause = (/** @type {number} */ milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => cluster?.stop());
-const cluster = await connect().catch((/** @type {Error} */ error) => {
-  if ((process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK) === "0") console.error(`error: ${error.message}`);
+/**
+ * @param {import("../../src/cluster/cluster.js").ClusterFailure | import("../../src/errors/index.js").InputError} error
+ */
+const report = ({ message, code, facts, ...rest }) => {
+  console.error(`error: ${message}`);
+  const ranks = "ranks" in rest ? rest.ranks : undefined;
+  writeFileSync(join(folder, "failure.json"), JSON.stringify({ message, ranks, code, facts }));
+};
+const cluster = await connect().catch((/** @type {import("../../src/errors/index.js").InputError} */ error) => {
+  if ((process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK) === "0") report(error);
   process.exit(2);
 });
 const { rank, size, hosts, localRank, localSize, transport } = cluster;
 const tell = (/** @type {object} */ found) => writeFileSync(join(folder, `rank-${rank}.json`), JSON.stringify(found));
 
-/** Where only one rank goes wrong, it is the last one. */
+/** In scenarios where one rank misbehaves, it is the last one. */
 const last = rank === size - 1;
 
 /** @type {Record<string, () => Promise<void>>} */
 const scenarios = {
-  /** Everything that ranks do together, once. */
+  /** Runs every collective operation once. */
   all: async () => {
-    // More than one chunk, so that the second one's ends are right too.
+    // More than one chunk, to test the ends of the second one.
     const values = Float64Array.from({ length: 2 ** 20 + 3 }, (_, i) => (i + 1) / (rank + 1));
     await cluster.sum(values);
     const few = Float64Array.of(rank + 2 ** -40, rank === 0 ? 1 : Number.NaN);
@@ -40,7 +49,7 @@ const scenarios = {
     const uneven = { rank, pixels: new Uint8Array(rank * 3).fill(rank), missing: rank === 0 ? null : Number.NaN };
     const everywhere = await cluster.allGather(uneven);
     const first = await cluster.gather(uneven);
-    const told = await cluster.broadcast(rank === 0 ? { step: 7 } : { step: -1 });
+    const shared = await cluster.broadcast(rank === 0 ? { step: 7 } : { step: -1 });
     await cluster.barrier();
     tell({
       rank,
@@ -53,15 +62,16 @@ const scenarios = {
       few: [few[0], String(few[1])],
       everywhere: everywhere.map(({ rank, pixels, missing }) => [rank, [...pixels], String(missing)]),
       first: first.map(({ pixels }) => pixels.length),
-      told,
+      shared,
     });
   },
-  /** The last rank throws; the others are at the sum by then. */
+  /** The last rank throws while the others wait at the sum. */
   error: async () => {
-    if (last) throw new InputError("not-finite", "the gradient is not finite");
+    if (last)
+      throw new InputError("not-finite", "the gradient is not finite", { tensor: "g", filler: "f".repeat(5000) });
     await cluster.sum(new Float64Array(10));
   },
-  /** Sums for ever, until something ends it; tells its process id for that. */
+  /** Sums for ever, until the test ends it. Reports its process id once it is under way. */
   sums: async () => {
     for (let step = 0; ; step++) {
       await cluster.sum(new Float64Array(1000));
@@ -69,12 +79,12 @@ const scenarios = {
       if (step === 3) tell({ pid: process.pid });
     }
   },
-  /** The last rank never comes, although it lives. */
+  /** The last rank is alive but never reaches the sum. */
   late: async () => {
     if (last) await pause(60_000);
     await cluster.sum(new Float64Array(10));
   },
-  /** All work for a second; the last rank's main thread has no time for anything else for longer than the limit. */
+  /** All ranks work for a second. Then the last rank's main thread is busy for longer than the limit. */
   busy: async () => {
     await cluster.barrier();
     await pause(1000);
@@ -83,6 +93,7 @@ const scenarios = {
     await cluster.sum(new Float64Array(10));
     tell({ fine: true });
   },
+  /** The last rank starts another operation than the others. */
   apart: async () => {
     if (last) await cluster.barrier();
     else await cluster.sum(new Float64Array(10));
@@ -100,7 +111,7 @@ try {
     writeFileSync(join(folder, `stopped-${rank}`), "");
   } else {
     exitCode = reason.input ? 2 : 1;
-    if (reason.teller === rank) console.error(`error: ${reason.message}`);
+    if (reason.teller === rank) report(reason);
   }
 }
 await cluster.close(exitCode);

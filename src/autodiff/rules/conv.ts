@@ -1,7 +1,6 @@
 import type { Value } from "../../graph/value.js";
 import type { ConvAttrs } from "../../ops/conv.js";
-import { averagePool, conv2d, convTranspose2d, reach, upsampleNearest } from "../../ops/conv.js";
-import { mul } from "../../ops/elementwise.js";
+import { conv2d, convTranspose2d, reach } from "../../ops/conv.js";
 import { matmul } from "../../ops/matmul.js";
 import { concat, flip, pad, reshape, slice, transpose } from "../../ops/movement.js";
 import { sum } from "../../ops/reduce.js";
@@ -9,19 +8,19 @@ import type { OPS } from "../../ops/table.js";
 import type { Rules } from "../rule.js";
 
 /**
- * Gradient in the input of a convolution. With stride 1 it is the convolution of dy with the flipped weight, its channel axes
- * swapped; with frozen weights the runtime folds that flip away.
+ * The gradient of conv2d with respect to its input. With stride 1 it is the convolution of dy with the flipped weight,
+ * with its channel axes swapped. If the weight is frozen, the runtime flips it once, when it loads the graph.
  */
 function inputGradient(dy: Value, weight: Value, size: readonly [number, number], attrs: ConvAttrs): Value {
   const { stride, padding, groups, dilation } = attrs;
   const [o, perGroup, kh, kw] = weight.shape as [number, number, number, number];
-  // Padding wider than the kernel reaches would become a negative one.
+  // Padding as wide as the dilated kernel would make the padding below negative.
   const [rows, columns] = [reach(kh, dilation), reach(kw, dilation)];
-  const reaches = Math.max(padding[0], padding[2]) < rows && Math.max(padding[1], padding[3]) < columns;
-  if (stride !== 1 || !reaches) return convTranspose2d(dy, weight, size, attrs);
+  const paddingFits = Math.max(padding[0], padding[2]) < rows && Math.max(padding[1], padding[3]) < columns;
+  if (stride !== 1 || !paddingFits) return convTranspose2d(dy, weight, size, attrs);
   const grouped = transpose(reshape(weight, [groups, o / groups, perGroup, kh, kw]), [0, 2, 1, 3, 4]);
-  const turned = kh === 1 && kw === 1 ? grouped : flip(grouped, [3, 4]);
-  return conv2d(dy, reshape(turned, [groups * perGroup, o / groups, kh, kw]), undefined, {
+  const flipped = kh === 1 && kw === 1 ? grouped : flip(grouped, [3, 4]);
+  return conv2d(dy, reshape(flipped, [groups * perGroup, o / groups, kh, kw]), undefined, {
     groups,
     dilation,
     padding: [rows - 1 - padding[0], columns - 1 - padding[1], rows - 1 - padding[2], columns - 1 - padding[3]],
@@ -29,8 +28,9 @@ function inputGradient(dy: Value, weight: Value, size: readonly [number, number]
 }
 
 /**
- * Gradient in the weight: for each tap of the kernel, one product of dy [o, b·h'·w'] with the input shifted by that tap
- * [c, b·h'·w']. Twice as fast here as the convolution of the transposes (docs/architecture.md).
+ * The gradient of conv2d with respect to its weight: for each kernel element, one product of dy [o, b·h'·w'] with the
+ * shifted input [c, b·h'·w']. This is twice as fast as the convolution of the transposed operands
+ * (docs/architecture.md).
  */
 function weightGradient(
   x: Value,
@@ -71,7 +71,7 @@ function weightGradient(
 
 const imageSize = (x: Value) => [x.shape[2], x.shape[3]] as [number, number];
 
-export const convRules: Rules<Pick<typeof OPS, "conv2d" | "convTranspose2d" | "averagePool" | "upsampleNearest">> = {
+export const convRules: Rules<Pick<typeof OPS, "conv2d" | "convTranspose2d">> = {
   conv2d: (dy, { inputs: [x, weight], attrs }) => [
     () => inputGradient(dy, weight, imageSize(x), attrs),
     () => weightGradient(x, dy, weight.shape, attrs),
@@ -81,6 +81,4 @@ export const convRules: Rules<Pick<typeof OPS, "conv2d" | "convTranspose2d" | "a
     () => conv2d(dy, weight, undefined, attrs),
     () => weightGradient(dy, x, weight.shape, attrs),
   ],
-  averagePool: (dy, { attrs: { factor } }) => [() => mul(upsampleNearest(dy, factor), 1 / factor ** 2)],
-  upsampleNearest: (dy, { attrs: { factor } }) => [() => mul(averagePool(dy, factor), factor ** 2)],
 };

@@ -54,7 +54,7 @@ export const elementwiseRules: Rules<Elementwise> = {
   sub: (dy) => [() => dy, () => neg(dy)],
   mul: (dy, { inputs: [a, b] }) => [() => mul(dy, b), () => mul(dy, a)],
   div: (dy, { inputs: [, b], y }) => [() => div(dy, b), () => neg(div(mul(dy, y), b))],
-  // At a tie the first operand takes the gradient, so that clip passes it at its bounds, as torch.clamp does.
+  // At a tie the first operand gets the gradient, so that clip passes it at its bounds, as torch.clamp does.
   maximum: (dy, { inputs: [a, b] }) => [() => where(less(a, b), 0, dy), () => where(less(a, b), dy, 0)],
   minimum: (dy, { inputs: [a, b] }) => [() => where(less(b, a), 0, dy), () => where(less(b, a), dy, 0)],
   greater: "nondifferentiable",
@@ -81,7 +81,7 @@ export const elementwiseRules: Rules<Elementwise> = {
       return mul(dy, add(distribution, mul(x, density)));
     },
   ],
-  // d x σ(x) / dx = σ (1 + x (1 - σ)), and not σ + y (1 - σ): y need not be kept for it.
+  // d x σ(x) / dx = σ (1 + x (1 - σ)) = σ + y (1 - σ). The first form does not need y as a residual.
   silu: (dy, { inputs: [x] }) => [
     () => {
       const gate = sigmoid(x);

@@ -9,7 +9,7 @@ interface Transposes {
   readonly transposeB: boolean;
 }
 
-/** y = a b: da = dy bᵀ and db = aᵀ dy; where an operand is read transposed, so is its gradient. */
+/** y = a b → da = dy bᵀ and db = aᵀ dy. The gradient of a transposed operand is transposed too. */
 function operandGradients(dy: Value, a: Value, b: Value, { transposeA, transposeB }: Transposes) {
   return [
     () =>

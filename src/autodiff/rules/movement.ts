@@ -1,25 +1,11 @@
 import type { Value } from "../../graph/value.js";
 import { add } from "../../ops/elementwise.js";
-import {
-  concat,
-  flip,
-  gather,
-  type PadAttrs,
-  pad,
-  padOp,
-  reshape,
-  scatterRows,
-  slice,
-  transpose,
-} from "../../ops/movement.js";
+import { concat, flip, type PadAttrs, pad, padOp, reshape, slice, transpose } from "../../ops/movement.js";
 import { sum } from "../../ops/reduce.js";
 import type { OPS } from "../../ops/table.js";
 import type { Rules } from "../rule.js";
 
-type Movement = Pick<
-  typeof OPS,
-  "reshape" | "transpose" | "broadcastTo" | "slice" | "flip" | "pad" | "concat" | "gather" | "scatterRows"
->;
+type Movement = Pick<typeof OPS, "reshape" | "transpose" | "broadcastTo" | "slice" | "flip" | "pad" | "concat">;
 
 export const movementRules: Rules<Movement> = {
   reshape: (dy, { inputs: [x] }) => [() => reshape(dy, x.shape)],
@@ -57,21 +43,19 @@ export const movementRules: Rules<Movement> = {
       return () => slice(dy, axis, from, from + (x.shape[axis] as number));
     });
   },
-  gather: (dy, { inputs: [table, indices] }) => [
-    () => scatterRows(reshape(indices, [-1]), reshape(dy, [-1, ...table.shape.slice(1)]), table.shape[0] as number),
-    undefined,
-  ],
-  scatterRows: (dy, { inputs: [indices] }) => [undefined, () => gather(dy, indices)],
 };
 
-/** a + b, for two gradients of one value. Those of slices that fill it are zeros around each; joining them does for adding. */
+/**
+ * a + b, for two gradients of one value. If both are zero-padded gradients of slices that together cover the value, it
+ * concatenates the slices instead of adding the padded tensors.
+ */
 export function sumOfGradients(a: Value, b: Value): Value {
-  return joined(a, b) ?? joined(b, a) ?? add(a, b);
+  return concatenated(a, b) ?? concatenated(b, a) ?? add(a, b);
 }
 
-/** Where a is padded after itself and b before itself along one axis, each by the other's extent. */
-function joined(a: Value, b: Value): Value | undefined {
-  const [front, back] = [padded(a), padded(b)];
+/** The sum as a concatenation, if along one axis a is padded after itself and b before itself by the other's extent. */
+function concatenated(a: Value, b: Value): Value | undefined {
+  const [front, back] = [paddingOf(a), paddingOf(b)];
   if (!front || !back) return undefined;
   const axis = front.after.findIndex((zeros) => zeros > 0);
   const others = (amounts: readonly number[]) => amounts.filter((_, i) => i !== axis);
@@ -79,11 +63,12 @@ function joined(a: Value, b: Value): Value | undefined {
   return noOther && back.before[axis] === front.x.shape[axis] ? concat([front.x, back.x], axis) : undefined;
 }
 
-function padded({ node }: Value) {
+/** The operand and padding of a `pad`; undefined for any other op. */
+function paddingOf({ node }: Value) {
   return node.op === padOp ? { x: node.inputs[0] as Value, ...(node.attrs as PadAttrs) } : undefined;
 }
 
-/** step - 1 zeros between neighbours along an axis. */
+/** Inserts step - 1 zeros between neighboring elements along an axis. */
 function dilate(x: Value, axis: number, step: number): Value {
   const extent = x.shape[axis] as number;
   const column = reshape(x, [...x.shape.slice(0, axis + 1), 1, ...x.shape.slice(axis + 1)]);
@@ -98,7 +83,7 @@ function dilate(x: Value, axis: number, step: number): Value {
   return slice(flat, axis, 0, (extent - 1) * step + 1);
 }
 
-/** Sums x over the axes that broadcasting added or stretched, back to `shape`. */
+/** Undoes broadcasting: sums x over the axes that were added or repeated, back to `shape`. */
 export function sumTo(x: Value, shape: readonly number[]): Value {
   const lead = x.shape.length - shape.length;
   const axes = x.shape.flatMap((extent, axis) =>

@@ -4,7 +4,10 @@ import { mean, sum } from "../../ops/reduce.js";
 import type { OPS } from "../../ops/table.js";
 import type { Rules } from "../rule.js";
 
-/** With n = (x - mean) r and g the gradient of n:  dx = r (g - mean(g) - n mean(g n))   (Ba et al. 2016, differentiated) */
+/**
+ * The gradient of n = (x - mean) r, where r is the inverse standard deviation and g the gradient of n:
+ * dx = r (g - mean(g) - n mean(g n)). It follows from the definition in Ba et al. 2016.
+ */
 function throughStandardization(g: Value, n: Value, inverse: Value): Value {
   const along = mean(mul(g, n), -1, { keepDims: true });
   return mul(inverse, sub(sub(g, mean(g, -1, { keepDims: true })), mul(n, along)));

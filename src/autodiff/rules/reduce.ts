@@ -6,7 +6,7 @@ import type { OPS } from "../../ops/table.js";
 import { sizeOf } from "../../tensor/shape.js";
 import type { Rules } from "../rule.js";
 
-/** A reduced value with its reduced axes back, as extent 1. */
+/** Restores the reduced axes of a value, with extent 1. */
 function unreduce(value: Value, x: Value, axes: readonly number[]): Value {
   return reshape(
     value,

@@ -1,6 +1,6 @@
 /**
- * What `mpi.h` leaves to each implementation. The functions have the same names and arguments everywhere; the types and
- * values of what they are given differ.
+ * The types and constants that differ between implementations of `mpi.h`. The functions have the same names and
+ * arguments everywhere.
  */
 export interface Abi {
   readonly family: "Open MPI" | "MPICH";
@@ -11,11 +11,11 @@ export interface Abi {
   readonly double: Handle;
   readonly sum: Handle;
   readonly errorsReturn: Handle;
-  /** MPI_IN_PLACE, an address that is none. */
+  /** MPI_IN_PLACE, a constant that is passed as an address. */
   readonly inPlace: bigint;
   readonly anySource: number;
   readonly anyTag: number;
-  /** Which 32-bit word of MPI_Status is MPI_SOURCE. */
+  /** Index of the 32-bit word of MPI_Status that holds MPI_SOURCE. */
   readonly sourceWord: number;
 }
 

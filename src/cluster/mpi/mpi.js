@@ -1,27 +1,28 @@
 // @ts-check
-/** The functions of MPI that are used here, on memory of JavaScript, whichever library answers them. */
+/** Bindings of the MPI functions that are used here, for Open MPI and MPICH. They work on JavaScript's typed arrays. */
 import koffi from "koffi";
 import { mpichAbi } from "./mpich.js";
 import { openMpiAbi } from "./open-mpi.js";
 
 /** @typedef {Float64Array | Int32Array | Uint8Array} Memory */
-/** @typedef {BigInt64Array} Request Room for one MPI_Request. */
+/** @typedef {BigInt64Array} Request Memory for one MPI_Request. */
 
 const THREAD_FUNNELED = 1;
-/** Of MPI_Status, of MPI_Get_library_version's text and of MPI_Error_string's: more than either library needs. */
+/** Size of MPI_Status in 32-bit words. Neither library needs as many. */
 const STATUS_WORDS = 16;
+/** Size of the strings from MPI_Get_library_version and MPI_Error_string. Neither library needs as much. */
 const TEXT_BYTES = 8192;
 
 /**
- * Loads the first of these libraries that is there.
+ * Loads the first of these libraries that is installed.
  * @param {readonly string[]} names
- * @returns {Mpi | { missing: string[] }} what the system said of each that is not
+ * @returns {Mpi | { missing: string[] }} if none is, the system's error message for each
  */
 export function loadMpi(names) {
   const missing = [];
   for (const name of names) {
     try {
-      // Open MPI's plugins look for the library's symbols among all that are loaded.
+      // Open MPI's plugins look up the library's symbols in the global namespace.
       return new Mpi(koffi.load(name, { global: true }));
     } catch (error) {
       missing.push(`${name}: ${error instanceof Error ? error.message : error}`);
@@ -31,7 +32,10 @@ export function loadMpi(names) {
 }
 
 export class Mpi {
-  /** What is not complete, with the memory that MPI goes on using: nobody may collect it. @type {Map<Request, Memory[]>} */
+  /**
+   * Incomplete requests, with the memory that MPI still uses, so that it is not garbage-collected.
+   * @type {Map<Request, Memory[]>}
+   */
   #open = new Map();
   #flag = new Int32Array(1);
   #status = new Int32Array(STATUS_WORDS);
@@ -67,15 +71,15 @@ export class Mpi {
       if (code === 0) return;
       const text = Buffer.alloc(TEXT_BYTES);
       this.functions.errorString(code, text, new Int32Array(1));
-      throw new Error(untilNul(text) || `error ${code}`);
+      throw new Error(untilNull(text) || `error ${code}`);
     };
   }
 
-  /** Blocks until all processes of the run are there. All further calls must come from this thread. */
+  /** Blocks until all processes of the run have started. All further calls must come from this thread. */
   init() {
     const { world, errorsReturn } = this.abi;
     this.#require(this.functions.initThread(null, null, THREAD_FUNNELED, new Int32Array(1)));
-    // Errors come back as codes; left to itself MPI ends the process.
+    // Return errors as codes. By default, MPI ends the process.
     this.#require(this.functions.setErrorHandler(world, errorsReturn));
     const [rank, size] = [new Int32Array(1), new Int32Array(1)];
     this.#require(this.functions.rank(world, rank));
@@ -83,17 +87,17 @@ export class Mpi {
     return { rank: Number(rank[0]), size: Number(size[0]) };
   }
 
-  /** Such as "Open MPI v4.1.4"; asked for before `init` as well. */
+  /** Returns a name such as "Open MPI v4.1.4". May be called before `init`. */
   version() {
     const text = Buffer.alloc(TEXT_BYTES);
     this.functions.libraryVersion(text, new Int32Array(1));
-    const said = untilNul(text);
+    const said = untilNull(text);
     const found = /Open MPI v[\d.]+/.exec(said)?.[0] ?? /MPICH Version:\s*([\w.]+)/.exec(said)?.[1];
     if (found === undefined) return said.split(/[\n,]/)[0]?.trim() ?? "MPI";
     return found.startsWith("Open") ? found : `MPICH ${found}`;
   }
 
-  /** values ← the sum of all ranks' values. @param {Float64Array} values */
+  /** Replaces `values` by their sums over all ranks. @param {Float64Array} values */
   sum(values) {
     const { inPlace, double, sum, world } = this.abi;
     return this.#start([values], (request) =>
@@ -101,7 +105,11 @@ export class Mpi {
     );
   }
 
-  /** `all` ← all ranks' memory, of the same size each, on every rank. @param {Memory} own @param {Memory} all */
+  /**
+   * Fills `all` with the memory of all ranks, on every rank. Each has the same size.
+   * @param {Memory} own
+   * @param {Memory} all
+   */
   gatherEqual(own, all) {
     const { byte, world } = this.abi;
     const bytes = own.byteLength;
@@ -111,7 +119,7 @@ export class Mpi {
   }
 
   /**
-   * `all` ← all ranks' bytes, those of rank i at starts[i], on every rank.
+   * Fills `all` with the bytes of all ranks, on every rank. Those of rank i start at starts[i].
    * @param {Uint8Array} own @param {Uint8Array} all @param {Int32Array} sizes @param {Int32Array} starts
    */
   allGather(own, all, sizes, starts) {
@@ -122,7 +130,7 @@ export class Mpi {
   }
 
   /**
-   * The same on rank 0 alone; elsewhere `all` may be empty.
+   * Like `allGather`, on rank 0 only. On the other ranks `all` may be empty.
    * @param {Uint8Array} own @param {Uint8Array} all @param {Int32Array} sizes @param {Int32Array} starts
    */
   gather(own, all, sizes, starts) {
@@ -132,7 +140,7 @@ export class Mpi {
     );
   }
 
-  /** bytes ← those of rank 0. @param {Memory} bytes */
+  /** Replaces `bytes` by those of rank 0. @param {Memory} bytes */
   broadcast(bytes) {
     const { byte, world } = this.abi;
     return this.#start([bytes], (request) => this.functions.ibcast(bytes, bytes.byteLength, byte, 0, world, request));
@@ -146,7 +154,10 @@ export class Mpi {
     );
   }
 
-  /** A message that has come, if one has: its bytes go into `room`, its sender is returned. @param {Uint8Array} room */
+  /**
+   * Receives a message into `room` if one has arrived, and returns its sender. Does not wait.
+   * @param {Uint8Array} room
+   */
   receive(room) {
     const { anySource, anyTag, byte, world, sourceWord } = this.abi;
     this.#require(this.functions.iprobe(anySource, anyTag, world, this.#flag, this.#status));
@@ -156,7 +167,7 @@ export class Mpi {
     return source;
   }
 
-  /** Whether the request is complete; asking is also what lets MPI go on with it. @param {Request} request */
+  /** Returns true if the request is complete. MPI makes progress only during such calls. @param {Request} request */
   isDone(request) {
     this.#require(this.functions.test(request, this.#flag, this.#status));
     const done = this.#flag[0] !== 0;
@@ -164,7 +175,7 @@ export class Mpi {
     return done;
   }
 
-  /** Asks the launcher to end all processes. @param {number} exitCode */
+  /** Asks the launcher to terminate all processes. @param {number} exitCode */
   abort(exitCode) {
     this.functions.abort(this.abi.world, exitCode);
   }
@@ -183,6 +194,6 @@ export class Mpi {
 }
 
 /** @param {Buffer} text */
-function untilNul(text) {
+function untilNull(text) {
   return text.toString("utf8", 0, text.indexOf(0));
 }

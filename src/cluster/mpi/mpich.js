@@ -1,7 +1,7 @@
 // @ts-check
 /**
- * MPICH's `mpi.h`: handles are numbers, the same in all libraries of the MPICH ABI Compatibility Initiative (MPICH 3.1 and
- * later, Intel MPI, MVAPICH, Cray MPICH), which all call themselves version 12.
+ * MPICH's `mpi.h`. Handles are integers. They are the same in all libraries of the MPICH ABI Compatibility Initiative
+ * (MPICH 3.1 and later, Intel MPI, MVAPICH, Cray MPICH); the version in their file names is 12.
  */
 
 /** @type {import("./abi.js").Abi} */
@@ -17,6 +17,6 @@ export const mpichAbi = {
   inPlace: 0xffff_ffff_ffff_ffffn,
   anySource: -2,
   anyTag: -1,
-  // After the two words of the count.
+  // It follows the two words of the count.
   sourceWord: 2,
 };

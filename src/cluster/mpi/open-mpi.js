@@ -1,11 +1,11 @@
 // @ts-check
-/** Open MPI's `mpi.h`, versions 1.7 to 5: handles are addresses of objects in the library. */
+/** Open MPI's `mpi.h`, versions 1.7 to 5. Handles are addresses of objects in the library. */
 
 /** @typedef {import("./abi.js").Abi} Abi */
 
 /**
  * @param {import("koffi").LibraryHandle} library
- * @returns {Abi | undefined} undefined where this library is not of this kind
+ * @returns {Abi | undefined} undefined if the library is not Open MPI
  */
 export function openMpiAbi(library) {
   const object = (/** @type {string} */ name) => /** @type {bigint} */ (library.symbol(name));

@@ -1,23 +1,23 @@
 // @ts-check
 /**
- * What ranks say to each other besides numbers. Every rank tells rank 0 each second that it lives, and rank 0 tells them. So a
- * rank that died, hangs or is cut off is known by its silence, while one that merely computes for long is not: this runs in a
- * thread of its own.
+ * Control messages between ranks. Every rank sends a heartbeat to rank 0 each second, and rank 0 sends one to every
+ * rank. A rank that died, hangs or lost its network falls silent. One that computes for a long time does not, because
+ * this code runs in a thread of its own.
  *
- * No rank begins a collective operation of MPI before rank 0 knows that all are ready for the same one (`meet`). Waiting thus
- * costs next to no processor time, can be given up at any moment without leaving a half-done operation behind, and whoever
- * is late is known by name.
+ * No rank starts a collective operation of MPI before rank 0 knows that all ranks are ready for the same one (`meet`).
+ * So waiting takes almost no processor time, it can be abandoned at any moment without leaving an operation half done,
+ * and rank 0 knows which ranks are late.
  *
- * Messages are JSON in a few bytes, and all go to or from rank 0.
+ * A message is a few bytes of JSON. All messages go to or from rank 0.
  */
 
 /** @typedef {import("../protocol.js").Ending} Ending */
-/** @typedef {import("../protocol.js").Door} Door */
+/** @typedef {import("../protocol.js").Meeting} Meeting */
 /** @typedef {import("./mpi.js").Mpi} Mpi */
 /** @typedef {import("./mpi.js").Request} MpiRequest */
 /**
  * @typedef {{ kind: "alive" }
- *   | { kind: "ready", turn: number, what: string, patience: number | null }
+ *   | { kind: "ready", turn: number, operation: string, patience: number | null }
  *   | { kind: "go", turn: number }
  *   | { kind: "end", ending: Ending }
  *   | { kind: "leaving" }
@@ -25,11 +25,11 @@
  */
 
 const MESSAGE_BYTES = 4096;
-/** Of an error's text, so that the message fits even where every character takes six bytes. */
+/** Longest error message, in characters. Each may take six bytes of JSON. */
 const MOST_TEXT = 600;
-/** How much longer than the fastest rank worked the others may work, on top of the limit. */
+/** The other ranks may take this many times as long as the fastest one, plus the limit. */
 const TIMES_SLOWER = 4;
-/** Seconds that those who live have to say goodbye, when a run ends early; no more than the limit. */
+/** Seconds that the live ranks have to leave when a run ends early. The limit applies if it is lower. */
 export const GOODBYE = 3;
 
 export class Peers {
@@ -40,32 +40,38 @@ export class Peers {
   #size;
   #limit;
   #onEnd;
-  /** The ranks that this one talks to. @type {number[]} */
+  /** The ranks that this one exchanges messages with. @type {number[]} */
   #peers;
   #room = Buffer.alloc(MESSAGE_BYTES);
-  /** Messages on their way. @type {{ to: number, beat: boolean, request: MpiRequest }[]} */
+  /** Messages that MPI has not delivered yet. @type {{ to: number, beat: boolean, request: MpiRequest }[]} */
   #sending = [];
-  /** When a rank was last heard of, in seconds. @type {Map<number, number>} */
+  /** When the last message of each peer arrived, in seconds. @type {Map<number, number>} */
   #heard;
   #lastBeat = Number.NEGATIVE_INFINITY;
   #lastTick;
   #turn = 0;
-  /** When the last turn began. */
+  /** When the last operation started. */
   #began;
-  /** This rank at the door. @type {{ since: number, enter: () => void, refuse: (error: Error) => void } | undefined} */
+  /**
+   * Set while this rank waits for the others.
+   * @type {{ since: number, enter: () => void, refuse: (error: Error) => void } | undefined}
+   */
   #waiting;
-  /** Rank 0's: who is ready for this turn, and until when the others may be. */
-  #ready = { ranks: new Set(), what: "", since: 0, until: Number.POSITIVE_INFINITY };
+  /** On rank 0: the ranks that are ready for this turn, and the deadline for the others. */
+  #ready = { ranks: new Set(), operation: "", since: 0, until: Number.POSITIVE_INFINITY };
   /** @type {Set<number>} */
   #leaving = new Set();
   #mayLeave = false;
 
   /**
-   * @param {Mpi} mpi @param {number} rank @param {number} size
-   * @param {number} limit seconds of silence after which a rank is lost
-   * @param {(ending: Ending) => void} onEnd told once
+   * @param {Mpi} mpi
+   * @param {object} options
+   * @param {number} options.rank
+   * @param {number} options.size
+   * @param {number} options.limit seconds of silence after which a rank is lost
+   * @param {(ending: Ending) => void} options.onEnd called once, if the run ends early
    */
-  constructor(mpi, rank, size, limit, onEnd) {
+  constructor(mpi, { rank, size, limit, onEnd }) {
     this.#mpi = mpi;
     this.#rank = rank;
     this.#size = size;
@@ -78,28 +84,28 @@ export class Peers {
   }
 
   /**
-   * Resolves when all ranks have come here, and rejects when the run ends before.
+   * Resolves when all ranks have called this. Rejects if the run ends first.
    *
-   * Who comes first allows the others what it took itself since the last time, several times over, and the limit. With a
-   * `patient` door they have all the time they want.
-   * @param {Door} door
+   * The other ranks have `TIMES_SLOWER` times as long as the first one took since the last meeting, plus the limit.
+   * With `patient`, there is no deadline.
+   * @param {Meeting} meeting
    * @returns {Promise<void>}
    */
-  meet({ what, patient }) {
+  meet({ operation, patient }) {
     if (this.ending) return Promise.reject(new Error("the run has ended"));
     const since = now();
     const patience = patient ? null : this.#limit + TIMES_SLOWER * (since - this.#began);
     const turn = ++this.#turn;
     return new Promise((enter, refuse) => {
       this.#waiting = { since, enter, refuse };
-      if (this.#rank === 0) this.#noteReady(0, { turn, what, patience });
-      else this.#send(0, { kind: "ready", turn, what, patience });
+      if (this.#rank === 0) this.#noteReady(0, { turn, operation, patience });
+      else this.#send(0, { kind: "ready", turn, operation, patience });
     });
   }
 
   /**
-   * Ends the run for all; later reasons than the first change nothing. Rank 0 decides what came first, also whether it was the
-   * end or the last one's coming to the door: where the others have begun an operation, nobody may stay away.
+   * Ends the run on all ranks. Later calls do nothing. Rank 0 decides which reason came first, and whether the run
+   * ended before or after all ranks were ready: once an operation has started, every rank must take part.
    * @param {Ending} ending
    */
   end(ending) {
@@ -109,8 +115,9 @@ export class Peers {
   }
 
   /**
-   * After an early end. True when all ranks are here, so that MPI can be left in good order; false when some have not come and
-   * the launcher has to end them. Others wait for rank 0, which has a checkpoint to write.
+   * Waits for the other ranks after an early end. Returns true if all are here, so that MPI can be finalized; false if
+   * some are missing, so that the launcher has to end them. The other ranks wait longer for rank 0, which may have to
+   * save a checkpoint.
    */
   async leave() {
     const since = now();
@@ -129,7 +136,7 @@ export class Peers {
     return false;
   }
 
-  /** Waits until what was sent has left, for a second at most. */
+  /** Waits until all messages are sent, for a second at most. */
   async flush() {
     for (const since = now(); this.#sending.length > 0 && now() - since < 1; ) {
       this.#forgetSent();
@@ -137,15 +144,15 @@ export class Peers {
     }
   }
 
-  /** Takes what came too late to matter, which some libraries complain about at their end. */
+  /** Receives messages that came too late to matter. Some libraries complain about them when they are finalized. */
   drain() {
     while (this.#mpi.receive(this.#room) !== undefined);
   }
 
-  /** Takes what has come, says that this rank lives, and looks whether all others do. */
+  /** Receives messages, sends a heartbeat if one is due, and checks that the other ranks are alive. */
   tick() {
     const time = now();
-    // Whoever was stopped itself, or slept, has no business to blame others for it.
+    // If this process was suspended, the silence of the others is its own fault.
     const away = time - this.#lastTick;
     if (away > Math.max(0.5, this.#limit / 4)) {
       for (const [peer, heard] of this.#heard) this.#heard.set(peer, heard + away);
@@ -156,7 +163,7 @@ export class Peers {
     this.#forgetSent();
     if (time - this.#lastBeat > Math.min(1, this.#limit / 6)) {
       this.#lastBeat = time;
-      // One at a time: to a rank that takes nothing they would pile up.
+      // One heartbeat at a time: they would pile up for a rank that receives nothing.
       const unsent = new Set(this.#sending.filter(({ beat }) => beat).map(({ to }) => to));
       for (const peer of this.#peers) if (!unsent.has(peer)) this.#send(peer, { kind: "alive" });
     }
@@ -164,17 +171,17 @@ export class Peers {
     const silent = this.#peers.filter((peer) => time - /** @type {number} */ (this.#heard.get(peer)) > this.#limit);
     if (silent.length > 0) this.end({ kind: "silent", ranks: silent, seconds: this.#limit });
     else if (this.#rank === 0 && time > this.#ready.until) {
-      const { ranks, since, what } = this.#ready;
+      const { ranks, since, operation } = this.#ready;
       const late = [0, ...this.#peers].filter((rank) => !ranks.has(rank));
-      this.end({ kind: "late", ranks: late, seconds: time - since, what });
+      this.end({ kind: "late", ranks: late, seconds: time - since, operation });
     }
   }
 
-  /** Milliseconds after which the next `tick` is due; 0: at once. */
+  /** Milliseconds until the next `tick` is due; 0 means at once. */
   get pause() {
-    // Some libraries go on with what is sent only when they are called.
+    // Some libraries make progress with a send only while they are called.
     if (!this.#waiting) return this.#sending.length > 0 ? 1 : 20;
-    // The longer it took to come here, the less a little more matters.
+    // The longer this rank has waited, the less a short delay matters.
     const waited = 1000 * (now() - this.#waiting.since);
     return waited < 2 ? 0 : Math.min(5, Math.max(1, waited / 50));
   }
@@ -221,16 +228,18 @@ export class Peers {
     }
   }
 
-  /** @param {number} from @param {{ turn: number, what: string, patience: number | null }} ready */
-  #noteReady(from, { turn, what, patience }) {
+  /** @param {number} from @param {{ turn: number, operation: string, patience: number | null }} ready */
+  #noteReady(from, { turn, operation, patience }) {
     if (this.ending) return;
     const ready = this.#ready;
-    if (ready.ranks.size === 0) Object.assign(ready, { what, since: now(), until: 0 });
-    if (ready.what !== what) return this.end({ kind: "apart", rank: from, what, others: ready.what });
+    if (ready.ranks.size === 0) Object.assign(ready, { operation, since: now(), until: 0 });
+    if (ready.operation !== operation) {
+      return this.end({ kind: "apart", rank: from, operation, others: ready.operation });
+    }
     ready.ranks.add(from);
     ready.until = Math.max(ready.until, ready.since + (patience ?? Number.POSITIVE_INFINITY));
     if (ready.ranks.size < this.#size) return;
-    this.#ready = { ranks: new Set(), what: "", since: 0, until: Number.POSITIVE_INFINITY };
+    this.#ready = { ranks: new Set(), operation: "", since: 0, until: Number.POSITIVE_INFINITY };
     for (const peer of this.#peers) this.#send(peer, { kind: "go", turn });
     this.#enter();
   }
@@ -243,7 +252,7 @@ export class Peers {
 
   /** @param {number} to @param {Message} message */
   #send(to, message) {
-    const bytes = Buffer.from(`${JSON.stringify(message)}\0`);
+    const bytes = bytesOf(message);
     this.#sending.push({ to, beat: message.kind === "alive", request: this.#mpi.send(to, bytes) });
   }
 
@@ -252,12 +261,29 @@ export class Peers {
   }
 }
 
-/** @param {Ending} ending @returns {Ending} */
+/**
+ * Cuts an error to the size of a message: the start of its text, and those facts that fit. JSON turns NaN into null.
+ * @param {Ending} ending
+ * @returns {Ending}
+ */
 function inShort(ending) {
-  return ending.kind === "error" ? { ...ending, message: ending.message.slice(0, MOST_TEXT) } : ending;
+  if (ending.kind !== "error") return ending;
+  const { facts, ...rest } = ending;
+  /** @type {import("../protocol.js").RankError} */
+  let short = { ...rest, message: ending.message.slice(0, MOST_TEXT) };
+  for (const [key, value] of Object.entries(facts ?? {})) {
+    const longer = { ...short, facts: { ...short.facts, [key]: value } };
+    if (bytesOf({ kind: "end", ending: longer }).length <= MESSAGE_BYTES) short = longer;
+  }
+  return short;
 }
 
-/** Seconds, of a clock that only goes forward. */
+/** @param {Message} message */
+function bytesOf(message) {
+  return Buffer.from(`${JSON.stringify(message)}\0`);
+}
+
+/** Seconds on a monotonic clock. */
 export function now() {
   return performance.now() / 1000;
 }

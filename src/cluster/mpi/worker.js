@@ -1,7 +1,8 @@
 // @ts-check
 /**
- * The thread that calls MPI, and the only one that does. Nothing of MPI can hold up the main thread so, and other ranks hear
- * from this one while that builds graphs or writes files. Plain JavaScript, as the runtime's worker is.
+ * The only thread that calls MPI. So MPI cannot block the main thread, and heartbeats go out while the main thread
+ * builds graphs or writes files. This is plain JavaScript because a worker starts from a file, which is the same in
+ * `src` and `dist`.
  */
 import { hostname } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
@@ -13,7 +14,7 @@ import { GOODBYE, now, Peers } from "./peers.js";
 /** @typedef {import("../protocol.js").WorkerData} WorkerData */
 /** @typedef {import("./mpi.js").Request} MpiRequest */
 
-if (!parentPort) throw new Error("MPI worker: start me as a worker thread");
+if (!parentPort) throw new Error("MPI worker: must be started as a worker thread");
 const port = parentPort;
 const { libraries, limit } = /** @type {WorkerData} */ (workerData);
 
@@ -28,8 +29,8 @@ else tell({ kind: "missing", reasons: mpi.missing });
 async function serve(mpi) {
   const { rank, size } = mpi.init();
   const hosts = await hostsOf(mpi, size);
-  const peers = new Peers(mpi, rank, size, limit, (ending) => tell({ kind: "ended", ending }));
-  /** In an operation that all ranks have begun. MPI cannot be left in good order before it is done. */
+  const peers = new Peers(mpi, { rank, size, limit, onEnd: (ending) => tell({ kind: "ended", ending }) });
+  /** True during an operation that all ranks have started. MPI cannot be finalized before it is done. */
   let working = false;
   let left = false;
   /** @type {NodeJS.Timeout | undefined} */
@@ -44,7 +45,7 @@ async function serve(mpi) {
     try {
       peers.tick();
     } catch (error) {
-      peers.end({ kind: "error", rank, message: `MPI: ${/** @type {Error} */ (error).message}`, input: false });
+      peers.end({ kind: "error", rank, message: `MPI: ${/** @type {Error} */ (error).message}` });
     }
     const { pause } = peers;
     if (pause === 0) immediate = setImmediate(attend);
@@ -53,7 +54,7 @@ async function serve(mpi) {
 
   /** @param {MpiRequest} request */
   const finished = async (request) => {
-    // All ranks have begun this, so it comes to its end even where the run is to end; unless a rank is lost.
+    // All ranks have started this operation, so it completes even if the run ends, unless a rank is lost.
     let ended = Number.POSITIVE_INFINITY;
     while (!mpi.isDone(request)) {
       await new Promise((resolve) => setImmediate(resolve));
@@ -63,7 +64,7 @@ async function serve(mpi) {
     }
   };
 
-  /** Waits until no operation is going on, or is given up. */
+  /** Waits until the operation in progress is done, for `GOODBYE` seconds at most. */
   const idle = async () => {
     for (const since = now(); working && now() - since < GOODBYE; ) {
       await new Promise((resolve) => setTimeout(resolve, 1));
@@ -71,7 +72,7 @@ async function serve(mpi) {
   };
 
   /**
-   * All ranks' bytes, one rank's after another's.
+   * Concatenates the bytes of all ranks.
    * @param {Uint8Array} own @param {boolean} everywhere
    */
   const gathered = async (own, everywhere) => {
@@ -82,8 +83,8 @@ async function serve(mpi) {
       starts[i] = start;
       return start + bytes;
     }, 0);
-    // MPI counts in 32 bits.
-    if (total >= 2 ** 31) throw new Error(`MPI: ${total} bytes are too much to gather at once`);
+    // MPI counts are 32-bit integers.
+    if (total >= 2 ** 31) throw new Error(`MPI: cannot gather ${total} bytes at once; the limit is ${2 ** 31 - 1}`);
     const all = new Uint8Array(everywhere || rank === 0 ? total : 0);
     await finished((everywhere ? mpi.allGather : mpi.gather).call(mpi, own, all, sizes, starts));
     return { all, sizes };
@@ -106,7 +107,7 @@ async function serve(mpi) {
     left = true;
     if (together && !working) {
       await peers.flush();
-      // When all have come here, nobody sends any more.
+      // After this, no rank sends anything.
       await done(mpi, mpi.gatherEqual(new Uint8Array(1), new Uint8Array(size)));
       peers.drain();
       mpi.finalize();
@@ -131,7 +132,7 @@ async function serve(mpi) {
   const handle = async (request) => {
     if (request.kind === "end") return peers.end(request.ending);
     if (request.kind === "close") return close(request);
-    const met = peers.meet(request.door);
+    const met = peers.meet(request.meeting);
     attend();
     await met;
     working = true;
@@ -152,9 +153,9 @@ async function serve(mpi) {
   attend();
 }
 
-/** The names of all ranks' hosts. @param {Mpi} mpi @param {number} size */
+/** Gathers the host names of all ranks. @param {Mpi} mpi @param {number} size */
 async function hostsOf(mpi, size) {
-  // POSIX's longest name, and more than any system allows.
+  // The longest name that POSIX allows, which no system exceeds.
   const length = 256;
   const own = Buffer.alloc(length);
   own.write(hostname(), 0, length - 1);

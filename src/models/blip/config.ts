@@ -2,8 +2,9 @@ import { InputError } from "../../errors/index.js";
 import type { WeightSource } from "../../weights/source.js";
 
 /**
- * BLIP (Li et al. 2022, arXiv 2201.12086) as its own code saves it: a ViT under `visual_encoder` and a BERT with
- * cross-attention to it under `text_encoder`. No configuration comes with such a file; the tensors' shapes are one.
+ * BLIP (Li et al. 2022, arXiv 2201.12086) in the format of its original code: a ViT under `visual_encoder` and a BERT
+ * with cross-attention to it under `text_encoder`. Such a checkpoint has no config.json; the sizes come from the
+ * tensors' shapes.
  */
 export interface BlipConfig {
   readonly vision: BlipVisionConfig;
@@ -28,17 +29,22 @@ export interface BlipTextConfig {
   readonly maxPositions: number;
 }
 
-/** Far above the 24 layers of the largest. */
+/** A bound for damaged files. The largest BLIP has 24 layers. */
 const MOST_LAYERS = 1000;
 
-/** `path` is what lies before `visual_encoder` and `text_encoder`. */
+/**
+ * Reads the sizes of a BLIP from its tensors. `path` is the prefix of `visual_encoder` and `text_encoder`.
+ * @throws InputError `tensor-missing`
+ */
 export function blipConfigOf(source: WeightSource, path: string): BlipConfig {
   const extent = (name: string, axis: number): number => {
-    const found = source.get(`${path}.${name}`)?.shape[axis];
+    const tensor = `${path}.${name}`;
+    const found = source.get(tensor)?.shape[axis];
     if (found) return found;
     throw new InputError(
-      "config-invalid",
-      `${source.describe}: has no tensor ${path}.${name}, so it is no BLIP as its own code saves it.`,
+      "tensor-missing",
+      `${source.describe}: has no tensor ${tensor}. Use a BLIP checkpoint in the format of the original code.`,
+      { path: source.describe, tensor },
     );
   };
   const layersOf = (name: (i: number) => string): number => {
@@ -56,7 +62,7 @@ export function blipConfigOf(source: WeightSource, path: string): BlipConfig {
       layers: layersOf((i) => `visual_encoder.blocks.${i}.norm1.weight`),
       heads: headsOf(visionWidth),
       patchSize,
-      // One position is the class token's.
+      // One of the positions belongs to the class token.
       imageSize: patchSize * Math.round(Math.sqrt(extent("visual_encoder.pos_embed", 1) - 1)),
     },
     text: {
@@ -70,7 +76,7 @@ export function blipConfigOf(source: WeightSource, path: string): BlipConfig {
   };
 }
 
-/** 12 of ViT-B and BERT, 16 of ViT-L: 64 features each. */
+/** Every head has 64 features: ViT-B and BERT have 12 heads, ViT-L has 16. */
 function headsOf(width: number): number {
   return Math.max(1, Math.floor(width / 64));
 }

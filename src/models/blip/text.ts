@@ -5,45 +5,50 @@ import { NORMAL, type Scope } from "../../nn/scope.js";
 import { add, attention, gelu, mul, reshape, slice, sub } from "../../ops/index.js";
 import type { BlipTextConfig } from "./config.js";
 
-/** BERT's, which no file states. */
+/** BERT's epsilon of layer norms. Checkpoints do not contain it. */
 const EPSILON = 1e-12;
 
 export interface BlipTextInputs {
   /** [b, n] int64 */
   readonly ids: Value;
-  /** 1 where a token is, 0 where padding is [b, n] */
+  /** 1 for tokens, 0 for padding [b, n] */
   readonly mask: Value;
-  /** What the text is told of the picture [b, m, c'] */
+  /** Hidden states of the vision tower [b, m, c'] */
   readonly image: Value;
 }
 
 /**
- * BLIP's image-grounded text encoder, a post-norm BERT (Devlin et al. 2018) that looks at the picture in each layer →
- * last hidden state [b, n, c]
+ * BLIP's image-grounded text encoder: a post-norm BERT (Devlin et al. 2018) with cross-attention to the image in each
+ * layer → last hidden state [b, n, c]
  */
 export function blipText(scope: Scope, config: BlipTextConfig, { ids, mask, image }: BlipTextInputs): Value {
   const { hiddenSize, layers, heads, vocabSize, maxPositions } = config;
   const [batch, tokens] = ids.shape as [number, number];
   if (tokens > maxPositions) {
-    throw new TypeError(`blip: ${tokens} tokens, but the text model has ${maxPositions} positions`);
+    throw new TypeError(`blip: the input has ${tokens} tokens, but the text model has ${maxPositions} positions`);
   }
   const embeddings = scope.at("embeddings");
   const words = embedding(embeddings.at("word_embeddings"), ids, vocabSize, hiddenSize);
   const positions = embeddings.at("position_embeddings").parameter("weight", [maxPositions, hiddenSize], NORMAL);
   let h = layerNorm(embeddings.at("LayerNorm"), add(words, slice(positions, 0, 0, tokens)), EPSILON);
-  // Far below any score where there is padding.
-  const hidden = reshape(mul(sub(mask, 1), 1e9), [batch, 1, 1, tokens]);
+  // Added to the attention scores: 0 for tokens, far below any score for padding.
+  const paddingMask = reshape(mul(sub(mask, 1), 1e9), [batch, 1, 1, tokens]);
   for (let i = 0; i < layers; i++) {
     const layer = scope.at("encoder").at("layer").at(i);
-    h = attend(layer.at("attention"), h, h, heads, hidden);
-    h = attend(layer.at("crossattention"), h, image, heads);
+    h = attend(layer.at("attention"), h, h, { heads, mask: paddingMask });
+    h = attend(layer.at("crossattention"), h, image, { heads });
     h = feedForward(layer, config, h);
   }
   return h;
 }
 
-/** x [b, n, c] looks at `context` [b, m, c'], with the residual and the norm after it. */
-function attend(scope: Scope, x: Value, context: Value, heads: number, mask?: Value): Value {
+/** Attention from x [b, n, c] to `context` [b, m, c'], followed by the residual connection and the norm → [b, n, c] */
+function attend(
+  scope: Scope,
+  x: Value,
+  context: Value,
+  { heads, mask }: { readonly heads: number; readonly mask?: Value },
+): Value {
   const features = x.shape[2] as number;
   const projections = scope.at("self");
   const query = linear(projections.at("query"), x, features);

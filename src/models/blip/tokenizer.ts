@@ -3,26 +3,38 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import { InputError } from "../../errors/index.js";
 import { readText } from "../../io/files.js";
 
-/** BERT's tokenizer (Devlin et al. 2018, section 3): lower-cased words without accents, in pieces of a fixed vocabulary. */
+/**
+ * BERT's tokenizer (Devlin et al. 2018, section 3): lower-cases words, strips accents, and splits words into pieces of
+ * a fixed vocabulary.
+ */
 export interface BertTokenizer {
   readonly maxLength: number;
   /** One more than the highest id. */
   readonly vocabularySize: number;
+  /** `mask` is 1 for tokens and 0 for padding; `truncated` is the end of the text that did not fit. */
   encode(text: string): { readonly ids: number[]; readonly mask: number[]; readonly truncated: string | undefined };
 }
 
-/** BERT's own vocabulary takes 232 kB. */
-const MOST_BYTES = 8 * 2 ** 20;
+/** A bound for wrong files. BERT's vocabulary has 232 kB. */
+const MAX_BYTES = 8 * 2 ** 20;
 
-/** From a folder with vocab.txt, one piece a line: its line is its id. Texts get `maxLength` ids. */
+/**
+ * Opens the tokenizer in a folder with vocab.txt, which has one piece per line; the line number is the id, from 0.
+ * Every text is encoded as `maxLength` ids.
+ * @throws InputError if the file cannot be read, or if a special token is missing
+ */
 export async function openBertTokenizer(folder: string, maxLength: number): Promise<BertTokenizer> {
   const path = join(folder, "vocab.txt");
-  const pieces = (await readText(path, MOST_BYTES)).replace(/\r?\n$/, "").split(/\r?\n/);
+  const pieces = (await readText(path, MAX_BYTES)).replace(/\r?\n$/, "").split(/\r?\n/);
   const ids = new Map(pieces.map((piece, id) => [piece, id]));
   const special = (token: string): number => {
     const id = ids.get(token);
     if (id === undefined)
-      throw new InputError("config-invalid", `${path}: has no ${token}. Is it BERT's vocabulary, a piece a line?`);
+      throw new InputError(
+        "file-malformed",
+        `${path}: has no token ${token}. It must be BERT's vocabulary with one piece per line.`,
+        { path, token },
+      );
     return id;
   };
   const [padding, start, end] = [special("[PAD]"), special("[CLS]"), special("[SEP]")];

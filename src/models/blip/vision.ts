@@ -5,14 +5,18 @@ import { add, attention, broadcastTo, concat, gelu, slice } from "../../ops/inde
 import { patchEmbedding } from "../patches.js";
 import type { BlipVisionConfig } from "./config.js";
 
-/** timm's default, which no file states. */
+/** timm's default epsilon of layer norms. Checkpoints do not contain it. */
 const EPSILON = 1e-6;
 
-/** BLIP's VisionTransformer, by timm's names: normalised pixels [b, 3, s, s] → all states [b, 1 + patches, c] */
+/** BLIP's VisionTransformer, with timm's names: normalized pixels [b, 3, s, s] → all states [b, 1 + patches, c] */
 export function blipVision(scope: Scope, config: BlipVisionConfig, pixels: Value): Value {
   const { hiddenSize, intermediateSize, patchSize, layers, heads } = config;
   const batch = pixels.shape[0] as number;
-  const patches = patchEmbedding(scope.at("patch_embed").at("proj"), pixels, patchSize, hiddenSize, { bias: true });
+  const patches = patchEmbedding(scope.at("patch_embed").at("proj"), pixels, {
+    patchSize,
+    features: hiddenSize,
+    bias: true,
+  });
   const classToken = broadcastTo(scope.parameter("cls_token", [1, 1, hiddenSize], NORMAL), [batch, 1, hiddenSize]);
   const tokens = concat([classToken, patches], 1);
   const [, count] = tokens.shape as [number, number, number];

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inputError } from "../../../test/errors.js";
 import { expectParity, openGolden } from "../../../test/golden.js";
 import { frozenScope, survey } from "../../nn/scope.js";
 import { add, clip, exp, input, matmul, mul } from "../../ops/index.js";
@@ -68,12 +69,12 @@ test("CLIP ViT-L/14 has the published number of parameters", () => {
 
 describe("the end of a text", () => {
   const config = parseClipTextConfig({});
-  test("is its first end-of-text token", () => {
+  test("is the first end-of-text token", () => {
     const ids = [[7, 3, 9, 3, 3]];
     expect([...toNumbers(endOfText(ids, { ...config, eosTokenId: 3 }))]).toEqual([0, 1, 0, 0, 0]);
   });
 
-  test("is the greatest token where the config has the uncorrected id 2", () => {
+  test("is the greatest token if the config has the wrong id 2 of old files", () => {
     const ids = [[7, 3, 9, 9, 9]];
     expect([...toNumbers(endOfText(ids, { ...config, eosTokenId: 2 }))]).toEqual([0, 0, 1, 0, 0]);
   });
@@ -139,7 +140,7 @@ describe("against transformers", () => {
       });
     });
 
-    test(`${name}: names and shapes of all parameters are the file's`, async () => {
+    test(`${name}: all parameters have the file's names and shapes`, async () => {
       const golden = await openGolden(name);
       const config = parseClipConfig(golden.config);
       const { parameters } = survey("clip", (scope) => {
@@ -153,7 +154,7 @@ describe("against transformers", () => {
     });
   }
 
-  test("a decoded picture, clamped, resized and normalised as the reference trainer does, agrees to 1e-4", async () => {
+  test("a decoded image, clamped, resized and normalized as in the reference trainer, agrees to 1e-4", async () => {
     const golden = await openGolden("image");
     const image = input([2, 3, 16, 16]);
     const pixels = clipPixels(clip(add(mul(image, 0.5), 0.5), 0, 1), 12);
@@ -162,26 +163,33 @@ describe("against transformers", () => {
   });
 });
 
-test("a picture of the tower's own size is not resized", () => {
+test("an image of the tower's size is not resized", () => {
   const pixels = clipPixels(input([1, 3, 8, 8]), 8, parseNormalization({}));
   expect(pixels.node.inputs[0]?.node.op.name).toBe("sub");
   expect(pixels.node.inputs[0]?.node.inputs[0]?.node.op.name).toBe("input");
 });
 
-test("a CLIP config whose patches do not tile the picture is refused", () => {
+test("a CLIP config whose patches do not tile the image is refused", () => {
   expect(() => parseClipConfig({ vision_config: { image_size: 30, patch_size: 8 } }, "clip/config.json")).toThrow(
-    "clip/config.json: vision_config.patch_size: 8 does not divide image_size 30",
+    inputError("config-invalid", {
+      path: "clip/config.json",
+      keys: ["vision_config.patch_size"],
+      found: ["8"],
+      expected: [expect.stringContaining("image_size 30")],
+    }),
   );
 });
 
-test("a CLIP config with an unknown activation is refused with the nearest", () => {
-  expect(() => parseClipTextConfig({ hidden_act: "quick_gelo" })).toThrow("nearest: quick_gelu");
+test("a CLIP config with an unknown activation is refused with the nearest known one", () => {
+  expect(() => parseClipTextConfig({ hidden_act: "quick_gelo" })).toThrow(
+    inputError("config-invalid", { keys: ["hidden_act"], found: ['"quick_gelo"'], suggestion: "quick_gelu" }),
+  );
 });
 
 test("a text longer than the positions is refused", () => {
   const config = parseClipTextConfig({ max_position_embeddings: 8 });
   expect(() => survey("t", (scope) => clipText(scope, config, input([1, 9], "int64")))).toThrow(
-    "9 tokens, but the text model has 8 positions",
+    /9 tokens.*8 positions/,
   );
 });
 

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { count, depth, parseConfig, upTo } from "../../io/config-schema.js";
 import { type Activation, activations } from "../../nn/layers.js";
 
-/** What both towers of CLIP share. */
+/** The sizes that both towers of CLIP have. */
 export interface ClipTowerConfig {
   readonly hiddenSize: number;
   readonly intermediateSize: number;
@@ -16,7 +16,7 @@ export interface ClipTextConfig extends ClipTowerConfig {
   readonly vocabSize: number;
   readonly maxPositions: number;
   readonly eosTokenId: number;
-  /** Of the pooled text, where the model has a projection. */
+  /** Features of the projected pooled text, if the model has a projection. */
   readonly projectionDim: number;
 }
 
@@ -32,7 +32,7 @@ export interface ClipConfig {
   readonly projectionDim: number;
 }
 
-// transformers leaves out of a file what equals its defaults, so the defaults here are its own.
+// transformers omits values that equal its defaults from config.json, so these are the same defaults.
 const tower = {
   num_hidden_layers: depth.default(12),
   hidden_act: z.enum(Object.keys(activations) as Activation[]).default("quick_gelu"),
@@ -71,12 +71,18 @@ const clipSchema = z.object({
   projection_dim: count.default(512),
 });
 
-/** A text encoder's own config.json (CLIPTextModel, CLIPTextModelWithProjection). */
+/**
+ * Parses the config.json of a text encoder (CLIPTextModel, CLIPTextModelWithProjection).
+ * @throws InputError `config-invalid`
+ */
 export function parseClipTextConfig(json: unknown, file = "text_encoder/config.json"): ClipTextConfig {
   return textConfig(parseConfig(textSchema, json, file));
 }
 
-/** A whole CLIP's config.json (CLIPModel). */
+/**
+ * Parses the config.json of a whole CLIP (CLIPModel).
+ * @throws InputError `config-invalid`
+ */
 export function parseClipConfig(json: unknown, file = "config.json"): ClipConfig {
   const config = parseConfig(clipSchema, json, file);
   const vision = config.vision_config;

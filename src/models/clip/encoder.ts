@@ -6,8 +6,8 @@ import { add, attention } from "../../ops/index.js";
 import type { ClipTowerConfig } from "./config.js";
 
 /**
- * The pre-norm transformer of both towers: x [b, n, c] → the state after each layer and, at the front, x itself; all of
- * one shape. `mask` is added to the attention scores.
+ * The pre-norm transformer of both towers: x [b, n, c] → x and the state after each layer, all of the same shape.
+ * `mask` is added to the attention scores.
  */
 export function clipEncoder(scope: Scope, config: ClipTowerConfig, x: Value, mask?: Value): Value[] {
   const states = [x];

@@ -3,13 +3,13 @@ import type { Value } from "../../graph/value.js";
 import { parseConfig } from "../../io/config-schema.js";
 import { constant, div, resizeBilinear, sub } from "../../ops/index.js";
 
-/** What preprocessor_config.json says of pixels. */
+/** The normalization of pixels in preprocessor_config.json, per channel. */
 export interface Normalization {
   readonly mean: readonly number[];
   readonly deviation: readonly number[];
 }
 
-/** The statistics of CLIP's own training pictures. */
+/** The statistics of CLIP's training images. */
 export const CLIP_NORMALIZATION: Normalization = {
   mean: [0.48145466, 0.4578275, 0.40821073],
   deviation: [0.26862954, 0.26130258, 0.27577711],
@@ -21,14 +21,18 @@ const schema = z.object({
   image_std: triple(z.number().positive()).default([...CLIP_NORMALIZATION.deviation]),
 });
 
+/**
+ * Parses a preprocessor_config.json.
+ * @throws InputError `config-invalid`
+ */
 export function parseNormalization(json: unknown, file = "preprocessor_config.json"): Normalization {
   const config = parseConfig(schema, json, file);
   return { mean: config.image_mean, deviation: config.image_std };
 }
 
 /**
- * A reward's view of a picture: images [b, 3, h, w] in 0 … 1 → normalised pixels [b, 3, size, size]. Bilinear and not
- * antialiased, as the reference trainer resizes; CLIP's own evaluation is bicubic and cropped.
+ * Resizes and normalizes images for a reward: [b, 3, h, w] in 0 … 1 → pixels [b, 3, size, size]. The resize is bilinear
+ * without antialiasing, as in the reference trainer. CLIP's own evaluation resizes bicubically and crops.
  */
 export function clipPixels(
   images: Value,

@@ -2,7 +2,8 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../../errors/index.js";
+import { inputError } from "../../../test/errors.js";
+import { type ErrorCode, type ErrorFacts, InputError } from "../../errors/index.js";
 import { openClipTokenizer } from "./tokenizer.js";
 
 /** Written by parity/tokenizer_goldens.py with transformers' CLIPTokenizer. */
@@ -60,7 +61,7 @@ describe.each(golden.configurations)("agrees with transformers in the configurat
     }
   });
 
-  test("in the text that does not fit", async () => {
+  test("in the end of the text that does not fit", async () => {
     const tokenizer = await open();
     for (const [i, prompt] of golden.prompts.entries()) {
       expect(tokenizer.encode(prompt).truncated, prompt).toEqual(configuration.lost[i] ?? undefined);
@@ -81,7 +82,7 @@ describe("a tokenizer", () => {
     }
   });
 
-  test("knows its special ids, its length and the size of its vocabulary", async () => {
+  test("has special ids, a length and a vocabulary size", async () => {
     const tokenizer = await openClipTokenizer(await folderOf(whole()));
     expect(tokenizer).toMatchObject({
       maxLength: 12,
@@ -92,19 +93,19 @@ describe("a tokenizer", () => {
     });
   });
 
-  test("decodes ids to readable text, and none to none", async () => {
+  test("decodes ids to readable text, and an empty list to an empty string", async () => {
     const tokenizer = await openClipTokenizer(await folderOf(whole()));
     expect(tokenizer.decode(tokenizer.encode("Two cats on grass").ids.slice(1, 5))).toBe("two cats on grass");
     expect(tokenizer.decode([])).toBe("");
   });
 
-  test.each([{}, { model_max_length: 1e30 }])("without a length of its own has CLIP's 77: %j", async (config) => {
+  test.each([{}, { model_max_length: 1e30 }])("without a length has CLIP's 77 tokens: %j", async (config) => {
     const tokenizer = await openClipTokenizer(await folderOf(whole({ "tokenizer_config.json": config })));
     expect(tokenizer.encode("a cat").ids).toHaveLength(77);
   });
 });
 
-test("a text model of fewer positions shortens texts to them", async () => {
+test("texts are truncated to the positions of the text model", async () => {
   const folder = await folderOf(whole({ "tokenizer_config.json": { model_max_length: 77 } }));
   const tokenizer = await openClipTokenizer(folder, { contextLength: 5 });
   const { ids, truncated } = tokenizer.encode("a photo of a cat");
@@ -113,11 +114,11 @@ test("a text model of fewer positions shortens texts to them", async () => {
   expect(truncated).toBe("a cat");
 });
 
-describe("a folder that is refused", () => {
-  async function refuse(files: Record<string, unknown>, message: RegExp): Promise<void> {
-    const error = await openClipTokenizer(await folderOf(files)).catch((caught) => caught);
-    expect(error).toBeInstanceOf(InputError);
-    expect(error.message).toMatch(message);
+describe("a folder is refused if it", () => {
+  /** `facts` may omit the path if it is `file` in the folder. */
+  async function refuse(files: Record<string, unknown>, code: ErrorCode, facts: ErrorFacts, file: string) {
+    const folder = await folderOf(files);
+    await expect(openClipTokenizer(folder)).rejects.toThrow(inputError(code, { path: join(folder, file), ...facts }));
   }
   const { "tokenizer_config.json": config } = whole();
 
@@ -125,45 +126,77 @@ describe("a folder that is refused", () => {
     await expect(openClipTokenizer(join(root, "nowhere"))).rejects.toThrow(InputError);
   });
 
-  test("has no configuration or no vocabulary", async () => {
-    await refuse({ "vocab.json": golden.vocab, "merges.txt": MERGES }, /has no tokenizer_config\.json/);
-    await refuse(
-      { "tokenizer_config.json": config, "vocab.json": {} },
-      /needs vocab\.json and merges\.txt, or tokenizer/,
+  test("has no configuration", async () => {
+    const folder = await folderOf({ "vocab.json": golden.vocab, "merges.txt": MERGES });
+    await expect(openClipTokenizer(folder)).rejects.toThrow(InputError);
+    await expect(openClipTokenizer(folder)).rejects.toThrow("tokenizer_config.json");
+  });
+
+  test("has no vocabulary", async () => {
+    const folder = await folderOf({ "tokenizer_config.json": config, "vocab.json": {} });
+    await expect(openClipTokenizer(folder)).rejects.toThrow(
+      inputError("model-incomplete", { path: folder, missing: ["vocab.json", "merges.txt", "tokenizer.json"] }),
     );
   });
 
-  test("is another kind of tokenizer", async () => {
+  test("has another kind of tokenizer", async () => {
     await refuse(
       whole({ "tokenizer_config.json": { tokenizer_class: "T5Tokenizer" } }),
-      /tokenizer_class is "T5Tokenizer"/,
+      "config-invalid",
+      { keys: ["tokenizer_class"], found: ['"T5Tokenizer"'] },
+      "tokenizer_config.json",
     );
     const model = { type: "Unigram", vocab: [], merges: [] };
-    await refuse({ "tokenizer_config.json": config, "tokenizer.json": { model } }, /model\.type is "Unigram"/);
+    await refuse(
+      { "tokenizer_config.json": config, "tokenizer.json": { model } },
+      "file-malformed",
+      { keys: expect.arrayContaining(["model.type"]), found: expect.arrayContaining(['"Unigram"']) },
+      "tokenizer.json",
+    );
   });
 
-  test("has no room for a start and an end", () =>
-    refuse(whole({ "tokenizer_config.json": { model_max_length: 1 } }), /model_max_length is 1/));
+  test("has no room for a start and an end token", () =>
+    refuse(
+      whole({ "tokenizer_config.json": { model_max_length: 1 } }),
+      "config-invalid",
+      { keys: ["model_max_length"], found: ["1"] },
+      "tokenizer_config.json",
+    ));
 
   test("lacks a special token in its vocabulary", () =>
-    refuse(whole({ "tokenizer_config.json": { pad_token: { content: "[PAD]" } } }), /has no "\[PAD\]", the pad_token/));
+    refuse(
+      whole({ "tokenizer_config.json": { pad_token: { content: "[PAD]" } } }),
+      "model-mismatch",
+      { token: "[PAD]", role: "pad_token" },
+      "vocab.json",
+    ));
 
-  test("has a name for a special token that objects inherit", () =>
-    refuse(whole({ "tokenizer_config.json": { pad_token: "constructor" } }), /has no "constructor"/));
+  test("has a special token with the name of an inherited property", () =>
+    refuse(
+      whole({ "tokenizer_config.json": { pad_token: "constructor" } }),
+      "model-mismatch",
+      { token: "constructor", role: "pad_token" },
+      "vocab.json",
+    ));
 
-  test.each([
-    [[], /not an object of tokens/],
-    ["{", /vocab\.json: is not valid JSON/],
-    [{ a: 1.5 }, /token "a": 1\.5 is not an id/],
-    [{ a: "1" }, /token "a": "1" is not an id/],
-    [{ a: 4e9 }, /token "a": 4000000000 is not an id/],
-    [{ a: 0, b: 0 }, /token "b": has the id 0, and so has "a"/],
-  ])("has the vocabulary %j", (vocab, message) => refuse(whole({ "vocab.json": vocab }), message));
+  test.each<[unknown, ErrorFacts]>([
+    [[], { found: "[]" }],
+    ["{", { reason: expect.stringContaining("JSON") }],
+    [{ a: 1.5 }, { token: "a", found: "1.5" }],
+    [{ a: "1" }, { token: "a", found: '"1"' }],
+    [{ a: 4e9 }, { token: "a", found: "4000000000", limit: 2 ** 20 }],
+    [
+      { a: 0, b: 0 },
+      { token: "b", id: 0, other: "a" },
+    ],
+  ])("has the vocabulary %j", (vocab, facts) =>
+    refuse(whole({ "vocab.json": vocab }), "file-malformed", facts, "vocab.json"),
+  );
 
-  test.each([
-    ["a b c", /merge 1: "a b c" is not two tokens/],
-    ["#version: 0.2\na", /merge 2: "a" is not two tokens/],
-    ["a zebra", /merge 1: "zebra" is not in the vocabulary/],
-    ["q q", /merge 1: "qq" is not in the vocabulary/],
-  ])("has the merges %j", (merges, message) => refuse(whole({ "merges.txt": merges }), message));
+  test.each<[string, ErrorCode, ErrorFacts]>([
+    ["a b c", "file-malformed", { merge: 1, found: '"a b c"' }],
+    ["#version: 0.2\na", "file-malformed", { merge: 2, found: '"a"' }],
+    ["a zebra", "model-mismatch", { merge: 1, token: "zebra" }],
+    ["q q", "model-mismatch", { merge: 1, token: "qq" }],
+  ])("has the merges %j", (merges, code, facts) => refuse(whole({ "merges.txt": merges }), code, facts, "merges.txt"));
 });

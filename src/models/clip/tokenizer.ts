@@ -1,18 +1,18 @@
 import { join } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
-import { InputError } from "../../errors/index.js";
+import { InputError, quote } from "../../errors/index.js";
 import { parseConfig } from "../../io/config-schema.js";
 import { exists, readText } from "../../io/files.js";
 import { readJson } from "../../io/json.js";
 import { readConfig } from "../../weights/folder.js";
 
 /**
- * CLIP's tokenizer (Radford et al. 2021, section 2.4): lower-cased text, split into words, signs and single digits,
- * each spelled in bytes and joined by byte-pair encoding, where `</w>` marks the end of a word.
+ * CLIP's tokenizer (Radford et al. 2021, section 2.4). It lower-cases the text, splits it into words, punctuation and
+ * single digits, and encodes the bytes of each by byte-pair encoding. `</w>` marks the end of a word.
  */
 export interface ClipTokenizer {
-  /** The number of ids in every encoded text: 77 in Stable Diffusion. */
+  /** The number of ids of every encoded text; 77 in Stable Diffusion. */
   readonly maxLength: number;
   /** One more than the highest id. */
   readonly vocabularySize: number;
@@ -24,9 +24,9 @@ export interface ClipTokenizer {
 }
 
 export interface EncodedText {
-  /** Start, the text's tokens, end, then padding: always `maxLength` of them. */
+  /** The start token, the text's tokens, the end token and padding: always `maxLength` ids. */
   readonly ids: number[];
-  /** The end of the text that did not fit, for a warning. */
+  /** The end of the text that did not fit; undefined if all of it did. */
   readonly truncated: string | undefined;
 }
 
@@ -34,9 +34,9 @@ const START = "<|startoftext|>";
 const END = "<|endoftext|>";
 const END_OF_WORD = "</w>";
 const CONTEXT_LENGTH = 77;
-/** CLIP's own vocabulary takes about 1 MiB; these bounds only keep a wrong file from filling the memory. */
-const MOST_BYTES = 32 * 2 ** 20;
-const HIGHEST_ID = 2 ** 20;
+/** Bounds that keep a wrong file from filling the memory. CLIP's vocabulary has about 1 MiB. */
+const MAX_BYTES = 32 * 2 ** 20;
+const MAX_ID = 2 ** 20;
 
 const specialToken = z
   .union([z.string(), z.looseObject({ content: z.string() })])
@@ -53,19 +53,18 @@ const tokenizerConfig = specialTokens.extend({
 });
 
 /**
- * From a tokenizer folder: tokenizer_config.json beside vocab.json and merges.txt, or beside tokenizer.json. Texts never
- * get more ids than `contextLength`, the number of positions that the text model knows. `config` is what stands for the
- * folder's tokenizer_config.json where it was read already, or is the caller's own.
+ * Opens the tokenizer in a folder with tokenizer_config.json and either vocab.json and merges.txt or tokenizer.json.
+ * @param options.contextLength the number of positions of the text model; texts are truncated to it
+ * @param options.config replaces the folder's tokenizer_config.json
+ * @throws InputError if a file is missing, damaged, or of another kind of tokenizer
  */
 export async function openClipTokenizer(
   folder: string,
   { contextLength = CONTEXT_LENGTH, config: given }: { contextLength?: number; config?: unknown } = {},
 ): Promise<ClipTokenizer> {
   const file = "tokenizer_config.json";
-  const config =
-    given === undefined
-      ? await readConfig(folder, tokenizerConfig, file)
-      : parseConfig(tokenizerConfig, given, join(folder, file));
+  const json = given === undefined ? await readConfig(folder, z.unknown(), file) : given;
+  const config = parseConfig(tokenizerConfig, json, join(folder, file));
   const mapPath = join(folder, "special_tokens_map.json");
   const map = (await exists(mapPath)) ? await readJson(mapPath, specialTokens) : {};
   const { vocab, merges, path } = await readBytePairs(folder);
@@ -75,8 +74,9 @@ export async function openClipTokenizer(
     const id = Object.hasOwn(vocab, token) ? vocab[token] : undefined;
     if (id === undefined)
       throw new InputError(
-        "config-invalid",
-        `${path}: has no ${JSON.stringify(token)}, the ${role} of this tokenizer.`,
+        "model-mismatch",
+        `${path}: has no token ${quote(token)}, the tokenizer's ${role}. Use the tokenizer files of one model.`,
+        { path, token, role },
       );
     return { token, id };
   };
@@ -94,7 +94,7 @@ export async function openClipTokenizer(
         normalizers: [
           { type: "NFC" },
           { type: "Replace", pattern: { Regex: "\\s+" }, content: " " },
-          // JavaScript lowers a sigma at the end of a word to ς; CLIP's tokenizer lowers letter by letter.
+          // JavaScript lower-cases a sigma at the end of a word to ς. CLIP's tokenizer always maps it to σ.
           { type: "Replace", pattern: { String: "Σ" }, content: "σ" },
           { type: "Lowercase" },
         ],
@@ -118,7 +118,7 @@ export async function openClipTokenizer(
     { clean_up_tokenization_spaces: false },
   );
 
-  // Where no length is set, transformers writes 1e30.
+  // transformers writes 1e30 if no length is set.
   const maxLength = Math.min(Math.floor(config.model_max_length ?? contextLength), contextLength);
   const decode = (ids: readonly number[]) => (ids.length === 0 ? "" : tokenizer.decode([...ids]).trim());
   return {
@@ -141,9 +141,9 @@ export async function openClipTokenizer(
 interface BytePairs {
   /** Token → id. */
   readonly vocab: Readonly<Record<string, number>>;
-  /** What to join, the most important pair first. */
+  /** Pairs of tokens to merge, in order of priority. */
   readonly merges: readonly (readonly [string, string])[];
-  /** The vocabulary's file, for messages. */
+  /** The file of the vocabulary. Used in messages. */
   readonly path: string;
 }
 
@@ -161,45 +161,56 @@ async function readBytePairs(folder: string): Promise<BytePairs> {
   const mergesPath = join(folder, "merges.txt");
   const jointPath = join(folder, "tokenizer.json");
   if ((await exists(vocabPath)) && (await exists(mergesPath))) {
-    const vocab = checkVocabulary(await readJson(vocabPath, z.unknown(), MOST_BYTES), vocabPath);
-    const lines = (await readText(mergesPath, MOST_BYTES)).split(/\r?\n/);
+    const vocab = checkVocabulary(await readJson(vocabPath, z.unknown(), MAX_BYTES), vocabPath);
+    const lines = (await readText(mergesPath, MAX_BYTES)).split(/\r?\n/);
     const pairs = lines.map((line, i) => (i === 0 && line.startsWith("#version") ? "" : line));
     return { vocab, merges: checkMerges(pairs, vocab, mergesPath), path: vocabPath };
   }
   if (await exists(jointPath)) {
-    const { model } = await readJson(jointPath, tokenizerJson, MOST_BYTES);
+    const { model } = await readJson(jointPath, tokenizerJson, MAX_BYTES);
     const vocab = checkVocabulary(model.vocab, jointPath);
     const pairs = model.merges.map((merge) => (typeof merge === "string" ? merge : merge.join(" ")));
     return { vocab, merges: checkMerges(pairs, vocab, jointPath), path: jointPath };
   }
   throw new InputError(
-    "config-invalid",
-    `${folder}: is no CLIP tokenizer: it needs vocab.json and merges.txt, or tokenizer.json.`,
+    "model-incomplete",
+    `${folder}: is not a CLIP tokenizer. The folder must have vocab.json and merges.txt, or tokenizer.json.`,
+    { path: folder, missing: ["vocab.json", "merges.txt", "tokenizer.json"] },
   );
 }
 
 function checkVocabulary(vocab: unknown, path: string): Record<string, number> {
   if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab)) {
-    throw new InputError("config-invalid", `${path}: the vocabulary is not an object of tokens and their ids.`);
+    throw new InputError(
+      "file-malformed",
+      `${path}: the vocabulary is ${quote(vocab)}; it must be an object of tokens and their ids.`,
+      { path, found: quote(vocab) },
+    );
   }
   const tokens = new Map<number, string>();
   for (const [token, id] of Object.entries(vocab)) {
-    const where = `${path}: token ${JSON.stringify(token)}`;
-    if (!Number.isSafeInteger(id) || id < 0 || id > HIGHEST_ID) {
+    const where = `${path}: token ${quote(token)}`;
+    if (!Number.isSafeInteger(id) || id < 0 || id > MAX_ID) {
       throw new InputError(
-        "config-invalid",
-        `${where}: ${JSON.stringify(id)} is not an id, a whole number from 0 to ${HIGHEST_ID}.`,
+        "file-malformed",
+        `${where}: the id is ${quote(id)}; it must be a whole number from 0 to ${MAX_ID}.`,
+        { path, token, found: quote(id), limit: MAX_ID },
       );
     }
     const other = tokens.get(id);
     if (other !== undefined)
-      throw new InputError("config-invalid", `${where}: has the id ${id}, and so has ${JSON.stringify(other)}.`);
+      throw new InputError("file-malformed", `${where}: has the same id ${id} as ${quote(other)}.`, {
+        path,
+        token,
+        other,
+        id,
+      });
     tokens.set(id, token);
   }
   return vocab as Record<string, number>;
 }
 
-/** Each line `left right`, where left, right and the token that they make are all in the vocabulary. */
+/** Parses lines `left right`. The tokens left, right and left + right must be in the vocabulary. */
 function checkMerges(lines: readonly string[], vocab: Readonly<Record<string, number>>, path: string) {
   const merges: [string, string][] = [];
   for (const [i, line] of lines.entries()) {
@@ -208,15 +219,17 @@ function checkMerges(lines: readonly string[], vocab: Readonly<Record<string, nu
     const [left, right, ...more] = line.split(" ");
     if (!left || !right || more.length > 0) {
       throw new InputError(
-        "config-invalid",
-        `${where}: ${JSON.stringify(line.slice(0, 100))} is not two tokens with a space between them.`,
+        "file-malformed",
+        `${where} is ${quote(line)}; it must be two tokens with a space between them.`,
+        { path, merge: i + 1, found: quote(line) },
       );
     }
     const missing = [left, right, left + right].find((token) => !Object.hasOwn(vocab, token));
     if (missing !== undefined) {
       throw new InputError(
-        "config-invalid",
-        `${where}: ${JSON.stringify(missing)} is not in the vocabulary; do both belong together?`,
+        "model-mismatch",
+        `${where}: the token ${quote(missing)} is not in the vocabulary. Use the files of one tokenizer.`,
+        { path, merge: i + 1, token: missing },
       );
     }
     merges.push([left, right]);

@@ -1,6 +1,6 @@
 import type { ClipTokenizer } from "./tokenizer.js";
 
-/** A warning for each prompt that is longer than its reader, such as "the text encoder", can take. */
+/** Warns about each prompt that is longer than `reader`, such as "the text encoder", accepts. */
 export function truncationWarnings(
   tokenizer: Pick<ClipTokenizer, "encode" | "maxLength">,
   prompts: Iterable<string>,
@@ -12,7 +12,8 @@ export function truncationWarnings(
     return truncated === undefined
       ? []
       : [
-          `the prompt "${start}" is longer than the ${tokenizer.maxLength} tokens of ${reader}; its end is left out: "${truncated}"`,
+          `the prompt "${start}" is longer than the ${tokenizer.maxLength} tokens of ${reader}; ` +
+            `its end is left out: "${truncated}"`,
         ];
   });
 }

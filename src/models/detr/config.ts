@@ -5,7 +5,9 @@ import type { WeightSource } from "../../weights/source.js";
 import { labelsOf } from "../labels.js";
 import { type ResNetConfig, timmResNet, transformersResNet } from "./resnet.js";
 
-/** DETR (Carion et al. 2020, arXiv 2005.12872): a ResNet, and a transformer whose decoder's queries are detections. */
+/**
+ * DETR (Carion et al. 2020, arXiv 2005.12872): a ResNet and a transformer. Each query of the decoder is a detection.
+ */
 export interface DetrConfig {
   readonly backbone: ResNetConfig;
   readonly dModel: number;
@@ -13,7 +15,7 @@ export interface DetrConfig {
   readonly decoder: DetrStackConfig;
   readonly activation: Activation;
   readonly queries: number;
-  /** Class number i is labels[i]; "no object" comes after the last. */
+  /** The class names by index. The class "no object" comes after the last one. */
   readonly labels: readonly string[];
 }
 
@@ -55,11 +57,11 @@ const schema = z
     }
   });
 
-/** The plain ones: others of the family (resnet50d, seresnet50, …) have another stem or more layers. */
+/** Plain ResNets. Other models of the family (resnet50d, seresnet50, …) have another stem or more layers. */
 const timmName = z
   .string()
   .regex(/^resnet(18|34|50|101|152)(\.|$)/, "supported: resnet18, resnet34, resnet50, resnet101, resnet152");
-/** Of the four stages that timm counts from 1; DETR reads the last. */
+/** A list that ends with the last stage, which DETR reads. timm counts the stages from 1. */
 const lastOf = (stages: number) =>
   z
     .array(z.int())
@@ -67,8 +69,8 @@ const lastOf = (stages: number) =>
     .nullish();
 const outputStride = z.union([z.literal(32), z.literal(16)]).nullish();
 
-/** Until transformers 5 the backbone's settings stood beside the others. */
-const besides = z.object({
+/** Before transformers 5, the backbone's settings were at the top level. */
+const flatBackbone = z.object({
   backbone: timmName.nullish(),
   backbone_kwargs: z.object({ in_chans: only(3), out_indices: lastOf(4), output_stride: outputStride }).nullish(),
 });
@@ -97,19 +99,23 @@ const ownBackbone = z.object({
     })
     .refine(({ hidden_sizes, depths }) => hidden_sizes.length === depths.length, {
       path: ["depths"],
-      error: "is not as long as hidden_sizes",
+      error: "must be as long as hidden_sizes",
     })
     .refine(({ depths, out_features }) => !out_features || out_features.at(-1) === `stage${depths.length}`, {
       path: ["out_features"],
-      error: "does not end with the last stage, which DETR reads",
+      error: "must end with the last stage, which DETR reads",
     }),
 });
 
-/** `weights` under `path` say how large a timm backbone is: config.json has no more than its name. */
+/**
+ * Parses a DETR's config.json. It has only the name of a timm backbone, so the backbone's sizes come from the tensors
+ * of `weights` under `path`.
+ * @throws InputError if the config is invalid or if the weights do not belong to it
+ */
 export function parseDetrConfig(json: unknown, weights: WeightSource, path: string, file = "config.json"): DetrConfig {
   const config = parseConfig(schema, json, file);
   return {
-    backbone: parseBackbone(json, config, weights, path, file),
+    backbone: parseBackbone(json, config, { weights, path, file }),
     dModel: config.d_model,
     encoder: {
       layers: config.encoder_layers,
@@ -130,19 +136,17 @@ export function parseDetrConfig(json: unknown, weights: WeightSource, path: stri
 function parseBackbone(
   json: unknown,
   { dilation, use_timm_backbone, backbone_config }: z.output<typeof schema>,
-  weights: WeightSource,
-  path: string,
-  file: string,
+  { weights, path, file }: { readonly weights: WeightSource; readonly path: string; readonly file: string },
 ): ResNetConfig {
   if (backbone_config?.model_type === "resnet" || !use_timm_backbone) {
     return transformersResNet(parseConfig(ownBackbone, json, file).backbone_config);
   }
   const { output_stride } = backbone_config
     ? parseConfig(timmBackbone, json, file).backbone_config
-    : (parseConfig(besides, json, file).backbone_kwargs ?? {});
-  // DC5, DETR's dilated last stage, which then halves nothing.
+    : (parseConfig(flatBackbone, json, file).backbone_kwargs ?? {});
+  // In DETR-DC5, the last stage is dilated and does not downsample.
   return timmResNet(weights, `${path}.${BACKBONE}`, { dilated: dilation || output_stride === 16 });
 }
 
-/** The backbone's place in the file, whichever library it is from. */
+/** The backbone's prefix in the checkpoint, for both libraries. */
 export const BACKBONE = "model.backbone.conv_encoder.model";

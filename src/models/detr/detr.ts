@@ -5,7 +5,7 @@ import { add, attention, broadcastTo, constant, reshape, transpose, zeros } from
 import { BACKBONE, type DetrConfig, type DetrStackConfig } from "./config.js";
 import { resNet } from "./resnet.js";
 
-/** DetrForObjectDetection's class scores: normalised pixels [b, 3, h, w] → logits [b, queries, labels + 1] */
+/** DetrForObjectDetection's class scores: normalized pixels [b, 3, h, w] → logits [b, queries, labels + 1] */
 export function detrLogits(scope: Scope, config: DetrConfig, pixels: Value): Value {
   const { dModel, queries, labels } = config;
   const model = scope.at("model");
@@ -18,13 +18,13 @@ export function detrLogits(scope: Scope, config: DetrConfig, pixels: Value): Val
     memory = encoderLayer(model.at("encoder").at("layers").at(i), config, memory, positions);
   }
 
-  // What a query asks for is its position; it starts with nothing seen.
-  const asked = model.at("query_position_embeddings").parameter("weight", [queries, dModel], NORMAL);
-  const query = broadcastTo(reshape(asked, [1, queries, dModel]), [batch, queries, dModel]);
-  const places = add(memory, positions);
+  // The learned queries act as position embeddings. The decoder's state starts at zero.
+  const embedded = model.at("query_position_embeddings").parameter("weight", [queries, dModel], NORMAL);
+  const query = broadcastTo(reshape(embedded, [1, queries, dModel]), [batch, queries, dModel]);
+  const memoryKeys = add(memory, positions);
   let h = zeros([batch, queries, dModel]);
   for (let i = 0; i < config.decoder.layers; i++) {
-    h = decoderLayer(model.at("decoder").at("layers").at(i), config, h, { query, memory, places });
+    h = decoderLayer(model.at("decoder").at("layers").at(i), config, h, { query, memory, memoryKeys });
   }
   h = layerNorm(model.at("decoder").at("layernorm"), h);
   return linear(scope.at("class_labels_classifier"), h, labels.length + 1);
@@ -33,29 +33,33 @@ export function detrLogits(scope: Scope, config: DetrConfig, pixels: Value): Val
 /** x [b, n, c], positions [1, n, c] → [b, n, c] */
 function encoderLayer(scope: Scope, config: DetrConfig, x: Value, positions: Value): Value {
   const { heads } = config.encoder;
-  const placed = add(x, positions);
-  const seen = mixed(scope.at("self_attn"), heads, { query: placed, key: placed, value: x });
-  const h = layerNorm(scope.at("self_attn_layer_norm"), add(x, seen));
+  const positioned = add(x, positions);
+  const attended = attend(scope.at("self_attn"), heads, { query: positioned, key: positioned, value: x });
+  const h = layerNorm(scope.at("self_attn_layer_norm"), add(x, attended));
   return layerNorm(scope.at("final_layer_norm"), add(h, feedForward(scope, config, config.encoder, h)));
 }
 
-/** x [b, q, c] → the same; `query` are the queries' positions, `places` the memory [b, n, c] with its own */
+/**
+ * x [b, q, c] → same shape. `query` [b, q, c] is the position embedding of the queries, `memoryKeys` [b, n, c] is the
+ * memory plus its position embedding.
+ */
 function decoderLayer(
   scope: Scope,
   config: DetrConfig,
   x: Value,
-  { query, memory, places }: { readonly query: Value; readonly memory: Value; readonly places: Value },
+  { query, memory, memoryKeys }: { readonly query: Value; readonly memory: Value; readonly memoryKeys: Value },
 ): Value {
   const { heads } = config.decoder;
-  const placed = add(x, query);
-  const among = mixed(scope.at("self_attn"), heads, { query: placed, key: placed, value: x });
-  let h = layerNorm(scope.at("self_attn_layer_norm"), add(x, among));
-  const seen = mixed(scope.at("encoder_attn"), heads, { query: add(h, query), key: places, value: memory });
-  h = layerNorm(scope.at("encoder_attn_layer_norm"), add(h, seen));
+  const positioned = add(x, query);
+  const attended = attend(scope.at("self_attn"), heads, { query: positioned, key: positioned, value: x });
+  let h = layerNorm(scope.at("self_attn_layer_norm"), add(x, attended));
+  const crossed = attend(scope.at("encoder_attn"), heads, { query: add(h, query), key: memoryKeys, value: memory });
+  h = layerNorm(scope.at("encoder_attn_layer_norm"), add(h, crossed));
   return layerNorm(scope.at("final_layer_norm"), add(h, feedForward(scope, config, config.decoder, h)));
 }
 
-function mixed(
+/** Multi-head attention: query [b, q, c], key and value [b, n, c] → [b, q, c] */
+function attend(
   scope: Scope,
   heads: number,
   { query, key, value }: { readonly query: Value; readonly key: Value; readonly value: Value },
@@ -73,14 +77,15 @@ function feedForward(scope: Scope, { activation, dModel }: DetrConfig, { ffnDim 
 const TEMPERATURE = 10000;
 
 /**
- * Sines and cosines (Vaswani et al. 2017, section 3.5) of the row in the first half of the features and of the column in the
- * second, where the last row and column are a whole turn: [1, height · width, features]
+ * Sinusoidal position embedding (Vaswani et al. 2017, section 3.5) of the row in the first half of the features and of
+ * the column in the second half. Positions are scaled so that the last row and column are at 2π.
+ * → [1, height · width, features]
  */
 function sinePositions(height: number, width: number, features: number): Value {
   const half = features / 2;
   const data = new Float64Array(height * width * features);
-  const wave = (place: number, extent: number, feature: number) => {
-    const angle = ((place + 1) / (extent + 1e-6)) * 2 * Math.PI;
+  const wave = (position: number, extent: number, feature: number) => {
+    const angle = ((position + 1) / (extent + 1e-6)) * 2 * Math.PI;
     const slowed = angle / TEMPERATURE ** ((2 * Math.floor(feature / 2)) / half);
     return feature % 2 === 0 ? Math.sin(slowed) : Math.cos(slowed);
   };

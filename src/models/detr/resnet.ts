@@ -1,6 +1,7 @@
 /**
- * ResNet (He et al. 2015, arXiv 1512.03385) as detectors use it: the last stage's features, and batch normalisation frozen, so
- * that it is a scale and a bias of the convolution before it. Files name its parts as timm and torchvision do or as transformers does.
+ * ResNet (He et al. 2015, arXiv 1512.03385) as the backbone of a detector: it returns the features of the last stage.
+ * Batch norm is frozen, so it is a scale and a bias of the convolution before it. Checkpoints use the names of timm and
+ * torchvision, or those of transformers.
  */
 
 import { InputError } from "../../errors/index.js";
@@ -8,15 +9,16 @@ import type { Value } from "../../graph/value.js";
 import { type Activation, activations } from "../../nn/layers.js";
 import { fanInUniform, ONES, type Scope, ZEROS } from "../../nn/scope.js";
 import { add, conv2d, div, maxPool, mul, reshape, sqrt, sub } from "../../ops/index.js";
+import { showShape } from "../../tensor/shape.js";
 import type { WeightSource } from "../../weights/source.js";
 
 export interface ResNetConfig {
   readonly names: ResNetNames;
   readonly stemWidth: number;
   readonly stages: readonly ResNetStage[];
-  /** Two convolutions of 3x3, or one between two of 1x1 at a quarter of the width. */
+  /** "basic": two 3x3 convolutions. "bottleneck": 1x1, 3x3 and 1x1 convolutions, the first two at a quarter of the width. */
   readonly block: "basic" | "bottleneck";
-  /** Of a bottleneck: halve in its first convolution, and not in the one of 3x3. */
+  /** Put the stride of a bottleneck in its first convolution instead of the 3x3 convolution. */
   readonly strideFirst: boolean;
   readonly activation: Activation;
 }
@@ -25,11 +27,11 @@ export interface ResNetStage {
   readonly width: number;
   readonly depth: number;
   readonly stride: 1 | 2;
-  /** Of the 3x3 convolutions of all its blocks but the first. */
+  /** Dilation of the 3x3 convolutions, except in the first block. */
   readonly dilation: 1 | 2;
 }
 
-/** Where a convolution and its normalisation lie, from the place of what holds them. */
+/** The names of a convolution and its norm, relative to the module that contains them. */
 type Layer = readonly [convolution: string, normalization: string];
 
 interface ResNetNames {
@@ -53,6 +55,7 @@ const TIMM: ResNetNames = {
   shortcut: ["downsample.0", "downsample.1"],
 };
 
+/** The ResNet of a `backbone_config` of transformers. */
 export function transformersResNet(config: {
   readonly embedding_size: number;
   readonly hidden_sizes: readonly number[];
@@ -78,21 +81,31 @@ export function transformersResNet(config: {
 }
 
 const STAGES = 4;
-const MOST_BLOCKS = 1000;
+/** A bound for damaged files. The largest ResNet has 36 blocks in a stage. */
+const MAX_BLOCKS = 1000;
 
-/** The sizes that the tensors under `path` have. `dilated`: the last stage looks further instead of halving. */
+/**
+ * Reads the sizes of a timm ResNet from its tensors under `path`. With `dilated`, the last stage is dilated instead of
+ * downsampling.
+ * @throws InputError `tensor-missing` or `tensor-mismatch`
+ */
 export function timmResNet(
   weights: WeightSource,
   path: string,
   { dilated }: { readonly dilated: boolean },
 ): ResNetConfig {
-  /** Output channels of a convolution. */
+  /** Returns the output channels of a convolution. */
   const width = (name: string): number => {
-    const shape = weights.get(`${path}.${name}.weight`)?.shape;
+    const tensor = `${path}.${name}.weight`;
+    const shape = weights.get(tensor)?.shape;
     if (shape?.length !== 4) {
+      const problem = shape
+        ? `${tensor} has the shape ${showShape(shape)}, but a convolution of a timm ResNet has [out, in, h, w]`
+        : `has no convolution ${tensor}, which a timm ResNet needs`;
       throw new InputError(
-        "config-invalid",
-        `${weights.describe}: has no convolution ${path}.${name}.weight, which a ResNet of timm has. Do the weights belong to this config.json?`,
+        shape ? "tensor-mismatch" : "tensor-missing",
+        `${weights.describe}: ${problem}. Use the weights that belong to this config.json.`,
+        { path: weights.describe, tensor, ...(shape && { found: showShape(shape), expected: "[out, in, h, w]" }) },
       );
     }
     return shape[0] as number;
@@ -102,7 +115,7 @@ export function timmResNet(
   const stages = Array.from({ length: STAGES }, (_, stage): ResNetStage => {
     const at = (index: number) => TIMM.block(stage, index);
     let depth = 1;
-    while (depth < MOST_BLOCKS && has(`${at(depth)}.conv1`)) depth++;
+    while (depth < MAX_BLOCKS && has(`${at(depth)}.conv1`)) depth++;
     const last = stage === STAGES - 1;
     return {
       width: width(`${at(0)}.${block === "bottleneck" ? "conv3" : "conv2"}`),
@@ -114,62 +127,61 @@ export function timmResNet(
   return { names: TIMM, stemWidth: width("conv1"), stages, block, strideFirst: false, activation: "relu" };
 }
 
-/** pixels [b, 3, h, w] → [b, the last stage's width, ⌈h/32⌉, ⌈w/32⌉] where four stages halve three times */
+/** pixels [b, 3, h, w] → features of the last stage [b, width, ⌈h/32⌉, ⌈w/32⌉], if three of four stages downsample */
 export function resNet(scope: Scope, config: ResNetConfig, pixels: Value): Value {
   const { names, stages, stemWidth } = config;
   const act = activations[config.activation];
-  const stem = act(normalizedConv(scope, names.stem, pixels, stemWidth, { kernel: 7, stride: 2 }));
+  const stem = act(normalizedConv(scope, names.stem, pixels, { features: stemWidth, kernel: 7, stride: 2 }));
   let h = maxPool(stem, 3, { stride: 2, padding: 1 });
   for (const [i, { width, depth, stride, dilation }] of stages.entries()) {
     for (let j = 0; j < depth; j++) {
-      const own = j === 0 ? { stride, dilation: 1 } : { stride: 1, dilation };
-      h = act(residualBlock(scope.at(names.block(i, j)), config, h, width, own));
+      const options = j === 0 ? { width, stride, dilation: 1 } : { width, stride: 1, dilation };
+      h = act(residualBlock(scope.at(names.block(i, j)), config, h, options));
     }
   }
   return h;
 }
 
-/** x [b, in, h, w] → [b, width, h / stride, w / stride], before the last activation */
+/** x [b, in, h, w] → [b, width, h / stride, w / stride], without the last activation */
 function residualBlock(
   scope: Scope,
   { names, block, strideFirst, activation }: ResNetConfig,
   x: Value,
-  width: number,
-  { stride, dilation }: { readonly stride: number; readonly dilation: number },
+  { width, stride, dilation }: { readonly width: number; readonly stride: number; readonly dilation: number },
 ): Value {
   const act = activations[activation];
-  const layer = (index: number, h: Value, features: number, options: NormalizedConvOptions) =>
-    normalizedConv(scope, names.layer(index), h, features, options);
+  const layer = (index: number, h: Value, options: NormalizedConvOptions) =>
+    normalizedConv(scope, names.layer(index), h, options);
   let h: Value;
   if (block === "basic") {
-    h = act(layer(0, x, width, { kernel: 3, stride, dilation }));
-    h = layer(1, h, width, { kernel: 3, dilation });
+    h = act(layer(0, x, { features: width, kernel: 3, stride, dilation }));
+    h = layer(1, h, { features: width, kernel: 3, dilation });
   } else {
     const [first, second] = strideFirst ? [stride, 1] : [1, stride];
-    h = act(layer(0, x, width / 4, { kernel: 1, stride: first }));
-    h = act(layer(1, h, width / 4, { kernel: 3, stride: second, dilation }));
-    h = layer(2, h, width, { kernel: 1 });
+    h = act(layer(0, x, { features: width / 4, kernel: 1, stride: first }));
+    h = act(layer(1, h, { features: width / 4, kernel: 3, stride: second, dilation }));
+    h = layer(2, h, { features: width, kernel: 1 });
   }
   const projected = x.shape[1] !== width || stride !== 1;
-  return add(h, projected ? normalizedConv(scope, names.shortcut, x, width, { kernel: 1, stride }) : x);
+  return add(h, projected ? normalizedConv(scope, names.shortcut, x, { features: width, kernel: 1, stride }) : x);
 }
 
 interface NormalizedConvOptions {
+  readonly features: number;
   readonly kernel: number;
   readonly stride?: number;
   readonly dilation?: number;
 }
 
-/** Of torch's batch normalisation. */
+/** The epsilon of PyTorch's batch norm. */
 const EPSILON = 1e-5;
 
-/** A convolution without bias, and (y − mean) / √(variance + ε) · weight + bias with the statistics of training. */
+/** A convolution without bias, then frozen batch norm: (y − mean) / √(variance + ε) · weight + bias. */
 function normalizedConv(
   scope: Scope,
   [convolution, normalization]: Layer,
   x: Value,
-  features: number,
-  { kernel, stride = 1, dilation = 1 }: NormalizedConvOptions,
+  { features, kernel, stride = 1, dilation = 1 }: NormalizedConvOptions,
 ): Value {
   const channels = x.shape[1] as number;
   const weight = scope
@@ -179,7 +191,7 @@ function normalizedConv(
   const statistic = (name: string, init = ZEROS) => norm.parameter(name, [features], init);
   const factor = div(statistic("weight", ONES), sqrt(add(statistic("running_var", ONES), EPSILON)));
   const shift = sub(statistic("bias"), mul(statistic("running_mean"), factor));
-  // The factor goes into the weight: all of it is constant, and the runtime computes it once.
+  // The factor scales the weight. Both are constant, so the runtime folds them once.
   return conv2d(x, mul(weight, reshape(factor, [features, 1, 1, 1])), shift, {
     stride,
     dilation,

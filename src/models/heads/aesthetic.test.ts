@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { inputError } from "../../../test/errors.js";
 import { interpret } from "../../graph/interpret.js";
 import { frozenScope, survey } from "../../nn/scope.js";
 import { input } from "../../ops/index.js";
@@ -6,7 +7,7 @@ import { fromNumbers, type HostTensor } from "../../tensor/host.js";
 import { fromTensors } from "../../weights/source.js";
 import { aestheticConfig, aestheticConfigOf, aestheticScore } from "./aesthetic.js";
 
-test("the reference's widths have its layer numbers and its number of parameters", () => {
+test("the reference's widths give its layer indices and number of parameters", () => {
   const config = aestheticConfig([768, 1024, 128, 64, 16, 1]);
   const { parameters } = survey("head", (scope) => aestheticScore(scope, config, input([2, 768])));
   expect(parameters.entries.filter(({ name }) => name.endsWith("weight")).map(({ name }) => name)).toEqual([
@@ -19,7 +20,7 @@ test("the reference's widths have its layer numbers and its number of parameters
   expect(parameters.size).toBe(768 * 1024 + 1024 + 1024 * 128 + 128 + 128 * 64 + 64 + 64 * 16 + 16 + 16 + 1);
 });
 
-test("layers apply one after another with nothing between them", () => {
+test("the layers are applied without activations between them", () => {
   // W₁(W₀ x + b₀) + b₁ with W₀ = [[2, 0], [0, 3]], b₀ = [1, -1], W₁ = [[1, 1]], b₁ = [0.5]
   const tensors = new Map<string, HostTensor>([
     ["head.layers.0.weight", fromNumbers([2, 0, 0, 3], [2, 2])],
@@ -45,6 +46,26 @@ test("a head whose layers do not fit each other is refused", () => {
     "head.safetensors",
   );
   expect(() => aestheticConfigOf(source, "head")).toThrow(
-    "head.safetensors: head.layers.2 takes 4 features, but head.layers.0 gives 3.",
+    inputError("tensor-mismatch", {
+      path: "head.safetensors",
+      tensor: "head.layers.2.weight",
+      found: 4,
+      expected: 3,
+      previous: "head.layers.0.weight",
+    }),
+  );
+});
+
+test("a head without layers, or with a layer that is not a matrix, is refused", () => {
+  const empty = fromTensors(new Map<string, HostTensor>(), "head.safetensors");
+  expect(() => aestheticConfigOf(empty, "head")).toThrow(
+    inputError("tensor-missing", { path: "head.safetensors", tensor: "head.layers.0.weight" }),
+  );
+  const vector = fromTensors(
+    new Map<string, HostTensor>([["head.layers.0.weight", fromNumbers(new Float32Array(3), [3])]]),
+    "head.safetensors",
+  );
+  expect(() => aestheticConfigOf(vector, "head")).toThrow(
+    inputError("tensor-mismatch", { path: "head.safetensors", tensor: "head.layers.0.weight", found: "[3]" }),
   );
 });

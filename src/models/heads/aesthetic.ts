@@ -7,8 +7,8 @@ import { showShape } from "../../tensor/shape.js";
 import type { WeightSource } from "../../weights/source.js";
 
 /**
- * The LAION aesthetic predictor's head (Schuhmann et al. 2022): Linear layers with nothing between them but dropout,
- * 768-1024-128-64-16-1, from a normalised image embedding to a score of about 1 to 10.
+ * The head of the LAION aesthetic predictor (Schuhmann et al. 2022): linear layers 768-1024-128-64-16-1 without
+ * activations, with dropout between them. It maps a normalized image embedding to a score of about 1 to 10.
  */
 export interface AestheticConfig {
   readonly inFeatures: number;
@@ -16,8 +16,8 @@ export interface AestheticConfig {
 }
 
 /**
- * Layer numbers of the reference: dropout, which has no weights, takes a number after each layer but the last two.
- * Widths [768, 1024, 128, 64, 16, 1] are layers 0, 2, 4, 6 and 7.
+ * A head with the given widths and the layer indices of the reference. Dropout has no weights but takes an index after
+ * each layer except the last two: with widths [768, 1024, 128, 64, 16, 1], the layers are 0, 2, 4, 6 and 7.
  */
 export function aestheticConfig(widths: readonly [number, ...number[]]): AestheticConfig {
   const [inFeatures, ...outFeatures] = widths;
@@ -28,7 +28,10 @@ export function aestheticConfig(widths: readonly [number, ...number[]]): Aesthet
   };
 }
 
-/** The sizes that a checkpoint has; its tensors are `layers.N.weight` [out, in] and `layers.N.bias`. */
+/**
+ * Reads the sizes of a head from its tensors `layers.N.weight` [out, in] and `layers.N.bias`.
+ * @throws InputError `tensor-missing` or `tensor-mismatch`
+ */
 export function aestheticConfigOf(source: WeightSource, path: string): AestheticConfig {
   const start = `${path}.layers.`;
   const layers: { index: number; inFeatures: number; outFeatures: number }[] = [];
@@ -39,8 +42,9 @@ export function aestheticConfigOf(source: WeightSource, path: string): Aesthetic
     const [outFeatures, inFeatures] = shape;
     if (shape.length !== 2 || !outFeatures || !inFeatures) {
       throw new InputError(
-        "config-invalid",
-        `${source.describe}: ${name} has shape ${showShape(shape)}; an aesthetic head's is [out, in].`,
+        "tensor-mismatch",
+        `${source.describe}: ${name} has the shape ${showShape(shape)}, but a layer of an aesthetic head is [out, in].`,
+        { path: source.describe, tensor: name, found: showShape(shape), expected: "[out, in]" },
       );
     }
     layers.push({ index: Number(index), inFeatures, outFeatures });
@@ -49,23 +53,33 @@ export function aestheticConfigOf(source: WeightSource, path: string): Aesthetic
   const first = layers[0];
   if (!first) {
     throw new InputError(
-      "config-invalid",
-      `${source.describe}: no tensor ${start}0.weight; an aesthetic head is Linear layers called layers.0, layers.2, ….`,
+      "tensor-missing",
+      `${source.describe}: has no tensor ${start}0.weight. ` +
+        "An aesthetic head has linear layers named layers.0, layers.2, ….",
+      { path: source.describe, tensor: `${start}0.weight` },
     );
   }
   for (const [i, { index, inFeatures }] of layers.entries()) {
     const before = layers[i - 1];
     if (before && before.outFeatures !== inFeatures) {
       throw new InputError(
-        "config-invalid",
-        `${source.describe}: ${start}${index} takes ${inFeatures} features, but ${start}${before.index} gives ${before.outFeatures}.`,
+        "tensor-mismatch",
+        `${source.describe}: ${start}${index} takes ${inFeatures} features, ` +
+          `but ${start}${before.index} returns ${before.outFeatures}.`,
+        {
+          path: source.describe,
+          tensor: `${start}${index}.weight`,
+          found: inFeatures,
+          expected: before.outFeatures,
+          previous: `${start}${before.index}.weight`,
+        },
       );
     }
   }
   return { inFeatures: first.inFeatures, layers: layers.map(({ index, outFeatures }) => ({ index, outFeatures })) };
 }
 
-/** normalised image embedding [b, inFeatures] → score [b] (or [b, n] where the last layer has n > 1 outputs) */
+/** normalized image embedding [b, inFeatures] → score [b], or [b, n] if the last layer has n > 1 outputs */
 export function aestheticScore(scope: Scope, { layers }: AestheticConfig, embedding: Value): Value {
   let h = embedding;
   for (const { index, outFeatures } of layers) h = linear(scope.at("layers").at(index), h, outFeatures);

@@ -9,12 +9,12 @@ import { openWeights, readConfig } from "../../weights/folder.js";
 import { type WeightSource, withPrefix } from "../../weights/source.js";
 
 /**
- * The embedded judge of numbers: a small convolutional classifier of how many animals a picture shows, one to `most`. Made
- * by pretrain/count.ts.
+ * The embedded counting model: a small convolutional classifier of how many animals an image shows, from 1 to `most`.
+ * It is trained by pretrain/count.ts.
  */
 export interface CountConfig {
   readonly imageSize: number;
-  /** Channels after each convolution, each of which halves the picture. */
+  /** Channels after each convolution. Each convolution halves the resolution. */
   readonly widths: readonly number[];
   readonly most: number;
 }
@@ -28,6 +28,7 @@ const schema = z.object({
   most: upTo(100),
 });
 
+/** Opens the counting model in a folder. `path` is the prefix of its parameters' names. */
 export async function openCountHead(folder: string, path: string) {
   const json = parseConfig(schema, await readConfig(folder, z.unknown()), join(folder, "config.json"));
   const config: CountConfig = { imageSize: json.image_size, widths: json.widths, most: json.most };
@@ -35,7 +36,7 @@ export async function openCountHead(folder: string, path: string) {
   return { config, weights, scope: frozenScope(weights, path) };
 }
 
-/** images [b, 3, s, s] in 0 … 1 → logits of 1 … most [b, most] */
+/** images [b, 3, s, s] in 0 … 1 → logits of the counts 1 … most [b, most] */
 export function countLogits(scope: Scope, { widths, most }: CountConfig, images: Value): Value {
   let h = sub(mul(images, 2), 1);
   for (const [i, channels] of widths.entries()) {
@@ -45,7 +46,7 @@ export function countLogits(scope: Scope, { widths, most }: CountConfig, images:
   return linear(scope.at("head"), mean(h, [2, 3]), most);
 }
 
-/** images [b, 3, s, s] in 0 … 1 → Σ k · p(k) [b] */
+/** images [b, 3, s, s] in 0 … 1 → expected count Σ k · p(k) [b] */
 export function expectedCount(scope: Scope, config: CountConfig, images: Value): Value {
   const numbers = Array.from({ length: config.most }, (_, i) => i + 1);
   const probabilities = softmax(countLogits(scope, config, images));

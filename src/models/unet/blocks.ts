@@ -4,24 +4,26 @@ import { concat, repeatBatch } from "../../ops/index.js";
 import { downsample, type ResnetOptions, resnetBlock, upsample } from "../resnet.js";
 import { type TransformerOptions, transformer2d } from "./transformer.js";
 
-/** What every block of one U-Net is given: time [b or 1, t], activated already, and the prompt's context [b, n, d]. */
+/** The inputs that all blocks of a U-Net share. */
 export interface BlockInputs {
+  /** The activated time embedding [b or 1, t]. */
   readonly time: Value;
+  /** The encoded prompt [b, n, d]. */
   readonly context: Value;
 }
 
 export interface BlockOptions {
   readonly channels: number;
-  /** ResNet blocks. */
+  /** The number of ResNet blocks. */
   readonly layers: number;
   readonly resnet: ResnetOptions;
-  /** Cross-attention after the ResNet block of a layer; undefined in DownBlock2D and UpBlock2D. */
+  /** The transformer after each ResNet block; undefined in DownBlock2D and UpBlock2D. */
   readonly transformer: ((layer: number) => TransformerOptions) | undefined;
 }
 
 /**
- * DownBlock2D and CrossAttnDownBlock2D: x [b, c, h, w] → every intermediate result, for the skip connections; the last
- * is the block's output. `padding` is that of the final downsampling, undefined where the level has none.
+ * DownBlock2D and CrossAttnDownBlock2D: x [b, c, h, w] → all intermediate states, for the skip connections. The last
+ * one is the block's output. `padding` is that of the final downsampling; undefined if the level has none.
  */
 export function downBlock(
   scope: Scope,
@@ -32,7 +34,7 @@ export function downBlock(
   const results: Value[] = [];
   let h = x;
   for (let layer = 0; layer < layers; layer++) {
-    h = resnetBlock(scope.at("resnets").at(layer), h, channels, time, resnet);
+    h = resnetBlock(scope.at("resnets").at(layer), h, channels, { ...resnet, time });
     if (transformer) h = transformer2d(scope.at("attentions").at(layer), h, context, transformer(layer));
     results.push(h);
   }
@@ -40,7 +42,9 @@ export function downBlock(
   return results;
 }
 
-/** UNetMidBlock2DCrossAttn; without a transformer, UNetMidBlock2D: one ResNet block alone. x [b, c, h, w] → same shape */
+/**
+ * UNetMidBlock2DCrossAttn, or UNetMidBlock2D (a single ResNet block) without a transformer. x [b, c, h, w] → same shape
+ */
 export function midBlock(
   scope: Scope,
   x: Value,
@@ -51,27 +55,27 @@ export function midBlock(
     transformer,
   }: Pick<BlockOptions, "channels" | "resnet"> & { readonly transformer: TransformerOptions | undefined },
 ): Value {
-  const h = resnetBlock(scope.at("resnets").at(0), x, channels, time, resnet);
+  const h = resnetBlock(scope.at("resnets").at(0), x, channels, { ...resnet, time });
   if (!transformer) return h;
   const attended = transformer2d(scope.at("attentions").at(0), h, context, transformer);
-  return resnetBlock(scope.at("resnets").at(1), attended, channels, time, resnet);
+  return resnetBlock(scope.at("resnets").at(1), attended, channels, { ...resnet, time });
 }
 
 /**
- * UpBlock2D and CrossAttnUpBlock2D: each ResNet block takes the latest of `skips` (one a layer) beside x [b, c, h, w].
- * Skips from before the prompt came in may have a part of the batch.
+ * UpBlock2D and CrossAttnUpBlock2D: x [b, c, h, w] → [b, channels, 2h, 2w], or [b, channels, h, w] in the `final`
+ * block. Each ResNet block concatenates the last remaining of `skips` to its input. Skips from before the first
+ * cross-attention may have a smaller batch, which is repeated.
  */
 export function upBlock(
   scope: Scope,
   x: Value,
-  skips: readonly Value[],
-  { time, context }: BlockInputs,
+  { time, context, skips }: BlockInputs & { readonly skips: readonly Value[] },
   { channels, layers, resnet, transformer, final }: BlockOptions & { readonly final: boolean },
 ): Value {
   let h = x;
   for (let layer = 0; layer < layers; layer++) {
     h = concat([h, repeatBatch(skips[layers - 1 - layer] as Value, h)], 1);
-    h = resnetBlock(scope.at("resnets").at(layer), h, channels, time, resnet);
+    h = resnetBlock(scope.at("resnets").at(layer), h, channels, { ...resnet, time });
     if (transformer) h = transformer2d(scope.at("attentions").at(layer), h, context, transformer(layer));
   }
   return final ? h : upsample(scope.at("upsamplers").at(0), h);

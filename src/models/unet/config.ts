@@ -3,24 +3,24 @@ import { count, depth, only, parseConfig, upTo } from "../../io/config-schema.js
 import { type Activation, activations } from "../../nn/layers.js";
 
 /**
- * UNet2DConditionModel's config.json. Per-level lists run from the highest resolution to the lowest, as in the file.
- * `attention_head_dim` is, by an old slip of diffusers that files rely on, the number of heads;
+ * The config.json of a UNet2DConditionModel. Lists by level run from the highest resolution to the lowest, as in the
+ * file. `attention_head_dim` is the number of heads, by an old mistake of diffusers that files rely on.
  * `num_attention_heads` overrides it.
  */
 export interface UnetConfig {
-  /** Latent height and width that the model was trained at, where the file says so. */
+  /** Height and width of the latents in training; undefined if the file does not contain them. */
   readonly sampleSize: readonly [number, number] | undefined;
   readonly inChannels: number;
   readonly outChannels: number;
   readonly levels: readonly UnetLevel[];
-  /** Null where the lowest resolution has no block of its own, as in distilled models. */
+  /** Null if there is no mid block, as in distilled models. */
   readonly midBlockType: MidBlockType | null;
   readonly upBlockTypes: readonly UpBlockType[];
   readonly crossAttentionDim: number;
   readonly timeEmbeddingDim: number;
-  /** What is added to the embedded timestep: Stable Diffusion XL's pooled prompt and sizes. */
+  /** Stable Diffusion XL adds an embedding of the pooled prompt and of image sizes to the time embedding. */
   readonly addition: UnetAddition | undefined;
-  /** ResNet blocks scale and shift by the timestep (`scale_shift`) instead of adding to it. */
+  /** ResNet blocks scale and shift by the time embedding (`scale_shift`) instead of adding it. */
   readonly timeScaleShift: boolean;
   readonly normNumGroups: number;
   readonly normEps: number;
@@ -39,21 +39,21 @@ export interface UnetLevel {
   readonly channels: number;
   readonly layers: number;
   readonly heads: number;
-  /** Transformer blocks after each ResNet block: `layers` numbers on the way down, one more on the way up. */
+  /** Transformer blocks after each ResNet block: `layers` numbers for the down block, one more for the up block. */
   readonly transformerLayers: { readonly down: readonly number[]; readonly up: readonly number[] };
-  /** The first attention of each transformer block looks at the prompt, as the second does, and not at the picture. */
+  /** Both attentions of each transformer block attend to the prompt; there is no self-attention. */
   readonly onlyCrossAttention: boolean;
 }
 
 /** `addition_embed_type: text_time` (Podell et al. 2024, arXiv 2307.01952, section 2.2). */
 export interface UnetAddition {
-  /** Features of the pooled prompt. */
+  /** Number of features of the pooled prompt. */
   readonly pooledFeatures: number;
-  /** Sines and cosines of each of the numbers in `time_ids`. */
+  /** Number of sines and cosines of each number in `time_ids`. */
   readonly timeFeatures: number;
 }
 
-/** `time_ids`: height and width of the original picture, top and left of its crop, height and width of the target. */
+/** Length of `time_ids`: height and width of the original image, top and left of the crop, target height and width. */
 export const TIME_IDS = 6;
 
 const DOWN_BLOCKS = ["DownBlock2D", "CrossAttnDownBlock2D"] as const;
@@ -63,20 +63,20 @@ export type DownBlockType = (typeof DOWN_BLOCKS)[number];
 export type MidBlockType = (typeof MID_BLOCKS)[number];
 export type UpBlockType = (typeof UP_BLOCKS)[number];
 
-/** Of latents. */
+/** Height or width of latents. */
 const side = upTo(8192);
 
-/** One number, or one for each level. */
+/** One number for all levels, or a list with one for each level. */
 const perLevel = (number: typeof count) =>
   z.union([number, z.array(number)], {
     error: `must be a whole number from 1 to ${number.maxValue}, or a list of one for each level`,
   });
 
-/** How many transformer blocks follow a ResNet block. Files give a level without attention any number, 0 too. */
+/** Transformer blocks after a ResNet block. For a level without attention, files contain any number, even 0. */
 const transformerLayers = z.int().min(0).max(1000);
 const transformerLayersPerLevel = z.array(z.union([transformerLayers, z.array(transformerLayers)]));
 
-/** An odd kernel keeps the picture's size. */
+/** With an odd kernel, a convolution can keep the size of its input. */
 const kernel = upTo(63).refine((size) => size % 2 === 1, { error: "must be odd" });
 
 const schema = z
@@ -152,13 +152,13 @@ const schema = z
     for (const key of lists) {
       const list = config[key];
       if (Array.isArray(list) && list.length !== levels) {
-        fault(key, `${list.length} entries for the ${levels} levels of block_out_channels`);
+        fault(key, `${list.length} entries, but block_out_channels has ${levels} levels`);
       }
     }
     if (Array.isArray(config.cross_attention_dim) && new Set(config.cross_attention_dim).size > 1) {
       fault(
         "cross_attention_dim",
-        `${config.cross_attention_dim.join(", ")}: all levels attend to the same text, so one width`,
+        `${config.cross_attention_dim.join(", ")} differ, but all levels attend to the same prompt`,
       );
     }
     const heads = config.num_attention_heads ?? config.attention_head_dim;
@@ -179,7 +179,7 @@ const schema = z
     transformerLayerFaults(config, fault);
     additionFaults(config, fault);
     if ((config.block_out_channels[0] ?? 0) % 2 !== 0) {
-      fault("block_out_channels", "the first must be even: it is the sines and cosines of the timestep embedding");
+      fault("block_out_channels", "the first must be even, because the timestep has as many sines as cosines");
     }
   });
 
@@ -195,7 +195,10 @@ type Parsed = Pick<
 >;
 type Fault = (key: string, message: string) => void;
 
-/** A level's list has a number for each ResNet block; the way up has one more, so such lists say both ways. */
+/**
+ * The list of a level has one number for each ResNet block. Up blocks have one more ResNet block than down blocks, so
+ * lists for the down blocks require lists for the up blocks.
+ */
 function transformerLayerFaults(config: Parsed, fault: Fault): void {
   const levels = config.block_out_channels.length;
   const { transformer_layers_per_block: down, reverse_transformer_layers_per_block: up } = config;
@@ -203,7 +206,7 @@ function transformerLayerFaults(config: Parsed, fault: Fault): void {
     for (const [i, depths] of (list ?? []).entries()) {
       const layers = layersOf(i);
       if (Array.isArray(depths) && depths.length !== layers) {
-        fault(key, `entry ${i} has ${depths.length} numbers for the ${layers} ResNet blocks there`);
+        fault(key, `entry ${i} has ${depths.length} numbers, but the level has ${layers} ResNet blocks`);
       }
     }
   };
@@ -211,7 +214,10 @@ function transformerLayerFaults(config: Parsed, fault: Fault): void {
   check("transformer_layers_per_block", Array.isArray(down) ? down : null, layersAt);
   check("reverse_transformer_layers_per_block", up, (i) => layersAt(levels - 1 - i) + 1);
   if (Array.isArray(down) && down.some(Array.isArray) && !up) {
-    fault("reverse_transformer_layers_per_block", "missing; transformer_layers_per_block with lists in it needs it");
+    fault(
+      "reverse_transformer_layers_per_block",
+      "is missing; it is required if transformer_layers_per_block contains lists",
+    );
   }
 }
 
@@ -220,16 +226,20 @@ function additionFaults(config: Parsed, fault: Fault): void {
   const { addition_time_embed_dim: time, projection_class_embeddings_input_dim: input } = config;
   if (!time || !input) {
     const missing = time ? "projection_class_embeddings_input_dim" : "addition_time_embed_dim";
-    fault(missing, "missing; addition_embed_type text_time needs it");
+    fault(missing, 'is missing; it is required with addition_embed_type "text_time"');
     return;
   }
-  if (time % 2 !== 0) fault("addition_time_embed_dim", `${time} is odd: it is as many sines as cosines`);
+  if (time % 2 !== 0) fault("addition_time_embed_dim", `${time} is odd, but there are as many sines as cosines`);
   if (input <= TIME_IDS * time) {
-    const message = `${input} leaves nothing for the pooled prompt beside ${TIME_IDS} sizes of ${time} features`;
+    const message = `${input} leaves no features for the pooled prompt next to ${TIME_IDS} sizes of ${time} features`;
     fault("projection_class_embeddings_input_dim", message);
   }
 }
 
+/**
+ * Parses the config.json of a UNet2DConditionModel. `file` names it in messages.
+ * @throws InputError `config-invalid`
+ */
 export function parseUnetConfig(json: unknown, file = "unet/config.json"): UnetConfig {
   const config = parseConfig(schema, json, file);
   const heads = config.num_attention_heads ?? config.attention_head_dim;

@@ -4,7 +4,7 @@ import type { Scope } from "../../nn/scope.js";
 import { concat, constant, cos, mul, reshape, sin } from "../../ops/index.js";
 
 /**
- * Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, section 3.5):
+ * Sines and cosines at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5):
  * timestep [b] → [b, features]
  */
 export function sinusoidalEmbedding(

@@ -7,13 +7,13 @@ export interface TransformerOptions {
   readonly heads: number;
   readonly layers: number;
   readonly groups: number;
-  /** Project in and out with a Linear on tokens (Stable Diffusion 2) or a 1x1 convolution on the picture (1.x). */
+  /** Project in and out with linear layers on tokens (Stable Diffusion 2) instead of 1x1 convolutions (1.x). */
   readonly useLinearProjection: boolean;
-  /** attn1 looks at the context too, and nothing at the picture itself. */
+  /** attn1 attends to the context instead of the image. */
   readonly onlyCrossAttention?: boolean;
 }
 
-/** Transformer2DModel: x [b or a part of it, c, h, w], context [b, n, d] → [b, c, h, w] */
+/** Transformer2DModel: x [b or a divisor of b, c, h, w], context [b, n, d] → [b, c, h, w] */
 export function transformer2d(
   scope: Scope,
   x: Value,
@@ -21,32 +21,31 @@ export function transformer2d(
   { heads, layers, groups, useLinearProjection, onlyCrossAttention = false }: TransformerOptions,
 ): Value {
   const [, channels, height, width] = x.shape as [number, number, number, number];
-  const toTokens = (picture: Value) => transpose(reshape(picture, [-1, channels, height * width]), [0, 2, 1]);
-  const toPicture = (tokens: Value) => reshape(transpose(tokens, [0, 2, 1]), [-1, channels, height, width]);
+  const toTokens = (image: Value) => transpose(reshape(image, [-1, channels, height * width]), [0, 2, 1]);
+  const toImage = (tokens: Value) => reshape(transpose(tokens, [0, 2, 1]), [-1, channels, height, width]);
 
   let h = groupNorm(scope.at("norm"), x, groups, 1e-6);
   h = useLinearProjection
     ? linear(scope.at("proj_in"), toTokens(h), channels)
     : toTokens(conv2d(scope.at("proj_in"), h, channels, 1));
   for (let layer = 0; layer < layers; layer++) {
-    h = basicTransformerBlock(scope.at("transformer_blocks").at(layer), h, context, heads, onlyCrossAttention);
+    h = basicTransformerBlock(scope.at("transformer_blocks").at(layer), h, context, { heads, onlyCrossAttention });
   }
   h = useLinearProjection
-    ? toPicture(linear(scope.at("proj_out"), h, channels, { zeroInit: true }))
-    : conv2d(scope.at("proj_out"), toPicture(h), channels, 1, { zeroInit: true });
+    ? toImage(linear(scope.at("proj_out"), h, channels, { zeroInit: true }))
+    : conv2d(scope.at("proj_out"), toImage(h), channels, 1, { zeroInit: true });
   return add(h, repeatBatch(x, h));
 }
 
 /**
  * BasicTransformerBlock: self-attention, cross-attention, feed-forward. x [b, n, c], context [b, m, d] → [b, n, c].
- * Up to its first cross-attention, a U-Net may have a batch that the context's is a multiple of.
+ * Before the first cross-attention of a U-Net, the batch of x may be a divisor of b.
  */
 export function basicTransformerBlock(
   scope: Scope,
   x: Value,
   context: Value,
-  heads: number,
-  onlyCrossAttention: boolean,
+  { heads, onlyCrossAttention }: { readonly heads: number; readonly onlyCrossAttention: boolean },
 ): Value {
   const normalized = layerNorm(scope.at("norm1"), x);
   const attended = projectedAttention(scope.at("attn1"), normalized, onlyCrossAttention ? context : normalized, heads);

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inputError } from "../../../test/errors.js";
 import { expectParity, openGolden, relativeError } from "../../../test/golden.js";
 import { gradients } from "../../autodiff/index.js";
-import { InputError } from "../../errors/index.js";
 import type { Graph } from "../../graph/graph.js";
 import type { Value } from "../../graph/value.js";
 import { loraAdapter, loraLayout } from "../../nn/lora.js";
@@ -19,7 +19,7 @@ import { sinusoidalEmbedding, timeEmbedding } from "./time-embedding.js";
 import { transformer2d } from "./transformer.js";
 import { unet, unetInputs } from "./unet.js";
 
-/** The keys of Stable Diffusion 1.5's unet/config.json; the others stand at their defaults. */
+/** The keys of Stable Diffusion 1.5's unet/config.json that differ from the defaults or are essential. */
 const SD15 = {
   sample_size: 64,
   block_out_channels: [320, 640, 1280, 1280],
@@ -51,7 +51,7 @@ describe("Stable Diffusion 1.5's U-Net", () => {
   });
 });
 
-/** What Stable Diffusion XL's unet/config.json says otherwise. */
+/** The keys of Stable Diffusion XL's unet/config.json that differ from the defaults. */
 const SDXL = {
   sample_size: 128,
   block_out_channels: [320, 640, 1280],
@@ -83,10 +83,10 @@ test.each([
   expect(layout.entries.length).toBe(2 * modules);
 });
 
-/** The random weights of this one lose as much in PyTorch: its float16 gradients are up to 5.9e-2 from its float32 ones. */
-const HALF_TOLERANCE: Readonly<Record<string, number>> = { "unet-sd15": 6e-2 };
+/** With these random weights, PyTorch's float16 gradients differ from its float32 gradients by up to 5.9e-2 as well. */
+const FLOAT16_TOLERANCE: Readonly<Record<string, number>> = { "unet-sd15": 6e-2 };
 
-const inHalves = (graph: Graph) => halfPrecision(graph, { exact: ["input.timestep"] });
+const inFloat16 = (graph: Graph) => halfPrecision(graph, { exact: ["input.timestep"] });
 
 describe("against diffusers", () => {
   let runtime: Runtime;
@@ -96,7 +96,7 @@ describe("against diffusers", () => {
   afterAll(() => runtime.close());
 
   for (const name of ["unet-embedded", "unet-sd15", "unet-sd2"]) {
-    test(`${name}: names and shapes of all parameters are the file's`, async () => {
+    test(`${name}: all parameters have the file's names and shapes`, async () => {
       const golden = await openGolden(name);
       const file = withPrefix(await openWeights(golden.folder), "unet.");
       const config = parseUnetConfig(golden.config);
@@ -109,7 +109,7 @@ describe("against diffusers", () => {
 
     test.each([
       { precision: "float32", tolerance: 1e-4, rework: (graph: Graph) => graph },
-      { precision: "float16", tolerance: HALF_TOLERANCE[name] ?? 1e-2, rework: inHalves },
+      { precision: "float16", tolerance: FLOAT16_TOLERANCE[name] ?? 1e-2, rework: inFloat16 },
     ])(`${name}: output and gradients by inputs and weights agree to $tolerance in $precision`, async (compared) => {
       const golden = await openGolden(name);
       const config = parseUnetConfig(golden.config);
@@ -187,11 +187,11 @@ describe("against diffusers", () => {
   const resnet = { groups: 4, epsilon: 1e-5, activation: "silu" } as const;
   const blocks: Record<string, (scope: Scope, x: Record<string, Value>) => Value> = {
     time_embedding: (scope, x) => timeEmbedding(scope, x.sample as Value, 32),
-    // diffusers activates the time embedding in each block; here it comes activated.
+    // diffusers activates the time embedding in each block. Here the input is already activated.
     "down_blocks.0.resnets.0": (scope, x) =>
-      resnetBlock(scope, x.hidden_states as Value, 8, silu(x.temb as Value), resnet),
+      resnetBlock(scope, x.hidden_states as Value, 8, { ...resnet, time: silu(x.temb as Value) }),
     "down_blocks.1.resnets.0": (scope, x) =>
-      resnetBlock(scope, x.hidden_states as Value, 16, silu(x.temb as Value), resnet),
+      resnetBlock(scope, x.hidden_states as Value, 16, { ...resnet, time: silu(x.temb as Value) }),
     "down_blocks.0.downsamplers.0": (scope, x) => downsample(scope, x.hidden_states as Value, 1),
     "down_blocks.1.attentions.0": (scope, x) =>
       transformer2d(scope, x.hidden_states as Value, x.encoder_hidden_states as Value, {
@@ -227,28 +227,28 @@ describe("against diffusers", () => {
     expect(relativeError(result.embedding as HostTensor, expected)).toBeLessThan(1e-4);
   });
 
-  test("weights stored as float16 give the same prediction but for their rounding", async () => {
+  test("weights stored as float16 give the same prediction up to rounding", async () => {
     const golden = await openGolden("unet-embedded");
     const config = parseUnetConfig(golden.config);
     const file = withPrefix(await openWeights(golden.folder), "unet.");
-    const halves = new Map<string, HostTensor>();
+    const rounded = new Map<string, HostTensor>();
     for (const key of file.names()) {
       const stored = file.get(key);
-      if (stored) halves.set(key, fromNumbers(toNumbers(await readTensor(stored)), stored.shape, "float16"));
+      if (stored) rounded.set(key, fromNumbers(toNumbers(await readTensor(stored)), stored.shape, "float16"));
     }
-    const weights = fromTensors(halves);
+    const weights = fromTensors(rounded);
     const { sample, timestep, encoderHiddenStates } = unetInputs(config, { batch: 2, height: 8, width: 8, tokens: 5 });
     await expectParity(runtime, golden, {
       inputs: { sample, timestep, encoder_hidden_states: encoderHiddenStates },
       outputs: { sample: unet(frozenScope(weights, "unet"), config, { sample, timestep, encoderHiddenStates }) },
       wrt: { sample },
       weights,
-      // Half precision has a relative step of 2^-11, about 5e-4; layers add theirs up.
+      // float16 has a relative rounding error of 2^-11, about 5e-4, which accumulates over the layers.
       tolerance: 1e-2,
     });
   });
 
-  test("one timestep for the whole batch gives what one for each sample gives", async () => {
+  test("one timestep for the whole batch is the same as one for each sample", async () => {
     const golden = await openGolden("unet-sd15");
     const config = parseUnetConfig(golden.config);
     const weights = withPrefix(await openWeights(golden.folder), "unet.");
@@ -267,7 +267,7 @@ describe("against diffusers", () => {
   });
 
   test.each(["unet-embedded", "unet-sd15"])(
-    "%s: latents shared by two prompts give what latents given twice give, and gradients are the sums",
+    "%s: two prompts with shared latents give the same output and gradient as repeated latents",
     async (name) => {
       const golden = await openGolden(name);
       const config = parseUnetConfig(golden.config);
@@ -302,43 +302,56 @@ describe("against diffusers", () => {
 });
 
 describe("a U-Net config", () => {
-  test("that names an unknown block is refused with the key, the file and the supported blocks", () => {
+  const parse = (json: unknown) => () => parseUnetConfig(json);
+  const path = "unet/config.json";
+  /** A config with one invalid key. `expected` is a part of what the key may hold. */
+  const invalid = (key: string, found: string, expected: string) =>
+    inputError("config-invalid", {
+      path,
+      count: 1,
+      keys: [key],
+      found: [found],
+      expected: [expect.stringContaining(expected)],
+    });
+
+  test("with an unknown block is refused with the key, the file and the supported blocks", () => {
     const config = { ...SD15, down_block_types: ["CrossAttnDownBlock2d", ...SD15.down_block_types.slice(1)] };
     expect(() => parseUnetConfig(config, "m/unet/config.json")).toThrow(
-      'm/unet/config.json: down_block_types[0] is "CrossAttnDownBlock2d"; supported: DownBlock2D, CrossAttnDownBlock2D (nearest: CrossAttnDownBlock2D)',
+      inputError("config-invalid", {
+        path: "m/unet/config.json",
+        keys: ["down_block_types[0]"],
+        found: ['"CrossAttnDownBlock2d"'],
+        expected: ["DownBlock2D, CrossAttnDownBlock2D"],
+        suggestion: "CrossAttnDownBlock2D",
+      }),
     );
   });
 
-  test("with an option that would change the model is refused", () => {
-    expect(() => parseUnetConfig({ ...SD15, class_embed_type: "timestep" })).toThrow(
-      'unet/config.json: class_embed_type is "timestep"; supported: null',
+  test("with an unsupported option is refused", () => {
+    expect(parse({ ...SD15, class_embed_type: "timestep" })).toThrow(invalid("class_embed_type", '"timestep"', "null"));
+    expect(parse({ ...SD15, addition_embed_type: "text_image" })).toThrow(
+      invalid("addition_embed_type", '"text_image"', "text_time"),
     );
-    expect(() => parseUnetConfig({ ...SD15, addition_embed_type: "text_image" })).toThrow(InputError);
-    expect(() => parseUnetConfig({ ...SD15, dual_cross_attention: true })).toThrow(
-      "dual_cross_attention is true; supported: false",
+    expect(parse({ ...SD15, dual_cross_attention: true })).toThrow(invalid("dual_cross_attention", "true", "false"));
+    expect(parse({ ...SD15, time_cond_proj_dim: 256 })).toThrow(invalid("time_cond_proj_dim", "256", "null"));
+    expect(parse({ ...SD15, mid_block_type: "UNetMidBlock2DSimpleCrossAttn" })).toThrow(
+      invalid("mid_block_type", '"UNetMidBlock2DSimpleCrossAttn"', "UNetMidBlock2DCrossAttn, UNetMidBlock2D"),
     );
-    expect(() => parseUnetConfig({ ...SD15, time_cond_proj_dim: 256 })).toThrow(
-      "time_cond_proj_dim is 256; supported: null",
-    );
-    expect(() => parseUnetConfig({ ...SD15, mid_block_type: "UNetMidBlock2DSimpleCrossAttn" })).toThrow(
-      'mid_block_type is "UNetMidBlock2DSimpleCrossAttn"; supported: UNetMidBlock2DCrossAttn, UNetMidBlock2D',
-    );
-    expect(() => parseUnetConfig({ ...SD15, conv_in_kernel: 4 })).toThrow("conv_in_kernel: must be odd");
+    expect(parse({ ...SD15, conv_in_kernel: 4 })).toThrow(invalid("conv_in_kernel", "4", "odd"));
   });
 
-  test("that adds the pooled prompt says how wide everything is", () => {
+  test("with an addition requires its sizes", () => {
     const without = (key: string) => ({ ...SDXL, [key]: null });
-    expect(() => parseUnetConfig(without("addition_time_embed_dim"))).toThrow("addition_time_embed_dim: missing");
-    expect(() => parseUnetConfig(without("projection_class_embeddings_input_dim"))).toThrow(
-      "projection_class_embeddings_input_dim: missing",
-    );
-    expect(() => parseUnetConfig({ ...SDXL, projection_class_embeddings_input_dim: 1536 })).toThrow(
-      "1536 leaves nothing for the pooled prompt beside 6 sizes of 256 features",
+    for (const key of ["addition_time_embed_dim", "projection_class_embeddings_input_dim"]) {
+      expect(parse(without(key))).toThrow(invalid(key, "null", "text_time"));
+    }
+    expect(parse({ ...SDXL, projection_class_embeddings_input_dim: 1536 })).toThrow(
+      invalid("projection_class_embeddings_input_dim", "1536", "6 sizes of 256 features"),
     );
     expect(parseUnetConfig(SDXL).addition).toEqual({ pooledFeatures: 1280, timeFeatures: 256 });
   });
 
-  test("may name transformer layers by level and by ResNet block, the way up apart", () => {
+  test("may list transformer layers by level and by ResNet block, separately for the up blocks", () => {
     const config = {
       ...SDXL,
       transformer_layers_per_block: [0, [2, 1], 4],
@@ -349,40 +362,48 @@ describe("a U-Net config", () => {
       { down: [2, 1], up: [2, 1, 1] },
       { down: [4, 4], up: [4, 4, 10] },
     ]);
-    expect(() => parseUnetConfig({ ...config, reverse_transformer_layers_per_block: null })).toThrow(
-      "reverse_transformer_layers_per_block: missing",
+    expect(parse({ ...config, reverse_transformer_layers_per_block: null })).toThrow(
+      invalid("reverse_transformer_layers_per_block", "null", "transformer_layers_per_block"),
     );
-    expect(() => parseUnetConfig({ ...config, transformer_layers_per_block: [0, [2, 1, 1], 4] })).toThrow(
-      "transformer_layers_per_block: entry 1 has 3 numbers for the 2 ResNet blocks there",
+    expect(parse({ ...config, transformer_layers_per_block: [0, [2, 1, 1], 4] })).toThrow(
+      invalid("transformer_layers_per_block", "[0,[2,1,1],4]", "entry 1 has 3 numbers, but the level has 2"),
     );
   });
 
-  test("whose levels attend to texts of several widths is refused", () => {
-    expect(() => parseUnetConfig({ ...SD15, cross_attention_dim: [768, 768, 1024, 1024] })).toThrow(
-      "cross_attention_dim: 768, 768, 1024, 1024: all levels attend to the same text",
+  test("whose levels attend to prompts of different widths is refused", () => {
+    expect(parse({ ...SD15, cross_attention_dim: [768, 768, 1024, 1024] })).toThrow(
+      invalid("cross_attention_dim", "[768,768,1024,1024]", "768, 768, 1024, 1024"),
     );
   });
 
   test("whose lists do not fit its levels is refused", () => {
-    expect(() => parseUnetConfig({ ...SD15, attention_head_dim: [5, 10] })).toThrow(
-      "attention_head_dim: 2 entries for the 4 levels of block_out_channels",
+    expect(parse({ ...SD15, attention_head_dim: [5, 10] })).toThrow(
+      invalid("attention_head_dim", "[5,10]", "2 entries, but block_out_channels has 4 levels"),
     );
   });
 
   test("whose groups or heads do not divide its channels is refused", () => {
-    expect(() => parseUnetConfig({ ...SD15, norm_num_groups: 48 })).toThrow("48 groups do not divide 320 channels");
-    expect(() => parseUnetConfig({ ...SD15, attention_head_dim: 7 })).toThrow("7 heads do not divide 320 channels");
+    const undivided = (key: string, expected: string) =>
+      inputError("config-invalid", {
+        path,
+        keys: expect.arrayContaining([key]),
+        expected: expect.arrayContaining([expect.stringContaining(expected)]),
+      });
+    expect(parse({ ...SD15, norm_num_groups: 48 })).toThrow(
+      undivided("norm_num_groups", "48 groups do not divide 320 channels"),
+    );
+    expect(parse({ ...SD15, attention_head_dim: 7 })).toThrow(
+      undivided("attention_head_dim", "7 heads do not divide 320 channels"),
+    );
   });
 
-  test("with sizes beyond reason is refused before anything is built", () => {
-    expect(() => parseUnetConfig({ ...SD15, layers_per_block: 1e9 })).toThrow(
-      "layers_per_block is 1000000000: Too big: expected number to be <=1000",
+  test("with absurd sizes is refused before anything is built", () => {
+    expect(parse({ ...SD15, layers_per_block: 1e9 })).toThrow(invalid("layers_per_block", "1000000000", "1000"));
+    expect(parse({ ...SD15, layers_per_block: "two" })).toThrow(
+      invalid("layers_per_block", '"two"', "a whole number from 1 to 1000, or a list"),
     );
-    expect(() => parseUnetConfig({ ...SD15, layers_per_block: "two" })).toThrow(
-      'layers_per_block is "two": must be a whole number from 1 to 1000, or a list of one for each level',
-    );
-    expect(() => parseUnetConfig({ ...SD15, block_out_channels: [320, 640, 1280, 2 ** 30] })).toThrow(
-      "block_out_channels[3] is 1073741824",
+    expect(parse({ ...SD15, block_out_channels: [320, 640, 1280, 2 ** 30] })).toThrow(
+      invalid("block_out_channels[3]", "1073741824", "1048576"),
     );
   });
 
@@ -391,7 +412,7 @@ describe("a U-Net config", () => {
     const down = ["DownBlock2D", ...SD15.down_block_types.slice(1)];
     const up = [...SD15.up_block_types.slice(0, 3), "UpBlock2D"];
     expect(parseUnetConfig({ ...config, down_block_types: down, up_block_types: up }).levels[0]?.heads).toBe(7);
-    expect(() => parseUnetConfig(config)).toThrow("attention_head_dim: 7 heads");
+    expect(parse(config)).toThrow(invalid("attention_head_dim", "[7,8,8,8]", "7 heads do not divide 320 channels"));
   });
 });
 

@@ -9,28 +9,31 @@ import { sinusoidalEmbedding, timeEmbedding } from "./time-embedding.js";
 
 export interface UnetInputs {
   /**
-   * Noisy latents [b, inChannels, h, w]; h and w divide by 2 at each level but the last. Where the prompts' b is a multiple
-   * of this one, the latents are those of each part in turn, and what comes before the first cross-attention runs once
-   * for all parts: the two branches of guidance begin alike.
+   * Noisy latents [b, inChannels, h, w]. h and w must be divisible by 2 at each level except the last. The number of
+   * prompts may be a multiple of b; then each block of b prompts uses the same latents, and the layers before the first
+   * cross-attention run only once. The two branches of guidance use this.
    */
   readonly sample: Value;
-  /** float32 [b] of the latents, or [1] where the batch shares it. */
+  /** float32 [b], or [1] if the whole batch has the same timestep. */
   readonly timestep: Value;
   /** The prompt's hidden states [b, n, crossAttentionDim]. */
   readonly encoderHiddenStates: Value;
-  /** Where the config has an `addition`. */
+  /** Required if the config has an `addition`. */
   readonly added?: AddedConditions | undefined;
 }
 
-/** diffusers' `added_cond_kwargs` of Stable Diffusion XL. */
+/** The `added_cond_kwargs` of Stable Diffusion XL in diffusers. */
 export interface AddedConditions {
   /** The pooled prompt [b, pooledFeatures]. */
   readonly textEmbeds: Value;
-  /** [b, 6]: see `TIME_IDS`. */
+  /** Image sizes [b, 6]; see `TIME_IDS`. */
   readonly timeIds: Value;
 }
 
-/** UNet2DConditionModel (Rombach et al. 2022): → predicted noise or velocity [b, outChannels, h, w] */
+/**
+ * UNet2DConditionModel (Rombach et al. 2022) → predicted noise or velocity [b, outChannels, h, w]
+ * @throws TypeError if an input has the wrong shape
+ */
 export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Value {
   checkInputs(config, inputs);
   const { sample, timestep, encoderHiddenStates, added } = inputs;
@@ -38,7 +41,7 @@ export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Valu
   const first = levels[0] as UnetLevel;
   const last = levels[levels.length - 1] as UnetLevel;
   const act = activations[config.activation];
-  // Residual branches and the output start as zero, as in Ho et al. 2020's code.
+  // Residual branches and the output are initialized to zero, as in the code of Ho et al. 2020.
   const resnet = {
     groups: config.normNumGroups,
     epsilon: config.normEps,
@@ -63,13 +66,13 @@ export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Valu
     const addition = timeEmbedding(scope.at("add_embedding"), embedded, config.timeEmbeddingDim);
     time = add(repeatBatch(time, addition), addition);
   }
-  // Every ResNet block activates the time embedding; it is done here once.
+  // In diffusers, every ResNet block activates the time embedding. Here it is done once.
   const blockInputs: BlockInputs = { time: act(time), context: encoderHiddenStates };
 
   const centered = config.centerInputSample ? sub(mul(sample, 2), 1) : sample;
   const padding = (config.convInKernel - 1) / 2;
   let h = conv2d(scope.at("conv_in"), centered, first.channels, config.convInKernel, { padding });
-  // The pooled prompt comes in with the timestep, at the first ResNet block.
+  // The pooled prompt is added to the time embedding, so the branches differ from the first ResNet block on.
   if (added) h = repeatBatch(h, encoderHiddenStates);
   const skips = [h];
 
@@ -90,7 +93,7 @@ export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Valu
     h = midBlock(scope.at("mid_block"), h, blockInputs, {
       channels: last.channels,
       resnet,
-      // diffusers does not hand only_cross_attention on to the middle.
+      // diffusers does not apply only_cross_attention to the mid block.
       transformer:
         config.midBlockType === "UNetMidBlock2DCrossAttn"
           ? transformer({ ...last, onlyCrossAttention: false }, last.transformerLayers.down)(0)
@@ -101,13 +104,18 @@ export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Valu
   for (const [i, upBlockType] of config.upBlockTypes.entries()) {
     const level = levels[levels.length - 1 - i] as UnetLevel;
     const layers = level.layers + 1;
-    h = upBlock(scope.at("up_blocks").at(i), h, skips.splice(-layers), blockInputs, {
-      channels: level.channels,
-      layers,
-      resnet,
-      transformer: upBlockType === "CrossAttnUpBlock2D" ? transformer(level, level.transformerLayers.up) : undefined,
-      final: i === levels.length - 1,
-    });
+    h = upBlock(
+      scope.at("up_blocks").at(i),
+      h,
+      { ...blockInputs, skips: skips.splice(-layers) },
+      {
+        channels: level.channels,
+        layers,
+        resnet,
+        transformer: upBlockType === "CrossAttnUpBlock2D" ? transformer(level, level.transformerLayers.up) : undefined,
+        final: i === levels.length - 1,
+      },
+    );
   }
 
   h = act(groupNorm(scope.at("conv_norm_out"), h, config.normNumGroups, config.normEps));
@@ -117,14 +125,16 @@ export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Valu
   });
 }
 
-/** What goes through `add_embedding`: the pooled prompt beside the sines and cosines of each size → [b, features] */
+/**
+ * The input of `add_embedding`: the pooled prompt and the sines and cosines of each size, concatenated → [b, features]
+ */
 function addedEmbedding(config: UnetConfig, { timeFeatures }: UnetAddition, { textEmbeds, timeIds }: AddedConditions) {
   const [batch, numbers] = timeIds.shape as [number, number];
   const sinusoids = sinusoidalEmbedding(reshape(timeIds, [batch * numbers]), timeFeatures, config);
   return concat([textEmbeds, reshape(sinusoids, [batch, numbers * timeFeatures])], 1);
 }
 
-/** Graph inputs of the right shapes. `timesteps` is 1 where the batch shares its timestep. */
+/** Creates graph inputs of the right shapes. `timesteps` is 1 if the whole batch has the same timestep. */
 export function unetInputs(
   config: UnetConfig,
   {
@@ -150,7 +160,8 @@ function checkInputs(config: UnetConfig, { sample, encoderHiddenStates, added }:
   const factor = 2 ** (config.levels.length - 1);
   if (channels !== config.inChannels || height % factor !== 0 || width % factor !== 0) {
     throw new TypeError(
-      `unet: sample ${showShape(sample.shape)} must be [b, ${config.inChannels}, h, w] with h and w multiples of ${factor}`,
+      `unet: sample ${showShape(sample.shape)} must be [b, ${config.inChannels}, h, w] ` +
+        `with h and w multiples of ${factor}`,
     );
   }
   if (encoderHiddenStates.shape[2] !== config.crossAttentionDim) {
@@ -162,8 +173,8 @@ function checkInputs(config: UnetConfig, { sample, encoderHiddenStates, added }:
   if ((addition === undefined) !== (added === undefined)) {
     throw new TypeError(
       added
-        ? "unet: added conditions for a model without addition_embed_type"
-        : "unet: a model with an addition_embed_type needs added conditions",
+        ? "unet: a model without addition_embed_type takes no added conditions"
+        : "unet: a model with addition_embed_type needs added conditions",
     );
   }
   if (!addition || !added) return;

@@ -2,18 +2,18 @@ import { z } from "zod";
 import { count, depth, only, parseConfig } from "../../io/config-schema.js";
 import { type Activation, activations } from "../../nn/layers.js";
 
-/** AutoencoderKL's config.json. Lists run from the highest resolution to the lowest. */
+/** The config.json of an AutoencoderKL. Lists run from the highest resolution to the lowest. */
 export interface VaeConfig {
   readonly inChannels: number;
   readonly outChannels: number;
   readonly latentChannels: number;
   readonly blockOutChannels: readonly number[];
-  /** ResNet blocks a level in the encoder; the decoder has one more. */
+  /** The number of ResNet blocks per level of the encoder. The decoder has one more. */
   readonly layersPerBlock: number;
   readonly normNumGroups: number;
-  /** Of the ResNet blocks; before its last convolution each half has SiLU, whatever the file says. */
+  /** The activation of the ResNet blocks. Before their last convolution, encoder and decoder always use SiLU. */
   readonly activation: Activation;
-  /** Latents are multiplied by this on their way to the U-Net, and divided on their way to the decoder. */
+  /** The encoder's latents are multiplied by this for the U-Net, and divided by it for the decoder. */
   readonly scalingFactor: number;
   readonly midBlockAddAttention: boolean;
   readonly useQuantConv: boolean;
@@ -22,7 +22,7 @@ export interface VaeConfig {
 
 const schema = z
   .object({
-    // Pictures are RGB here.
+    // Only RGB images are supported.
     in_channels: z.literal(3).default(3),
     out_channels: z.literal(3).default(3),
     latent_channels: count.default(4),
@@ -45,7 +45,7 @@ const schema = z
     const levels = config.block_out_channels.length;
     for (const key of ["down_block_types", "up_block_types"] as const) {
       if (config[key].length !== levels) {
-        fault(key, `${config[key].length} entries for the ${levels} levels of block_out_channels`);
+        fault(key, `${config[key].length} entries, but block_out_channels has ${levels} levels`);
       }
     }
     for (const channels of config.block_out_channels) {
@@ -55,6 +55,10 @@ const schema = z
     }
   });
 
+/**
+ * Parses the config.json of an AutoencoderKL. `file` names it in messages.
+ * @throws InputError `config-invalid`
+ */
 export function parseVaeConfig(json: unknown, file = "vae/config.json"): VaeConfig {
   const config = parseConfig(schema, json, file);
   return {
@@ -72,7 +76,7 @@ export function parseVaeConfig(json: unknown, file = "vae/config.json"): VaeConf
   };
 }
 
-/** Pixels per latent, along a side. */
+/** The number of pixels per latent along each side. */
 export function vaeFactor(config: VaeConfig): number {
   return 2 ** (config.blockOutChannels.length - 1);
 }

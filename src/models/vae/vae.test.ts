@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inputError } from "../../../test/errors.js";
 import { expectParity, openGolden } from "../../../test/golden.js";
 import { frozenScope, type Scope, survey } from "../../nn/scope.js";
 import { input } from "../../ops/index.js";
@@ -27,7 +28,7 @@ test("Stable Diffusion 1.5's autoencoder has the published number of parameters"
   expect(survey("vae", buildBoth(parseVaeConfig(SD15))).parameters.size).toBe(83_653_863);
 });
 
-test("an autoencoder without attention in the middle is the same but for that block", () => {
+test("an autoencoder without attention in the mid block lacks only those parameters", () => {
   const names = (json: object) =>
     survey("vae", buildBoth(parseVaeConfig(json))).parameters.entries.map((entry) => entry.name);
   const without = names({ ...SD15, mid_block_add_attention: false });
@@ -52,7 +53,7 @@ describe("against diffusers", () => {
     return { golden, weights, scope, trained, config: parseVaeConfig(golden.config) };
   }
 
-  test("names and shapes of all parameters are the file's", async () => {
+  test("all parameters have the file's names and shapes", async () => {
     const { weights, config } = await open();
     const { parameters } = survey("vae", buildBoth(config));
     expect(parameters.entries.map((entry) => [entry.name, entry.shape]).sort()).toEqual(
@@ -71,7 +72,7 @@ describe("against diffusers", () => {
     });
   });
 
-  test("the decoder's picture and gradients agree to 1e-4", async () => {
+  test("the decoder's image and gradients agree to 1e-4", async () => {
     const { golden, weights, scope, config, trained } = await open();
     const latents = input([2, 4, 4, 4]);
     await expectParity(runtime, golden, {
@@ -82,7 +83,7 @@ describe("against diffusers", () => {
     });
   });
 
-  test("attention under the names of old checkpoints gives the same picture", async () => {
+  test("attention with the names of old checkpoints gives the same image", async () => {
     const { golden, weights, config } = await open();
     const renamed: WeightSource = renameAttention(weights);
     const latents = input([2, 4, 4, 4]);
@@ -95,7 +96,7 @@ describe("against diffusers", () => {
   });
 });
 
-/** to_q → query and so on, as diffusers called them before 0.15. */
+/** Renames to_q to query and so on: the names in diffusers before 0.15. */
 function renameAttention(source: WeightSource): WeightSource {
   const pairs = { query: "to_q", key: "to_k", value: "to_v", proj_attn: "to_out.0" };
   const replace = (name: string, from: string, to: string) =>
@@ -110,15 +111,17 @@ function renameAttention(source: WeightSource): WeightSource {
 }
 
 describe("an autoencoder's config", () => {
-  test("that names an unsupported block is refused with the key and what is supported", () => {
-    const config = { ...SD15, down_block_types: ["DownEncoderBlock2D", "AttnDownEncoderBlock2D", "x", "y"] };
-    expect(() => parseVaeConfig(config)).toThrow(
-      'vae/config.json: down_block_types[1] is "AttnDownEncoderBlock2D"; supported: DownEncoderBlock2D',
-    );
+  const invalid = (key: string, found: string, expected: string) =>
+    inputError("config-invalid", { path: "vae/config.json", keys: [key], found: [found], expected: [expected] });
+
+  test("with an unsupported block is refused with the key and the supported block", () => {
+    const supported = "DownEncoderBlock2D";
+    const config = { ...SD15, down_block_types: [supported, "AttnDownEncoderBlock2D", supported, supported] };
+    expect(() => parseVaeConfig(config)).toThrow(invalid("down_block_types[1]", '"AttnDownEncoderBlock2D"', supported));
   });
 
-  test("that shifts its latents is refused", () => {
-    expect(() => parseVaeConfig({ ...SD15, shift_factor: 0.1159 })).toThrow("shift_factor is 0.1159; supported: null");
-    expect(() => parseVaeConfig({ ...SD15, out_channels: 4 })).toThrow("out_channels is 4; supported: 3");
+  test("with shifted latents or other than RGB images is refused", () => {
+    expect(() => parseVaeConfig({ ...SD15, shift_factor: 0.1159 })).toThrow(invalid("shift_factor", "0.1159", "null"));
+    expect(() => parseVaeConfig({ ...SD15, out_channels: 4 })).toThrow(invalid("out_channels", "4", "3"));
   });
 });

@@ -6,7 +6,9 @@ import { showShape } from "../../tensor/shape.js";
 import { downsample, type ResnetOptions, resnetBlock, upsample } from "../resnet.js";
 import { type VaeConfig, vaeFactor } from "./config.js";
 
-/** AutoencoderKL (Kingma & Welling 2013; Rombach et al. 2022). Latents here are not scaled by `scalingFactor` yet. */
+/**
+ * AutoencoderKL (Kingma & Welling 2013; Rombach et al. 2022). The latents here are not multiplied by `scalingFactor`.
+ */
 
 const EPSILON = 1e-6;
 
@@ -15,7 +17,7 @@ export function encode(scope: Scope, config: VaeConfig, pixels: Value): { mean: 
   const factor = vaeFactor(config);
   const [, , height = 0, width = 0] = pixels.shape;
   if (height % factor !== 0 || width % factor !== 0) {
-    throw new TypeError(`vae: pixels ${showShape(pixels.shape)} must have a height and width that ${factor} divides`);
+    throw new TypeError(`vae: pixels ${showShape(pixels.shape)} must have a height and width divisible by ${factor}`);
   }
   const { latentChannels, blockOutChannels: channels } = config;
   const resnet = resnetOptions(config);
@@ -25,7 +27,7 @@ export function encode(scope: Scope, config: VaeConfig, pixels: Value): { mean: 
   for (const [level, outChannels] of channels.entries()) {
     const block = encoder.at("down_blocks").at(level);
     for (let layer = 0; layer < config.layersPerBlock; layer++) {
-      h = resnetBlock(block.at("resnets").at(layer), h, outChannels, undefined, resnet);
+      h = resnetBlock(block.at("resnets").at(layer), h, outChannels, resnet);
     }
     if (level < channels.length - 1) h = downsample(block.at("downsamplers").at(0), h, 0);
   }
@@ -40,7 +42,7 @@ export function encode(scope: Scope, config: VaeConfig, pixels: Value): { mean: 
   };
 }
 
-/** latents [b, latentChannels, h, w], divided by `scalingFactor` → pixels [b, 3, fh, fw], about -1 … 1 */
+/** latents [b, latentChannels, h, w], already divided by `scalingFactor` → pixels [b, 3, fh, fw], about -1 … 1 */
 export function decode(scope: Scope, config: VaeConfig, latents: Value): Value {
   const channels = config.blockOutChannels.toReversed();
   const resnet = resnetOptions(config);
@@ -53,7 +55,7 @@ export function decode(scope: Scope, config: VaeConfig, latents: Value): Value {
   for (const [level, outChannels] of channels.entries()) {
     const block = decoder.at("up_blocks").at(level);
     for (let layer = 0; layer < config.layersPerBlock + 1; layer++) {
-      h = resnetBlock(block.at("resnets").at(layer), h, outChannels, undefined, resnet);
+      h = resnetBlock(block.at("resnets").at(layer), h, outChannels, resnet);
     }
     if (level < channels.length - 1) h = upsample(block.at("upsamplers").at(0), h);
   }
@@ -65,15 +67,15 @@ export function decode(scope: Scope, config: VaeConfig, latents: Value): Value {
 function midBlock(scope: Scope, x: Value, config: VaeConfig): Value {
   const channels = x.shape[1] as number;
   const resnet = resnetOptions(config);
-  let h = resnetBlock(scope.at("resnets").at(0), x, channels, undefined, resnet);
-  if (config.midBlockAddAttention) h = pictureAttention(scope.at("attentions").at(0), h, config.normNumGroups);
-  return resnetBlock(scope.at("resnets").at(1), h, channels, undefined, resnet);
+  let h = resnetBlock(scope.at("resnets").at(0), x, channels, resnet);
+  if (config.midBlockAddAttention) h = imageAttention(scope.at("attentions").at(0), h, config.normNumGroups);
+  return resnetBlock(scope.at("resnets").at(1), h, channels, resnet);
 }
 
-/** Self-attention of one head over all places of a picture: x [b, c, h, w] → same shape */
-function pictureAttention(scope: Scope, x: Value, groups: number): Value {
+/** Self-attention with one head over all positions of an image: x [b, c, h, w] → same shape */
+function imageAttention(scope: Scope, x: Value, groups: number): Value {
   const [batch, channels, height, width] = x.shape as [number, number, number, number];
-  // Checkpoints from before diffusers 0.15, Stable Diffusion 1.5's own among them, use the older names.
+  // Checkpoints from before diffusers 0.15 use other names, among them that of Stable Diffusion 1.5.
   const [q, k, v, out] = scope.has("query.weight")
     ? (["query", "key", "value", "proj_attn"] as const)
     : (["to_q", "to_k", "to_v", "to_out.0"] as const);

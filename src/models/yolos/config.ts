@@ -3,7 +3,7 @@ import { count, depth, only, parseConfig, upTo } from "../../io/config-schema.js
 import { type Activation, activations } from "../../nn/layers.js";
 import { labelsOf } from "../labels.js";
 
-/** YOLOS (Fang et al. 2021, arXiv 2106.00666): a ViT whose last tokens are detections. */
+/** YOLOS (Fang et al. 2021, arXiv 2106.00666): a ViT with extra tokens for detections. */
 export interface YolosConfig {
   readonly hiddenSize: number;
   readonly intermediateSize: number;
@@ -11,13 +11,13 @@ export interface YolosConfig {
   readonly heads: number;
   readonly activation: Activation;
   readonly layerNormEps: number;
-  /** Height and width that the positions were trained at. */
+  /** Image height and width that the position embeddings were trained for. */
   readonly imageSize: readonly [number, number];
   readonly patchSize: number;
   readonly detectionTokens: number;
   readonly midPositions: boolean;
   readonly qkvBias: boolean;
-  /** Class number i is labels[i]; "no object" comes after the last. */
+  /** The class names by index. The class "no object" comes after the last one. */
   readonly labels: readonly string[];
 }
 
@@ -39,9 +39,13 @@ const schema = z
   })
   .refine(({ hidden_size, num_attention_heads }) => hidden_size % num_attention_heads === 0, {
     path: ["num_attention_heads"],
-    error: "does not divide hidden_size",
+    error: "must divide hidden_size",
   });
 
+/**
+ * Parses the config.json of a YOLOS. `file` names it in messages.
+ * @throws InputError `config-invalid`
+ */
 export function parseYolosConfig(json: unknown, file = "config.json"): YolosConfig {
   const config = parseConfig(schema, json, file);
   return {

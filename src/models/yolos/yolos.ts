@@ -16,7 +16,7 @@ import {
 import { patchEmbedding } from "../patches.js";
 import type { YolosConfig } from "./config.js";
 
-/** YolosForObjectDetection's class scores: normalised pixels [b, 3, h, w] → logits [b, detections, labels + 1] */
+/** YolosForObjectDetection's class scores: normalized pixels [b, 3, h, w] → logits [b, detections, labels + 1] */
 export function yolosLogits(scope: Scope, config: YolosConfig, pixels: Value): Value {
   const { hiddenSize, patchSize, detectionTokens, layers, layerNormEps, midPositions } = config;
   const [batch, , height, width] = pixels.shape as [number, number, number, number];
@@ -24,7 +24,9 @@ export function yolosLogits(scope: Scope, config: YolosConfig, pixels: Value): V
   const model = scope.at("vit");
   const embeddings = model.at("embeddings");
 
-  const patches = patchEmbedding(embeddings.at("patch_embeddings").at("projection"), pixels, patchSize, hiddenSize, {
+  const patches = patchEmbedding(embeddings.at("patch_embeddings").at("projection"), pixels, {
+    patchSize,
+    features: hiddenSize,
     bias: true,
   });
   const tokens = (name: string, count: number) =>
@@ -38,7 +40,7 @@ export function yolosLogits(scope: Scope, config: YolosConfig, pixels: Value): V
   const positionCount = 1 + trainedHeight * trainedWidth + detectionTokens;
   const positions = embeddings.parameter("position_embeddings", [1, positionCount, hiddenSize], NORMAL);
   let h = add(all, interpolated(positions, config, grid));
-  // One for each layer but the last.
+  // One position embedding for each layer except the last.
   const middle = midPositions
     ? model.at("encoder").parameter("mid_position_embeddings", [layers - 1, 1, positionCount, hiddenSize], NORMAL)
     : undefined;
@@ -55,15 +57,15 @@ export function yolosLogits(scope: Scope, config: YolosConfig, pixels: Value): V
 }
 
 /**
- * Positions [1, 1 + patches + detections, c] of the trained grid at another one: bicubic between the patches' own, as
- * torch's `interpolate` without aligned corners.
+ * Resizes position embeddings [1, 1 + patches + detections, c] from the trained grid to another grid. Those of the
+ * patches are interpolated bicubically, like `interpolate` with `align_corners=False` in PyTorch.
  */
 function interpolated(positions: Value, config: YolosConfig, [rows, columns]: readonly [number, number]): Value {
   const { hiddenSize, patchSize, detectionTokens, imageSize } = config;
   const [fromRows, fromColumns] = imageSize.map((extent) => Math.floor(extent / patchSize)) as [number, number];
   if (rows === fromRows && columns === fromColumns) return positions;
   const patches = fromRows * fromColumns;
-  // [c, rows, columns]: rows and columns are the two last axes of the products.
+  // [c, rows, columns], so that the matrix products act on rows and columns.
   const plane = transpose(reshape(slice(positions, 1, 1, 1 + patches), [fromRows, fromColumns, hiddenSize]), [2, 0, 1]);
   const tall = matmul(bicubicMatrix(fromRows, rows), plane);
   const resized = matmul(tall, bicubicMatrix(fromColumns, columns), { transposeB: true });

@@ -1,48 +1,63 @@
+/** Decodes the protobuf of an ONNX file, without letting a small hostile file fill the memory. */
 import { type DescMessage, fromBinary } from "@bufbuild/protobuf";
 import { type ModelProto, ModelProtoSchema } from "onnx-buf";
-import { InputError } from "../../errors/index.js";
+import { type ErrorFacts, InputError } from "../../errors/index.js";
 
-/** What decoded pieces take in memory, roughly: protobuf packs far more of them into a byte than JavaScript does. */
+/** Rough memory that one decoded message or scalar takes. In the file, each may take as little as a byte or two. */
 const BYTES_PER_MESSAGE = 400;
 const BYTES_PER_SCALAR = 40;
-/** Beside the weights, which are not copied. The largest published models take a few hundred megabytes. */
-const MOST_BYTES = 2 ** 30;
-/** As the decoder itself has it. */
-const DEEPEST = 100;
+/** Limit on the decoded size, apart from weights, which are not copied. The largest published models take a few hundred MB. */
+const MAX_BYTES = 2 ** 30;
+/** The limit of the protobuf decoder itself. */
+const MAX_DEPTH = 100;
 
-/** A ModelProto, after a look at what decoding it would take: a few bytes of a hostile file can ask for gigabytes. */
-export function decodeModel(bytes: Uint8Array, where: string): ModelProto {
-  const scan = new Scan(bytes, where);
+/**
+ * Decodes a ModelProto, after a scan that estimates how much memory the result takes.
+ *
+ * @throws InputError `file-malformed` if the bytes are not an ONNX file, `file-too-large` if decoding would take over 1 GiB.
+ */
+export function decodeModel(bytes: Uint8Array, path: string): ModelProto {
+  const scan = new Scan(bytes, path);
   scan.message(0, bytes.length, ModelProtoSchema, 0);
   try {
     return fromBinary(ModelProtoSchema, bytes, { readUnknownFields: false });
   } catch (error) {
-    throw new InputError("onnx-unsupported", `${where}: is not an ONNX model: ${(error as Error).message}.`);
+    const reason = (error as Error).message;
+    throw new InputError("file-malformed", `${path}: the file is not an ONNX model: ${reason}.`, { path, reason });
   }
 }
 
-/** Walks the wire format (https://protobuf.dev/programming-guides/encoding) along the schema, and only counts. */
+interface Field {
+  readonly number: number;
+  /** Wire type: 0 varint, 1 fixed 64 bits, 2 length-delimited, 5 fixed 32 bits. */
+  readonly wire: number;
+  /** The message that holds the field. */
+  readonly schema: DescMessage;
+  readonly depth: number;
+}
+
+/** Walks the wire format (https://protobuf.dev/programming-guides/encoding) along the schema and adds up the memory. */
 class Scan {
   private cost = 0;
 
   constructor(
     private readonly bytes: Uint8Array,
-    private readonly where: string,
+    private readonly path: string,
   ) {}
 
   message(start: number, end: number, schema: DescMessage, depth: number): void {
-    if (depth > DEEPEST) this.fail(`is nested more than ${DEEPEST} levels deep`);
+    if (depth > MAX_DEPTH) this.fail(`messages are nested more than ${MAX_DEPTH} levels deep`, { limit: MAX_DEPTH });
     this.spend(BYTES_PER_MESSAGE);
     for (let at = start; at < end; ) {
       const [tag, content] = this.varint(at, end);
       const [number, wire] = [Math.floor(tag / 8), tag % 8];
-      if (number === 0) this.fail(`holds a field without a number at byte ${at}`);
-      at = this.field(content, end, wire, schema, number, depth);
+      if (number === 0) this.fail(`the field at byte ${at} has no number`, { offset: at });
+      at = this.field({ number, wire, schema, depth }, content, end);
     }
   }
 
-  /** Returns where the field ends. */
-  private field(at: number, end: number, wire: number, schema: DescMessage, number: number, depth: number): number {
+  /** Returns the position after the field. */
+  private field({ number, wire, schema, depth }: Field, at: number, end: number): number {
     switch (wire) {
       case 0:
         this.spend(BYTES_PER_SCALAR);
@@ -51,27 +66,33 @@ class Scan {
       case 5: {
         this.spend(BYTES_PER_SCALAR);
         const next = at + (wire === 1 ? 8 : 4);
-        return next <= end ? next : this.fail(`ends in the middle of a number at byte ${at}`);
+        return next <= end ? next : this.failInNumber(at);
       }
       case 2: {
         const [length, content] = this.varint(at, end);
         const next = content + length;
         if (next > end) {
-          this.fail(
-            `says that ${length} bytes follow byte ${content}, where ${end - content} are left; it was cut off or is no ONNX file`,
-          );
+          const left = end - content;
+          this.fail(`${length} bytes should follow byte ${content}, but only ${left} are left`, {
+            offset: content,
+            expected: length,
+            found: left,
+          });
         }
         const field = schema.fields.find((known) => known.number === number);
         if (!field) return next;
         if (field.message) this.message(content, next, field.message, depth + 1);
-        // A packed list: at most a number a byte.
+        // A packed list holds at most one number per byte.
         else if (field.fieldKind === "list" && field.listKind === "scalar" && isPackable(field.scalar)) {
           this.spend(length * (isFixed(field.scalar) ? 4 : BYTES_PER_SCALAR));
         } else this.spend(BYTES_PER_SCALAR);
         return next;
       }
       default:
-        return this.fail(`holds a field of a kind that ONNX does not use (${wire}) at byte ${at}`);
+        return this.fail(`the field at byte ${at} has wire type ${wire}, which ONNX does not use`, {
+          offset: at,
+          found: wire,
+        });
     }
   }
 
@@ -84,21 +105,33 @@ class Scan {
       scale *= 128;
       if (byte < 0x80) return [value, i + 1];
     }
-    return this.fail(`ends in the middle of a number at byte ${at}`);
+    return this.failInNumber(at);
   }
 
   private spend(bytes: number): void {
     this.cost += bytes;
-    if (this.cost > MOST_BYTES)
-      this.fail(`would take more than ${MOST_BYTES / 2 ** 30} GiB to decode, without its weights`);
+    if (this.cost <= MAX_BYTES) return;
+    throw new InputError(
+      "file-too-large",
+      `${this.path}: decoding the file would take more than ${MAX_BYTES / 2 ** 30} GiB, apart from its weights. Is it an ONNX file?`,
+      { path: this.path, limit: MAX_BYTES },
+    );
   }
 
-  private fail(what: string): never {
-    throw new InputError("onnx-unsupported", `${this.where}: ${what}. Is it an ONNX file? Fetch or export it again.`);
+  private failInNumber(offset: number): never {
+    return this.fail(`the file ends in the middle of the number at byte ${offset}`, { offset });
+  }
+
+  private fail(problem: string, facts: ErrorFacts): never {
+    throw new InputError(
+      "file-malformed",
+      `${this.path}: ${problem}. Is it an ONNX file? If so, it is damaged: download or export it again.`,
+      { path: this.path, ...facts },
+    );
   }
 }
 
-/** Scalar types by the numbers that protobuf's descriptors give them. */
+/** Scalar types, by the numbers that protobuf's descriptors give them. */
 const STRING = 9;
 const BYTES = 12;
 const FIXED: readonly number[] = [1, 2, 6, 7, 15, 16];

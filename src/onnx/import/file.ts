@@ -1,3 +1,4 @@
+/** Opens an ONNX file: decodes it, checks its tensors, and lists its inputs and outputs. */
 import { createHash } from "node:crypto";
 import { realpath } from "node:fs/promises";
 import type {
@@ -18,47 +19,63 @@ import type { StoredTensor, WeightSource } from "../../weights/source.js";
 import { decodeModel } from "./decode.js";
 import { dtypeOf, type OnnxTensor, TensorReader } from "./tensors.js";
 
-/** What protobuf allows a message; larger models keep their weights in files beside. */
-const MOST_BYTES = 2 ** 31;
-/** Before this version operators meant other things. */
-const OLDEST_OPSET = 7;
+/** Limit of a protobuf message. Larger models keep their weights in separate files. */
+const MAX_BYTES = 2 ** 31;
+/** Older opsets define several operators differently, such as broadcasting in Add. */
+const MIN_OPSET = 7;
 /** ONNX's own domain has two names. */
 const ONNX_DOMAINS = ["", "ai.onnx"];
 
-/** A model that was read and whose tensors were checked; nothing of its graph has been looked at yet. */
+/** An ONNX file whose tensors were read and checked. Its nodes are checked later, by `OnnxImport`. */
 export interface OnnxFile {
   readonly path: string;
-  /** Such as "pytorch 2.6". */
+  /** The exporter and its version, such as "pytorch 2.6". */
   readonly producer: string;
-  /** Version of ONNX's own operators; see `opsetOf` for functions. */
+  /** Version of the standard operator set. A function of the file may have its own. */
   readonly opset: number;
   readonly graph: GraphProto;
-  /** Bodies of operators that the file itself defines, by `functionKey`. */
+  /** Functions that the file defines, by `functionKey`. */
   readonly functions: ReadonlyMap<string, FunctionProto>;
   readonly inputs: readonly OnnxInput[];
   readonly outputs: readonly string[];
   readonly tensors: ReadonlyMap<TensorProto, OnnxTensor>;
-  /** The large tensors, by the names that they have in `tensors`. */
+  /** The tensors of kind "weight" in `tensors`, by name. */
   readonly weights: WeightSource;
-  /** A hash of all of the file but its weights, which have names of their own. */
+  /** SHA-256 of the file, without the bytes of its weights: uint8 [32]. */
   readonly digest: HostTensor;
-  /** Numbers in all floating point initializers. */
+  /** Number of elements in all floating point tensors. */
   readonly parameters: number;
   /** How often each operator occurs, in the order of the first occurrence. */
   readonly operators: ReadonlyMap<string, number>;
 }
 
-/** What a model is given; a text names an extent that is open, undefined one that is not even named. */
+/** An input of the model. A string is the name of a dynamic axis, undefined a dynamic axis without a name. */
 export interface OnnxInput {
   readonly name: string;
   readonly dtype: DType;
   readonly shape: readonly (number | string | undefined)[];
 }
 
+/** The shape of an input, such as `[n, 3, 224, 224]`, with `?` for a dynamic axis without a name. */
+export function showInputShape(shape: OnnxInput["shape"]): string {
+  return `[${shape.map((extent) => extent ?? "?").join(", ")}]`;
+}
+
+/**
+ * Reads an ONNX file. Large tensors stay on disk.
+ *
+ * @throws InputError `file-malformed` if the file is damaged or not an ONNX file, `file-too-large`, or `onnx-unsupported` if
+ * its opset, the type of an input or the type of a tensor is not supported.
+ */
 export async function openOnnx(path: string): Promise<OnnxFile> {
   const bytes = await withFile(path, async (file, size) => {
-    if (size > MOST_BYTES)
-      throw new InputError("onnx-unsupported", `${path}: has ${size} bytes; an ONNX file has at most ${MOST_BYTES}.`);
+    if (size > MAX_BYTES) {
+      throw new InputError(
+        "file-too-large",
+        `${path}: the file has ${size} bytes, but an ONNX file has at most ${MAX_BYTES}. Export larger models with external data.`,
+        { path, found: size, limit: MAX_BYTES },
+      );
+    }
     const content = new Uint8Array(size);
     await readFully(file, content, 0, path);
     return content;
@@ -69,29 +86,34 @@ export async function openOnnx(path: string): Promise<OnnxFile> {
   const model = decodeModel(bytes, path);
   const { graph } = model;
   if (!graph || graph.node.length === 0) {
-    throw new InputError("onnx-unsupported", `${path}: holds no graph. Is it an ONNX file? Fetch or export it again.`);
+    throw new InputError(
+      "file-malformed",
+      `${path}: the file has no graph with nodes. Is it an ONNX file? If so, download or export it again.`,
+      { path },
+    );
   }
-  const opset = opsetOf(model.opsetImport, path);
+  const opset = opsetOf(model.opsetImport, { path });
   const reader = new TensorReader(path, realPath, bytes);
   const tensors = new Map<TensorProto, OnnxTensor>();
   const weights = new Map<string, StoredTensor>();
   const names = new Set<string>();
   let parameters = 0;
-  for (const [proto, called] of allTensors(model)) {
-    let name = called;
-    for (let i = 1; names.has(name); i++) name = `${called}#${i}`;
+  for (const [proto, ownName] of allTensors(model)) {
+    let name = ownName;
+    for (let i = 1; names.has(name); i++) name = `${ownName}#${i}`;
     names.add(name);
     const tensor = await reader.read(proto, name);
     tensors.set(proto, tensor);
-    letGo(proto);
+    dropElements(proto);
     if (tensor.kind === "weight") weights.set(tensor.name, tensor.stored);
     const { shape, dtype } = tensor.kind === "weight" ? tensor.stored : tensor;
     if (dtype.includes("float")) parameters += sizeOf(shape);
   }
   const digest = digestOf(bytes, realPath, weights.values());
+  // Copies, so that the decoded strings do not keep the memory of the whole file.
   for (const attribute of allAttributes(model)) {
     attribute.s = attribute.s.slice();
-    attribute.strings = attribute.strings.map((text) => text.slice());
+    attribute.strings = attribute.strings.map((string) => string.slice());
   }
   const initialized = new Set(graph.initializer.map(({ name }) => name));
   return {
@@ -125,25 +147,28 @@ function digestOf(bytes: Uint8Array, path: string, weights: Iterable<StoredTenso
 export const functionKey = (domain: string, name: string, overload: string) =>
   JSON.stringify([ONNX_DOMAINS.includes(domain) ? "" : domain, name, overload]);
 
-export function opsetOf(imports: ModelProto["opsetImport"], where: string): number {
+/** Version of the standard operator set that a model, or one of its functions, imports. */
+export function opsetOf(imports: ModelProto["opsetImport"], site: { path: string; function?: string }): number {
   const version = Number(imports.find(({ domain }) => ONNX_DOMAINS.includes(domain))?.version ?? 0);
-  if (version < OLDEST_OPSET) {
+  if (version < MIN_OPSET) {
+    const what = site.function === undefined ? "the model" : `the function ${JSON.stringify(site.function)}`;
     throw new InputError(
       "onnx-unsupported",
-      `${where}: is of opset ${version}; from ${OLDEST_OPSET} on opsets are read. Export the model again with opset 17 or later.`,
+      `${site.path}: ${what} uses opset ${version}, but the oldest supported opset is ${MIN_OPSET}. Export the model again with opset 17 or later.`,
+      { ...site, opset: version, expected: MIN_OPSET },
     );
   }
   return version;
 }
 
-/** The elements, which have been read; they share the memory of the whole file, which would stay for as long as the graph. */
-function letGo(proto: TensorProto): void {
+/** Drops elements that have been read. They share the memory of the whole file and would keep it as long as the graph. */
+function dropElements(proto: TensorProto): void {
   proto.rawData = new Uint8Array();
   [proto.floatData, proto.int32Data, proto.doubleData] = [[], [], []];
   [proto.int64Data, proto.uint64Data, proto.stringData] = [[], [], []];
 }
 
-/** Every tensor with a name: initializers, and those that nodes hold, also in branches and functions. */
+/** Every tensor with a name: initializers and tensor attributes, including those of branches and functions. */
 function* allTensors(model: ModelProto): Generator<[TensorProto, string]> {
   if (model.graph) yield* tensorsOfGraph(model.graph);
   for (const body of model.functions) {
@@ -185,18 +210,26 @@ function* tensorsOfAttribute(attribute: AttributeProto, name: string): Generator
 function inputOf({ name, type }: ValueInfoProto, path: string): OnnxInput {
   const tensor = type?.value.case === "tensorType" ? type.value.value : undefined;
   const dtype = tensor && dtypeOf(tensor.elemType);
-  if (!tensor || !dtype)
-    throw new InputError("onnx-unsupported", `${path}: the input ${JSON.stringify(name)} is not a tensor of numbers.`);
-  const shape = tensor.shape?.dim.map(({ value }) => {
-    if (value.case === "dimParam") return value.value;
-    // Some exporters write 0 or -1 for what is open.
-    return value.case === "dimValue" && value.value > 0n ? Number(value.value) : undefined;
-  });
-  if (!shape)
+  const facts = { path, input: name };
+  if (!tensor || !dtype) {
     throw new InputError(
       "onnx-unsupported",
-      `${path}: the input ${JSON.stringify(name)} has no shape. Export the model again.`,
+      `${path}: the input ${JSON.stringify(name)} is not a tensor of numbers. Export the model without it.`,
+      facts,
     );
+  }
+  const shape = tensor.shape?.dim.map(({ value }) => {
+    if (value.case === "dimParam") return value.value;
+    // Some exporters write 0 or -1 for a dynamic axis.
+    return value.case === "dimValue" && value.value > 0n ? Number(value.value) : undefined;
+  });
+  if (!shape) {
+    throw new InputError(
+      "onnx-unsupported",
+      `${path}: the input ${JSON.stringify(name)} has no shape. Export the model again, with the shapes of its inputs.`,
+      facts,
+    );
+  }
   return { name, dtype, shape };
 }
 

@@ -1,5 +1,6 @@
+/** Turns the nodes of an ONNX file into values of our graph. */
 import type { AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto } from "onnx-buf";
-import { InputError, nearest } from "../../errors/index.js";
+import { type ErrorCode, type ErrorFacts, InputError, nearest } from "../../errors/index.js";
 import { topologicalOrder } from "../../graph/graph.js";
 import { interpret } from "../../graph/interpret.js";
 import { type Node, showType, type Value } from "../../graph/value.js";
@@ -7,43 +8,50 @@ import { cast, constant, parameter } from "../../ops/index.js";
 import { isFloating } from "../../tensor/dtype.js";
 import { sizeOf } from "../../tensor/shape.js";
 import { functionKey, type OnnxFile, opsetOf } from "./file.js";
-import { numbersOf, OnnxNode } from "./node.js";
+import { numbersOf, OnnxNode, UnsupportedNode } from "./node.js";
 import { OPERATORS, REFUSED } from "./operators/index.js";
 
-/** Nodes that one import may take, bodies of functions counted at each call. The largest published models have a few thousand. */
-const MOST_NODES = 100_000;
-const DEEPEST_CALLS = 50;
-const MOST_ELEMENTS = 2 ** 31;
-/** Multiplications and elements that are computed while importing; a constant that takes more is left to the runtime. */
-const MOST_WORK = 2 ** 22;
-const MOST_WORK_IN_ALL = 2 ** 27;
+/** Limit on nodes per import. The body of a function counts at each call. The largest published models have a few thousand. */
+const MAX_NODES = 100_000;
+const MAX_CALL_DEPTH = 50;
+const MAX_ELEMENTS = 2 ** 31;
+/** Limits on constant folding, in multiplications and elements. A constant that takes more is left to the runtime. */
+const MAX_FOLD_COST = 2 ** 22;
+const MAX_TOTAL_FOLD_COST = 2 ** 27;
 
-/** Names and what makes them: the main graph, a branch of an If, or a call of a function. */
+const AGAIN = "Export the model again";
+
+/** The names that are visible in the main graph, in a branch of an If, or in a call of a function. */
 interface Scope {
   readonly opset: number;
   readonly producers: ReadonlyMap<string, NodeProto>;
   readonly initializers: ReadonlyMap<string, TensorProto>;
   readonly values: Map<string, Value>;
-  /** A branch sees the names around it; a function does not. */
+  /** The enclosing scope of a branch. The main graph and functions have none. */
   readonly parent: Scope | undefined;
-  /** What a call gives for the attributes that its function's nodes refer to. */
+  /** Attributes of the call, which the nodes of a function may refer to. */
   readonly attributes: ReadonlyMap<string, AttributeProto> | undefined;
   readonly visiting: Set<NodeProto>;
   readonly depth: number;
 }
 
 /**
- * Values of our graph for the outputs of an ONNX file, built on demand from values for its inputs. Everything that depends on
- * shapes alone is computed on the way, by the interpreter that tests use. Floating point is float32 throughout.
+ * Builds values of our graph for the outputs of an ONNX file from values for its inputs. Only the nodes that a requested
+ * output depends on are imported. Whatever depends on shapes and constants alone is folded with the float64 interpreter of
+ * the tests. All floating point is float32.
+ *
+ * @example
+ * const images = input([1, 3, 224, 224]);
+ * const logits = new OnnxImport(await openOnnx("resnet.onnx"), { images }).output("logits");
  */
 export class OnnxImport {
   private readonly main: Scope;
   private readonly origins = new WeakMap<Node, string>();
   private readonly weights = new Map<string, Value>();
   private nodes = 0;
-  private work = 0;
+  private foldCost = 0;
 
-  /** `prefix` begins the names of the weights in the graph. */
+  /** `prefix` is put before the names of the weights in the graph. */
   constructor(
     private readonly file: OnnxFile,
     inputs: Readonly<Record<string, Value>>,
@@ -51,7 +59,7 @@ export class OnnxImport {
   ) {
     const { graph, opset } = file;
     for (const { name } of file.inputs) {
-      if (!inputs[name]) throw new TypeError(`OnnxImport: nothing is given for the input ${name}`);
+      if (!inputs[name]) throw new TypeError(`OnnxImport: no value for the input ${name}`);
     }
     this.main = this.scopeOf(graph, {
       opset,
@@ -62,11 +70,16 @@ export class OnnxImport {
     });
   }
 
+  /**
+   * The value of one of the file's outputs.
+   *
+   * @throws InputError `onnx-unsupported` or `file-malformed`, naming the node that cannot be imported.
+   */
   output(name: string): Value {
     return this.resolve(this.main, name);
   }
 
-  /** The ONNX node that a node of our graph stands for, in words. */
+  /** The ONNX node that a node of our graph comes from, such as `node "/conv1/Conv" (Conv)`. */
   originOf(node: Node): string | undefined {
     return this.origins.get(node);
   }
@@ -79,7 +92,8 @@ export class OnnxImport {
     const producers = new Map<string, NodeProto>();
     const claim = (name: string) => {
       if (initializers.has(name) || producers.has(name) || rest.values.has(name)) {
-        throw this.fault(`the name ${show(name)} is made twice`);
+        const message = `the name ${show(name)} is defined twice. ${AGAIN}`;
+        throw this.fault("file-malformed", message, { name: short(name) });
       }
     };
     for (const tensor of "initializer" in body ? body.initializer : []) {
@@ -96,26 +110,32 @@ export class OnnxImport {
     return { producers, initializers, visiting: new Set(), ...rest };
   }
 
-  /** The value of a name, and of all that it takes; without recursion along the graph, which may be long. */
+  /** The value of a name, after the values that it depends on. Not recursive along the graph, which may be deep. */
   private resolve(scope: Scope, name: string): Value {
     const stack: { node: NodeProto; next: number }[] = [];
+    /** The value of a name if it is known. If not, its node is put on the stack. */
     const want = (wanted: string, reader: string): Value | undefined => {
-      const found = scope.values.get(wanted) ?? this.given(scope, wanted);
-      if (found) return found;
+      const known = scope.values.get(wanted) ?? this.initializer(scope, wanted);
+      if (known) return known;
       const node = scope.producers.get(wanted);
       if (!node) {
         if (scope.parent) return this.resolve(scope.parent, wanted);
         const near = nearest(wanted, scope.producers.keys());
         throw this.fault(
-          `${reader} ${show(wanted)}, which nothing makes${near ? `; the nearest name is ${show(near)}` : ""}`,
+          "file-malformed",
+          `${reader} ${show(wanted)}, which no node or initializer defines${near ? `; the nearest name is ${show(near)}` : ""}. ${AGAIN}`,
+          { name: short(wanted), suggestion: near },
         );
       }
-      if (scope.visiting.has(node)) throw this.fault(`${describe(node)} depends on its own output ${show(wanted)}`);
+      if (scope.visiting.has(node)) {
+        const message = `it depends on its own output ${show(wanted)}. ${AGAIN}`;
+        throw this.nodeFault("file-malformed", node, message, { name: short(wanted) });
+      }
       scope.visiting.add(node);
       stack.push({ node, next: 0 });
       return undefined;
     };
-    want(name, "an output is called");
+    want(name, "an output has the name");
     for (let top = stack.at(-1); top; top = stack.at(-1)) {
       const { node } = top;
       const input = node.input[top.next];
@@ -131,19 +151,19 @@ export class OnnxImport {
       scope.visiting.delete(node);
       stack.pop();
     }
-    const value = scope.values.get(name) ?? this.given(scope, name);
-    if (!value) throw this.fault(`the output ${show(name)} is one that its node does not give here`);
+    const value = scope.values.get(name) ?? this.initializer(scope, name);
+    if (!value) throw this.absentOutput(name);
     return value;
   }
 
-  private given(scope: Scope, name: string): Value | undefined {
+  private initializer(scope: Scope, name: string): Value | undefined {
     const proto = scope.initializers.get(name);
     return proto && this.tensor(proto);
   }
 
   private tensor(proto: TensorProto): Value {
     const tensor = this.file.tensors.get(proto);
-    if (!tensor) throw this.fault(`the tensor ${show(proto.name)} is not one of the file's`);
+    if (!tensor) throw new TypeError(`OnnxImport: the tensor ${proto.name} was not read with the file`);
     if (tensor.kind === "constant") {
       return constant(tensor.values, tensor.shape, isFloating(tensor.dtype) ? "float32" : tensor.dtype);
     }
@@ -158,41 +178,52 @@ export class OnnxImport {
   }
 
   private run(scope: Scope, node: NodeProto): readonly (Value | undefined)[] {
-    if (++this.nodes > MOST_NODES) throw this.fault(`takes more than ${MOST_NODES} nodes`);
+    if (++this.nodes > MAX_NODES) {
+      const message = `the model has more than ${MAX_NODES} nodes, counting the body of a function at each call. Choose a smaller model`;
+      throw this.fault("onnx-unsupported", message, { limit: MAX_NODES });
+    }
     const inputs = node.input.map((name) => (name === "" ? undefined : this.lookup(scope, name)));
     const attributes = attributesOf(node, scope);
     const body = this.file.functions.get(functionKey(node.domain, node.opType, node.overload));
-    if (body) return this.call(scope, node, body, inputs, attributes);
+    if (body) return this.call(scope, node, body, { inputs, attributes });
     if (node.opType === "If") return this.branch(scope, node, inputs[0], attributes);
     try {
       const operator = Object.hasOwn(OPERATORS, qualified(node)) ? OPERATORS[qualified(node)] : undefined;
-      if (!operator) throw new TypeError(refusal(node));
+      if (!operator) throw unknownOperator(node);
       const value = attributes.get("value")?.t;
-      const view = new OnnxNode(
-        node.opType,
-        scope.opset,
-        inputs,
-        node.output.length,
-        attributes,
-        value && this.tensor(value),
+      const result = operator(
+        new OnnxNode({
+          operator: node.opType,
+          opset: scope.opset,
+          inputs,
+          outputs: node.output.length,
+          attributes,
+          tensor: value && this.tensor(value),
+        }),
       );
-      const made = operator(view);
-      const outputs = "node" in made ? [made] : made;
+      const outputs = "node" in result ? [result] : result;
       for (const output of outputs) this.check(output);
-      const results = inputs.every((input) => !input || numbersOf(input)) ? this.fold(outputs) : outputs;
-      this.remember(results, describe(node));
-      return results;
+      const folded = inputs.every((input) => !input || numbersOf(input)) ? this.fold(outputs) : outputs;
+      this.recordOrigin(folded, describe(node));
+      return folded;
     } catch (error) {
-      // Shape rules throw these two; everything they judge came from the file.
+      // The shape rules of ops throw these two. Whatever they complain of comes from the file.
       if (error instanceof TypeError || error instanceof RangeError) {
-        throw this.fault(`${describe(node)}: ${error.message}`, error);
+        const reason = error.message;
+        const facts = error instanceof UnsupportedNode ? error.facts : {};
+        throw this.fault(
+          "onnx-unsupported",
+          `${describe(node)}: ${reason}`,
+          { ...site(node), reason, ...facts },
+          error,
+        );
       }
       throw error;
     }
   }
 
-  /** Whatever was made for these values and nothing else yet comes from the node `origin`. */
-  private remember(values: readonly Value[], origin: string): void {
+  /** Notes `origin` for all nodes below `values` that have no origin yet. */
+  private recordOrigin(values: readonly Value[], origin: string): void {
     const open = values.map(({ node }) => node);
     for (let node = open.pop(); node; node = open.pop()) {
       if (this.origins.has(node) || node.inputs.length === 0) continue;
@@ -203,35 +234,38 @@ export class OnnxImport {
 
   private lookup(scope: Scope, name: string): Value {
     for (let at: Scope | undefined = scope; at; at = at.parent) {
-      const value = at.values.get(name) ?? this.given(at, name);
+      const value = at.values.get(name) ?? this.initializer(at, name);
       if (value) return value;
     }
-    throw this.fault(`${show(name)} is an output that its node does not give here`);
+    throw this.absentOutput(name);
   }
 
-  /** The values with constants for all that can be computed now: what reads no input and no weight, and is small. */
+  /** Replaces values by constants if they depend on no input and no weight, and if computing them is cheap. */
   private fold(values: readonly Value[]): readonly Value[] {
     const order = topologicalOrder(values);
-    const work = order.reduce((total, node) => total + workOf(node), 0);
-    const open = order.some(({ op }) => op.name === "parameter" || op.name === "input");
-    if (open || work > MOST_WORK || this.work + work > MOST_WORK_IN_ALL) return values;
-    this.work += work;
+    const cost = order.reduce((total, node) => total + costOf(node), 0);
+    const isOpen = order.some(({ op }) => op.name === "parameter" || op.name === "input");
+    if (isOpen || cost > MAX_FOLD_COST || this.foldCost + cost > MAX_TOTAL_FOLD_COST) return values;
+    this.foldCost += cost;
     const outputs = Object.fromEntries(values.map((value, i) => [i, value]));
     const results = interpret({ name: "constants", inputs: {}, outputs }, {});
     return values.map((value, i) => {
       if (numbersOf(value)) return value;
       const data = results[i]?.data ?? new Float64Array();
       if (!isFloating(value.dtype) && !data.every(Number.isSafeInteger)) {
-        throw new RangeError("gives whole numbers that are out of range");
+        throw new RangeError("its result has integers that are out of range");
       }
       return constant(data, value.shape, value.dtype);
     });
   }
 
+  /** Refuses shapes that are not valid or too large. */
   private check(value: Value): void {
     const { shape } = value;
-    if (!shape.every((extent) => Number.isSafeInteger(extent) && extent >= 0) || sizeOf(shape) > MOST_ELEMENTS) {
-      throw new RangeError(`would give ${showType(value)}, which is more than a tensor here can hold`);
+    if (!shape.every((extent) => Number.isSafeInteger(extent) && extent >= 0) || sizeOf(shape) > MAX_ELEMENTS) {
+      const found = showType(value);
+      const message = `its result would be ${found}, but a tensor has at most ${MAX_ELEMENTS} elements`;
+      throw new UnsupportedNode(message, { found, limit: MAX_ELEMENTS });
     }
   }
 
@@ -239,11 +273,9 @@ export class OnnxImport {
     scope: Scope,
     node: NodeProto,
     body: FunctionProto,
-    inputs: readonly (Value | undefined)[],
-    given: ReadonlyMap<string, AttributeProto>,
+    { inputs, attributes }: { inputs: readonly (Value | undefined)[]; attributes: ReadonlyMap<string, AttributeProto> },
   ): Value[] {
-    if (scope.depth >= DEEPEST_CALLS)
-      throw this.fault(`${describe(node)}: functions call each other more than ${DEEPEST_CALLS} deep`);
+    if (scope.depth >= MAX_CALL_DEPTH) throw this.tooDeep(node, "calls of functions");
     const values = new Map<string, Value>();
     for (const [i, name] of body.input.entries()) {
       const value = inputs[i];
@@ -253,11 +285,11 @@ export class OnnxImport {
     const inner = this.scopeOf(body, {
       opset:
         body.opsetImport.length > 0
-          ? opsetOf(body.opsetImport, `${this.file.path}: function ${show(body.name)}`)
+          ? opsetOf(body.opsetImport, { path: this.file.path, function: short(body.name) })
           : scope.opset,
       values,
       parent: undefined,
-      attributes: new Map([...defaults, ...given]),
+      attributes: new Map([...defaults, ...attributes]),
       depth: scope.depth + 1,
     });
     return node.output.map((_, i) => this.resolve(inner, body.output[i] ?? ""));
@@ -271,14 +303,19 @@ export class OnnxImport {
   ): Value[] {
     const known = condition && numbersOf(condition);
     if (known?.data.length !== 1) {
-      throw this.fault(
-        `${describe(node)}: its condition depends on the picture. A graph here has one path; export the model with a fixed size, or without the branch`,
+      throw this.nodeFault(
+        "onnx-unsupported",
+        node,
+        "its condition depends on the image or on weights, but must be a constant. Export the model with a fixed size, or without the branch",
+        { input: 0, parameter: "condition" },
       );
     }
-    const graph = attributes.get(known.data[0] ? "then_branch" : "else_branch")?.g;
-    if (!graph) throw this.fault(`${describe(node)}: lacks the branch that is taken`);
-    if (scope.depth >= DEEPEST_CALLS)
-      throw this.fault(`${describe(node)}: branches are more than ${DEEPEST_CALLS} deep`);
+    const name = known.data[0] ? "then_branch" : "else_branch";
+    const graph = attributes.get(name)?.g;
+    if (!graph) {
+      throw this.nodeFault("file-malformed", node, `the attribute ${name} is missing. ${AGAIN}`, { attribute: name });
+    }
+    if (scope.depth >= MAX_CALL_DEPTH) throw this.tooDeep(node, "branches");
     const { opset } = scope;
     const inner = this.scopeOf(graph, {
       opset,
@@ -290,12 +327,27 @@ export class OnnxImport {
     return node.output.map((_, i) => this.resolve(inner, graph.output[i]?.name ?? ""));
   }
 
-  private fault(message: string, cause?: Error): InputError {
-    return new InputError("onnx-unsupported", `${this.file.path}: ${message}`, { path: this.file.path }, { cause });
+  private absentOutput(name: string): InputError {
+    const message = `the value ${show(name)} is an optional output of its node, which is not supported. Choose another output`;
+    return this.fault("onnx-unsupported", message, { name: short(name) });
+  }
+
+  private tooDeep(node: NodeProto, what: string): InputError {
+    const message = `${what} are nested more than ${MAX_CALL_DEPTH} levels deep, which is not supported. Export the model without them`;
+    return this.nodeFault("onnx-unsupported", node, message, { limit: MAX_CALL_DEPTH });
+  }
+
+  private nodeFault(code: ErrorCode, node: NodeProto, message: string, facts: ErrorFacts): InputError {
+    return this.fault(code, `${describe(node)}: ${message}`, { ...site(node), ...facts });
+  }
+
+  private fault(code: ErrorCode, message: string, facts: ErrorFacts, cause?: Error): InputError {
+    const { path } = this.file;
+    return new InputError(code, `${path}: ${message.replace(/\.$/, "")}.`, { path, ...facts }, { cause });
   }
 }
 
-/** A node's attributes; in a function's body some refer to those of the call. */
+/** The attributes of a node. In the body of a function, an attribute may refer to one of the call. */
 function attributesOf(node: NodeProto, scope: Scope): Map<string, AttributeProto> {
   const found = new Map<string, AttributeProto>();
   for (const attribute of node.attribute) {
@@ -305,8 +357,8 @@ function attributesOf(node: NodeProto, scope: Scope): Map<string, AttributeProto
   return found;
 }
 
-/** Elements that a node computes, times what each of them takes. */
-function workOf({ op, inputs, outputs }: Node): number {
+/** Rough number of operations that computing a node takes. */
+function costOf({ op, inputs, outputs }: Node): number {
   const elements = outputs.reduce((total, { shape }) => total + sizeOf(shape), 0);
   const [a, b] = inputs;
   switch (op.name) {
@@ -328,17 +380,27 @@ function workOf({ op, inputs, outputs }: Node): number {
 const qualified = ({ domain, opType }: NodeProto) =>
   domain === "" || domain === "ai.onnx" ? opType : `${domain}.${opType}`;
 
-function refusal(node: NodeProto): string {
-  const name = qualified(node);
-  const known = Object.hasOwn(REFUSED, node.opType) ? REFUSED[node.opType] : undefined;
-  if (known) return `${name} is not supported: ${known}`;
-  const near = nearest(name, Object.keys(OPERATORS));
-  return `the operator ${name.slice(0, 100)} is not known here${near ? ` (the nearest is ${near})` : ""}. Choose an output before it, export with another opset or exporter, or write the model with other operations`;
+function unknownOperator(node: NodeProto): UnsupportedNode {
+  const name = short(qualified(node));
+  const reason = Object.hasOwn(REFUSED, node.opType) ? REFUSED[node.opType] : undefined;
+  if (reason) return new UnsupportedNode(`the operator ${name} is not supported: ${reason}`);
+  const suggestion = nearest(name, Object.keys(OPERATORS));
+  const near = suggestion ? `; the nearest supported one is ${suggestion}` : "";
+  return new UnsupportedNode(
+    `the operator ${name} is not supported${near}. Choose an output before it, export with another opset or exporter, or write the model with other operations`,
+    { suggestion },
+  );
 }
 
 /** `node "/layer1/conv1/Conv" (Conv)` */
-function describe({ name, opType, output }: NodeProto): string {
-  return `node ${show(name || (output[0] ?? ""))} (${opType.slice(0, 100)})`;
+function describe(node: NodeProto): string {
+  return `node ${show(nameOf(node))} (${short(node.opType)})`;
 }
 
-const show = (name: string) => JSON.stringify(name.length > 100 ? `${name.slice(0, 99)}…` : name);
+/** Facts that say which node a message is about. */
+const site = (node: NodeProto) => ({ node: short(nameOf(node)), operator: short(qualified(node)) });
+
+/** The name of a node, or of its first output if it has none. */
+const nameOf = ({ name, output }: NodeProto) => name || (output[0] ?? "");
+const short = (name: string) => (name.length > 100 ? `${name.slice(0, 99)}…` : name);
+const show = (name: string) => JSON.stringify(short(name));

@@ -1,4 +1,4 @@
-/** Each operator as this project imports it, computed in float64, against ONNX Runtime on the ONNX node itself. */
+/** Compares each imported operator, computed in float64, with ONNX Runtime's result for the original ONNX node. */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -15,7 +15,7 @@ import { OnnxImport } from "./import.js";
 import { OPERATORS } from "./operators/index.js";
 
 interface Case {
-  /** Shapes of the inputs that vary; a tensor is an input that is constant, "" one that is left out. */
+  /** An entry per input: a shape for random values, a tensor for a constant, or "" for an input that is left out. */
   readonly given: readonly (readonly number[] | TensorProto | "")[];
   readonly attributes?: Attributes;
   readonly opset?: number;
@@ -31,7 +31,7 @@ const one = (...shape: number[]): Case => ({ given: [shape] });
 const two = (a: number[], b: number[]): Case => ({ given: [a, b] });
 const image = [2, 3, 5, 6];
 
-/** Operators of elements of one kind are tried on one vector. */
+/** Unary elementwise operators, which share one case. */
 const ELEMENTWISE = [
   ..."Neg Abs Sign Exp Sin Cos Tan Tanh Sinh Cosh Erf Floor Ceil Relu LeakyRelu ThresholdedRelu Elu Celu Selu".split(
     " ",
@@ -312,7 +312,7 @@ test("every operator has a case", () => {
   expect(Object.values(CASES).every((cases) => cases.length > 0)).toBe(true);
 });
 
-describe("the imported operator gives what ONNX Runtime gives for", () => {
+describe("the imported operator agrees with ONNX Runtime", () => {
   for (const [name, cases] of Object.entries(CASES)) {
     test(name, async () => {
       for (const { given, attributes = {}, opset = 18, outputs = 1, range: [low, high] = [-1, 1] } of cases) {

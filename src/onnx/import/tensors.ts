@@ -1,3 +1,4 @@
+/** Reads the tensors of an ONNX file, and finds the data of those that are stored in other files. */
 import { realpath } from "node:fs/promises";
 import { dirname, isAbsolute, join, sep } from "node:path";
 import { type TensorProto, TensorProto_DataLocation, TensorProto_DataType } from "onnx-buf";
@@ -8,14 +9,14 @@ import { fromNumbers } from "../../tensor/host.js";
 import { type Shape, showShape, sizeOf } from "../../tensor/shape.js";
 import type { StoredTensor } from "../../weights/source.js";
 
-/** A tensor of an ONNX file: small ones as numbers, which shape arithmetic can compute with; weights where they lie. */
+/** A tensor of an ONNX file: a small one as numbers, which shape arithmetic computes with, or a weight that stays on disk. */
 export type OnnxTensor =
   | { readonly kind: "constant"; readonly shape: Shape; readonly dtype: DType; readonly values: Float64Array }
   | { readonly kind: "weight"; readonly name: string; readonly stored: StoredTensor };
 
 const Type = TensorProto_DataType;
 
-/** How elements are stored, and what they are computed as: integers of other widths become int64. */
+/** How elements are stored, and the type that they get in our graphs: integers of other widths become int64. */
 const ELEMENTS: Readonly<
   Record<number, { dtype: DType; bytes: number; read: (view: DataView, at: number) => number }>
 > = {
@@ -34,25 +35,25 @@ const ELEMENTS: Readonly<
   [Type.BOOL]: { dtype: "bool", bytes: 1, read: (view, at) => Number(view.getUint8(at) !== 0) },
 };
 
-/** INT64_MAX stands for "to the end"; whole numbers here are those that a float64 holds. */
+/** Clamps to the integers that a float64 holds exactly: INT64_MAX, for example, means "to the end" in a Slice. */
 function safe(value: bigint): number {
-  const most = BigInt(Number.MAX_SAFE_INTEGER);
-  return Number(value > most ? most : value < -most ? -most : value);
+  const max = BigInt(Number.MAX_SAFE_INTEGER);
+  return Number(value > max ? max : value < -max ? -max : value);
 }
 
-/** The type that values of an ONNX element type have in our graphs; undefined for strings, sequences and quantised types. */
+/** The type that an ONNX element type gets in our graphs; undefined for strings, complex numbers and quantized types. */
 export function dtypeOf(dataType: number): DType | undefined {
   return ELEMENTS[dataType]?.dtype;
 }
 
 export const typeName = (dataType: number): string => Type[dataType] ?? `type ${dataType}`;
 
-/** Above this, numbers of floating point are weights, and integers too many to compute shapes with. */
-const MOST_NUMBERS = 1024;
-const MOST_INTEGERS = 2 ** 20;
-const HIGHEST_RANK = 16;
+/** Tensors with more elements are weights, which stay on disk. Shapes and indices, which must be constants, are smaller. */
+const MAX_CONSTANT_FLOATS = 1024;
+const MAX_CONSTANT_INTEGERS = 2 ** 20;
+const MAX_RANK = 16;
 
-/** Reads the tensors of one file; `bytes` is the file that the protos were decoded from, which shares their memory. */
+/** Reads the tensors of one file. `bytes` is the content of that file; the protos must have been decoded from this array. */
 export class TensorReader {
   constructor(
     private readonly path: string,
@@ -60,39 +61,50 @@ export class TensorReader {
     private readonly bytes: Uint8Array,
   ) {}
 
-  /** `name` is what messages and the weight are called. */
+  /**
+   * `name` becomes the name of the weight.
+   *
+   * @throws InputError `onnx-unsupported` for an element type that is not supported, `file-malformed` if shape and data do
+   * not fit, `path-unsafe` or `file-not-found` if external data is not in the model's folder.
+   */
   async read(proto: TensorProto, name: string): Promise<OnnxTensor> {
-    const where = `${this.path}: tensor ${JSON.stringify(name.slice(0, 100))}`;
+    const site: Site = { path: this.path, tensor: name.slice(0, 100) };
     const element = ELEMENTS[proto.dataType];
     if (!element) {
+      const found = typeName(proto.dataType);
       throw new InputError(
         "onnx-unsupported",
-        `${where}: is of type ${typeName(proto.dataType)}, which is not supported. Export the model in float32 or float16, unquantised.`,
+        `${show(site)} has the element type ${found}, which is not supported. Export the model in float32 or float16, without quantization.`,
+        { ...site, found },
       );
     }
-    const shape = shapeOf(proto, where);
+    const shape = shapeOf(proto, site);
     const size = sizeOf(shape);
     const length = size * element.bytes;
     const { dtype } = element;
-    const isWeight = isFloating(dtype) ? size > MOST_NUMBERS : size > MOST_INTEGERS;
+    const isWeight = size > (isFloating(dtype) ? MAX_CONSTANT_FLOATS : MAX_CONSTANT_INTEGERS);
     if (isWeight && BYTES_PER_ELEMENT[dtype] !== element.bytes) {
+      const found = typeName(proto.dataType);
       throw new InputError(
         "onnx-unsupported",
-        `${where}: has ${size} elements of type ${typeName(proto.dataType)}; weights must be floating point.`,
+        `${show(site)} has ${size} elements, but a tensor of type ${found} may have at most ${MAX_CONSTANT_INTEGERS}. Export it as INT64, or as floating point if it is a weight.`,
+        { ...site, found, elements: size, limit: MAX_CONSTANT_INTEGERS },
       );
     }
     if (proto.dataLocation === TensorProto_DataLocation.EXTERNAL) {
-      const place = await this.external(proto, length, where);
-      if (isWeight) return { kind: "weight", name, stored: { kind: "file", dtype, shape, ...place } };
+      const range = await this.external(proto, length, site);
+      if (isWeight) return { kind: "weight", name, stored: { kind: "file", dtype, shape, ...range } };
       const raw = new Uint8Array(length);
-      await withFile(place.path, (file) => readFully(file, raw, place.offset, place.path));
+      await withFile(range.path, (file) => readFully(file, raw, range.offset, range.path));
       return { kind: "constant", dtype, shape, values: numbersOf(raw, element) };
     }
     if (proto.rawData.length > 0 || size === 0) {
       if (proto.rawData.length !== length) {
+        const found = proto.rawData.length;
         throw new InputError(
-          "onnx-unsupported",
-          `${where}: ${typeName(proto.dataType)} ${showShape(shape)} takes ${length} bytes, but ${proto.rawData.length} are there.`,
+          "file-malformed",
+          `${show(site)} is ${typeName(proto.dataType)} ${showShape(shape)}, which takes ${length} bytes, but the file holds ${found}. Export the model again.`,
+          { ...site, found, expected: length },
         );
       }
       if (!isWeight) return { kind: "constant", dtype, shape, values: numbersOf(proto.rawData, element) };
@@ -101,9 +113,11 @@ export class TensorReader {
     }
     const values = typedNumbers(proto);
     if (values.length !== size) {
+      const found = values.length;
       throw new InputError(
-        "onnx-unsupported",
-        `${where}: ${showShape(shape)} has ${size} elements, but ${values.length} are there.`,
+        "file-malformed",
+        `${show(site)} has the shape ${showShape(shape)}, which takes ${size} elements, but the file holds ${found}. Export the model again.`,
+        { ...site, found, expected: size },
       );
     }
     if (!isWeight) return { kind: "constant", dtype, shape, values: Float64Array.from(values) };
@@ -114,15 +128,17 @@ export class TensorReader {
     };
   }
 
-  /** Where an external tensor lies: a file beside the model or below it, and nowhere else. */
-  private async external(proto: TensorProto, length: number, where: string) {
-    const given = new Map(proto.externalData.map(({ key, value }) => [key, value]));
-    const location = given.get("location") ?? "";
+  /** The byte range of external data. The file must be in the model's folder or below it. */
+  private async external(proto: TensorProto, length: number, site: Site) {
+    const entries = new Map(proto.externalData.map(({ key, value }) => [key, value]));
+    const location = entries.get("location") ?? "";
+    const facts = { ...site, location: location.slice(0, 200) };
     const remedy = "Keep the files of a model together, as they were exported.";
     if (location === "" || isAbsolute(location) || location.split(/[\\/]/).includes("..") || location.includes("\0")) {
       throw new InputError(
-        "onnx-unsupported",
-        `${where}: its data is said to lie at ${JSON.stringify(location.slice(0, 200))}; a file beside the model is needed.`,
+        "path-unsafe",
+        `${show(site)} has its data at ${JSON.stringify(facts.location)}. The data must be in a file in the model's folder. ${remedy}`,
+        facts,
       );
     }
     const beside = join(dirname(this.path), location);
@@ -130,35 +146,43 @@ export class TensorReader {
     try {
       path = await realpath(beside);
       const folders = [await realpath(dirname(this.path)), dirname(this.realPath)];
-      // A cache of models links to files that lie side by side elsewhere.
+      // In the cache of the Hugging Face hub, a model and its data are links to files that are side by side elsewhere.
       if (!folders.some((folder) => path.startsWith(folder + sep))) {
         throw new InputError(
-          "onnx-unsupported",
-          `${where}: its data at ${JSON.stringify(location)} leads out of the model's folder. ${remedy}`,
+          "path-unsafe",
+          `${show(site)} has its data at ${JSON.stringify(facts.location)}, a link that leads out of the model's folder. ${remedy}`,
+          facts,
         );
       }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === "ENOENT") {
         throw new InputError(
-          "onnx-unsupported",
-          `${where}: its data should lie in ${beside}, which is not there. ${remedy}`,
+          "file-not-found",
+          `${show(site)} has its data in ${beside}, which does not exist. ${remedy}`,
+          {
+            ...facts,
+            path: beside,
+            model: this.path,
+          },
         );
       }
       throw asInputError(error, beside, "read");
     }
-    const offset = wholeNumber(given.get("offset") ?? "0", `${where}: offset`);
-    const stated = wholeNumber(given.get("length") ?? String(length), `${where}: length`);
+    const offset = integerEntry("offset", entries.get("offset") ?? "0", facts);
+    const stated = integerEntry("length", entries.get("length") ?? String(length), facts);
     if (stated !== length) {
       throw new InputError(
-        "onnx-unsupported",
-        `${where}: takes ${length} bytes, but its external data is said to have ${stated}.`,
+        "file-malformed",
+        `${show(site)} takes ${length} bytes, but the length of its external data is ${stated}. Export the model again.`,
+        { ...facts, found: stated, expected: length },
       );
     }
     await withFile(path, async (_, bytes) => {
       if (offset + length > bytes) {
         throw new InputError(
-          "onnx-unsupported",
-          `${where}: lies at ${offset} … ${offset + length} of ${location}, which has ${bytes} bytes. Fetch it again.`,
+          "file-malformed",
+          `${show(site)} is at bytes ${offset} … ${offset + length} of ${location}, but that file has ${bytes} bytes. Download it again.`,
+          { ...facts, offset, expected: offset + length, found: bytes },
         );
       }
     });
@@ -166,22 +190,34 @@ export class TensorReader {
   }
 }
 
-function shapeOf({ dims }: TensorProto, where: string): number[] {
+/** The tensor that a message is about. */
+type Site = { readonly path: string; readonly tensor: string };
+
+const show = ({ path, tensor }: Site) => `${path}: the tensor ${JSON.stringify(tensor)}`;
+
+function shapeOf({ dims }: TensorProto, site: Site): number[] {
   const shape = dims.map(Number);
-  // The largest file is 2 GiB, external ones aside.
-  if (shape.length > HIGHEST_RANK || shape.some((extent) => extent < 0) || !(sizeOf(shape) <= 2 ** 40)) {
+  // The limit on elements is far above that of any model.
+  if (shape.length > MAX_RANK || shape.some((extent) => extent < 0) || !(sizeOf(shape) <= 2 ** 40)) {
+    const found = shape.slice(0, MAX_RANK);
     throw new InputError(
-      "onnx-unsupported",
-      `${where}: ${showShape(shape.slice(0, HIGHEST_RANK))} is not a shape that a tensor can have.`,
+      "file-malformed",
+      `${show(site)} has the impossible shape ${showShape(found)}. Export the model again.`,
+      { ...site, found },
     );
   }
   return shape;
 }
 
-function wholeNumber(text: string, where: string): number {
+function integerEntry(key: "offset" | "length", text: string, site: Site): number {
   const value = Number(text);
   if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(value)) {
-    throw new InputError("onnx-unsupported", `${where}: ${JSON.stringify(text.slice(0, 40))} is not a whole number.`);
+    const found = text.slice(0, 40);
+    throw new InputError(
+      "file-malformed",
+      `${show(site)} has external data whose ${key}, ${JSON.stringify(found)}, is not a whole number. Export the model again.`,
+      { ...site, key, found },
+    );
   }
   return value;
 }
@@ -191,7 +227,7 @@ function numbersOf(raw: Uint8Array, { bytes, read }: { bytes: number; read: (vie
   return Float64Array.from({ length: raw.length / bytes }, (_, i) => read(view, i * bytes));
 }
 
-/** Tensors that are not raw have a field for each kind of number; the halves are bits in whole numbers. */
+/** The elements of a tensor without raw data. TensorProto has a field for each kind; 16-bit floats are bits in int32. */
 function typedNumbers(proto: TensorProto): ArrayLike<number> {
   switch (proto.dataType) {
     case Type.FLOAT:

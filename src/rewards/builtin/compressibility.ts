@@ -1,22 +1,22 @@
 /**
- * How well a picture compresses: minus its size as a JPEG in kilobytes, the reward of DDPO (Black et al. 2023,
- * arXiv 2305.13301), here through an estimate that has a gradient (`jpeg.ts`). Incompressibility is its negative.
+ * Compressibility: minus the size of the image as a JPEG in kilobytes, a reward of DDPO (Black et al. 2023,
+ * arXiv 2305.13301). The size is an estimate that has a gradient (`jpeg.ts`). Incompressibility is its negative.
  *
- * - Input: the picture at its own size, so scores compare only at one size.
- * - Range: 0 to about -0.4 kilobytes for each 1000 pixels, at quality 95.
+ * - Input: the image at its own size, so only scores of images of one size are comparable.
+ * - Range: 0 to about -0.4 kilobytes per 1000 pixels, at quality 95.
  * - Weights: none.
  */
 import { z } from "zod";
 import type { Value } from "../../graph/value.js";
 import { neg } from "../../ops/index.js";
 import { fromTensors } from "../../weights/source.js";
-import { common, MAXIMIZE, rewardKind } from "../kind.js";
+import { commonSettings, MAXIMIZE, rewardKind } from "../kind.js";
 import type { Reward } from "../reward.js";
 import { jpegKilobytes } from "./jpeg.js";
 
 const settings = {
-  ...common,
-  /** libjpeg's, 1 to 100; DDPO's is 95. */
+  ...commonSettings,
+  /** Quality of libjpeg, 1 to 100. DDPO uses 95. */
   quality: z.int().min(1).max(100).default(95),
 };
 

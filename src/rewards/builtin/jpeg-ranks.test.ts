@@ -9,14 +9,14 @@ beforeAll(async () => {
 });
 afterAll(() => runtime.close());
 
-// `node dist/bench/jpeg-rank.js` has 200 pictures.
-test.each([50, 75, 95])("40 varied pictures are ranked as libjpeg's files of quality %i are", async (quality) => {
+// `node dist/bench/jpeg-rank.js` does the same for 200 images.
+test.each([50, 75, 95])("the estimate ranks 40 varied images like libjpeg's files of quality %i", async (quality) => {
   const { correlation, smallest, largest } = await rankCorrelation(runtime, { pictures: 40, size: 48, quality });
   expect(largest).toBeGreaterThan(2.5 * smallest);
   expect(correlation).toBeGreaterThan(0.95);
 });
 
-test("rank correlation counts order alone, and shares ranks among equals", () => {
+test("rank correlation depends on the order alone, and equal values share their rank", () => {
   expect(spearman([1, 2, 30], [5, 6, 7])).toBe(1);
   expect(spearman([1, 2, 3], [3, 2, 1])).toBe(-1);
   // Ranks 0, 1.5, 1.5, 3 and 0, 1, 2, 3: 4.5 / √(4.5 · 5)

@@ -4,20 +4,20 @@ import { gradients } from "../../autodiff/index.js";
 import { interpret } from "../../graph/interpret.js";
 import { constant, input } from "../../ops/index.js";
 import { Rng } from "../../tensor/rng.js";
-import { type JpegOptions, jpegKilobytes, quantisation } from "./jpeg.js";
+import { type JpegOptions, jpegKilobytes, quantization } from "./jpeg.js";
 
 /** Pixels 0 … 255 in rows of RGB. */
-interface Picture {
+interface Image {
   readonly data: Buffer;
   readonly size: number;
 }
 
-async function drawing(svg: string, size: number): Promise<Picture> {
+async function drawing(svg: string, size: number): Promise<Image> {
   const whole = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64" width="${size}" height="${size}"><rect width="64" height="64" fill="#8cf"/>${svg}</svg>`;
   return { data: await sharp(Buffer.from(whole)).removeAlpha().raw().toBuffer(), size };
 }
 
-async function noise(blur: number): Promise<Picture> {
+async function noise(blur: number): Promise<Image> {
   const rng = new Rng(3);
   const size = 64;
   const raw = { width: size, height: size, channels: 3 as const };
@@ -26,21 +26,21 @@ async function noise(blur: number): Promise<Picture> {
 }
 
 /** [1, 3, h, w] in 0 … 1 */
-function planes({ data, size }: Picture): Float64Array {
+function planes({ data, size }: Image): Float64Array {
   const out = new Float64Array(3 * size * size);
   for (let i = 0; i < data.length; i++) out[(i % 3) * size * size + Math.floor(i / 3)] = (data[i] as number) / 255;
   return out;
 }
 
-function estimate(picture: Picture, options: JpegOptions): number {
-  const shape = [1, 3, picture.size, picture.size];
+function estimate(image: Image, options: JpegOptions): number {
+  const shape = [1, 3, image.size, image.size];
   const images = input(shape);
   const graph = { name: "jpeg", inputs: { images }, outputs: { kilobytes: jpegKilobytes(images, options) } };
-  return interpret(graph, { images: { shape, data: planes(picture) } }).kilobytes?.data[0] as number;
+  return interpret(graph, { images: { shape, data: planes(image) } }).kilobytes?.data[0] as number;
 }
 
-/** The bytes that libjpeg writes after the last header. */
-async function encodedKilobytes({ data, size }: Picture, { quality = 95, subsampling = "4:2:0" }: JpegOptions) {
+/** Kilobytes that libjpeg writes after the last header. */
+async function encodedKilobytes({ data, size }: Image, { quality = 95, subsampling = "4:2:0" }: JpegOptions) {
   const jpeg = await sharp(data, { raw: { width: size, height: size, channels: 3 } })
     .jpeg({ quality, chromaSubsampling: subsampling, optimiseCoding: true })
     .toBuffer();
@@ -60,28 +60,23 @@ describe("the JPEG size estimate", () => {
           { length: 8 },
           (_, i) => `<path d="M${i * 9} 4 L${i * 6 + 8} 60" stroke="#222" stroke-width="4"/>`,
         );
-        const pictures = [
-          await drawing(face, 64),
-          await drawing(stripes.join(""), 64),
-          await noise(0.6),
-          await noise(2),
-        ];
-        for (const picture of pictures) {
-          const actual = await encodedKilobytes(picture, { quality, subsampling });
-          expect(estimate(picture, { quality, subsampling }) / actual).toBeGreaterThan(0.85);
-          expect(estimate(picture, { quality, subsampling }) / actual).toBeLessThan(1.15);
+        const images = [await drawing(face, 64), await drawing(stripes.join(""), 64), await noise(0.6), await noise(2)];
+        for (const image of images) {
+          const actual = await encodedKilobytes(image, { quality, subsampling });
+          expect(estimate(image, { quality, subsampling }) / actual).toBeGreaterThan(0.85);
+          expect(estimate(image, { quality, subsampling }) / actual).toBeLessThan(1.15);
         }
       });
     }
   }
 
-  test("is 0 for a picture of the level that JPEG codes as 0", () => {
-    const grey = { data: Buffer.alloc(16 * 16 * 3, 128), size: 16 };
-    expect(estimate(grey, {})).toBeCloseTo(0, 6);
+  test("is 0 for an image of the gray level that JPEG codes as 0", () => {
+    const gray = { data: Buffer.alloc(16 * 16 * 3, 128), size: 16 };
+    expect(estimate(gray, {})).toBeCloseTo(0, 6);
   });
 
-  test("repeats the edge of pictures that are no multiple of a block, as the encoder does", () => {
-    // A grey ramp of 24 x 24 and the same ramp with its edge repeated to 32 x 32 are one picture to the codec.
+  test("repeats the edge of an image whose size is not a multiple of a block, as the encoder does", () => {
+    // A gray ramp of 24x24 and the same ramp with its edge repeated to 32x32 are equal to the codec.
     const ramp = (size: number) => {
       const data = Buffer.alloc(size * size * 3);
       for (let i = 0; i < size * size; i++) data.fill(8 * Math.min(i % size, 23), 3 * i, 3 * i + 3);
@@ -90,7 +85,7 @@ describe("the JPEG size estimate", () => {
     expect(estimate(ramp(24), {})).toBeCloseTo(estimate(ramp(32), {}), 9);
   });
 
-  test("has the gradient that finite differences show", () => {
+  test("has the gradient of finite differences", () => {
     const shape = [1, 3, 16, 16];
     const rng = new Rng(5);
     const pixels = Float64Array.from({ length: 768 }, () => rng.uniform());
@@ -109,10 +104,10 @@ describe("the JPEG size estimate", () => {
   });
 });
 
-describe("quantisation", () => {
-  test("follows libjpeg: half the table at quality 75, ones at 100, at most 255", () => {
-    expect(quantisation([16, 99], 75)).toEqual([8, 50]);
-    expect(quantisation([16, 99], 100)).toEqual([1, 1]);
-    expect(quantisation([16, 99], 1)).toEqual([255, 255]);
+describe("quantization", () => {
+  test("follows libjpeg: half the table at quality 75, all ones at 100, at most 255", () => {
+    expect(quantization([16, 99], 75)).toEqual([8, 50]);
+    expect(quantization([16, 99], 100)).toEqual([1, 1]);
+    expect(quantization([16, 99], 1)).toEqual([255, 255]);
   });
 });

@@ -1,50 +1,50 @@
 /**
- * PickScore (Kirstain et al. 2023, arXiv 2305.01569): a CLIP ViT-H/14 that learnt which of two pictures people picked for
- * a prompt. The reward is the logit that it was trained with, exp(logit_scale) · cosine.
+ * PickScore (Kirstain et al. 2023, arXiv 2305.01569): a CLIP ViT-H/14 that was trained on which of two images people picked
+ * for a prompt. The reward is the logit of its training, exp(logit_scale) · cosine.
  *
  * - Input: resized to 224x224, bilinear and without antialiasing (its own scoring is bicubic, antialiased and cropped),
- *   then the mean and deviation of preprocessor_config.json.
- * - Range: the scale is about 100 and cosines are small: 15 to 25.
- * - Weights: `yuvalkirstain/PickScore_v1` of the hub (MIT), a CLIPModel.
+ *   then normalized with the mean and standard deviation of preprocessor_config.json.
+ * - Range: 15 to 25, because the scale is about 100 and cosines are small.
+ * - Weights: `yuvalkirstain/PickScore_v1` on the hub (MIT), a CLIPModel.
  */
 import { z } from "zod";
 import { mul } from "../../ops/index.js";
-import { common, MAXIMIZE, place, rewardKind } from "../kind.js";
+import { commonSettings, location, MAXIMIZE, rewardKind } from "../kind.js";
 import {
   cosineScale,
   cosines,
   embedImages,
   embedTexts,
   openClip,
-  openTexts,
+  openTokenizer,
   promptInputs,
 } from "../towers/clip-model.js";
 
 export const pickscore = rewardKind({
   schema: z.strictObject({
     name: z.literal("pickscore"),
-    ...common,
-    /** A folder in transformers' layout or a file in OpenCLIP's; here or on the hub. */
-    weights: place.default("yuvalkirstain/PickScore_v1"),
-    /** Where CLIP's vocabulary lies; `null`: with the weights. */
-    tokenizer: place.nullable().default(null),
+    ...commonSettings,
+    /** A folder in transformers' layout or a file in OpenCLIP's layout; local or on the hub. */
+    weights: location.default("yuvalkirstain/PickScore_v1"),
+    /** The folder of CLIP's vocabulary; `null`: the folder of the weights. */
+    tokenizer: location.nullable().default(null),
   }),
   loss: MAXIMIZE,
-  async open({ weights, tokenizer, batch }, opening) {
-    const model = await openClip(weights, opening);
-    const tokens = await openTexts("pickscore", model, tokenizer, opening);
-    const prompts = promptInputs(tokens);
+  async open({ weights, tokenizer, batch }, context) {
+    const model = await openClip(weights, context);
+    const promptTokenizer = await openTokenizer("pickscore", model, tokenizer, context);
+    const prompts = promptInputs(promptTokenizer);
     return {
       name: "pickscore",
       weights: model.weights,
       ...(batch !== null && { batch }),
       build(images) {
-        const asked = prompts.declare(images.shape[0] as number);
-        const alike = cosines(embedImages(model, images), embedTexts(model, asked), "pairs");
-        return { rewards: mul(alike, cosineScale(model)), inputs: prompts.named(asked) };
+        const tokens = prompts.declare(images.shape[0] as number);
+        const similarity = cosines(embedImages(model, images), embedTexts(model, tokens), "row by row");
+        return { rewards: mul(similarity, cosineScale(model)), inputs: prompts.named(tokens) };
       },
       feeds: prompts.feeds,
-      warnings: tokens.warnings,
+      warnings: promptTokenizer.warnings,
     };
   },
 });

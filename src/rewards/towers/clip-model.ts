@@ -1,4 +1,4 @@
-/** A CLIP opened for a reward, from either layout, and what rewards do with it. */
+/** Opens a CLIP for a reward, in the layout of transformers or OpenCLIP, and computes embeddings and similarities. */
 import { realpath, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { z } from "zod";
@@ -25,22 +25,22 @@ import { CLIP_TOKENIZER, CLIP_TOKENIZER_CONFIG, tokenizerIn } from "../../weight
 import { readOpenClipModel } from "../../weights/open-clip.js";
 import { type WeightSource, withPrefix } from "../../weights/source.js";
 import { openWeightFile } from "../../weights/weight-file.js";
-import type { Opening } from "../kind.js";
+import type { OpenContext } from "../kind.js";
 
 export interface OpenedClip {
-  /** The folder or file that it was read from. */
+  /** The folder or file of the weights. */
   readonly path: string;
   readonly isFile: boolean;
   readonly config: ClipConfig;
   readonly normalization: Normalization;
-  /** Its tensors, each under `<root>.clip.`. */
+  /** The tensors, with the prefix `<root>.clip.`. */
   readonly weights: WeightSource;
   readonly scope: Scope;
 }
 
-/** From a folder in the layout of transformers' CLIPModel, or a file in OpenCLIP's. */
-export async function openClip(place: string, { find, root }: Opening): Promise<OpenedClip> {
-  const path = await find(place, modelFiles);
+/** Opens a folder in the layout of transformers' CLIPModel, or a file in OpenCLIP's layout. */
+export async function openClip(location: string, { find, root }: OpenContext): Promise<OpenedClip> {
+  const path = await find(location, modelFiles);
   const isFile = (await stat(path).catch(() => undefined))?.isFile() === true;
   const { config, normalization, weights } = isFile ? await readFile(path) : await readFolder(path);
   const named = withPrefix(weights, `${root}.clip.`);
@@ -65,65 +65,74 @@ async function readFile(path: string) {
   };
 }
 
-/** images [b, 3, h, w] in 0 … 1 → image embeddings of length 1 [b, d] */
+/** images [b, 3, h, w] in 0 … 1 → normalized image embeddings [b, d] */
 export function embedImages({ config, normalization, scope }: OpenedClip, images: Value): Value {
   return normalize(imageEmbedding(scope, config, clipPixels(images, config.vision.imageSize, normalization)));
 }
 
-/** Tokens of texts: ids [n, l] int64, and a 1 where each ends [n, l]. */
+/** Tokenized texts. */
 export interface Tokens {
+  /** Token ids [n, l], int64. */
   readonly ids: Value;
+  /** 1 at the end-of-text token of each text, else 0: [n, l]. */
   readonly end: Value;
 }
 
-/** → text embeddings of length 1 [n, d] */
+/** tokens of n texts → normalized text embeddings [n, d] */
 export function embedTexts({ config, scope }: OpenedClip, { ids, end }: Tokens): Value {
   return normalize(textEmbedding(scope, config, ids, end));
 }
 
-/** exp(logit_scale), what CLIP's cosines are multiplied by: a scalar. */
+/** exp(logit_scale), the factor of CLIP's logits: a scalar. */
 export function cosineScale({ scope }: OpenedClip): Value {
   return exp(logitScale(scope));
 }
 
-/** Embeddings of length 1: a [b, d] and b [b, d] in pairs → [b]; a [b, d] and b [n, d], each with all → [b, n] */
-export function cosines(a: Value, b: Value, how: "pairs" | "each with all"): Value {
-  return how === "pairs" ? sum(mul(a, b), 1) : matmul(a, b, { transposeB: true });
+/** Cosines of normalized embeddings. Row by row: a [b, d], b [b, d] → [b]. All pairs: a [b, d], b [n, d] → [b, n]. */
+export function cosines(a: Value, b: Value, pairing: "row by row" | "all pairs"): Value {
+  return pairing === "row by row" ? sum(mul(a, b), 1) : matmul(a, b, { transposeB: true });
 }
 
-export interface TextReader {
-  /** The number of ids of every text. */
+/** A tokenizer with the length and the end-of-text token of a CLIP text tower. */
+export interface PromptTokenizer {
+  /** Number of ids per text. */
   readonly length: number;
   encode(texts: readonly string[]): { readonly ids: HostTensor; readonly end: HostTensor };
-  /** Texts that are always the same, as literals of the graph. */
+  /** Tokens of fixed texts, as constants of the graph. */
   constants(texts: readonly string[]): Tokens;
+  /** A warning for each text that is longer than `length`. */
   warnings(texts: readonly string[]): string[];
 }
 
 /**
- * The tokenizer that goes with a CLIP: where `place` says, else in its folder or beside its file, else CLIP's own from the
- * hub. `reward` is its name, for messages.
+ * Opens the tokenizer of a CLIP: the one at `location`, or, if that is null, the one in the folder of the weights, or else
+ * CLIP's own from the hub. `reward` is the name of the reward, for messages.
+ *
+ * @throws InputError `model-mismatch` if the vocabulary is larger than that of the text tower, `model-incomplete` if there is
+ * no tokenizer.
  */
-export async function openTexts(
+export async function openTokenizer(
   reward: string,
   { path, isFile, config: { text } }: OpenedClip,
-  place: string | null,
-  { find }: Opening,
-): Promise<TextReader> {
-  const folder = place === null ? await ownTokenizer(path, isFile, find) : await find(place, tokenizerFiles);
+  location: string | null,
+  { find }: OpenContext,
+): Promise<PromptTokenizer> {
+  const folder = location === null ? await ownTokenizer(path, isFile, find) : await find(location, tokenizerFiles);
   const tokenizer = await openClipTokenizer(folder, {
     contextLength: text.maxPositions,
-    // A vocabulary alone, as it lies beside a single file, is CLIP's.
+    // A single file has no tokenizer_config.json; the vocabulary beside it is CLIP's.
     ...(isFile && { config: CLIP_TOKENIZER_CONFIG }),
   });
   if (tokenizer.vocabularySize > text.vocabSize) {
+    const [found, expected] = [tokenizer.vocabularySize, text.vocabSize];
     throw new InputError(
-      "reward-invalid",
-      `reward ${reward}: the tokenizer in ${folder} gives ids below ${tokenizer.vocabularySize}, but the text model takes ids below ${text.vocabSize}. Do both belong to one CLIP?`,
+      "model-mismatch",
+      `reward ${reward}: the tokenizer in ${folder} has ${found} tokens, but the text encoder has embeddings for ${expected}. Use the tokenizer that belongs to this CLIP.`,
+      { reward, path: folder, found, expected },
     );
   }
   const length = tokenizer.maxLength;
-  const encode: TextReader["encode"] = (texts) => {
+  const encode: PromptTokenizer["encode"] = (texts) => {
     const ids = texts.map((each) => tokenizer.encode(each).ids);
     return { ids: fromNumbers(ids.flat(), [ids.length, length], "int64"), end: endOfText(ids, text) };
   };
@@ -138,7 +147,7 @@ export async function openTexts(
   };
 }
 
-async function ownTokenizer(path: string, isFile: boolean, find: Opening["find"]): Promise<string> {
+async function ownTokenizer(path: string, isFile: boolean, find: OpenContext["find"]): Promise<string> {
   if (!isFile) return (await tokenizerIn(path)) ?? path;
   for (const folder of new Set([dirname(path), dirname(await realpath(path))])) {
     const beside = await tokenizerIn(folder);
@@ -149,15 +158,18 @@ async function ownTokenizer(path: string, isFile: boolean, find: Opening["find"]
     return (await tokenizerIn(fetched)) ?? fetched;
   } catch (error) {
     if (!(error instanceof InputError)) throw error;
+    const reason = error.message;
     throw new InputError(
-      "reward-invalid",
-      `${path}: a single file holds no tokenizer, and none can be had from the hub. Put CLIP's vocab.json and merges.txt beside it, or name their folder with the reward's tokenizer. (${error.message})`,
+      "model-incomplete",
+      `${path}: a single file has no tokenizer, and CLIP's cannot be downloaded. Put vocab.json and merges.txt of CLIP beside the file, or set tokenizer of the reward to their folder. (${reason})`,
+      { path, setting: "reward.tokenizer", reason },
+      { cause: error },
     );
   }
 }
 
-/** Each picture's prompt as inputs of the reward's graph. */
-export function promptInputs({ length, encode }: Pick<TextReader, "length" | "encode">) {
+/** Declares the prompt of each image as inputs of the reward's graph, and fills them. */
+export function promptInputs({ length, encode }: Pick<PromptTokenizer, "length" | "encode">) {
   return {
     declare: (batch: number): Tokens => ({ ids: input([batch, length], "int64"), end: input([batch, length]) }),
     named: ({ ids, end }: Tokens) => ({ reward_ids: ids, reward_end: end }),

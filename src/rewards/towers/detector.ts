@@ -1,4 +1,4 @@
-/** An object detector opened for a reward: how likely each of its detections is of each class. */
+/** Opens an object detector for a reward: class probabilities of its detections. */
 import { join } from "node:path";
 import { z } from "zod";
 import type { Value } from "../../graph/value.js";
@@ -12,42 +12,56 @@ import { softmax } from "../../ops/index.js";
 import { openWeights, readConfig } from "../../weights/folder.js";
 import { modelFiles } from "../../weights/hub/model-files.js";
 import { type WeightSource, withPrefix } from "../../weights/source.js";
-import type { Opening } from "../kind.js";
+import type { OpenContext } from "../kind.js";
 import { parsePreprocessor, preprocess } from "../user/onnx-preprocessing.js";
 
 export interface Detector {
   readonly path: string;
-  /** Class number i is labels[i]. */
+  /** Names of the classes, by index. */
   readonly labels: readonly string[];
   readonly weights: WeightSource;
-  /** images [b, 3, h, w] in 0 … 1 → probabilities [b, detections, labels + 1], the last being "no object" */
+  /** images [b, 3, h, w] in 0 … 1 → probabilities [b, detections, labels + 1]; the last class is "no object" */
   detect(images: Value): Value;
 }
 
 const modelType = z.looseObject({ model_type: z.enum(["yolos", "detr"]) });
 
-/** ImageNet's statistics and the size that such detectors are trained with, where a file does not say. */
-const PREPROCESSOR = {
+/** Defaults for keys that preprocessor_config.json lacks: ImageNet's statistics and the training size of these detectors. */
+const DEFAULT_PREPROCESSOR = {
   image_mean: [0.485, 0.456, 0.406],
   image_std: [0.229, 0.224, 0.225],
   size: { shortest_edge: 800, longest_edge: 1333 },
   max_size: 1333,
 };
 
-/** What would show the detector another picture. */
+/** Settings that crop or pad are not supported. */
 const unpadded = z.looseObject({ do_center_crop: only(false), pad_size: z.null().optional() });
 
-/** From a folder in transformers' layout. `size`: the shorter side that pictures are resized to; null: the folder's own. */
-export async function openDetector(place: string, size: number | null, { find, root }: Opening): Promise<Detector> {
-  const path = await find(place, modelFiles);
+/**
+ * Opens a detector from a folder in transformers' layout.
+ *
+ * @param size shorter side of the resized images in pixels; null: that of preprocessor_config.json
+ * @throws InputError if a file is missing, or the model or its preprocessing is not supported.
+ */
+export async function openDetector(
+  location: string,
+  size: number | null,
+  { find, root }: OpenContext,
+): Promise<Detector> {
+  const path = await find(location, modelFiles);
   const file = join(path, "config.json");
   const json = await readConfig(path, z.unknown());
   const weights = withPrefix(await openWeights(path), `${root}.detector.`);
   const scope = frozenScope(weights, `${root}.detector`);
-  const given = await readConfig(path, unpadded, "preprocessor_config.json");
-  const own = parsePreprocessor({ ...PREPROCESSOR, ...given }, join(path, "preprocessor_config.json"));
+  const preprocessorFile = join(path, "preprocessor_config.json");
+  const given = parseConfig(
+    unpadded,
+    await readConfig(path, z.unknown(), "preprocessor_config.json"),
+    preprocessorFile,
+  );
+  const own = parsePreprocessor({ ...DEFAULT_PREPROCESSOR, ...given }, preprocessorFile);
   const edge = size === null ? own.shortestEdge?.edge : size;
-  const longest = own.shortestEdge?.longest ?? PREPROCESSOR.max_size;
+  const longest = own.shortestEdge?.longest ?? DEFAULT_PREPROCESSOR.max_size;
   const model = architecture(parseConfig(modelType, json, file).model_type, json, { file, weights, root: scope.path });
   return {
     path,
@@ -57,11 +71,11 @@ export async function openDetector(place: string, size: number | null, { find, r
       const [, , height, width] = images.shape as [number, number, number, number];
       const [rows, columns] =
         edge === undefined ? (own.size ?? [height, width]) : sizeWithin(height, width, { shortest: edge, longest });
-      const whole = (extent: number) => Math.max(model.unit, Math.floor(extent / model.unit) * model.unit);
+      const toMultiple = (extent: number) => Math.max(model.unit, Math.floor(extent / model.unit) * model.unit);
       const pixels = preprocess(
         images,
         {
-          size: [whole(rows), whole(columns)],
+          size: [toMultiple(rows), toMultiple(columns)],
           shortestEdge: undefined,
           crop: undefined,
           resize: own.resize ?? "bilinear",
@@ -81,7 +95,7 @@ export async function openDetector(place: string, size: number | null, { find, r
 
 interface Architecture {
   readonly labels: readonly string[];
-  /** What both sides must be a multiple of. */
+  /** Both sides of an image must be a multiple of this number of pixels. */
   readonly unit: number;
   logits(scope: Scope, pixels: Value): Value;
 }
@@ -105,7 +119,7 @@ function architecture(
   }
 }
 
-/** The size whose shorter side is `shortest`, unless the longer one would pass its limit; rounded as transformers does. */
+/** The size with a shorter side of `shortest` and a longer side of at most `longest`, rounded as in transformers. */
 export function sizeWithin(
   height: number,
   width: number,

@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
+import { inputError } from "../../../test/errors.js";
 import { constant, input, mean, mul } from "../../ops/index.js";
 import { fromNumbers } from "../../tensor/host.js";
 import { fromTensors } from "../../weights/source.js";
@@ -25,13 +26,13 @@ async function moduleOf(text: string): Promise<string> {
 }
 
 describe("the palette of the documentation", () => {
-  test("passes the check that this project's own rewards pass", async () => {
+  test("passes the check that the built-in rewards pass", async () => {
     const { problems, rewards } = await checkReward(await open(PALETTE));
     expect(problems).toEqual([]);
     for (const reward of rewards) expect(reward).toBeLessThan(0);
   });
 
-  test("gives a picture in its colours 0, and pulls others to the nearest", async () => {
+  test("scores an image in its colors 0, and its gradient points to the nearest color", async () => {
     const options = { colours: ["#ff0000", "#0000ff"] };
     const reward = await open({ name: "module", file: PALETTE, options });
     const run = await rewardInFloat64(reward, [2, 3, 1, 1]);
@@ -43,14 +44,16 @@ describe("the palette of the documentation", () => {
     expect(gradient?.[5]).toBeGreaterThan(0);
   });
 
-  test("says what is wrong with its options", async () => {
+  test("reports an invalid option", async () => {
     const opening = open({ name: "module", file: PALETTE, options: { colours: ["red"] } });
-    await expect(opening).rejects.toThrow(/palette\.js: its function failed: colours: "red" is no colour/);
+    await expect(opening).rejects.toThrow(
+      inputError("reward-invalid", { path: PALETTE, reason: expect.stringContaining('colours: "red"') }),
+    );
   });
 });
 
 describe("a module", () => {
-  test("may export a reward, and is called by its file where there is no room", async () => {
+  test("may export a reward, and its file name is the title", async () => {
     const file = await moduleOf(
       `export default { name: "gray", weights: { names: () => [], get: () => undefined, describe: "none" },
         build: (images) => ({ rewards: images.node, inputs: {} }), feeds: () => ({}), warnings: () => [] };`,
@@ -60,60 +63,66 @@ describe("a module", () => {
   });
 
   test.each([
-    ["export default 3;", "its default export is no reward"],
-    ["export const reward = 3;", "its default export is no reward"],
-    ["export default () => ({ name: 'x' });", "its default export is no reward"],
-    ["export default (", "cannot be imported"],
-    ["throw new Error('on the way in');", "cannot be imported: on the way in"],
+    ["export default 3;", { expected: "reward" }],
+    ["export const reward = 3;", { expected: "reward" }],
+    ["export default () => ({ name: 'x' });", { expected: "reward" }],
+    ["export default (", { problem: "the module cannot be imported" }],
+    ["throw new Error('on the way in');", { problem: "the module cannot be imported", reason: "on the way in" }],
+    [
+      "export default () => { throw new Error('in the function'); };",
+      { problem: "its function failed", reason: "in the function" },
+    ],
     [
       "export default ({ defineReward }) => defineReward({ name: 'x', build: (images) => images });",
-      "its graph cannot be built: reward x: build gives float32[2, 3, 64, 64]",
+      { problem: "its graph cannot be built", reason: expect.stringContaining("float32[2, 3, 64, 64]") },
     ],
     [
       "export default ({ defineReward, ops }) => defineReward({ name: 'x', build: (images) => ops.matmul(images, ops.constant([1], [1, 1])) });",
-      "its graph cannot be built: matmul",
+      { problem: "its graph cannot be built", reason: expect.stringContaining("matmul") },
     ],
-  ])("%s is refused: %s", async (text, message) => {
+  ])("%s is refused", async (text, facts) => {
     const file = await moduleOf(text);
-    await expect(open(file)).rejects.toThrow(`reward ${file}: ${message}`);
+    await expect(open(file)).rejects.toThrow(inputError("reward-invalid", { path: file, ...facts }));
   });
 
-  test("that is not there, or is TypeScript, is refused", async () => {
-    await expect(open("/no/such/reward.js")).rejects.toThrow("reward /no/such/reward.js: no such file");
+  test("that does not exist, or is TypeScript, is refused", async () => {
+    await expect(open("/no/such/reward.js")).rejects.toThrow(
+      inputError("file-not-found", { path: "/no/such/reward.js" }),
+    );
     const parsed = rewardSettings.safeParse({ name: "module", file: "reward.ts" });
     expect(parsed.error?.issues[0]?.message).toContain("compile TypeScript first");
   });
 });
 
 describe("the check", () => {
-  test("finds a reward that looks at the other pictures of the batch", async () => {
+  test("finds a reward that depends on the other images of the batch", async () => {
     const crowd = defineReward({
       name: "crowd",
       build: (images) => mul(mean(images, [1, 2, 3]), mean(images, [0, 1, 2, 3])),
     });
     expect((await checkReward(crowd)).problems).toEqual([
-      "a picture's reward depends on the other pictures of the batch",
+      "the reward of an image depends on the other images of the batch",
     ]);
   });
 
-  test("finds a reward that no picture changes", async () => {
+  test("finds a reward that does not depend on the image", async () => {
     const fixed = defineReward({ name: "fixed", build: () => constant([1, 2], [2]) });
-    expect((await checkReward(fixed)).problems).toEqual(["does not depend on the picture"]);
+    expect((await checkReward(fixed)).problems).toEqual(["the reward does not depend on the image"]);
     const { problems } = await checkReward(
       defineReward({ name: "zero", build: (images) => mul(mean(images, [1, 2, 3]), 0) }),
     );
-    expect(problems).toEqual(["has a gradient of zero here, so nothing could be learnt from it"]);
+    expect(problems).toEqual(["the gradient is zero, so nothing can be learned from it"]);
   });
 });
 
-test("a definition is refused where its names could collide with the trainer's own", () => {
+test("a definition is refused if its names could collide with those of the trainer", () => {
   const build = (images: ReturnType<typeof input>) => mean(images, [1, 2, 3]);
   const weights = fromTensors(new Map([["unet.w", fromNumbers([1], [1])]]));
-  expect(() => defineReward({ name: "x", weights, build })).toThrow('unet.w must start with "reward."');
-  expect(() => defineReward({ name: "", build })).toThrow("name must be a short text");
+  expect(() => defineReward({ name: "x", weights, build })).toThrow(/unet\.w .*"reward\."/);
+  expect(() => defineReward({ name: "", build })).toThrow(/name .*found ""/);
   const reward = defineReward({
     name: "x",
     build: (images) => ({ rewards: build(images), inputs: { latents: input([1]) } }),
   });
-  expect(() => reward.build(input([1, 3, 4, 4]))).toThrow('the input latents must start with "reward_"');
+  expect(() => reward.build(input([1, 3, 4, 4]))).toThrow(/latents .*"reward_"/);
 });

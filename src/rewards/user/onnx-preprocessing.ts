@@ -1,8 +1,9 @@
-/** What a model of the user's expects of a picture: size, range, mean and deviation, layout. */
+/** Preprocessing of images for an ONNX model: size, value range, mean and standard deviation, layout. */
 import { z } from "zod";
 import { InputError } from "../../errors/index.js";
 import type { Value } from "../../graph/value.js";
-import { checkJson } from "../../io/json.js";
+import { parseConfig } from "../../io/config-schema.js";
+import { type OnnxInput, showInputShape } from "../../onnx/import/file.js";
 import {
   add,
   concat,
@@ -22,18 +23,18 @@ const edges = z.union([pixels, z.tuple([pixels, pixels])]);
 const perChannel = z.array(z.number()).length(3);
 const deviation = z.array(z.number().positive()).length(3);
 
-/** The keys of `reward.preprocessing`; what is left out is the model's own, where its file says it. */
+/** `reward.preprocessing`. A key that is null takes the value of preprocessor_config.json, or of the model's input. */
 export const preprocessingSchema = z.strictObject({
-  /** A side, or [height, width]: pictures are resized to it, whatever their shape. */
+  /** Images are resized to a square of this side, or to [height, width], without keeping their aspect ratio. */
   size: edges.nullable().default(null),
-  /** The shorter side after resizing, the other in proportion; usually with `crop`. */
+  /** Images are resized to this shorter side, keeping their aspect ratio; usually followed by `crop`. */
   shortest_edge: pixels.nullable().default(null),
   resize: z.enum(["bilinear", "bicubic", "nearest"]).nullable().default(null),
-  /** Widen the filter when shrinking, as Pillow does. */
+  /** Widen the filter when downsampling, as Pillow does. */
   antialias: z.boolean().nullable().default(null),
-  /** A side, or [height, width], cut from the middle after resizing. */
+  /** Center crop after resizing: a side, or [height, width]. */
   crop: edges.nullable().default(null),
-  /** What black and white are before mean and deviation. */
+  /** Values of black and white before mean and standard deviation are applied. */
   range: z.tuple([z.number(), z.number()]).nullable().default(null),
   mean: perChannel.nullable().default(null),
   std: deviation.nullable().default(null),
@@ -43,9 +44,10 @@ export const preprocessingSchema = z.strictObject({
 
 export type PreprocessingSettings = z.output<typeof preprocessingSchema>;
 
-/** With nothing left open. */
+/** Preprocessing with every value known. */
 export interface Preprocessing {
   readonly size: Size | undefined;
+  /** Length of the shorter side; the longer one is at most `longest`. */
   readonly shortestEdge: { readonly edge: number; readonly longest: number } | undefined;
   readonly resize: "bilinear" | "bicubic" | "nearest";
   readonly antialias: boolean;
@@ -62,26 +64,32 @@ export type Size = readonly [height: number, width: number];
 const sizeOf = (edges: number | readonly [number, number] | null): Size | undefined =>
   typeof edges === "number" ? [edges, edges] : (edges ?? undefined);
 
-/** Settings first, then a preprocessor_config.json, then what the input's shape says: [n, 3, h, w] or [n, h, w, 3]. */
+/**
+ * Combines the settings, a preprocessor_config.json (`file`) and the shape of the model's input, in this order. `path` is the
+ * model, for messages.
+ *
+ * @throws InputError `reward-invalid` if the input is not [n, 3, h, w] or [n, h, w, 3], `settings-conflict` for two sizes.
+ */
 export function resolvePreprocessing(
   settings: PreprocessingSettings,
   file: Partial<Preprocessing> | undefined,
-  input: { readonly name: string; readonly shape: readonly (number | string | undefined)[] },
-  where: string,
+  input: Pick<OnnxInput, "name" | "shape">,
+  path: string,
 ): Preprocessing {
   const { shape } = input;
-  const said = `[${shape.map((extent) => extent ?? "?").join(", ")}]`;
   const layout = settings.layout ?? (shape[3] === 3 && shape[1] !== 3 ? "nhwc" : "nchw");
   const [channels, height, width] = layout === "nchw" ? [shape[1], shape[2], shape[3]] : [shape[3], shape[1], shape[2]];
   if (shape.length !== 4 || (typeof channels === "number" && channels !== 3)) {
+    const found = showInputShape(shape);
     throw new InputError(
       "reward-invalid",
-      `${where}: the input ${JSON.stringify(input.name)} is ${said}; a picture is [n, 3, h, w] or, with layout: nhwc, [n, h, w, 3]. Name another input with reward.input`,
+      `${path}: the input ${JSON.stringify(input.name)} has the shape ${found}, but images are [n, 3, h, w] or, with layout: nhwc, [n, h, w, 3]. Name another input with reward.input.`,
+      { path, setting: "reward.input", input: input.name, found },
     );
   }
   const fixed = typeof height === "number" && typeof width === "number" ? ([height, width] as const) : undefined;
-  const own = settings.size !== null || settings.shortest_edge !== null || settings.crop !== null;
-  const given = own
+  const hasSize = settings.size !== null || settings.shortest_edge !== null || settings.crop !== null;
+  const given = hasSize
     ? {
         size: sizeOf(settings.size),
         shortestEdge: settings.shortest_edge === null ? undefined : { edge: settings.shortest_edge, longest: Infinity },
@@ -90,12 +98,13 @@ export function resolvePreprocessing(
     : { size: file?.size, shortestEdge: file?.shortestEdge, crop: file?.crop };
   if (given.size && given.shortestEdge) {
     throw new InputError(
-      "reward-invalid",
-      `${where}: preprocessing.size and preprocessing.shortest_edge are both given; keep one`,
+      "settings-conflict",
+      `${path}: preprocessing.size and preprocessing.shortest_edge are both set. Remove one of them.`,
+      { path, settings: ["reward.preprocessing.size", "reward.preprocessing.shortest_edge"] },
     );
   }
   const { size, shortestEdge, crop } = given;
-  // With a crop to the model's size, resizing to it as well would be a contradiction.
+  // If images are cropped to the model's size, they must not be resized to it first.
   const target = size ?? (shortestEdge || crop ? undefined : fixed);
   return {
     size: target,
@@ -111,15 +120,15 @@ export function resolvePreprocessing(
   };
 }
 
-/** images [b, 3, h, w] in 0 … 1 → what the model is given */
-export function preprocess(images: Value, spec: Preprocessing, where: string): Value {
-  const resized = resize(images, targetOf(images, spec), spec);
-  const cropped = spec.crop ? cropMiddle(resized, spec.crop, where) : resized;
+/** images [b, 3, h, w] in 0 … 1 → the model's input. `path` is the model, for messages. */
+export function preprocess(images: Value, spec: Preprocessing, path: string): Value {
+  const resized = resize(images, resizedSize(images, spec), spec);
+  const cropped = spec.crop ? centerCrop(resized, spec.crop, path) : resized;
   const [low, high] = spec.range;
   const ranged = low === 0 && high === 1 ? cropped : add(mul(cropped, high - low), low);
   const row = (values: readonly number[]) => constant(values, [1, 3, 1, 1]);
-  const centred = spec.mean.every((value) => value === 0) ? ranged : sub(ranged, row(spec.mean));
-  const scaled = spec.std.every((value) => value === 1) ? centred : div(centred, row(spec.std));
+  const centered = spec.mean.every((value) => value === 0) ? ranged : sub(ranged, row(spec.mean));
+  const scaled = spec.std.every((value) => value === 1) ? centered : div(centered, row(spec.std));
   const channels =
     spec.channels === "rgb"
       ? scaled
@@ -130,7 +139,7 @@ export function preprocess(images: Value, spec: Preprocessing, where: string): V
   return spec.layout === "nchw" ? channels : transpose(channels, [0, 2, 3, 1]);
 }
 
-function targetOf({ shape }: Value, { size, shortestEdge }: Preprocessing): Size {
+function resizedSize({ shape }: Value, { size, shortestEdge }: Preprocessing): Size {
   const [, , height, width] = shape as [number, number, number, number];
   if (size) return size;
   if (!shortestEdge) return [height, width];
@@ -150,12 +159,13 @@ function resize(images: Value, size: Size, { resize, antialias }: Preprocessing)
   }
 }
 
-function cropMiddle(images: Value, [height, width]: Size, where: string): Value {
+function centerCrop(images: Value, [height, width]: Size, path: string): Value {
   const [, , h, w] = images.shape as [number, number, number, number];
   if (height > h || width > w) {
     throw new InputError(
       "reward-invalid",
-      `${where}: a crop of ${height}x${width} is larger than the picture, which is ${h}x${w} then`,
+      `${path}: the crop of ${height}x${width} is larger than the resized image, ${h}x${w} (height x width). Reduce preprocessing.crop, or increase the size.`,
+      { path, setting: "reward.preprocessing.crop", found: [height, width], expected: [h, w] },
     );
   }
   const [top, left] = [Math.floor((h - height) / 2), Math.floor((w - width) / 2)];
@@ -171,7 +181,7 @@ const sizeObject = z.looseObject({
 });
 const size = z.union([side, sizeObject]).nullish();
 
-/** Pillow's numbers; 1, Lanczos, is a sharper bicubic. */
+/** Resampling filters by Pillow's numbers. 1, Lanczos, is replaced by bicubic, which is close to it. */
 const RESAMPLE = { 0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic" } as const;
 
 const fileSchema = z.looseObject({
@@ -192,9 +202,13 @@ const fileSchema = z.looseObject({
   image_std: deviation.optional(),
 });
 
-/** What transformers' preprocessor_config.json says. */
+/**
+ * Reads a preprocessor_config.json of transformers.
+ *
+ * @throws InputError `config-invalid`
+ */
 export function parsePreprocessor(json: unknown, file: string): Partial<Preprocessing> {
-  const config = checkJson(fileSchema, json, file);
+  const config = parseConfig(fileSchema, json, file);
   const given = typeof config.size === "number" ? { shortest_edge: config.size } : (config.size ?? {});
   const exact = given.height && given.width ? ([given.height, given.width] as const) : undefined;
   const edge = given.shortest_edge;
@@ -205,7 +219,7 @@ export function parsePreprocessor(json: unknown, file: string): Partial<Preproce
     config.do_center_crop && cropSize?.height && cropSize.width
       ? ([cropSize.height, cropSize.width] as const)
       : undefined;
-  // ConvNeXt: resized to more than is kept, and cropped; from 384 on not cropped.
+  // ConvNeXtImageProcessor: below 384 pixels, images are resized to edge / crop_pct and cropped; else resized to a square.
   const inset = edge && config.crop_pct && edge < 384 ? Math.floor(edge / config.crop_pct) : undefined;
   const resized =
     inset && edge
@@ -217,14 +231,14 @@ export function parsePreprocessor(json: unknown, file: string): Partial<Preproce
   return {
     ...(config.do_resize ? resized : crop ? { crop } : {}),
     resize: RESAMPLE[config.resample],
-    // Factors such as 0.00392156862745098 stand for 1 / 255.
+    // A factor such as 0.00392156862745098 stands for 1 / 255.
     range: [0, Math.abs(white - 1) < 1e-6 ? 1 : white],
     ...(config.do_normalize && config.image_mean && { mean: config.image_mean }),
     ...(config.do_normalize && config.image_std && { std: config.image_std }),
   };
 }
 
-/** In a line, for people. */
+/** One line of text for people. */
 export function showPreprocessing(spec: Preprocessing): string {
   const { size, shortestEdge, crop, resize, antialias, range, mean, std, layout, channels } = spec;
   const parts = [
@@ -232,12 +246,12 @@ export function showPreprocessing(spec: Preprocessing): string {
       ? `${resize} to ${size.join("x")}`
       : shortestEdge
         ? `${resize}, shorter side ${shortestEdge.edge}`
-        : "at the pictures' own size",
+        : "not resized",
     ...((size || shortestEdge) && antialias && resize !== "nearest" ? ["antialiased"] : []),
     ...(crop ? [`cropped to ${crop.join("x")}`] : []),
     `range ${range.join(" … ")}`,
     `mean ${mean.join(" ")}`,
-    `deviation ${std.join(" ")}`,
+    `std ${std.join(" ")}`,
     channels,
     layout,
   ];

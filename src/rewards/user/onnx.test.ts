@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inputError } from "../../../test/errors.js";
 import { type ModelInit, model, node, tensor } from "../../../test/onnx-model.js";
 import { gradients } from "../../autodiff/index.js";
 import { interpret } from "../../graph/interpret.js";
@@ -20,12 +21,12 @@ const scratch = mkdtempSync(join(tmpdir(), "alignprop-onnx-reward-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
 const path = join(scratch, "model.onnx");
 const golden = (name: string) => fileURLToPath(new URL(`../../../test/goldens/onnx/${name}`, import.meta.url));
-const find = (place: string) => (place.startsWith("/") ? place : join(scratch, place));
+const find = (location: string) => (location.startsWith("/") ? location : join(scratch, location));
 
 const open = (settings: Record<string, unknown> = {}) =>
   onnxReward(onnxSchema.parse({ name: "onnx", file: path, ...settings }), { find });
 
-/** Rewards of a batch, in float64. */
+/** Rewards of a batch of images, in float64. */
 async function rewardsOf(
   settings: Record<string, unknown>,
   pixels: Float64Array,
@@ -48,7 +49,7 @@ const rng = new Rng(5);
 const noise = (...shape: number[]) =>
   Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => rng.uniform());
 
-/** The mean of each channel of what the model is given: shows preprocessing. */
+/** The mean of each channel of the model's input, which shows the effect of preprocessing. */
 const CHANNEL_MEANS: ModelInit = {
   inputs: { x: ["n", 3, "h", "w"] },
   outputs: ["y"],
@@ -56,11 +57,11 @@ const CHANNEL_MEANS: ModelInit = {
   opset: 17,
 };
 
-describe("what the reward is", () => {
+describe("the reward is", () => {
   const pixels = Float64Array.of(0.1, 0.5, 0.9, 0.2, 0.3, 0.8);
   const shape = [2, 3, 1, 1];
 
-  test("a chosen number of the output, or its probability", async () => {
+  test("the number of a class, or its probability", async () => {
     write(CHANNEL_MEANS);
     const logits = [0.1, 0.5, 0.9];
     const total = logits.reduce((sum, x) => sum + Math.exp(x), 0);
@@ -72,25 +73,33 @@ describe("what the reward is", () => {
     expect(await first({ score: "sigmoid" })).toBeCloseTo(1 / (1 + Math.exp(-0.5)), 6);
   });
 
-  test("a class by its label, from the config.json beside the file or a text file", async () => {
+  test("the number of a class by its label, from the config.json beside the model or a text file", async () => {
     write(CHANNEL_MEANS);
     writeFileSync(join(scratch, "labels.txt"), "red\ngreen\nblue\n");
     expect((await rewardsOf({ class: "Blue", labels: "labels.txt" }, pixels, shape))[0]).toBe(0.9);
     await expect(open({ class: "blue" })).rejects.toThrow(
-      /"blue" is a label, and no config.json beside the file has labels/,
+      inputError("reward-invalid", { path, setting: "reward.class", found: "blue" }),
     );
     writeFileSync(join(scratch, "config.json"), JSON.stringify({ id2label: { 0: "red", 1: "green", 2: "blue" } }));
     expect((await rewardsOf({ class: "green" }, pixels, shape))[0]).toBe(0.5);
-    await expect(open({ class: "gren" })).rejects.toThrow(/has no label "gren"; did you mean "green"\?/);
+    await expect(open({ class: "gren" })).rejects.toThrow(
+      inputError("reward-invalid", {
+        path,
+        setting: "reward.class",
+        found: "gren",
+        labels: join(scratch, "config.json"),
+        suggestion: "green",
+      }),
+    );
   });
 
-  test("a number as it is", async () => {
+  test("the only number of the output", async () => {
     write({ ...CHANNEL_MEANS, nodes: [node("ReduceMean", ["x"], ["y"], { axes: [1, 2, 3] })] });
     for (const [i, value] of [0.5, 1.3 / 3].entries())
       expect((await rewardsOf({}, pixels, shape))[i]).toBeCloseTo(value, 6);
   });
 
-  test("the cosine to an embedding from a file, or to a picture's", async () => {
+  test("the cosine similarity to an embedding from a file, or to that of an image", async () => {
     write(CHANNEL_MEANS);
     writeFileSync(join(scratch, "target.json"), "[3, 0, 0]");
     const length = Math.hypot(0.1, 0.5, 0.9);
@@ -103,19 +112,19 @@ describe("what the reward is", () => {
     expect((await rewardsOf({ similarity: { picture: "blue.png" } }, pixels, shape))[0]).toBeCloseTo(0.9 / length, 6);
     writeFileSync(join(scratch, "target.json"), "[1, 2]");
     await expect(open({ similarity: { embedding: "target.json" } })).rejects.toThrow(
-      /of 3 numbers a picture; the embedding to compare with has 2/,
+      inputError("reward-invalid", { path, output: "y", perImage: 3, expected: 2 }),
     );
   });
 
-  test("of a detector's queries the surest one", async () => {
-    // A query for each pixel, whose classes are the channels.
+  test("the most confident query of a detector", async () => {
+    // Each pixel is a query and each channel a class.
     const nodes = [node("Reshape", ["x", "rows"], ["f"]), node("Transpose", ["f"], ["y"], { perm: [0, 2, 1] })];
     write({ ...CHANNEL_MEANS, nodes, initializers: [tensor("rows", [0, 0, -1])] });
     expect(await rewardsOf({ class: 1 }, Float64Array.of(1, 2, 3, 4, 5, 6), [1, 3, 1, 2])).toEqual([4]);
   });
 });
 
-describe("what the model is given", () => {
+describe("the input of the model", () => {
   const shape = [1, 3, 4, 6];
   const pixels = noise(...shape);
   const mean = (channel: number, keep: (row: number, column: number) => boolean = () => true) => {
@@ -125,7 +134,7 @@ describe("what the model is given", () => {
     return values.reduce((a, b) => a + b, 0) / values.length;
   };
 
-  test("is in the range, with the mean and deviation, and in the order of channels that are said", async () => {
+  test("has the range, mean, standard deviation and order of channels of the settings", async () => {
     write(CHANNEL_MEANS);
     const preprocessing = { range: [-1, 1], mean: [0.1, 0.2, 0.3], std: [0.5, 0.6, 0.7] };
     expect((await rewardsOf({ class: 1, preprocessing }, pixels, shape))[0]).toBeCloseTo(
@@ -137,7 +146,7 @@ describe("what the model is given", () => {
     ).toBeCloseTo(255 * mean(2), 4);
   });
 
-  test("is cut from the middle after resizing", async () => {
+  test("is cropped at the center after resizing", async () => {
     write(CHANNEL_MEANS);
     const inside = (row: number, column: number) => row >= 1 && row < 3 && column >= 1 && column < 5;
     expect((await rewardsOf({ class: 0, preprocessing: { crop: [2, 4] } }, pixels, shape))[0]).toBeCloseTo(
@@ -145,11 +154,16 @@ describe("what the model is given", () => {
       6,
     );
     await expect(open({ class: 0, preprocessing: { size: 4, crop: 8 } })).rejects.toThrow(
-      "a crop of 8x8 is larger than the picture, which is 4x4 then",
+      inputError("reward-invalid", {
+        path,
+        setting: "reward.preprocessing.crop",
+        found: [8, 8],
+        expected: [4, 4],
+      }),
     );
   });
 
-  test("has the size and layout of the model's input", async () => {
+  test("has the size and layout that the model declares", async () => {
     write({
       ...CHANNEL_MEANS,
       inputs: { x: [1, 8, 10, 3] },
@@ -158,11 +172,11 @@ describe("what the model is given", () => {
     const flat = Float64Array.from({ length: 72 }, (_, i) => Math.floor(i / 24) / 4);
     expect((await rewardsOf({ class: 2 }, flat, shape))[0]).toBeCloseTo(0.5, 6);
     await expect(open({ class: 2, preprocessing: { size: 7 } })).rejects.toThrow(
-      /the input "x" is \[1, 8, 10, 3\], but preprocessing gives \[1, 7, 7, 3\]/,
+      inputError("reward-invalid", { path, input: "x", expected: "[1, 8, 10, 3]", found: "[1, 7, 7, 3]" }),
     );
   });
 
-  test("follows the preprocessor_config.json beside the file, where the settings say nothing", async () => {
+  test("follows the preprocessor_config.json beside the model where the settings are null", async () => {
     const folder = join(scratch, "hf");
     mkdirSync(folder);
     const file = join(folder, "model.onnx");
@@ -184,7 +198,7 @@ describe("what the model is given", () => {
     );
   });
 
-  test("includes the further inputs that the settings fill", async () => {
+  test("includes further inputs, which the settings fill", async () => {
     write({
       ...CHANNEL_MEANS,
       inputs: { x: ["n", 3, "h", "w"], mask: ["n", "h", "w"], shift: ["n", 3] },
@@ -196,20 +210,25 @@ describe("what the model is given", () => {
       ],
     });
     await expect(open({ class: 0, inputs: { mask: 1 } })).rejects.toThrow(
-      /also needs the input "shift", float32\[n, 3\]\. Give it a number/,
+      inputError("reward-invalid", {
+        path,
+        setting: "reward.inputs.shift",
+        input: "shift",
+        expected: "float32[n, 3]",
+      }),
     );
     expect((await rewardsOf({ class: 1, inputs: { mask: 2, shift: [0, 5, 0] } }, pixels, shape))[0]).toBeCloseTo(
       mean(1) * 48 + 5,
       4,
     );
     await expect(open({ class: 0, inputs: { mask: 1, shift: [1] } })).rejects.toThrow(
-      "reward.inputs.shift does not fill the input",
+      inputError("reward-invalid", { path, setting: "reward.inputs.shift", expected: "float32[n, 3]", found: 1 }),
     );
   });
 });
 
-describe("a reward that cannot be is refused", () => {
-  test("because no gradient passes a node, which is named", async () => {
+describe("an ONNX reward is refused", () => {
+  test("if a node blocks the gradient, and the node is named", async () => {
     write({
       ...CHANNEL_MEANS,
       nodes: [
@@ -219,33 +238,46 @@ describe("a reward that cannot be is refused", () => {
       ],
     });
     await expect(open()).rejects.toThrow(
-      /no gradient reaches the picture from the output "y": .*node "the ArgMax" \(ArgMax\).* Export the model up to the node before it/,
+      inputError("reward-no-gradient", {
+        path,
+        output: "y",
+        nodes: expect.arrayContaining(['node "the ArgMax" (ArgMax)']),
+      }),
     );
   });
 
-  test("because nothing was chosen, or what was chosen is not there", async () => {
+  test("if the settings select nothing, or something that does not exist", async () => {
     write(CHANNEL_MEANS);
     await expect(open()).rejects.toThrow(
-      /the output "y" is float32\[1, 3\]; a reward is one number\. Choose one with reward\.class/,
+      inputError("reward-invalid", { path, setting: "reward.class", output: "y", found: "float32[1, 3]", perImage: 3 }),
     );
-    await expect(open({ class: 3 })).rejects.toThrow("there is no class 3");
-    await expect(open({ output: "z" })).rejects.toThrow('has no output "z"');
-    await expect(open({ input: "z" })).rejects.toThrow('has no input "z"');
+    await expect(open({ class: 3 })).rejects.toThrow(
+      inputError("reward-invalid", { path, setting: "reward.class", class: 3, found: "float32[1, 3]" }),
+    );
+    await expect(open({ output: "z" })).rejects.toThrow(
+      inputError("reward-invalid", { path, setting: "reward.output", found: "z", outputs: ["y"] }),
+    );
+    await expect(open({ input: "z" })).rejects.toThrow(
+      inputError("reward-invalid", { path, setting: "reward.input", found: "z", inputs: ["x"] }),
+    );
   });
 
-  test("because the model takes no picture in colours", async () => {
+  test("if the model does not take RGB images", async () => {
     write({ ...CHANNEL_MEANS, inputs: { x: ["n", 1, "h", "w"] } });
-    await expect(open({ class: 0 })).rejects.toThrow(/the input "x" is \[n, 1, h, w\]; a picture is \[n, 3, h, w\]/);
+    await expect(open({ class: 0 })).rejects.toThrow(
+      inputError("reward-invalid", { path, setting: "reward.input", input: "x", found: "[n, 1, h, w]" }),
+    );
     write({ ...CHANNEL_MEANS, inputs: { x: ["n", 3] } });
-    await expect(open({ class: 0 })).rejects.toThrow("no input is a picture of floating point numbers");
+    await expect(open({ class: 0 })).rejects.toThrow(
+      inputError("reward-invalid", { path, setting: "reward.input", inputs: ["x"], candidates: [] }),
+    );
   });
 
-  test("because a picture to be like is none", async () => {
+  test("if the image to compare with is not an image", async () => {
     write(CHANNEL_MEANS);
-    writeFileSync(join(scratch, "broken.png"), "no picture");
-    await expect(open({ similarity: { picture: "broken.png" } })).rejects.toThrow(
-      /broken\.png: cannot be read as a picture/,
-    );
+    writeFileSync(join(scratch, "broken.png"), "not an image");
+    const opening = open({ similarity: { picture: "broken.png" } });
+    await expect(opening).rejects.toThrow(inputError("image-invalid", { path: join(scratch, "broken.png") }));
   });
 });
 
@@ -257,7 +289,7 @@ describe("an exported model as a reward", () => {
   afterAll(() => runtime.close());
 
   test.each([["vit.dynamo-21.onnx"], ["resnet.torchscript-11.onnx"]])(
-    "%s, exported for one picture, judges each of three by itself, with finite differences' gradient",
+    "%s, exported for a batch of one, scores three images independently, with the gradient of finite differences",
     async (name) => {
       const reward = await open({ file: golden(name), class: 3, score: "log-softmax" });
       const shape = [3, 3, 20, 20];
@@ -278,9 +310,9 @@ describe("an exported model as a reward", () => {
       };
       const pixels = noise(...shape);
       const { rewards: given, gradient: slope } = await run(pixels);
-      const turned = await run(Float64Array.from(pixels, (_, i) => pixels[(i + 1200) % 3600] as number));
-      for (const [i, value] of turned.rewards.entries()) expect(value).toBeCloseTo(given[(i + 1) % 3] as number, 5);
-      // Along the gradient itself, where float32 shows most.
+      const rotated = await run(Float64Array.from(pixels, (_, i) => pixels[(i + 1200) % 3600] as number));
+      for (const [i, value] of rotated.rewards.entries()) expect(value).toBeCloseTo(given[(i + 1) % 3] as number, 5);
+      // Along the gradient itself, the direction of the largest change: float32 rounds the least there.
       const length = Math.hypot(...slope);
       const step = 0.02 / length;
       const along = async (sign: number) =>
@@ -291,7 +323,7 @@ describe("an exported model as a reward", () => {
   );
 });
 
-test("a picture is read as rewards see it, transparent pixels white", async () => {
+test("an image is read as rewards see it, with transparent pixels white", async () => {
   const file = join(scratch, "two.png");
   await sharp(Buffer.from([255, 0, 0, 255, 0, 0, 0, 0]), { raw: { width: 2, height: 1, channels: 4 } })
     .png()

@@ -3,34 +3,39 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { inputError } from "../../../test/errors.js";
+import type { ErrorFacts } from "../../errors/index.js";
 import { float32 } from "../../tensor/host.js";
 import { openReward, pathsOnly, rewardSettings } from "../index.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-program-"));
 afterAll(() => rm(scratch, { recursive: true }));
 
-/** The reward that a script makes; it is given the picture's path as its last argument. */
+const file = join(scratch, "scorer.cjs");
+/** The command as messages show it. */
+const PROGRAM = `${process.execPath} ${file} --mean`;
+
+/** A reward that runs a script. Its last argument is the path of the image. */
 async function reward(script: string, more: object = {}) {
-  const file = join(scratch, "judge.cjs");
   await writeFile(file, script);
   const settings = rewardSettings.parse({ name: "program", command: [process.execPath, file, "--mean"], ...more });
   return await openReward(settings, pathsOnly);
 }
 
-/** Two pictures of 4 x 2 pixels: one that is red, one that is white. */
+/** Two images, 4 pixels wide and 2 high: one is red, one is white. */
 const images = float32(
   Float32Array.from({ length: 2 * 3 * 8 }, (_, i) => (i < 24 ? (i < 8 ? 1 : 0) : 1)),
   [2, 3, 2, 4],
 );
 
-async function judged(script: string, more: object = {}) {
+async function score(script: string, more: object = {}) {
   return await (await reward(script, more)).outside?.(images, ["red", "white"]);
 }
 
 describe("a program as the reward", () => {
-  test("gets each picture as a PNG and its prompt, and its number is the reward", async () => {
+  test("receives each image as a PNG and its prompt, and prints the reward", async () => {
     const sharp = JSON.stringify(createRequire(import.meta.url).resolve("sharp"));
-    const found = await judged(`
+    const found = await score(`
       const [option, path] = process.argv.slice(2);
       require(${sharp})(path).raw().toBuffer().then((bytes) => {
         const mean = bytes.reduce((sum, value) => sum + value, 0) / bytes.length / 255;
@@ -40,27 +45,33 @@ describe("a program as the reward", () => {
     expect(found?.map((value) => Math.round(value * 1000) / 1000)).toEqual([0.333, 11]);
   });
 
-  test("is told with its command and what it said when it fails", async () => {
-    await expect(judged("console.error('no such model'); process.exit(3)")).rejects.toThrow(
-      /reward program ".*judge\.cjs --mean" ended with exit code 3; it said: no such model/,
+  test("that fails is reported with its command and its stderr", async () => {
+    const failed = (facts: ErrorFacts) => inputError("reward-failed", { program: PROGRAM, ...facts });
+    await expect(score("console.error('no such model'); process.exit(3)")).rejects.toThrow(
+      failed({ exitCode: 3, stderr: "no such model" }),
     );
-    await expect(judged("console.log('about 7')")).rejects.toThrow(/printed "about 7", but a number is expected/);
-    await expect(judged("console.log('')")).rejects.toThrow(/printed "", but a number is expected/);
-    await expect(judged("setInterval(() => {}, 1000)", { timeout: 0.5 })).rejects.toThrow(/has not ended after 0\.5 s/);
-    await expect(judged("for (;;) require('fs').writeSync(1, 'x'.repeat(4096))")).rejects.toThrow(
-      /printed more than 65536 characters/,
+    await expect(score("process.kill(process.pid, 'SIGTERM'); setInterval(() => {}, 1000)")).rejects.toThrow(
+      failed({ signal: "SIGTERM" }),
+    );
+    await expect(score("console.log('about 7')")).rejects.toThrow(failed({ found: "about 7" }));
+    await expect(score("console.log('')")).rejects.toThrow(failed({ found: "" }));
+    await expect(score("setInterval(() => {}, 1000)", { timeout: 0.5 })).rejects.toThrow(failed({ timeout: 0.5 }));
+    await expect(score("for (;;) require('fs').writeSync(1, 'x'.repeat(4096))")).rejects.toThrow(
+      failed({ limit: 65_536 }),
     );
   });
 
-  test("leaves no pictures behind", async () => {
+  test("leaves no images behind", async () => {
     const before = (await readdir(tmpdir())).filter((name) => name.startsWith("alignprop-reward-"));
-    await expect(judged("process.exit(1)")).rejects.toThrow(/exit code 1/);
+    await expect(score("process.exit(1)")).rejects.toThrow(inputError("reward-failed", { exitCode: 1 }));
     const after = (await readdir(tmpdir())).filter((name) => name.startsWith("alignprop-reward-"));
     expect(after.filter((name) => !before.includes(name))).toEqual([]);
   });
 
-  test("that is not there is refused before anything runs", async () => {
-    const settings = rewardSettings.parse({ name: "program", command: ["no-such-judge"] });
-    await expect(openReward(settings, pathsOnly)).rejects.toThrow('reward program "no-such-judge": no such program');
+  test("that does not exist is refused when the reward is opened", async () => {
+    const settings = rewardSettings.parse({ name: "program", command: ["no-such-program"] });
+    await expect(openReward(settings, pathsOnly)).rejects.toThrow(
+      inputError("reward-invalid", { program: "no-such-program", setting: "reward.command" }),
+    );
   });
 });

@@ -1,7 +1,7 @@
 /**
- * A program of the user's as the reward: it gets a picture's file and prints a number, higher is better. Anything can judge
- * so, but nothing can be differentiated: only estimators that learn from rewards alone (ddpo, rwr) take it. It runs as it is,
- * without a shell, and only where the settings name it: name none that you would not run yourself.
+ * A program of the user as the reward: it receives the path of an image and prints a number; the higher, the better. It has
+ * no gradient, so it only works with estimators that do not need one (ddpo, rwr). The program is started without a shell,
+ * with all rights of this process, and only if the settings name it.
  */
 import { spawn } from "node:child_process";
 import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
@@ -9,46 +9,56 @@ import { tmpdir } from "node:os";
 import { basename, delimiter, join, resolve } from "node:path";
 import sharp from "sharp";
 import { z } from "zod";
-import { InputError, quote } from "../../errors/index.js";
+import { type ErrorFacts, InputError, quote } from "../../errors/index.js";
 import { type HostTensor, toFloat32 } from "../../tensor/host.js";
 import { fromTensors } from "../../weights/source.js";
-import { common, MAXIMIZE, rewardKind } from "../kind.js";
+import { commonSettings, MAXIMIZE, rewardKind } from "../kind.js";
 
-/** The prompt that a picture was made from, in the program's environment. */
-export const PROMPT_VARIABLE = "ALIGNPROP_PROMPT";
+/** Environment variable of the program that holds the prompt of the image. */
+const PROMPT_VARIABLE = "ALIGNPROP_PROMPT";
 
-/** Far more than a number takes; of what it says on stderr a message shows the end. */
-const MOST_OUTPUT = 1 << 16;
-const SHOWN = 600;
+/** Limit on stdout in characters, far more than a number takes. */
+const MAX_OUTPUT = 1 << 16;
+/** Number of characters at the end of stderr that messages show. */
+const SHOWN_STDERR = 600;
 
-const word = z.string().max(4096);
+const argument = z.string().max(4096);
 
 export const program = rewardKind({
   schema: z.strictObject({
     name: z.literal("program"),
-    ...common,
-    /** The program and its first arguments; the picture's path (PNG) comes last. */
-    command: z.tuple([word.min(1)], word),
-    /** Seconds for one picture. */
+    ...commonSettings,
+    /** The program and its first arguments. The path of the image (PNG) is appended. */
+    command: z.tuple([argument.min(1)], argument),
+    /** Seconds per image. */
     timeout: z.number().positive().max(86_400).default(60),
   }),
   loss: MAXIMIZE,
   async open({ command, timeout, batch }) {
     const [file] = command;
-    if (!(await isThere(file)))
-      throw new InputError("reward-invalid", `reward program ${quote(file)}: no such program`);
+    if (!(await isFound(file))) {
+      throw new InputError(
+        "reward-invalid",
+        `reward program ${quote(file)}: no such program. Give its path, or the name of a program on PATH.`,
+        { program: file, setting: "reward.command" },
+      );
+    }
     return {
       name: basename(file),
       weights: fromTensors(new Map()),
       build() {
         throw new InputError(
-          "reward-invalid",
-          `the reward program ${quote(file)} has no gradient; only rewards within this program have one`,
+          "reward-no-gradient",
+          `reward program ${quote(file)}: a program has no gradient. Use an estimator that needs none, such as ddpo or rwr.`,
+          { program: file },
         );
       },
       outside: async (images, prompts) => {
         const rewards: number[] = [];
-        for (const [i, prompt] of prompts.entries()) rewards.push(await judge(command, timeout, images, i, prompt));
+        for (const [i, prompt] of prompts.entries()) {
+          const image = await encodePng(images, i);
+          rewards.push(await score(image, prompt, { command, timeout }));
+        }
         return rewards;
       },
       feeds: () => ({}),
@@ -58,29 +68,36 @@ export const program = rewardKind({
   },
 });
 
-/** As the system looks for it. Windows knows more endings than this, and starting the program tells. */
-async function isThere(file: string): Promise<boolean> {
+/** Looks for a program as the system does. On Windows, which adds extensions, starting the program shows it. */
+async function isFound(file: string): Promise<boolean> {
   if (process.platform === "win32") return true;
-  const places = file.includes("/")
+  const candidates = file.includes("/")
     ? [resolve(file)]
-    : (process.env.PATH ?? "").split(delimiter).map((at) => join(at, file));
-  const found = await Promise.all(places.map((place) => stat(place).catch(() => undefined)));
+    : (process.env.PATH ?? "").split(delimiter).map((folder) => join(folder, file));
+  const found = await Promise.all(candidates.map((path) => stat(path).catch(() => undefined)));
   return found.some((info) => info?.isFile());
 }
 
-/** images [b, 3, h, w] in 0 … 1 → the reward of picture i */
-async function judge(command: readonly string[], timeout: number, images: HostTensor, i: number, prompt: string) {
+interface Invocation {
+  readonly command: readonly string[];
+  /** Seconds. */
+  readonly timeout: number;
+}
+
+/** Runs the program on one image, which is removed afterwards. */
+async function score(png: Buffer, prompt: string, { command, timeout }: Invocation): Promise<number> {
   const folder = await mkdtemp(join(tmpdir(), "alignprop-reward-"));
   try {
-    const path = join(folder, "picture.png");
-    await writeFile(path, await png(images, i));
-    return await numberFrom([...command, path], timeout, prompt);
+    const path = join(folder, "image.png");
+    await writeFile(path, png);
+    return await runForNumber(prompt, { command: [...command, path], timeout });
   } finally {
     await rm(folder, { recursive: true });
   }
 }
 
-async function png(images: HostTensor, i: number): Promise<Buffer> {
+/** Image i of images [b, 3, h, w] in 0 … 1 */
+async function encodePng(images: HostTensor, i: number): Promise<Buffer> {
   const [, channels, height, width] = images.shape as [number, number, number, number];
   const plane = height * width;
   const planes = toFloat32(images).subarray(i * channels * plane, (i + 1) * channels * plane);
@@ -93,46 +110,52 @@ async function png(images: HostTensor, i: number): Promise<Buffer> {
     .toBuffer();
 }
 
-/** Runs a command that has to print one number, and nothing else. */
-function numberFrom(command: readonly string[], timeout: number, prompt: string): Promise<number> {
+/** Runs a command that must print one number and nothing else. */
+function runForNumber(prompt: string, { command, timeout }: Invocation): Promise<number> {
   const [file, ...args] = command as [string, ...string[]];
   return new Promise((resolve, reject) => {
     let [stdout, stderr] = ["", ""];
-    const fail = (what: string) => {
-      const said = stderr.trim().slice(-SHOWN);
-      const shown = [file, ...args.slice(0, -1)].join(" ");
-      reject(new InputError("reward-failed", `reward program ${quote(shown)} ${what}${said && `; it said: ${said}`}`));
+    const fail = (problem: string, facts: ErrorFacts) => {
+      const end = stderr.trim().slice(-SHOWN_STDERR);
+      const program = [file, ...args.slice(0, -1)].join(" ");
+      const message = `reward program ${quote(program)} ${problem}.${end && ` The end of its stderr: ${end}`}`;
+      reject(new InputError("reward-failed", message, { program, ...facts, ...(end && { stderr: end }) }));
     };
     const child = spawn(file, args, {
       stdio: ["ignore", "pipe", "pipe"],
       env: { ...process.env, [PROMPT_VARIABLE]: prompt.replaceAll("\0", "") },
     });
-    const stop = (what: string) => {
-      fail(what);
+    const stop = (problem: string, facts: ErrorFacts) => {
+      fail(problem, facts);
       child.kill("SIGKILL");
-      // What it has started itself may hold the pipes open.
+      // Processes that it started may keep the pipes open.
       child.stdout.destroy();
       child.stderr.destroy();
     };
-    const timer = setTimeout(() => stop(`has not ended after ${timeout} s (timeout)`), timeout * 1000);
+    const onTimeout = () => stop(`did not exit within ${timeout} s (reward.timeout)`, { timeout });
+    const timer = setTimeout(onTimeout, timeout * 1000);
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
       stdout += text;
-      if (stdout.length > MOST_OUTPUT) stop(`printed more than ${MOST_OUTPUT} characters; a number is expected`);
+      if (stdout.length > MAX_OUTPUT) {
+        stop(`printed more than ${MAX_OUTPUT} characters, but should print one number`, { limit: MAX_OUTPUT });
+      }
     });
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      stderr = (stderr + text).slice(-2 * SHOWN);
+      stderr = (stderr + text).slice(-2 * SHOWN_STDERR);
     });
     child.on("error", (error) => {
       clearTimeout(timer);
-      fail(`cannot be started: ${error.message}`);
+      fail(`cannot be started: ${error.message}`, { reason: error.message });
     });
     child.on("close", (code, signal) => {
       clearTimeout(timer);
-      const text = stdout.trim();
-      const value = Number(text);
-      if (code !== 0) fail(signal ? `was ended by ${signal}` : `ended with exit code ${code}`);
-      else if (text === "" || !Number.isFinite(value)) fail(`printed ${quote(text)}, but a number is expected`);
-      else resolve(value);
+      const printed = stdout.trim();
+      const value = Number(printed);
+      if (signal) fail(`was terminated by ${signal}`, { signal });
+      else if (code !== 0) fail(`exited with code ${code}`, { exitCode: code });
+      else if (printed === "" || !Number.isFinite(value)) {
+        fail(`printed ${quote(printed)}, but should print one number`, { found: printed.slice(0, 120) });
+      } else resolve(value);
     });
   });
 }

@@ -1,4 +1,7 @@
-/** One file of the hub into the cache: resumed where it broke off, checked against its hash, never half there. */
+/**
+ * Downloads one file of the hub into the cache. An interrupted download is resumed, the hash is checked, and the file
+ * appears under its name only when it is complete.
+ */
 import { createHash, type Hash, randomUUID } from "node:crypto";
 import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -11,31 +14,38 @@ import { type HubFetch, HubUnreachable } from "./fetch.js";
 export interface HubFile {
   readonly path: string;
   readonly bytes: number;
-  /** SHA-256 of a large file (Git LFS); of others, Git's SHA-1 of its blob. It is also the blob's name in the cache. */
+  /** SHA-256 of a large file (Git LFS), otherwise Git's SHA-1 of the blob. Also the blob's name in the cache. */
   readonly hash: string;
 }
 
-/** Connections break; so many may in a row, without a byte between them. */
-const MOST_FAILURES = 4;
-/** After the first of them; then longer. */
-const MILLISECONDS_TO_WAIT = 200;
-const OWN_ENDING = ".alignprop-incomplete";
+/** The download fails after this many broken connections in a row without a new byte. */
+const MAX_FAILURES = 4;
+/** The wait after the first broken connection. It grows by the same amount with each further one. */
+const RETRY_DELAY_MS = 200;
+const INCOMPLETE_SUFFIX = ".alignprop-incomplete";
 
 export interface DownloadOptions {
   readonly fetch: HubFetch;
   readonly signal?: AbortSignal | undefined;
-  /** Told of bytes as they arrive, and at first of those that an earlier try left. */
+  /**
+   * Called with the number of bytes that arrived, first of all with those of an earlier attempt. Negative when they are
+   * discarded.
+   */
   readonly onBytes: (bytes: number) => void;
 }
 
-/** Fetches `url` to `blob`. A part that an interrupted run left is taken up again. */
+/**
+ * Downloads `url` to `blob`, and continues a part that an interrupted run left.
+ *
+ * @throws InputError when the disk or the server fails, HubUnreachable when the connection breaks again and again
+ */
 export async function downloadBlob(url: string, file: HubFile, blob: string, options: DownloadOptions): Promise<void> {
-  const waiting = `${blob}${OWN_ENDING}`;
-  // Under a name of its own while it is written, so that two processes never write to one file.
-  const own = `${blob}.${randomUUID()}${OWN_ENDING}`;
+  const partial = `${blob}${INCOMPLETE_SUFFIX}`;
+  // A unique name while it is written, so that two processes never write to the same file.
+  const own = `${blob}.${randomUUID()}${INCOMPLETE_SUFFIX}`;
   try {
     await mkdir(dirname(blob), { recursive: true });
-    await rename(waiting, own).catch(() => {});
+    await rename(partial, own).catch(() => {});
     const output = await open(own, "a+");
     try {
       await fill(output, url, file, options);
@@ -45,16 +55,16 @@ export async function downloadBlob(url: string, file: HubFile, blob: string, opt
     }
     await rename(own, blob);
   } catch (error) {
-    // What was corrupt is gone already; what is left is sound as far as it goes.
+    // Corrupt bytes are truncated before they get here, so the rest can be continued later.
     const left = await stat(own).catch(() => undefined);
-    await (left?.size ? rename(own, waiting) : rm(own, { force: true })).catch(() => {});
+    await (left?.size ? rename(own, partial) : rm(own, { force: true })).catch(() => {});
     throw asInputError(error, blob, "write");
   }
 }
 
 async function fill(output: FileHandle, url: string, file: HubFile, { fetch, signal, onBytes }: DownloadOptions) {
   let hash = newHash(file);
-  let done = await hashWhatIsThere(output, hash, file.bytes);
+  let done = await hashExisting(output, hash, file.bytes);
   if (done === undefined) {
     await output.truncate(0);
     hash = newHash(file);
@@ -66,11 +76,11 @@ async function fill(output: FileHandle, url: string, file: HubFile, { fetch, sig
     signal?.throwIfAborted();
     const before = done;
     try {
-      // As it is stored: the hash is of that, and so are the places in it.
+      // Without compression, because the hash and the range count stored bytes.
       const headers = { "Accept-Encoding": "identity", ...(done > 0 && { Range: `bytes=${done}-` }) };
       const response = await fetch(url, { headers, ...(signal && { signal }) });
       if (done > 0 && response.status !== 206) {
-        // The server knows no ranges: from the start.
+        // The server does not support ranges: start again.
         await output.truncate(0);
         onBytes(-done);
         hash = newHash(file);
@@ -80,8 +90,9 @@ async function fill(output: FileHandle, url: string, file: HubFile, { fetch, sig
         if (done + chunk.length > file.bytes) {
           await output.truncate(0);
           throw new InputError(
-            "hub-not-found",
-            `${url}: gives more than the ${file.bytes} bytes that the hub lists; nothing was kept.`,
+            "server-failed",
+            `${url}: sent more than the ${file.bytes} bytes that the hub lists. Nothing was kept. Try again.`,
+            { url, expected: file.bytes, found: done + chunk.length },
           );
         }
         await output.writeFile(chunk);
@@ -94,20 +105,22 @@ async function fill(output: FileHandle, url: string, file: HubFile, { fetch, sig
       signal?.throwIfAborted();
       if (error instanceof InputError || isFileError(error)) throw error;
       failures = done > before ? 1 : failures + 1;
-      if (failures >= MOST_FAILURES) throw error instanceof HubUnreachable ? error : new HubUnreachable(url, error);
-      await setTimeout(MILLISECONDS_TO_WAIT * failures, undefined, { ...(signal && { signal }) });
+      if (failures >= MAX_FAILURES) throw error instanceof HubUnreachable ? error : new HubUnreachable(url, error);
+      await setTimeout(RETRY_DELAY_MS * failures, undefined, { ...(signal && { signal }) });
     }
   }
-  if (hash.digest("hex") !== file.hash) {
+  const found = hash.digest("hex");
+  if (found !== file.hash) {
     await output.truncate(0);
     throw new InputError(
-      "hub-not-found",
-      `${url}: what arrived is not what the hub lists (its hash differs); nothing was kept. Try again.`,
+      "server-failed",
+      `${url}: the downloaded file has the hash ${found}, but the hub lists ${file.hash}. Nothing was kept. Try again.`,
+      { url, expected: file.hash, found },
     );
   }
 }
 
-/** The file's own disk is at fault, not the network. */
+/** Whether the disk failed, not the network. */
 function isFileError(error: unknown): boolean {
   return (error as NodeJS.ErrnoException).syscall === "write" || (error as NodeJS.ErrnoException).code === "ENOSPC";
 }
@@ -116,10 +129,10 @@ function newHash({ hash, bytes }: HubFile): Hash {
   return hash.length === 64 ? createHash("sha256") : createHash("sha1").update(`blob ${bytes}\0`);
 }
 
-/** The bytes already there; undefined where there are too many to be the beginning. */
-async function hashWhatIsThere(output: FileHandle, hash: Hash, most: number): Promise<number | undefined> {
+/** Adds the bytes that are already there to `hash`. Returns their number; undefined if it is above `maxBytes`. */
+async function hashExisting(output: FileHandle, hash: Hash, maxBytes: number): Promise<number | undefined> {
   const { size } = await output.stat();
-  if (size > most) return undefined;
+  if (size > maxBytes) return undefined;
   const piece = new Uint8Array(2 ** 20);
   let done = 0;
   while (done < size) {
@@ -131,7 +144,7 @@ async function hashWhatIsThere(output: FileHandle, hash: Hash, most: number): Pr
   return done;
 }
 
-/** Bytes of a download that an earlier run left, for the sum of what is still to come. */
-export async function leftBytes(blob: string): Promise<number> {
-  return (await stat(`${blob}${OWN_ENDING}`).catch(() => undefined))?.size ?? 0;
+/** The size of the part of `blob` that an earlier run downloaded. */
+export async function partialBytes(blob: string): Promise<number> {
+  return (await stat(`${blob}${INCOMPLETE_SUFFIX}`).catch(() => undefined))?.size ?? 0;
 }

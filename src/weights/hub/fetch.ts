@@ -1,10 +1,10 @@
-/** Requests to the hub, and what its refusals mean for the person who asked. */
-import { InputError } from "../../errors/index.js";
+/** Requests to the hub. Its refusals become errors that say what to do. */
+import { type ErrorCode, type ErrorFacts, InputError } from "../../errors/index.js";
 import { type Hub, type HubId, showId } from "./id.js";
 
 export type HubFetch = (url: string | URL | Request, init?: RequestInit) => Promise<Response>;
 
-/** The network or the hub is down: not the user's mistake, and a cached copy may do. */
+/** The network or the hub is down. It is not an InputError, because a cached copy may be used instead. */
 export class HubUnreachable extends Error {
   override readonly name = "HubUnreachable";
   constructor(url: string, cause: unknown) {
@@ -13,18 +13,22 @@ export class HubUnreachable extends Error {
 }
 
 function reasonOf(error: unknown): string {
-  // fetch says "fetch failed"; what failed is its cause.
+  // The message of fetch is only "fetch failed"; the reason is in its cause.
   const { cause, message } = error as Error;
   const inner = cause as (NodeJS.ErrnoException & { errors?: Error[] }) | undefined;
   return inner?.message || inner?.errors?.[0]?.message || inner?.code || message || String(error);
 }
 
-/** `fetch` with the user's token for this hub alone, whose refusals are told in words. */
+/**
+ * A `fetch` that sends the user's token to this hub only.
+ *
+ * @throws InputError when the hub refuses, HubUnreachable when it cannot be reached or answers 429 or 5xx
+ */
 export function hubFetch({ endpoint, token }: Hub, id: HubId): HubFetch {
   return async (url, init = {}) => {
     const address = url instanceof Request ? url.url : String(url);
     const headers = new Headers(init.headers);
-    // A redirect to another host loses it again: fetch drops the header there.
+    // fetch drops this header when it follows a redirect to another host.
     if (token !== undefined && new URL(address).origin === new URL(endpoint).origin) {
       headers.set("Authorization", `Bearer ${token}`);
     }
@@ -42,24 +46,36 @@ export function hubFetch({ endpoint, token }: Hub, id: HubId): HubFetch {
 }
 
 function refusal({ status, headers }: Response, address: string, id: HubId, hasToken: boolean): Error {
-  const code = headers.get("X-Error-Code");
-  const where = new URL(address).origin;
-  const refused = (why: string) => new InputError("hub-not-found", `model ${showId(id)}: ${why}`);
-  if (code === "GatedRepo" || (status === 403 && code === null)) {
+  const reason = headers.get("X-Error-Code");
+  const { origin } = new URL(address);
+  const model = showId(id);
+  const refused = (code: ErrorCode, message: string, facts: ErrorFacts = {}) =>
+    new InputError(code, `model ${model}: ${message}`, { model, endpoint: origin, status, ...facts });
+
+  if (reason === "GatedRepo" || (status === 403 && reason === null)) {
+    const page = `${origin}/${id.repo}`;
     const remedy = hasToken
       ? "with the account that HF_TOKEN belongs to"
       : "then set HF_TOKEN to an access token of your account";
-    return refused(`is gated: accept its licence on ${where}/${id.repo}, ${remedy}.`);
+    return refused("hub-denied", `is gated. Accept its license on ${page}, ${remedy}.`, { url: page, hasToken });
   }
-  if (code === "RevisionNotFound") return refused(`${where} has this model, but no revision ${id.revision}.`);
-  if (code === "EntryNotFound") return refused(`${where} has no such file: ${address}`);
-  if (status === 404 || status === 401 || code === "RepoNotFound") {
-    const remedy = hasToken ? "HF_TOKEN does not open it" : "set HF_TOKEN to an access token of your account";
-    // The hub answers alike for what is not there and for what is not to be seen.
+  if (reason === "RevisionNotFound") {
+    return refused("hub-not-found", `${origin} has this model, but no revision ${id.revision}.`, {
+      revision: id.revision,
+    });
+  }
+  if (reason === "EntryNotFound") {
+    return refused("hub-not-found", `${origin} has no such file: ${address}`, { url: address });
+  }
+  if (status === 404 || status === 401 || reason === "RepoNotFound") {
+    const remedy = hasToken ? "HF_TOKEN does not give access to it" : "set HF_TOKEN to an access token of your account";
+    // The hub gives the same answer for a model that does not exist and for one that the user may not see.
     return refused(
-      `is no folder here, and ${where} shows no such model. Is the name misspelt? If it is private or gated: ${remedy}.`,
+      "hub-not-found",
+      `is not a local folder, and ${origin} shows no such model. Check the spelling. If it is private or gated: ${remedy}.`,
+      { hasToken },
     );
   }
   if (status === 429 || status >= 500) return new HubUnreachable(address, new Error(`it answered ${status}`));
-  return refused(`${address} answered ${status}.`);
+  return refused("server-failed", `${address} answered ${status}.`, { url: address });
 }

@@ -3,9 +3,10 @@ import { mkdir, mkdtemp, readdir, readFile, readlink, rm, writeFile } from "node
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { inputError } from "../../../test/errors.js";
 import { COMMIT, filesOf, type HubServer, startHub } from "../../../test/hub-server.js";
 import { TINY_SD } from "../../../test/tiny.js";
-import { InputError } from "../../errors/index.js";
+import type { ErrorCode, ErrorFacts } from "../../errors/index.js";
 import { weightsAmong } from "../folder.js";
 import { type HubId, hubOf, isSafePath, parseHubId } from "./id.js";
 import { pipelineFiles, tokenizerFiles } from "./pipeline-files.js";
@@ -30,7 +31,7 @@ afterAll(async () => {
 beforeEach(async () => {
   server.files.clear();
   for (const [path, content] of await filesOf(TINY_SD)) server.files.set(path, content);
-  // What a published repository holds beside it.
+  // A published repository has other files beside the model.
   for (const extra of [
     "README.md",
     "safety_checker/model.safetensors",
@@ -49,16 +50,12 @@ const options = (env: Record<string, string> = {}): SnapshotOptions => ({
   note: (message) => notes.push(message),
 });
 const get = (id = ID, choose: Choose = PIPELINE, env = {}) => snapshot(id, choose, options(env));
+/** The facts that name the model and the server. */
+const where = () => ({ model: REPO, endpoint: server.endpoint });
 const storage = () => join(cache, "models--org--tiny-sd");
 
-async function refused(work: Promise<unknown>): Promise<string> {
-  const error = await work.then(
-    () => new Error("accepted"),
-    (reason: unknown) => reason,
-  );
-  expect(error).toBeInstanceOf(InputError);
-  return (error as Error).message;
-}
+const expectRefused = (work: Promise<unknown>, code: ErrorCode, facts: ErrorFacts = {}) =>
+  expect(work).rejects.toThrow(inputError(code, facts));
 
 describe("an id", () => {
   test.each([
@@ -75,16 +72,22 @@ describe("an id", () => {
     (spec) => expect(parseHubId(spec)).toBeUndefined(),
   );
 
-  test("takes its revision from the setting, and no two different ones", () => {
+  test("takes its revision from the setting, but not two different ones", () => {
     expect(parseHubId("org/name", "v2")?.revision).toBe("v2");
-    expect(() => parseHubId("org/name@v1", "v2")).toThrow(/names the revision v1, but loading\.revision is v2/);
-    for (const hostile of ["../../x", "/etc", "a\\b", "a//b"]) {
-      expect(() => parseHubId("org/name", hostile)).toThrow(/cannot be a revision/);
+    expect(() => parseHubId("org/name@v1", "v2")).toThrow(
+      inputError("settings-conflict", { model: "org/name@v1", setting: "loading.revision", found: ["v1", "v2"] }),
+    );
+    for (const revision of ["../../x", "/etc", "a\\b", "a//b"]) {
+      expect(() => parseHubId("org/name", revision)).toThrow(
+        inputError("hub-id-invalid", { model: "org/name", revision }),
+      );
     }
-    expect(() => parseHubId("org/name/../../x")).toThrow(/cannot be a file of a repository/);
+    expect(() => parseHubId("org/name/../../x")).toThrow(
+      inputError("hub-id-invalid", { model: "org/name/../../x", file: "../../x" }),
+    );
   });
 
-  test("and what it names stay in their folder on every system", () => {
+  test("may only name files that stay in their folder on every system", () => {
     for (const path of [
       "..",
       "a/../b",
@@ -107,28 +110,37 @@ describe("an id", () => {
 
 describe("the environment", () => {
   test("is that of Python's huggingface_hub", () => {
-    const places = [
+    const locations = [
       [{}, join(homedir(), ".cache/huggingface/hub")],
       [{ XDG_CACHE_HOME: "/x" }, "/x/huggingface/hub"],
       [{ HF_HOME: "/home/hf" }, "/home/hf/hub"],
       [{ HF_HOME: "~/hf" }, join(homedir(), "hf/hub")],
       [{ HF_HOME: "/h", HF_HUB_CACHE: "/c" }, "/c"],
     ] as const;
-    for (const [env, path] of places) expect(hubOf(env).cache).toBe(path);
+    for (const [env, path] of locations) expect(hubOf(env).cache).toBe(path);
     expect(hubOf({})).toMatchObject({ endpoint: "https://huggingface.co", token: undefined, offline: false });
     for (const on of ["1", "ON", "true", "Yes"]) expect(hubOf({ HF_HUB_OFFLINE: on }).offline).toBe(true);
     for (const off of ["", "0", "false"]) expect(hubOf({ HF_HUB_OFFLINE: off }).offline).toBe(false);
     expect(hubOf({}, { offline: true }).offline).toBe(true);
   });
 
-  test("that cannot be meant is refused", () => {
-    expect(() => hubOf({ HF_ENDPOINT: "huggingface.co" })).toThrow(/HF_ENDPOINT: "huggingface\.co" is no address/);
-    expect(() => hubOf({ HF_TOKEN: "secret" })).toThrow(/HF_TOKEN: is no access token.*begin with hf_/);
+  test("with an invalid endpoint or token is refused, and the token is not repeated", () => {
+    expect(() => hubOf({ HF_ENDPOINT: "huggingface.co" })).toThrow(
+      inputError("setting-invalid", { setting: "HF_ENDPOINT", found: "huggingface.co" }),
+    );
+    const setting = { setting: "HF_TOKEN", expected: "hf_" };
+    expect(() => hubOf({ HF_TOKEN: "secret" })).toThrow(
+      expect.objectContaining({
+        code: "setting-invalid",
+        facts: setting,
+        message: expect.not.stringContaining("secret"),
+      }),
+    );
   });
 });
 
 describe("a model of the hub", () => {
-  test("lies in the cache as Python's libraries lay it out, and holds what a run needs and no more", async () => {
+  test("is in the cache in the layout of Python's libraries, with only the files that a run needs", async () => {
     const folder = await get();
     expect(folder).toBe(join(storage(), "snapshots", COMMIT));
     expect(await readFile(join(storage(), "refs/main"), "utf8")).toBe(COMMIT);
@@ -152,7 +164,7 @@ describe("a model of the hub", () => {
     expect([...here.keys()].filter((path) => server.files.has(path)).length).toBeGreaterThan(10);
   });
 
-  test("that is there already costs two questions and no file, a commit not even those", async () => {
+  test("that is cached takes two kinds of requests and no file, a commit no requests", async () => {
     await get();
     server.requests.length = 0;
     await get();
@@ -171,17 +183,17 @@ describe("a model of the hub", () => {
     expect(await readFile(join(storage(), "refs/v1/beta"), "utf8")).toBe(COMMIT);
   });
 
-  test("tells how it goes on, up to all of it", async () => {
-    const told: FetchProgress[] = [];
-    await snapshot(ID, PIPELINE, { ...options(), onProgress: (progress) => told.push(progress) });
-    const last = told.at(-1) as FetchProgress;
+  test("reports its progress up to the last byte", async () => {
+    const reported: FetchProgress[] = [];
+    await snapshot(ID, PIPELINE, { ...options(), onProgress: (progress) => reported.push(progress) });
+    const last = reported.at(-1) as FetchProgress;
     expect(last.done).toBe(last.total);
     expect(last.total).toBeGreaterThan(200_000);
-    expect(new Set(told.map(({ file }) => file)).size).toBeGreaterThan(10);
-    expect(told.every(({ what, done, total }) => what === REPO && done <= total)).toBe(true);
+    expect(new Set(reported.map(({ file }) => file)).size).toBeGreaterThan(10);
+    expect(reported.every(({ what, done, total }) => what === REPO && done <= total)).toBe(true);
   });
 
-  test("is asked for with the token, which no other host gets", async () => {
+  test("is requested with the token, which no other host gets", async () => {
     await get(ID, PIPELINE, { HF_TOKEN: "hf_secret" });
     const toHub = server.requests.filter(({ line }) => line.includes(REPO));
     expect(toHub.length).toBeGreaterThan(10);
@@ -192,11 +204,11 @@ describe("a model of the hub", () => {
   });
 });
 
-describe("a connection that breaks", () => {
+describe("a broken connection", () => {
   const weights: Choose = async () => ["unet/diffusion_pytorch_model.safetensors"];
   const blobs = () => readdir(join(storage(), "blobs"));
 
-  test("is taken up where it broke", async () => {
+  test("is resumed at the byte where it broke", async () => {
     server.faults = { cutAfter: 50_000, cuts: 2 };
     const folder = await get(ID, weights);
     const path = "unet/diffusion_pytorch_model.safetensors";
@@ -207,15 +219,15 @@ describe("a connection that breaks", () => {
     expect(await blobs()).toHaveLength(1);
   });
 
-  test("again and again ends the download; the next one goes on from there", async () => {
+  test("again and again ends the download, and the next one resumes it", async () => {
     server.faults = { cutAfter: 0, cuts: 100 };
-    await expect(get(ID, weights)).rejects.toThrow(/not in the cache .*cannot be reached/);
+    await expectRefused(get(ID, weights), "hub-unreachable", { model: REPO, path: cache, offline: false });
     server.faults = { cutAfter: 1000, cuts: 1, noRanges: true };
     await get(ID, weights);
     expect((await blobs()).filter((name) => name.includes("incomplete"))).toEqual([]);
   });
 
-  test("keeps what came before an interruption, and that alone", async () => {
+  test("keeps the bytes that arrived before an interruption", async () => {
     const controller = new AbortController();
     const onProgress = ({ done }: FetchProgress) => {
       if (done > 0) controller.abort();
@@ -229,83 +241,94 @@ describe("a connection that breaks", () => {
   });
 });
 
-describe("a server that is not to be trusted", () => {
+describe("an untrusted server", () => {
   const weights: Choose = async () => ["unet/diffusion_pytorch_model.safetensors"];
 
   test.each([
-    ["other bytes", (content: Buffer) => Buffer.from(content).fill(1, 100, 101), /its hash differs/],
-    ["more bytes", (content: Buffer) => Buffer.concat([content, Buffer.alloc(10)]), /more than the \d+ bytes/],
-  ])("and sends %s leaves nothing behind", async (_, change, message) => {
+    ["other bytes", (content: Buffer) => Buffer.from(content).fill(1, 100, 101), /^[0-9a-f]{64}$/],
+    ["more bytes", (content: Buffer) => Buffer.concat([content, Buffer.alloc(10)]), /^[0-9]{1,9}$/],
+  ])("that sends %s leaves nothing behind", async (_, change, form) => {
     server.faults = { send: (path, content) => (path.endsWith(".safetensors") ? change(content) : content) };
-    expect(await refused(get(ID, weights))).toMatch(message);
+    const error = await get(ID, weights).catch((caught) => caught);
+    expect(error).toEqual(inputError("server-failed", { url: expect.stringMatching(/^http.*\.safetensors$/) }));
+    const { expected, found } = error.facts;
+    expect([String(expected), String(found)]).toEqual([expect.stringMatching(form), expect.stringMatching(form)]);
+    expect(found).not.toBe(expected);
     expect(await readdir(join(storage(), "blobs"))).toEqual([]);
     server.faults = {};
     await get(ID, weights);
   });
 
-  test.each([
-    ["../../../evil", /lists a file called "\.\.\/\.\.\/\.\.\/evil", which could lie outside its folder/],
-    ["/etc/passwd", /could lie outside/],
-    ["unet/..\\..\\evil", /could lie outside/],
-  ])("and lists %j is refused", async (path, message) => {
+  test.each(["../../../evil", "/etc/passwd", "unet/..\\..\\evil"])("that lists %j is refused", async (path) => {
     server.faults = { list: (entries) => [...entries, { ...entries[0], path }] };
-    expect(await refused(get())).toMatch(message);
+    await expectRefused(get(), "server-failed", { ...where(), file: JSON.stringify(path) });
     expect(existsSync(storage())).toBe(false);
   });
 
-  test("and names blobs or commits like paths is refused", async () => {
+  test("that names blobs or commits like paths is refused", async () => {
     server.faults = { list: (entries) => entries.map((entry) => ({ ...entry, oid: "../../evil", lfs: undefined })) };
-    expect(await refused(get())).toMatch(/says neither size nor hash/);
+    await expectRefused(get(), "server-failed", { ...where(), missing: "size or hash" });
     server.faults = { commit: "../../evil" };
-    expect(await refused(get())).toMatch(/gives no commit/);
+    await expectRefused(get(), "server-failed", { ...where(), missing: "commit" });
     expect(existsSync(storage())).toBe(false);
   });
 
-  test("and answers in another form is refused", async () => {
+  test("that answers in another form is refused", async () => {
     for (const list of [() => ({ error: "?" }), () => [null], () => [{ type: "file" }]]) {
       server.faults = { list };
-      expect(await refused(get())).toMatch(/Is it a hub of Hugging Face models/);
+      await expectRefused(get(), "server-failed", where());
     }
   });
 });
 
-describe("what is told", () => {
-  test.each([
-    [401, "RepoNotFound", {}, /shows no such model\. Is the name misspelt\?.* set HF_TOKEN to an access token/],
-    [404, "RepoNotFound", { HF_TOKEN: "hf_x" }, /shows no such model.* HF_TOKEN does not open it/],
-    [401, "GatedRepo", {}, /is gated: accept its licence on .*\/org\/tiny-sd, then set HF_TOKEN/],
-    [403, undefined, { HF_TOKEN: "hf_x" }, /is gated: .*with the account that HF_TOKEN belongs to/],
-    [404, "RevisionNotFound", {}, /has this model, but no revision main/],
-    [418, undefined, {}, /answered 418/],
-  ])("of status %i and code %s", async (status, code, env, message) => {
-    server.faults = { status, ...(code !== undefined && { code }) };
-    expect(await refused(get(ID, PIPELINE, env))).toMatch(message);
+describe("a refusal", () => {
+  const token = { HF_TOKEN: "hf_x" };
+  const gated = { url: expect.stringMatching(/\/org\/tiny-sd$/) };
+  test.each<[number, string | undefined, Record<string, string>, ErrorCode, ErrorFacts]>([
+    [401, "RepoNotFound", {}, "hub-not-found", { hasToken: false }],
+    [404, "RepoNotFound", token, "hub-not-found", { hasToken: true }],
+    [401, "GatedRepo", {}, "hub-denied", { ...gated, hasToken: false }],
+    [403, undefined, token, "hub-denied", { ...gated, hasToken: true }],
+    [404, "RevisionNotFound", {}, "hub-not-found", { revision: "main" }],
+    [418, undefined, {}, "server-failed", {}],
+  ])("with status %i and code %s", async (status, header, env, code, facts) => {
+    server.faults = { status, ...(header !== undefined && { code: header }) };
+    await expectRefused(get(ID, PIPELINE, env), code, { ...where(), status, ...facts });
   });
 
-  test("of a repository that is no Stable Diffusion", async () => {
+  test("of a repository that is not a Stable Diffusion", async () => {
     server.files.delete("model_index.json");
     server.files.set("v1-5.safetensors", Buffer.from("x"));
-    expect(await refused(get())).toMatch(/has no model_index\.json.*such as org\/tiny-sd\/v1-5\.safetensors/);
+    await expectRefused(get(), "model-unsupported", {
+      model: REPO,
+      missing: "model_index.json",
+      suggestion: "org/tiny-sd/v1-5.safetensors",
+    });
     const index = { _class_name: "FluxPipeline", transformer: ["diffusers", "FluxTransformer2DModel"] };
     server.files.set("model_index.json", Buffer.from(JSON.stringify(index)));
-    expect(await refused(get())).toMatch(/is a FluxPipeline; supported are/);
+    await expectRefused(get(), "model-unsupported", {
+      model: REPO,
+      found: "FluxPipeline",
+      expected: "UNet2DConditionModel",
+    });
     expect(server.requests.filter(({ line }) => /safetensors/.test(line))).toEqual([]);
   });
 
-  test("of a part without weights, and of a file that is not there", async () => {
+  test("of a component without weights, and of a file that does not exist", async () => {
     server.files.delete("vae/diffusion_pytorch_model.safetensors");
-    expect(await refused(get())).toMatch(/its vae\/ has no weights/);
-    expect(await refused(get(ID, async () => ["v2.safetensors"]))).toMatch(/has no file v2\.safetensors/);
+    await expectRefused(get(), "model-incomplete", { model: REPO, component: "vae", missing: "weights" });
+    const choose = async () => ["v2.safetensors"];
+    await expectRefused(get(ID, choose), "hub-not-found", { ...where(), file: "v2.safetensors" });
   });
 });
 
 describe("without the network", () => {
   const away = { HF_ENDPOINT: "http://127.0.0.1:9" };
 
-  test("the cache does, with a note; offline nothing is even asked", async () => {
+  test("the cache is used, with a note; offline there are no requests", async () => {
     const folder = await get();
     expect(await get(ID, PIPELINE, away)).toBe(folder);
-    expect(notes).toEqual([expect.stringMatching(/cannot be reached .*; org\/tiny-sd is taken from the cache/)]);
+    expect(notes).toEqual([expect.stringMatching(/127\.0\.0\.1:9.*org\/tiny-sd.*cache/)]);
     server.requests.length = 0;
     expect(await get(ID, PIPELINE, { HF_HUB_OFFLINE: "1" })).toBe(folder);
     expect(server.requests).toEqual([]);
@@ -313,19 +336,25 @@ describe("without the network", () => {
     expect(await get()).toBe(folder);
   });
 
-  test("what the cache lacks is told, and what it has in part", async () => {
-    expect(await refused(get(ID, PIPELINE, { HF_HUB_OFFLINE: "1" }))).toMatch(
-      /org\/tiny-sd: is no folder here and not in the cache .*, and the hub is not asked \(offline\)\. Fetch it once/,
-    );
-    expect(await refused(get(ID, PIPELINE, away))).toMatch(/not in the cache .*cannot be reached/);
+  test("a model that is not in the cache, or only in part, is refused", async () => {
+    const offline = { model: REPO, path: cache, offline: true };
+    await expectRefused(get(ID, PIPELINE, { HF_HUB_OFFLINE: "1" }), "hub-unreachable", offline);
+    await expectRefused(get(ID, PIPELINE, away), "hub-unreachable", {
+      model: REPO,
+      path: cache,
+      offline: false,
+      reason: expect.stringContaining("127.0.0.1:9"),
+    });
     const folder = await get();
     await rm(join(folder, "vae/diffusion_pytorch_model.safetensors"));
-    expect(await refused(get(ID, PIPELINE, { HF_HUB_OFFLINE: "1" }))).toMatch(
-      /holds only a part of it.*vae\/ has no weights/,
-    );
+    await expectRefused(get(ID, PIPELINE, { HF_HUB_OFFLINE: "1" }), "hub-unreachable", {
+      ...offline,
+      component: "vae",
+      missing: "weights",
+    });
   });
 
-  test("a cache that Python filled is read", async () => {
+  test("a cache that was filled by Python is read", async () => {
     const snapshots = join(storage(), "snapshots", COMMIT);
     await mkdir(join(snapshots, "tokenizer"), { recursive: true });
     await mkdir(join(storage(), "refs"));
@@ -335,7 +364,7 @@ describe("without the network", () => {
   });
 });
 
-test("weights in several files are taken with their index, all or none, in the form that is read first", () => {
+test("sharded weights are chosen with their index, all or none, in the format that is preferred", () => {
   const shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
   const index = "model.safetensors.index.json";
   expect(weightsAmong([index, ...shards, "pytorch_model.bin"])).toEqual([index, ...shards]);

@@ -1,14 +1,14 @@
-/** What a model on the Hugging Face hub is called, and where the cache that Python shares keeps it. */
+/** Ids of models on the Hugging Face hub, and their locations in the cache that is shared with Python's libraries. */
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { InputError } from "../../errors/index.js";
 
 export interface HubId {
-  /** `organisation/name`. */
+  /** `organization/name`. */
   readonly repo: string;
   /** A branch, a tag or a commit. */
   readonly revision: string;
-  /** One file of the repository, where a single file is meant and not a whole model. */
+  /** One file of the repository, for a single-file model. */
   readonly file?: string;
 }
 
@@ -20,29 +20,37 @@ const NAME = "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?";
 const ID = new RegExp(`^(${NAME}/${NAME})(?:@(refs/(?:pr|convert)/[\\w.-]+|[\\w.-]+))?(?:/(.+))?$`);
 
 /**
- * `org/name`, `org/name@revision`, or either with `/path/of/a.file`; `hf://` before it says that no folder is meant.
- * Undefined where it is no such id.
+ * Parses `org/name` or `org/name@revision`. The path of a file in the repository (`/path/of/a.file`) may follow, and
+ * `hf://` may come first, to say that a local folder is not meant. Undefined if `spec` is not an id.
+ *
+ * @param revision the setting `loading.revision`
+ * @throws InputError when the id and the setting give different revisions, or a revision or file is not a safe path
  */
 export function parseHubId(spec: string, revision?: string): HubId | undefined {
   const match = ID.exec(spec.startsWith(PREFIX) ? spec.slice(PREFIX.length) : spec);
   const [, repo, written, file] = match ?? [];
-  // The cache joins organisation and name with two dashes.
+  // The cache joins organization and name with two dashes.
   if (repo === undefined || /--|\.\./.test(repo)) return undefined;
   if (written !== undefined && revision !== undefined && written !== revision) {
     throw new InputError(
-      "hub-not-found",
-      `model ${spec}: names the revision ${written}, but loading.revision is ${revision}; keep one`,
+      "settings-conflict",
+      `model ${spec}: names the revision ${written}, but loading.revision is ${revision}. Remove one of them.`,
+      { model: spec, setting: "loading.revision", found: [written, revision] },
     );
   }
   const chosen = written ?? revision ?? DEFAULT_REVISION;
-  if (!isSafePath(chosen))
-    throw new InputError("hub-not-found", `model ${spec}: ${JSON.stringify(chosen)} cannot be a revision`);
+  if (!isSafePath(chosen)) {
+    const message = `model ${spec}: ${JSON.stringify(chosen)} cannot be a revision. Give a branch, a tag or a commit.`;
+    throw new InputError("hub-id-invalid", message, { model: spec, revision: chosen });
+  }
   if (file !== undefined && !isSafePath(file)) {
-    throw new InputError("hub-not-found", `model ${spec}: ${JSON.stringify(file)} cannot be a file of a repository`);
+    const message = `model ${spec}: ${JSON.stringify(file)} cannot be a file of a repository. Give its path without "..".`;
+    throw new InputError("hub-id-invalid", message, { model: spec, file });
   }
   return { repo, revision: chosen, ...(file !== undefined && { file }) };
 }
 
+/** Whether `spec` starts with `hf://`, so that it cannot mean a local folder. */
 export function saysHub(spec: string): boolean {
   return spec.startsWith(PREFIX);
 }
@@ -52,11 +60,11 @@ export function showId({ repo, revision, file }: HubId): string {
 }
 
 /**
- * Whether a name from outside stays below the folder that it is joined to, on every platform: no `..`, no root, no drive,
- * nothing that a file system gives a meaning.
+ * Whether an untrusted path, joined to a folder, stays inside it on every platform: no `..`, no root, no drive, and no
+ * characters with a special meaning.
  */
 export function isSafePath(path: string): boolean {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: those are what must not be there
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these must be excluded
   const segment = /^[^\\:*?"<>|\x00-\x1f]+$/;
   return (
     path.length <= 512 &&
@@ -64,18 +72,19 @@ export function isSafePath(path: string): boolean {
   );
 }
 
-/** How the hub is reached. The variables are those of Python's huggingface_hub. */
+/** How to reach the hub. The environment variables are those of Python's huggingface_hub. */
 export interface Hub {
-  /** HF_ENDPOINT, without a slash at its end. */
+  /** HF_ENDPOINT, without a trailing slash. */
   readonly endpoint: string;
-  /** HF_TOKEN: for private and gated models. */
+  /** HF_TOKEN, for private and gated models. */
   readonly token: string | undefined;
-  /** HF_HUB_CACHE, or hub/ in HF_HOME, which is huggingface/ in XDG_CACHE_HOME or ~/.cache. */
+  /** HF_HUB_CACHE, or hub/ in HF_HOME, which defaults to huggingface/ in XDG_CACHE_HOME or ~/.cache. */
   readonly cache: string;
-  /** HF_HUB_OFFLINE: only what the cache holds. */
+  /** HF_HUB_OFFLINE: use the cache alone. */
   readonly offline: boolean;
 }
 
+/** @throws InputError `setting-invalid` when HF_ENDPOINT or HF_TOKEN cannot be right */
 export function hubOf(env: NodeJS.ProcessEnv, { offline = false }: { offline?: boolean } = {}): Hub {
   const set = (name: string) => env[name]?.trim() || undefined;
   const folder = (path: string) => resolve(path.replace(/^~(?=$|[/\\])/, homedir()));
@@ -83,13 +92,15 @@ export function hubOf(env: NodeJS.ProcessEnv, { offline = false }: { offline?: b
   const endpoint = (set("HF_ENDPOINT") ?? "https://huggingface.co").replace(/\/+$/, "");
   if (!/^https?:\/\/[^/]/.test(endpoint) || !URL.canParse(endpoint)) {
     throw new InputError(
-      "hub-not-found",
-      `HF_ENDPOINT: ${JSON.stringify(endpoint)} is no address such as https://huggingface.co`,
+      "setting-invalid",
+      `HF_ENDPOINT: ${JSON.stringify(endpoint)} is not an address such as https://huggingface.co`,
+      { setting: "HF_ENDPOINT", found: endpoint },
     );
   }
   const token = set("HF_TOKEN");
   if (token !== undefined && !/^hf_[\x21-\x7e]+$/.test(token)) {
-    throw new InputError("hub-not-found", "HF_TOKEN: is no access token of Hugging Face; those begin with hf_");
+    const message = "HF_TOKEN: is not an access token of Hugging Face, which begins with hf_";
+    throw new InputError("setting-invalid", message, { setting: "HF_TOKEN", expected: "hf_" });
   }
   return {
     endpoint,
@@ -99,7 +110,9 @@ export function hubOf(env: NodeJS.ProcessEnv, { offline = false }: { offline?: b
   };
 }
 
-/** `models--org--name/` with `refs/`, `snapshots/<commit>/` and `blobs/`, as every Hugging Face library lays it out. */
+/**
+ * The folder `models--org--name/`, with `refs/`, `snapshots/<commit>/` and `blobs/`, as in all Hugging Face libraries.
+ */
 export function repoFolder({ cache }: Hub, { repo }: HubId): string {
   return join(cache, `models--${repo.replace("/", "--")}`);
 }

@@ -1,4 +1,4 @@
-/** What of a repository a run needs: no safety checker, no second copy of the weights in another form. */
+/** Selects the files of a repository that a run needs: no safety checker, and each weight in one format only. */
 import { z } from "zod";
 import { InputError } from "../../errors/index.js";
 import { readJson } from "../../io/json.js";
@@ -6,49 +6,64 @@ import { weightsAmong } from "../folder.js";
 import type { Choose } from "./snapshot.js";
 
 const INDEX = "model_index.json";
+const UNET_CLASS = "UNet2DConditionModel";
 const modelIndex = z.looseObject({ _class_name: z.string(), unet: z.unknown().optional() });
 
-const WEIGHED = ["unet", "vae", "text_encoder", "text_encoder_2"];
+const WITH_WEIGHTS = ["unet", "vae", "text_encoder", "text_encoder_2"];
 const CONFIGS = /^(config|scheduler_config|tokenizer_config|special_tokens_map|vocab|tokenizer)\.json$|^merges\.txt$/;
 
-/** A model in the diffusers layout; without its weights where only its configurations are wanted. */
-export function pipelineFiles(what: string, { weights = true }: { weights?: boolean } = {}): Choose {
+/**
+ * Selects the files of a model in the diffusers layout.
+ *
+ * @param model the model as the user gave it, for error messages
+ * @param options.weights false for the configurations alone
+ */
+export function pipelineFiles(model: string, { weights = true }: { weights?: boolean } = {}): Choose {
   return async (paths, fetch) => {
     if (!paths.includes(INDEX)) {
       const single = paths.filter((path) => /^[^/]+\.(safetensors|ckpt)$/.test(path));
-      const example = single[0] === undefined ? "" : ` It has single files: give one, such as ${what}/${single[0]}.`;
+      const suggestion = single[0] === undefined ? undefined : `${model}/${single[0]}`;
+      const hint = suggestion === undefined ? "" : ` It has single files: give one of them, such as ${suggestion}.`;
       throw new InputError(
-        "hub-not-found",
-        `model ${what}: has no ${INDEX}, so it is no model in the diffusers layout.${example}`,
+        "model-unsupported",
+        `model ${model}: has no ${INDEX}, so it is not a model in the diffusers layout.${hint}`,
+        { model, missing: INDEX, suggestion },
       );
     }
     const index = await readJson(await fetch(INDEX), modelIndex);
     const unet = Array.isArray(index.unet) ? index.unet[1] : undefined;
-    if (unet !== "UNet2DConditionModel") {
+    if (unet !== UNET_CLASS) {
       throw new InputError(
-        "hub-not-found",
-        `model ${what}: is a ${index._class_name}; supported are Stable Diffusion 1.x, 2.x and XL, whose index names a unet of class UNet2DConditionModel.`,
+        "model-unsupported",
+        `model ${model}: is a ${index._class_name}. The supported models are Stable Diffusion 1.x, 2.x and XL, whose index ` +
+          `names a unet of class ${UNET_CLASS}.`,
+        { model, found: index._class_name, expected: UNET_CLASS },
       );
     }
     const inFolder = (folder: string) =>
       paths.filter((path) => path.startsWith(`${folder}/`)).map((path) => path.slice(folder.length + 1));
     const chosen = [INDEX];
-    for (const folder of [...WEIGHED, "tokenizer", "tokenizer_2", "scheduler"]) {
+    for (const folder of [...WITH_WEIGHTS, "tokenizer", "tokenizer_2", "scheduler"]) {
       const names = inFolder(folder);
       if (names.length === 0) continue;
       const split = names.includes("vocab.json") && names.includes("merges.txt");
       const configs = names.filter((name) => CONFIGS.test(name) && !(split && name === "tokenizer.json"));
-      const files = weights && WEIGHED.includes(folder) ? weightsAmong(names) : [];
-      if (files === undefined)
-        throw new InputError("hub-not-found", `model ${what}: its ${folder}/ has no weights of a known name.`);
+      const files = weights && WITH_WEIGHTS.includes(folder) ? weightsAmong(names) : [];
+      if (files === undefined) {
+        throw new InputError(
+          "model-incomplete",
+          `model ${model}: its ${folder}/ has no weights under a supported name, or lacks some of their shards.`,
+          { model, component: folder, missing: "weights" },
+        );
+      }
       chosen.push(...[...configs, ...files].map((name) => `${folder}/${name}`));
     }
     return chosen;
   };
 }
 
-/** CLIP's vocabulary, from a repository of the tokenizer alone or of a whole pipeline. */
-export function tokenizerFiles(what: string): Choose {
+/** Selects CLIP's vocabulary, in a repository of the tokenizer alone or of a whole pipeline. */
+export function tokenizerFiles(model: string): Choose {
   return async (paths) => {
     for (const folder of ["", "tokenizer/"]) {
       for (const names of [["vocab.json", "merges.txt"], ["tokenizer.json"]]) {
@@ -56,8 +71,9 @@ export function tokenizerFiles(what: string): Choose {
       }
     }
     throw new InputError(
-      "hub-not-found",
-      `model ${what}: holds no tokenizer: neither vocab.json with merges.txt nor tokenizer.json.`,
+      "model-incomplete",
+      `model ${model}: has no tokenizer: neither vocab.json with merges.txt nor tokenizer.json.`,
+      { model, missing: "tokenizer", expected: ["vocab.json", "merges.txt", "tokenizer.json"] },
     );
   };
 }

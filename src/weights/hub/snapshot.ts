@@ -1,32 +1,33 @@
 /**
- * A model of the hub as a folder: `snapshots/<commit>/` in the cache that Python's libraries share, with links into
- * `blobs/`. Only what the caller picks is fetched, so the folder may hold less than the repository, and more another time.
+ * Downloads a model of the hub to a folder: `snapshots/<commit>/` in the cache that is shared with Python's libraries,
+ * with links to `blobs/`. Only the files that the caller chooses are downloaded, so the folder may have fewer files
+ * than the repository.
  *
- * @huggingface/hub asks the hub for the commit and its files. Its own download to the cache is not used: it names blobs as
- * the server says, prints to stdout, and neither checks hashes nor goes on where a connection broke.
+ * The package @huggingface/hub asks the hub for the commit and its files. Its own download to the cache is not used,
+ * because it takes names of blobs from the server, prints to stdout, does not check hashes, and does not resume.
  */
 import { copyFile, lstat, mkdir, readdir, readFile, rm, stat, statfs, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { listFiles, modelInfo } from "@huggingface/hub";
-import { InputError } from "../../errors/index.js";
+import { type ErrorFacts, InputError, quote } from "../../errors/index.js";
 import { writeFileAtomic } from "../../io/atomic.js";
 import { showBytes } from "../../io/bytes.js";
 import { asInputError, exists } from "../../io/files.js";
-import { downloadBlob, type HubFile, leftBytes } from "./download.js";
+import { downloadBlob, type HubFile, partialBytes } from "./download.js";
 import { type HubFetch, HubUnreachable, hubFetch } from "./fetch.js";
 import { COMMIT, type Hub, type HubId, isSafePath, repoFolder, showId } from "./id.js";
 
 /**
- * Which of a repository's files are needed. `fetch` gives one of them as a local file, for choices that depend on what it
- * says. Throws an InputError where they do not make up what is wanted.
+ * Chooses the files of a repository that are needed. `fetch` downloads one of them and returns its local path, for
+ * choices that depend on its content. Throws an InputError if the repository lacks files.
  */
 export type Choose = (paths: readonly string[], fetch: (path: string) => Promise<string>) => Promise<readonly string[]>;
 
 export interface FetchProgress {
-  /** The model, as the user wrote it. */
+  /** The model, as the user gave it. */
   readonly what: string;
   readonly file: string;
-  /** Bytes of all files that are being fetched for it. */
+  /** Bytes that have been downloaded, and the total of all chosen files. */
   readonly done: number;
   readonly total: number;
 }
@@ -35,21 +36,25 @@ export interface SnapshotOptions {
   readonly hub: Hub;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: FetchProgress) => void) | undefined;
-  /** Told where the cache had to do. */
+  /** Receives a message when the hub cannot be reached and the cache is used instead. */
   readonly note?: ((message: string) => void) | undefined;
 }
 
-/** The snapshot's folder, with the files that `choose` picks in it. */
+/**
+ * The folder of the snapshot, with the files that `choose` returns.
+ *
+ * @throws InputError when the hub refuses, when it cannot be reached and the cache lacks files, or if the disk is full
+ */
 export async function snapshot(id: HubId, choose: Choose, options: SnapshotOptions): Promise<string> {
   const { hub, note = () => {} } = options;
   if (hub.offline) return cached(id, choose, hub, "the hub is not asked (offline)");
-  // A commit never changes: what is there of it needs no question.
+  // A commit never changes, so a cached one can be used without asking.
   if (COMMIT.test(id.revision)) {
     const folder = await cached(id, choose, hub, "").catch(() => undefined);
     if (folder !== undefined) return folder;
   }
   try {
-    return await fetched(id, choose, options);
+    return await download(id, choose, options);
   } catch (error) {
     if (!(error instanceof HubUnreachable)) throw error;
     const folder = await cached(id, choose, hub, error.message);
@@ -58,7 +63,12 @@ export async function snapshot(id: HubId, choose: Choose, options: SnapshotOptio
   }
 }
 
-async function cached(id: HubId, choose: Choose, hub: Hub, why: string): Promise<string> {
+/**
+ * The folder of the snapshot from the cache alone.
+ *
+ * @param reason why the hub is not used, for error messages
+ */
+async function cached(id: HubId, choose: Choose, hub: Hub, reason: string): Promise<string> {
   const storage = repoFolder(hub, id);
   const commit = COMMIT.test(id.revision)
     ? id.revision
@@ -66,35 +76,41 @@ async function cached(id: HubId, choose: Choose, hub: Hub, why: string): Promise
   const folder = join(storage, "snapshots", commit);
   if (!COMMIT.test(commit) || !(await exists(folder))) {
     throw new InputError(
-      "hub-not-found",
-      `model ${showId(id)}: is no folder here and not in the cache ${hub.cache}, and ${why}. Fetch it once with the network, or name a folder.`,
+      "hub-unreachable",
+      `model ${showId(id)}: is not a local folder and not in the cache ${hub.cache}, and ${reason}. ` +
+        "Download it once with network access, or give a local folder.",
+      { model: showId(id), path: hub.cache, offline: hub.offline, reason },
     );
   }
   const paths: string[] = [];
   for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
     const path = join(entry.parentPath, entry.name);
-    // Links whose blob is gone do not count.
+    // Links to missing blobs do not count.
     if (!entry.isDirectory() && (await exists(path))) paths.push(relative(folder, path).replaceAll("\\", "/"));
   }
   try {
     const chosen = await choose(paths, async (path) => join(folder, path));
     const missing = chosen.find((path) => !paths.includes(path));
-    if (missing !== undefined) throw new InputError("hub-not-found", `${missing} is missing`);
+    if (missing !== undefined) throw new InputError("model-incomplete", `${missing} is missing`, { missing });
   } catch (error) {
     if (!(error instanceof InputError)) throw error;
     throw new InputError(
-      "hub-not-found",
-      `model ${showId(id)}: the cache ${hub.cache} holds only a part of it, and ${why}. Fetch it once with the network. (${error.message})`,
+      "hub-unreachable",
+      `model ${showId(id)}: the cache ${hub.cache} has only a part of it, and ${reason}. ` +
+        `Download it once with network access. (${error.message})`,
+      { ...error.facts, model: showId(id), path: hub.cache, offline: hub.offline, reason },
+      { cause: error },
     );
   }
   return folder;
 }
 
-async function fetched(id: HubId, choose: Choose, options: SnapshotOptions): Promise<string> {
+/** The folder of the snapshot, with the chosen files downloaded. */
+async function download(id: HubId, choose: Choose, options: SnapshotOptions): Promise<string> {
   const { hub, signal, onProgress = () => {} } = options;
   const storage = repoFolder(hub, id);
   const fetch = hubFetch(hub, id);
-  const { sha: commit, files } = await contents(id, hub, fetch);
+  const { commit, files } = await listRepository(id, hub, fetch);
   const folder = join(storage, "snapshots", commit);
   const blobOf = ({ hash }: HubFile) => join(storage, "blobs", hash);
 
@@ -107,26 +123,30 @@ async function fetched(id: HubId, choose: Choose, options: SnapshotOptions): Pro
     for (const file of absent) {
       signal?.throwIfAborted();
       const blob = blobOf(file);
-      const tell = (bytes: number) => {
+      const onBytes = (bytes: number) => {
         done += bytes;
         onProgress({ what: showId(id), file: file.path, done, total });
       };
-      if (await exists(blob)) tell(file.bytes);
-      else await downloadBlob(addressOf(id, hub, commit, file), file, blob, { fetch, signal, onBytes: tell });
+      if (await exists(blob)) onBytes(file.bytes);
+      else await downloadBlob(addressOf(id, hub, commit, file), file, blob, { fetch, signal, onBytes });
       await link(blob, join(folder, file.path));
     }
   };
   const find = (path: string): HubFile => {
     const file = files.get(path);
-    if (!file) throw new InputError("hub-not-found", `model ${showId(id)}: has no file ${path} on ${hub.endpoint}.`);
-    return file;
+    if (file) return file;
+    throw new InputError("hub-not-found", `model ${showId(id)}: has no file ${path} on ${hub.endpoint}.`, {
+      model: showId(id),
+      file: path,
+      endpoint: hub.endpoint,
+    });
   };
   const chosen = await choose([...files.keys()], async (path) => {
     await fetchFiles([find(path)]);
     return join(folder, path);
   });
   await fetchFiles(chosen.map(find));
-  // Last, so that without the network the revision still leads to a snapshot that is whole.
+  // The ref is written last, so that offline a revision never leads to an incomplete snapshot.
   if (id.revision !== commit) {
     const ref = join(storage, "refs", id.revision);
     await mkdir(dirname(ref), { recursive: true });
@@ -135,40 +155,52 @@ async function fetched(id: HubId, choose: Choose, options: SnapshotOptions): Pro
   return folder;
 }
 
-/** More than any model has; keeps a server from listing for ever. */
-const MOST_FILES = 20_000;
+/** More files than any model has. The limit keeps a server from listing files for ever. */
+const MAX_FILES = 20_000;
 const HASH = /^([0-9a-f]{40}|[0-9a-f]{64})$/;
 
-/** The commit behind a revision, and its files. Nothing that the server says becomes a path before it was checked. */
-async function contents(id: HubId, hub: Hub, fetch: HubFetch): Promise<{ sha: string; files: Map<string, HubFile> }> {
+interface Repository {
+  readonly commit: string;
+  readonly files: Map<string, HubFile>;
+}
+
+/** The commit of a revision, and its files. Everything that becomes a path is checked first. */
+async function listRepository(id: HubId, hub: Hub, fetch: HubFetch): Promise<Repository> {
   const request = { hubUrl: hub.endpoint, fetch: fetch as typeof globalThis.fetch };
-  const strange = (what: string): never => {
+  const refuse = (problem: string, facts: ErrorFacts = {}): never => {
     throw new InputError(
-      "hub-not-found",
-      `model ${showId(id)}: ${hub.endpoint} ${what}. Is it a hub of Hugging Face models (HF_ENDPOINT)?`,
+      "server-failed",
+      `model ${showId(id)}: ${hub.endpoint} ${problem}. Is HF_ENDPOINT the address of a Hugging Face hub?`,
+      { model: showId(id), endpoint: hub.endpoint, ...facts },
     );
   };
   try {
-    const { sha } = await modelInfo({ ...request, name: id.repo, revision: id.revision, additionalFields: ["sha"] });
-    if (typeof sha !== "string" || !COMMIT.test(sha)) return strange("gives no commit");
+    const { sha: commit } = await modelInfo({
+      ...request,
+      name: id.repo,
+      revision: id.revision,
+      additionalFields: ["sha"],
+    });
+    if (typeof commit !== "string" || !COMMIT.test(commit)) return refuse("gives no commit", { missing: "commit" });
     const files = new Map<string, HubFile>();
     let count = 0;
-    for await (const entry of listFiles({ ...request, repo: id.repo, revision: sha, recursive: true })) {
-      if (++count > MOST_FILES) strange(`lists more than ${MOST_FILES} files`);
+    for await (const entry of listFiles({ ...request, repo: id.repo, revision: commit, recursive: true })) {
+      if (++count > MAX_FILES) refuse(`lists more than ${MAX_FILES} files`, { expected: MAX_FILES });
       if (entry.type !== "file") continue;
       const hash = entry.lfs?.oid ?? entry.oid;
       const bytes = entry.lfs?.size ?? entry.size;
       if (typeof entry.path !== "string" || !isSafePath(entry.path)) {
-        strange(`lists a file called ${JSON.stringify(entry.path)?.slice(0, 100)}, which could lie outside its folder`);
+        const file = quote(entry.path);
+        refuse(`lists a file named ${file}, which could lead out of its folder`, { file });
       }
       if (typeof hash !== "string" || !HASH.test(hash) || !Number.isSafeInteger(bytes) || bytes < 0) {
-        strange(`says neither size nor hash of ${entry.path}`);
+        refuse(`gives no size or no hash for ${entry.path}`, { file: entry.path, missing: "size or hash" });
       }
       files.set(entry.path, { path: entry.path, bytes, hash: hash as string });
     }
-    return { sha, files };
+    return { commit, files };
   } catch (error) {
-    if (error instanceof SyntaxError || error instanceof TypeError) return strange("answers in another form");
+    if (error instanceof SyntaxError || error instanceof TypeError) return refuse("answers in an unknown form");
     throw error;
   }
 }
@@ -188,17 +220,20 @@ async function requireSpace(
   });
   let needed = 0;
   for (const file of files) {
-    if (!(await exists(blobOf(file)))) needed += Math.max(0, file.bytes - (await leftBytes(blobOf(file))));
+    if (!(await exists(blobOf(file)))) needed += Math.max(0, file.bytes - (await partialBytes(blobOf(file))));
   }
   const { bavail, bsize } = await statfs(storage);
-  if (needed <= bavail * bsize) return;
+  const available = bavail * bsize;
+  if (needed <= available) return;
   throw new InputError(
-    "hub-not-found",
-    `model ${showId(id)}: takes ${showBytes(needed)}, but the disk of ${storage} has ${showBytes(bavail * bsize)} left. Set HF_HOME to a folder with more room.`,
+    "output-unwritable",
+    `model ${showId(id)}: takes ${showBytes(needed)}, but the disk of ${storage} has ${showBytes(available)} left. ` +
+      "Set HF_HOME to a folder on a disk with more space.",
+    { model: showId(id), path: storage, needed, available },
   );
 }
 
-/** A relative link, so that the cache can move; a copy where the system has no links. */
+/** Makes a relative link, so that the cache can be moved, or a copy if the system does not support links. */
 async function link(blob: string, path: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
   if (await lstat(path).catch(() => undefined)) {

@@ -1,77 +1,80 @@
-/** One file's tensors under other names: looked up and reshaped where they lie, never copied. */
-
+/** The tensors of a file under other names and shapes, without copies. */
 import { InputError } from "../../errors/index.js";
 import { BYTES_PER_ELEMENT } from "../../tensor/dtype.js";
 import type { HostTensor } from "../../tensor/host.js";
 import { showShape, sizeOf } from "../../tensor/shape.js";
 import { readTensor, type StoredTensor, type WeightSource } from "../source.js";
 
-/** How a stored tensor becomes another one. */
+/** How a renamed tensor is taken from the stored one. */
 export type View =
   | "whole"
-  /** A 1x1 convolution's weight [o, i, 1, 1] as a Linear's [o, i]. */
+  /** The weight of a 1x1 convolution [o, i, 1, 1] as that of a Linear [o, i]. */
   | "linear"
-  /** A third of the first axis: queries, keys or values of a fused projection. */
+  /** One third of the first axis: the queries, keys or values of a fused projection. */
   | { readonly third: 0 | 1 | 2 };
 
-/** A layer inside a module, or with `whole name` a single tensor: `in_layers.0` → `norm1`. */
+/** A layer of a module: `in_layers.0` → `norm1`. */
 export interface Layer {
   readonly from: string;
   readonly to: string;
   readonly view?: View;
-  /** Not every module has it. */
+  /** Some modules do not have this layer. */
   readonly optional?: boolean;
-  /** A tensor's own name, where parameters are not called weight and bias. */
+  /** `from` and `to` are the full names of one tensor, not of a layer with a weight and a bias. */
   readonly tensor?: boolean;
 }
 
-/** A place in the tree: `input_blocks.1.0` → `down_blocks.0.resnets.0`. Without layers, all within keeps its name. */
+/** A module: `input_blocks.1.0` → `down_blocks.0.resnets.0`. Without `layers`, the names inside it stay the same. */
 export interface Module {
   readonly from: string;
   readonly to: string;
   readonly layers?: readonly Layer[];
 }
 
-/** Deeper than any module lies; keeps a hostile name of many dots from taking long. */
-const DEEPEST_MODULE = 12;
+/** Deeper than any module. It bounds the time that a hostile name of many dots takes. */
+const MAX_DEPTH = 12;
 
-/** The tensors of `source` that lie in `modules`, under their new names. */
+/**
+ * The tensors of `source` that belong to `modules`, under their new names.
+ *
+ * @throws InputError `model-incomplete` when tensors of the modules are missing; its `get` throws `tensor-mismatch`
+ *   when a tensor does not have the shape that its view needs
+ */
 export function renamed(source: WeightSource, modules: readonly Module[]): WeightSource {
   requireComplete(source, modules);
-  const byPlace = new Map(modules.map((module) => [module.from, module]));
-  const places = new Map<string, { readonly name: string; readonly view: View }>();
+  const byPath = new Map(modules.map((module) => [module.from, module]));
+  const stored = new Map<string, { readonly name: string; readonly view: View }>();
   for (const name of source.names()) {
-    const module = moduleOf(name, byPlace);
+    const module = moduleOf(name, byPath);
     if (!module) continue;
     const rest = name.slice(module.from.length + 1);
-    for (const { to, view } of newNames(rest, module)) places.set(`${module.to}${to}`, { name, view });
+    for (const { to, view } of newNames(rest, module)) stored.set(`${module.to}${to}`, { name, view });
   }
   return {
     describe: source.describe,
-    names: () => places.keys(),
+    names: () => stored.keys(),
     get(name) {
-      const place = places.get(name);
-      const stored = place && source.get(place.name);
-      return stored && seen(stored, place.view, `${source.describe}: tensor ${place.name}`);
+      const found = stored.get(name);
+      return found && viewOf(source, found.name, found.view);
     },
   };
 }
 
-/** The names in `source` that begin with `prefix` and lie in no module. */
+/** The names in `source` that begin with `prefix` and do not belong to any of the modules. */
 export function* leftOver(source: WeightSource, prefix: string, modules: readonly Module[]): Iterable<string> {
-  const byPlace = new Map(modules.map((module) => [module.from, module]));
+  const byPath = new Map(modules.map((module) => [module.from, module]));
   for (const name of source.names()) {
     if (!name.startsWith(prefix)) continue;
-    const module = moduleOf(name, byPlace);
+    const module = moduleOf(name, byPath);
     if (!module || newNames(name.slice(module.from.length + 1), module).length === 0) yield name;
   }
 }
 
-function moduleOf(name: string, byPlace: ReadonlyMap<string, Module>): Module | undefined {
+function moduleOf(name: string, byPath: ReadonlyMap<string, Module>): Module | undefined {
   let end = name.indexOf(".");
   let found: Module | undefined;
-  for (let depth = 0; end >= 0 && depth < DEEPEST_MODULE; depth++, end = name.indexOf(".", end + 1)) {
-    found = byPlace.get(name.slice(0, end)) ?? found;
+  for (let depth = 0; end >= 0 && depth < MAX_DEPTH; depth++, end = name.indexOf(".", end + 1)) {
+    found = byPath.get(name.slice(0, end)) ?? found;
   }
   return found;
 }
@@ -86,38 +89,41 @@ function newNames(rest: string, { layers }: Module): { to: string; view: View }[
 
 function requireComplete(source: WeightSource, modules: readonly Module[]): void {
   const missing: string[] = [];
-  for (const { from: place, layers = [] } of modules) {
+  for (const { from: path, layers = [] } of modules) {
     for (const { from, optional, tensor } of layers) {
       const names = tensor ? [from] : [`${from}.weight`, `${from}.bias`];
-      if (!optional) missing.push(...names.map((name) => `${place}.${name}`).filter((name) => !source.get(name)));
+      if (!optional) missing.push(...names.map((name) => `${path}.${name}`).filter((name) => !source.get(name)));
     }
   }
   if (missing.length === 0) return;
-  const shown = [...new Set(missing)].slice(0, 5).join(", ");
+  const shown = [...new Set(missing)].slice(0, 5);
   throw new InputError(
-    "file-malformed",
-    `${source.describe}: is incomplete: ${missing.length} tensors are missing, such as ${shown}. Fetch it again.`,
+    "model-incomplete",
+    `${source.describe}: is incomplete: ${missing.length} tensors are missing, such as ${shown.join(", ")}. ` +
+      "Download it again.",
+    { path: source.describe, missing: missing.length, tensors: shown },
   );
 }
 
-function seen(stored: StoredTensor, view: View, where: string): StoredTensor {
-  if (view === "whole") return stored;
+function viewOf(source: WeightSource, name: string, view: View): StoredTensor | undefined {
+  const stored = source.get(name);
+  if (view === "whole" || !stored) return stored;
   const { shape } = stored;
+  const mismatch = (expected: string) =>
+    new InputError(
+      "tensor-mismatch",
+      `${source.describe}: tensor ${name} has shape ${showShape(shape)}; expected ${expected}. Is it a supported model?`,
+      { path: source.describe, tensor: name, found: shape, expected },
+    );
   if (view === "linear") {
-    // Biases, and weights that somebody has saved as a Linear's already.
+    // Biases, and weights that some tool has already saved as those of a Linear.
     if (shape.length <= 2) return stored;
     if (shape.length === 4 && shape[2] === 1 && shape[3] === 1) return { ...stored, shape: shape.slice(0, 2) };
-    throw new InputError(
-      "file-malformed",
-      `${where}: has shape ${showShape(shape)}; expected a 1x1 convolution, [o, i, 1, 1].`,
-    );
+    throw mismatch("a 1x1 convolution [o, i, 1, 1]");
   }
   const [rows, ...others] = shape;
   if (rows === undefined || rows % 3 !== 0) {
-    throw new InputError(
-      "file-malformed",
-      `${where}: has shape ${showShape(shape)}; queries, keys and values do not divide it by 3.`,
-    );
+    throw mismatch("a first axis of queries, keys and values, a multiple of 3");
   }
   const third = [rows / 3, ...others];
   if (stored.kind === "file") {
@@ -129,22 +135,38 @@ function seen(stored: StoredTensor, view: View, where: string): StoredTensor {
   return { ...stored, shape: third, data };
 }
 
-/** [a, b] → [b, a], in memory. */
-export async function transposed(stored: StoredTensor, where: string): Promise<HostTensor> {
+/**
+ * The matrix `name`, transposed in memory: [a, b] → [b, a].
+ *
+ * @throws InputError `tensor-missing`, or `tensor-mismatch` when it is not a matrix
+ */
+export async function transposed(source: WeightSource, name: string): Promise<HostTensor> {
+  const stored = source.get(name);
+  if (!stored) {
+    throw new InputError(
+      "tensor-missing",
+      `${source.describe}: is incomplete: tensor ${name} is missing. Download it again.`,
+      { path: source.describe, tensor: name },
+    );
+  }
   const [rows, columns] = stored.shape;
   if (rows === undefined || columns === undefined || stored.shape.length !== 2) {
-    throw new InputError("file-malformed", `${where}: has shape ${showShape(stored.shape)}; expected a matrix.`);
+    throw new InputError(
+      "tensor-mismatch",
+      `${source.describe}: tensor ${name} has shape ${showShape(stored.shape)}; expected a matrix.`,
+      { path: source.describe, tensor: name, found: stored.shape, expected: "a matrix" },
+    );
   }
   const { dtype, data } = await readTensor(stored);
   const width = BYTES_PER_ELEMENT[dtype];
   const from = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  const turned = data.slice();
-  const to = new Uint8Array(turned.buffer, turned.byteOffset, turned.byteLength);
+  const result = data.slice();
+  const to = new Uint8Array(result.buffer, result.byteOffset, result.byteLength);
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
       const begin = (row * columns + column) * width;
       to.set(from.subarray(begin, begin + width), (column * rows + row) * width);
     }
   }
-  return { dtype, shape: [columns, rows], data: turned };
+  return { dtype, shape: [columns, rows], data: result };
 }

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../../errors/index.js";
+import { inputError } from "../../../test/errors.js";
+import { type ErrorCode, type ErrorFacts, InputError } from "../../errors/index.js";
 import { allocate, fromNumbers, type HostTensor } from "../../tensor/host.js";
 import { Rng } from "../../tensor/rng.js";
 import { sizeOf } from "../../tensor/shape.js";
@@ -14,11 +15,11 @@ import { fromTensors, readTensor, type StoredTensor, type WeightSource } from ".
 import { renamed } from "./rename.js";
 import { openSingleFile, singleFileModel } from "./single-file.js";
 
-/** Written by parity/ldm.py, which checks its files with diffusers' own converters. */
+/** parity/ldm.py wrote these files and checked them with the converters of diffusers. */
 const GOLDENS = fileURLToPath(new URL("../../../test/goldens", import.meta.url));
 const LDM = join(GOLDENS, "ldm");
 const TOKENIZER = join(GOLDENS, "tiny-sd/tokenizer");
-/** What they were made from. */
+/** The models that they were made from. */
 const FOLDERS = [
   ["sd1", join(GOLDENS, "tiny-sd")],
   ["sd2", join(GOLDENS, "families/sd2/model")],
@@ -45,7 +46,7 @@ async function configsOf({ components }: Model): Promise<Configs> {
   return Object.fromEntries(await Promise.all(entries)) as Configs;
 }
 
-/** What no tensor of a tiny model shows, because its numbers are not those of its family. */
+/** Settings that depend on the family. The tiny models have other values, which no tensor shows. */
 const FAMILY_FACTS = [
   "addition_time_embed_dim",
   "attention_head_dim",
@@ -54,17 +55,17 @@ const FAMILY_FACTS = [
   "sample_size",
   "scaling_factor",
 ];
-/** Two spellings of what the tests of the models prove to be one. */
+/** Settings that are written in two ways; the tests of the models show that both are equivalent. */
 const SPELT_OTHERWISE = ["eos_token_id", "projection_dim"];
 
-/** Keys that both configurations have, but for `without`. */
+/** The keys that both configurations have, except those in `without`. */
 function common(made: Record<string, unknown>, expected: Record<string, unknown>, without: readonly string[]) {
   const keys = Object.keys(made).filter((key) => key in expected && !without.includes(key));
   const pick = (of: Record<string, unknown>) => Object.fromEntries(keys.map((key) => [key, of[key]]));
   return { made: pick(made), expected: pick(expected), keys };
 }
 
-/** All tensors of a model's weighed parts. */
+/** All tensors of the components that have weights. */
 async function tensorsOf({ components }: Model): Promise<Map<string, StoredTensor>> {
   const found = new Map<string, StoredTensor>();
   for (const [name, part] of components) {
@@ -76,10 +77,10 @@ async function tensorsOf({ components }: Model): Promise<Map<string, StoredTenso
 }
 
 describe.each(FOLDERS)("a single file of the family %s", (name, folder) => {
-  test("holds every tensor of the folder, bit by bit under its name there, and no other", async () => {
+  test("has exactly the tensors of the folder, with equal names and bits", async () => {
     const expected = new Map<string, HostTensor>();
     for (const [key, stored] of await tensorsOf(await openModelFolder(folder))) {
-      // transformers 5 saves a text encoder without the level that older files have.
+      // transformers 5 saves a text encoder without the level `text_model`.
       const full = key.replace(/^(text_encoder(?:_2)?)\.(embeddings|encoder|final_layer_norm)\./, "$1.text_model.$2.");
       expected.set(full, await readTensor(stored));
     }
@@ -88,7 +89,7 @@ describe.each(FOLDERS)("a single file of the family %s", (name, folder) => {
     for (const [key, stored] of found) expect(await readTensor(stored), key).toEqual(expected.get(key));
   });
 
-  test("tells blocks, widths, depths and attention by its shapes", async () => {
+  test("gives blocks, widths, depths and attention by its shapes", async () => {
     const made = await configsOf(await open(name));
     for (const [part, component] of (await openModelFolder(folder)).components) {
       if (/tokenizer|scheduler/.test(part)) continue;
@@ -112,7 +113,7 @@ describe.each(FOLDERS)("a single file of the family %s", (name, folder) => {
   });
 });
 
-/** Lists of one number repeated stand for the number, in either. */
+/** `expected`, with a number as a list or a list of equal numbers as a number, where `made` has it so. */
 function each(expected: Record<string, unknown>, made: Record<string, unknown>): Record<string, unknown> {
   return Object.fromEntries(
     Object.entries(expected).map(([key, value]) => {
@@ -124,7 +125,7 @@ function each(expected: Record<string, unknown>, made: Record<string, unknown>):
   );
 }
 
-/** Tensors of these shapes without elements, but for the one that is turned over when it is opened. */
+/** Tensors of these shapes. Only the one that is transposed when the file is opened has elements. */
 function shapesOnly(shapes: Record<string, number[]>): WeightSource {
   const data = (name: string, shape: number[]) =>
     name.endsWith("text_projection") ? allocate("float16", sizeOf(shape)) : new Uint16Array();
@@ -138,7 +139,7 @@ function shapesOnly(shapes: Record<string, number[]>): WeightSource {
   };
 }
 
-describe("what a U-Net predicts", () => {
+describe("the prediction type of a U-Net", () => {
   const predictionIn = async (
     base: string,
     { extra = {}, metadata = {} }: { extra?: Record<string, HostTensor>; metadata?: Record<string, string> } = {},
@@ -159,12 +160,12 @@ describe("what a U-Net predicts", () => {
     return { ...(await config("scheduler")), side: (await config("unet")).sample_size, notes: notes.length };
   };
 
-  test("is the noise in 1.x and SDXL", async () => {
+  test("is epsilon in 1.x and SDXL", async () => {
     expect(await predictionIn("sd1")).toMatchObject({ prediction_type: "epsilon", side: 64, notes: 0 });
     expect(await predictionIn("sdxl")).toMatchObject({ prediction_type: "epsilon", side: 128, notes: 0 });
   });
 
-  test("is v in 2.x, with a note that says so, but for the base", async () => {
+  test("is v in 2.x, with a note, except for 2.0-base", async () => {
     expect(await predictionIn("sd2")).toMatchObject({ prediction_type: "v_prediction", side: 96, notes: 1 });
     const base = { global_step: fromNumbers([875_000], [], "int64") };
     expect(await predictionIn("sd2", { extra: base })).toMatchObject({
@@ -176,7 +177,7 @@ describe("what a U-Net predicts", () => {
     expect(await predictionIn("sd2", { extra: other })).toMatchObject({ prediction_type: "v_prediction", notes: 1 });
   });
 
-  test("is what the file's header, its marks or the user say", async () => {
+  test("is as the header, the marker tensors or the user say", async () => {
     const epsilon = { "modelspec.prediction_type": "epsilon" };
     expect(await predictionIn("sd2", { metadata: epsilon })).toMatchObject({ prediction_type: "epsilon", notes: 0 });
     const mark = fromNumbers([], [0]);
@@ -195,7 +196,7 @@ describe("what a U-Net predicts", () => {
 });
 
 describe("a tokenizer", () => {
-  test("is found beside the file, in its folder or in one called tokenizer, behind a link too", async () => {
+  test("is found in the folder of the file or in one called tokenizer, also through a link", async () => {
     const folder = await mkdtemp(join(root, "beside-"));
     const path = join(folder, "model.safetensors");
     await cp(join(LDM, "sd1.safetensors"), path);
@@ -209,13 +210,14 @@ describe("a tokenizer", () => {
     expect((await openSingleFile(path)).components.get("tokenizer")?.path).toBe(join(folder, "tokenizer"));
   });
 
-  test("that is nowhere is asked for", async () => {
-    await expect(openSingleFile(join(LDM, "sd1.safetensors"))).rejects.toThrow(
-      /a single file holds no tokenizer\. Put CLIP's vocab\.json and merges\.txt beside it, or .* loading\.tokenizer/,
+  test("that is missing is reported with the setting", async () => {
+    const path = join(LDM, "sd1.safetensors");
+    await expect(openSingleFile(path)).rejects.toThrow(
+      inputError("model-incomplete", { path, missing: "tokenizer", setting: "loading.tokenizer" }),
     );
   });
 
-  test("pads as the text encoder learnt it: with the end of text, or OpenCLIP's with !", async () => {
+  test("pads as the text encoder was trained: with the end-of-text token, or with ! for OpenCLIP", async () => {
     const padOf = async (name: Name, part = "tokenizer") =>
       (await (await open(name)).components.get(part)?.config()) as { pad_token: string };
     expect((await padOf("sd1")).pad_token).toBe("<|endoftext|>");
@@ -225,78 +227,100 @@ describe("a tokenizer", () => {
   });
 });
 
-test("configurations of the user's own folder stand for those made from shapes", async () => {
+test("the configurations of a folder that the user gives replace those made from shapes", async () => {
   const folder = join(GOLDENS, "tiny-sd");
   const { components } = await openSingleFile(join(LDM, "sd1.safetensors"), { config: folder });
   expect(await components.get("unet")?.config()).toMatchObject({ norm_num_groups: 2, attention_head_dim: 2 });
   expect((await components.get("unet")?.weights())?.describe).toBe(join(LDM, "sd1.safetensors"));
-  await expect(openSingleFile(join(LDM, "sdxl.safetensors"), { config: folder })).rejects.toThrow(
-    /is a Stable Diffusion XL model, but .*tiny-sd \(loading\.config\) names no text_encoder_2/,
+  const path = join(LDM, "sdxl.safetensors");
+  await expect(openSingleFile(path, { config: folder })).rejects.toThrow(
+    inputError("model-mismatch", {
+      path,
+      family: "Stable Diffusion XL",
+      setting: "loading.config",
+      config: expect.stringMatching(/tiny-sd$/),
+      component: "text_encoder_2",
+    }),
   );
 });
 
 describe("a file that is refused", () => {
-  /** sd1 or another, changed. */
-  async function refused(change: (all: Map<string, HostTensor>) => void, message: RegExp, base = "sd1") {
+  type Expected = ErrorFacts & { readonly code: ErrorCode; readonly base?: Name };
+  type Change = (all: Map<string, HostTensor>) => void;
+
+  /** The file `base` with a change must be refused with these facts. */
+  async function expectRefused(change: Change, { code, base = "sd1", ...facts }: Expected): Promise<void> {
     const path = join(await mkdtemp(join(root, "refused-")), "model.safetensors");
     const file = await openSafetensors(join(LDM, `${base}.safetensors`));
     const all = new Map<string, HostTensor>();
     for (const name of file.names()) all.set(name, await readTensor(file.get(name) as StoredTensor));
     change(all);
     await writeSafetensors(path, all);
-    const error = await openSingleFile(path, { tokenizer: TOKENIZER, note: () => {} }).catch((caught) => caught);
-    expect(error).toBeInstanceOf(InputError);
-    expect(error.message).toMatch(message);
+    const opening = openSingleFile(path, { tokenizer: TOKENIZER, note: () => {} });
+    await expect(opening).rejects.toThrow(inputError(code, { path, ...facts }));
   }
   const U = "model.diffusion_model";
   const one = fromNumbers([1], [1]);
-  const dropping = (pattern: RegExp) => (all: Map<string, HostTensor>) => {
-    for (const name of [...all.keys()]) if (pattern.test(name)) all.delete(name);
-  };
+  const dropping =
+    (pattern: RegExp): Change =>
+    (all) => {
+      for (const name of [...all.keys()]) if (pattern.test(name)) all.delete(name);
+    };
 
   test("one that lacks tensors, by the names that the file has", () =>
-    refused(
-      dropping(/input_blocks\.1\.0\.in_layers\.2\.|output_blocks\.0\.0\.out_layers\.3\.bias/),
-      /is incomplete: 3 tensors are missing, such as model\.diffusion_model\.input_blocks\.1\.0\.in_layers\.2\.weight, .*2\.bias, .*output_blocks\.0\.0\.out_layers\.3\.bias/,
-    ));
+    expectRefused(dropping(/input_blocks\.1\.0\.in_layers\.2\.|output_blocks\.0\.0\.out_layers\.3\.bias/), {
+      code: "model-incomplete",
+      missing: 3,
+      tensors: [
+        `${U}.input_blocks.1.0.in_layers.2.weight`,
+        `${U}.input_blocks.1.0.in_layers.2.bias`,
+        `${U}.output_blocks.0.0.out_layers.3.bias`,
+      ],
+    }));
 
   test("the U-Net alone, and a model without its VAE", async () => {
-    await refused(dropping(/^cond_stage_model/), /has no text encoder that is known here .*U-Net alone/);
-    await refused(dropping(/^first_stage_model/), /has no VAE: first_stage_model\.decoder\.conv_in\.weight is missing/);
+    await expectRefused(dropping(/^cond_stage_model/), { code: "model-unsupported", missing: "text_encoder" });
+    await expectRefused(dropping(/^first_stage_model/), {
+      code: "tensor-missing",
+      tensor: "first_stage_model.decoder.conv_in.weight",
+    });
   });
 
   test("an adapter, or anything else", async () => {
-    const only = (name: string) => (all: Map<string, HostTensor>) => {
-      all.clear();
-      all.set(name, one);
-    };
-    await refused(only("lora_unet_x.lora_down.weight"), /is no Stable Diffusion checkpoint.* give that with --adapter/);
-    await refused(
-      only("conv_in.weight"),
-      /the first is "conv_in\.weight"\)\. A model in the diffusers layout is given/,
-    );
+    const only =
+      (name: string): Change =>
+      (all) => {
+        all.clear();
+        all.set(name, one);
+      };
+    const code = "model-unsupported";
+    const lora = "lora_unet_x.lora_down.weight";
+    await expectRefused(only(lora), { code, found: lora, suggestion: "--adapter" });
+    await expectRefused(only("conv_in.weight"), { code, found: "conv_in.weight", suggestion: undefined });
   });
 
   test("a U-Net with more in its blocks than these models have", () =>
-    refused(
-      (all) => all.set(`${U}.input_blocks.1.2.fuser.weight`, one),
-      /the U-Net has model\.diffusion_model\.input_blocks\.1\.2\.fuser\.weight, which these models do not have/,
-    ));
+    expectRefused((all) => all.set(`${U}.input_blocks.1.2.fuser.weight`, one), {
+      code: "model-unsupported",
+      tensor: `${U}.input_blocks.1.2.fuser.weight`,
+    }));
 
   test("one whose blocks of a level differ in depth", () =>
-    refused(
-      dropping(/output_blocks\.0\.1\.transformer_blocks\.1\./),
-      /output_blocks\.0\.1 has 1 transformer blocks, others of its level 2/,
-      "sdxl",
-    ));
+    expectRefused(dropping(/output_blocks\.0\.1\.transformer_blocks\.1\./), {
+      code: "model-unsupported",
+      base: "sdxl",
+      module: `${U}.output_blocks.0.1`,
+      found: 1,
+      expected: 2,
+    }));
 
-  test("a fused projection that is not three", async () => {
+  test("a fused projection that is not a multiple of 3", () => {
     const name = "attn.in_proj_bias";
     const source = fromTensors(new Map([[`block.${name}`, fromNumbers([1, 2], [2])]]));
     const layer = { from: name, to: "q_proj.bias", tensor: true, view: { third: 0 } } as const;
-    const seen = renamed(source, [{ from: "block", to: "", layers: [layer] }]);
-    expect(() => seen.get("q_proj.bias")).toThrow(
-      /block\.attn\.in_proj_bias: has shape \[2\]; queries, keys and values/,
+    const view = renamed(source, [{ from: "block", to: "", layers: [layer] }]);
+    expect(() => view.get("q_proj.bias")).toThrow(
+      inputError("tensor-mismatch", { tensor: "block.attn.in_proj_bias", found: [2] }),
     );
   });
 
@@ -307,7 +331,7 @@ describe("a file that is refused", () => {
   });
 });
 
-test("a file whose names and shapes are mutated is read or refused in words", async () => {
+test("a file whose names and shapes are mutated is read or refused with an InputError", async () => {
   const random = new Rng(7);
   const pick = <T>(from: readonly T[]): T => from[Math.floor(random.uniform() * from.length)] as T;
   for (let i = 0; i < 300; i++) {
@@ -332,7 +356,7 @@ test("a file whose names and shapes are mutated is read or refused in words", as
   }
 });
 
-test("names of endless dots take no time", () => {
+test("a name of two million dots is read quickly", () => {
   const hostile = `a${".".repeat(2_000_000)}`;
   const source: WeightSource = { describe: "hostile", names: () => [hostile], get: () => undefined };
   expect([...renamed(source, [{ from: "a", to: "b." }]).names()]).toEqual([`b.${hostile.slice(2)}`]);

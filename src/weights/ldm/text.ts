@@ -1,6 +1,5 @@
-/** Text encoders in the two forms that single files hold: transformers' CLIP as it is, and OpenCLIP's own. */
-import { InputError } from "../../errors/index.js";
-import { fromTensors, merge, type WeightSource } from "../source.js";
+/** The text encoders of single files, in their two layouts: transformers' CLIP and OpenCLIP. */
+import { extentOf, fromTensors, merge, type WeightSource } from "../source.js";
 import { type Layer, type Module, renamed, transposed } from "./rename.js";
 
 export interface LdmText {
@@ -8,13 +7,13 @@ export interface LdmText {
   weights(): Promise<WeightSource>;
 }
 
-/** transformers' CLIPTextModel below `prefix`: CLIP ViT-L/14 of SD 1.x and SDXL. */
+/** Reads transformers' CLIPTextModel below `prefix`: the CLIP ViT-L/14 of SD 1.x and SDXL. */
 export function readClip(source: WeightSource, prefix: string): LdmText {
-  // Some merges have lost the level `text_model`.
+  // Some merged checkpoints lack the level `text_model`.
   const level = source.get(`${prefix}.text_model.embeddings.token_embedding.weight`) ? "text_model" : undefined;
   const model = level ? `${prefix}.${level}` : prefix;
   const { extent, count } = reader(source);
-  // Without embeddings.position_ids, which are the numbers from 0.
+  // embeddings.position_ids is left out: it holds only the numbers from 0.
   const parts = ["embeddings.token_embedding", "embeddings.position_embedding", "encoder", "final_layer_norm"];
   const modules = parts.map((part): Module => ({ from: `${model}.${part}`, to: `text_model.${part}.` }));
   return {
@@ -30,13 +29,13 @@ export function readClip(source: WeightSource, prefix: string): LdmText {
   };
 }
 
-/** OpenCLIP's text tower, by transformers' names. */
+/** The embeddings and the final norm of OpenCLIP's text tower, under transformers' names. */
 export const EMBEDDINGS: readonly Layer[] = [
   { from: "token_embedding.weight", to: "text_model.embeddings.token_embedding.weight", tensor: true },
   { from: "positional_embedding", to: "text_model.embeddings.position_embedding.weight", tensor: true },
   { from: "ln_final", to: "text_model.final_layer_norm" },
 ];
-/** A block of either of OpenCLIP's towers, by transformers' names. */
+/** A block of OpenCLIP's text or vision tower, under transformers' names. */
 export const RESBLOCK: readonly Layer[] = [
   { from: "ln_1", to: "layer_norm1" },
   { from: "ln_2", to: "layer_norm2" },
@@ -54,8 +53,10 @@ export const RESBLOCK: readonly Layer[] = [
 ];
 
 /**
- * OpenCLIP's text tower below `prefix`. SD 2.x was trained on the state before the last block (`penultimate`), so
- * diffusers' folders leave that block out and so does this; SDXL's keep it, and the projection of the pooled state.
+ * Reads OpenCLIP's text tower below `prefix`.
+ *
+ * SD 2.x was trained on the hidden state before the last block (`penultimate`), so that block is left out, as it is in
+ * the folders of diffusers. SDXL keeps it, together with the projection of the pooled state.
  */
 export function readOpenClip(source: WeightSource, prefix: string, { penultimate }: { penultimate: boolean }): LdmText {
   const { extent, count } = reader(source);
@@ -84,10 +85,9 @@ export function readOpenClip(source: WeightSource, prefix: string, { penultimate
     },
     async weights() {
       const named = renamed(source, modules);
-      const stored = source.get(projection);
-      if (penultimate || !stored) return named;
-      // OpenCLIP multiplies from the right by [width, features]; a Linear's weight is [features, width].
-      const matrix = await transposed(stored, `${source.describe}: tensor ${projection}`);
+      if (penultimate || !source.get(projection)) return named;
+      // OpenCLIP computes x @ [width, features]; the weight of a Linear is [features, width].
+      const matrix = await transposed(source, projection);
       return { ...merge(named, fromTensors(new Map([["text_projection.weight", matrix]]))), describe: named.describe };
     },
   };
@@ -95,12 +95,7 @@ export function readOpenClip(source: WeightSource, prefix: string, { penultimate
 
 function reader(source: WeightSource) {
   return {
-    extent(name: string, axis: number): number {
-      const found = source.get(name)?.shape[axis];
-      if (found === undefined)
-        throw new InputError("file-malformed", `${source.describe}: has no text encoder: ${name} is missing.`);
-      return found;
-    },
+    extent: (name: string, axis: number) => extentOf(source, name, axis, "the text encoder"),
     count(name: (i: number) => string): number {
       let i = 0;
       while (source.get(name(i))) i++;
@@ -109,7 +104,7 @@ function reader(source: WeightSource) {
   };
 }
 
-function textConfig(of: {
+function textConfig(tower: {
   width: number;
   vocabulary: number;
   positions: number;
@@ -118,16 +113,16 @@ function textConfig(of: {
   activation: string;
 }): Record<string, unknown> {
   return {
-    hidden_size: of.width,
-    intermediate_size: of.intermediate,
-    num_hidden_layers: of.layers,
-    // Heads of 64 features in every CLIP that Stable Diffusion uses: 12, 16 and 20 of them.
-    num_attention_heads: Math.max(1, Math.floor(of.width / 64)),
-    hidden_act: of.activation,
+    hidden_size: tower.width,
+    intermediate_size: tower.intermediate,
+    num_hidden_layers: tower.layers,
+    // A head has 64 features in every CLIP that Stable Diffusion uses; they have 12, 16 and 20 heads.
+    num_attention_heads: Math.max(1, Math.floor(tower.width / 64)),
+    hidden_act: tower.activation,
     layer_norm_eps: 1e-5,
-    vocab_size: of.vocabulary,
-    max_position_embeddings: of.positions,
-    // In such a file 2 means the highest id, as in the published ones: what both CLIPs look for.
+    vocab_size: tower.vocabulary,
+    max_position_embeddings: tower.positions,
+    // Both CLIPs pool at the highest id, which transformers does when eos_token_id is 2.
     eos_token_id: 2,
   };
 }

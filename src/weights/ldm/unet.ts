@@ -1,9 +1,10 @@
 /**
- * The U-Net of the original Stable Diffusion code (openaimodel.py's UNetModel): one list of input blocks and one of
- * output blocks, where diffusers counts by level. What the lists hold tells the levels, so nothing is taken for granted.
+ * The U-Net of the original Stable Diffusion code (UNetModel in openaimodel.py). It has one list of input blocks and
+ * one of output blocks, where diffusers has a block for each level. The levels are derived from the tensors in the
+ * lists.
  */
-import { InputError } from "../../errors/index.js";
-import type { WeightSource } from "../source.js";
+import { type ErrorFacts, InputError } from "../../errors/index.js";
+import { extentOf, shapeOf, type WeightSource } from "../source.js";
 import { type Layer, leftOver, type Module } from "./rename.js";
 
 const ROOT = "model.diffusion_model";
@@ -25,7 +26,7 @@ const ENDS: readonly Layer[] = [
   { from: "out.0", to: "conv_norm_out" },
   { from: "out.2", to: "conv_out" },
 ];
-/** What SDXL knows beside the text: the pooled prompt and the picture's size. */
+/** The embedding of SDXL's additional conditioning: the pooled prompt and the image sizes. */
 const ADDED: readonly Layer[] = [
   { from: "label_emb.0.0", to: "add_embedding.linear_1" },
   { from: "label_emb.0.2", to: "add_embedding.linear_2" },
@@ -39,63 +40,60 @@ export interface LdmUnet {
   readonly outChannels: number;
   readonly crossAttentionDim: number;
   readonly useLinearProjection: boolean;
-  /** Features of the pooled prompt and the sizes together; undefined where the U-Net takes neither. */
+  /** Features of the pooled prompt and the sizes together; undefined if the U-Net does not take them. */
   readonly addedFeatures: number | undefined;
 }
 
 interface LdmLevel {
   readonly channels: number;
-  /** ResNet blocks on the way down; one more on the way up. */
+  /** ResNet blocks of the down block; the up block has one more. */
   readonly layers: number;
   readonly attendsDown: boolean;
   readonly attendsUp: boolean;
-  /** Of each attention block; 1 where the level has none. */
+  /** Transformer blocks of each attention; 1 if the level has no attention. */
   readonly transformerLayers: number;
 }
 
+/** @throws InputError when a tensor is missing or has too few axes, or the architecture is not supported */
 export function readLdmUnet(source: WeightSource): LdmUnet {
-  const refuse = (what: string): never => {
+  const refuse = (what: string, facts: ErrorFacts): never => {
     throw new InputError(
-      "file-malformed",
-      `${source.describe}: ${what}. Supported are Stable Diffusion 1.x, 2.x and SDXL base.`,
+      "model-unsupported",
+      `${source.describe}: ${what}. The supported models are Stable Diffusion 1.x, 2.x and SDXL base.`,
+      { path: source.describe, ...facts },
     );
   };
-  const shapeOf = (name: string): readonly number[] => {
-    const stored = source.get(`${ROOT}.${name}`);
-    return stored?.shape ?? refuse(`has no tensor ${ROOT}.${name}`);
-  };
   const has = (name: string) => source.get(`${ROOT}.${name}`) !== undefined;
-  const extent = (name: string, axis: number) =>
-    shapeOf(name)[axis] ?? refuse(`tensor ${ROOT}.${name} has too few axes`);
-  const isResnet = (place: string) => has(`${place}.in_layers.0.weight`);
-  const isTransformer = (place: string) => has(`${place}.proj_in.weight`);
+  const extent = (name: string, axis: number) => extentOf(source, `${ROOT}.${name}`, axis, "the U-Net");
+  const isResnet = (module: string) => has(`${module}.in_layers.0.weight`);
+  const isTransformer = (module: string) => has(`${module}.proj_in.weight`);
 
   const modules: Module[] = [{ from: ROOT, to: "", layers: has("label_emb.0.0.weight") ? [...ENDS, ...ADDED] : ENDS }];
   const add = (from: string, to: string, layers?: readonly Layer[]) =>
     modules.push({ from: `${ROOT}.${from}`, to: `${to}.`, ...(layers && { layers }) });
 
-  const depths: { readonly place: string; readonly level: number; readonly depth: number }[] = [];
+  const depths: { readonly module: string; readonly level: number; readonly depth: number }[] = [];
   const addTransformer = (from: string, to: string, level: number) => {
     let depth = 0;
     while (has(`${from}.transformer_blocks.${depth}.norm1.weight`)) depth++;
-    depths.push({ place: from, level, depth });
+    depths.push({ module: from, level, depth });
     add(from, to);
   };
 
-  // Down: a level ends with its downsampler, the last one with the list.
+  // Down: a level ends with its downsampler, and the last level with the list.
   const levels: { channels: number; layers: number; down: number; up: number }[] = [];
   let level = { channels: 0, layers: 0, down: 0, up: 0 };
   for (let i = 1; ; i++) {
-    const [place, block] = [`input_blocks.${i}`, `down_blocks.${levels.length}`];
-    if (has(`${place}.0.op.weight`)) {
-      add(`${place}.0`, `${block}.downsamplers.0`, DOWNSAMPLER);
+    const [from, block] = [`input_blocks.${i}`, `down_blocks.${levels.length}`];
+    if (has(`${from}.0.op.weight`)) {
+      add(`${from}.0`, `${block}.downsamplers.0`, DOWNSAMPLER);
       levels.push(level);
       level = { channels: 0, layers: 0, down: 0, up: 0 };
-    } else if (isResnet(`${place}.0`)) {
-      level.channels = extent(`${place}.0.out_layers.3.weight`, 0);
-      add(`${place}.0`, `${block}.resnets.${level.layers}`, RESNET);
-      if (isTransformer(`${place}.1`)) {
-        addTransformer(`${place}.1`, `${block}.attentions.${level.layers}`, levels.length);
+    } else if (isResnet(`${from}.0`)) {
+      level.channels = extent(`${from}.0.out_layers.3.weight`, 0);
+      add(`${from}.0`, `${block}.resnets.${level.layers}`, RESNET);
+      if (isTransformer(`${from}.1`)) {
+        addTransformer(`${from}.1`, `${block}.attentions.${level.layers}`, levels.length);
         level.down++;
       }
       level.layers++;
@@ -108,50 +106,56 @@ export function readLdmUnet(source: WeightSource): LdmUnet {
   addTransformer("middle_block.1", "mid_block.attentions.0", last);
   add("middle_block.2", "mid_block.resnets.1", RESNET);
 
-  // Up: one block more a level, and an upsampler behind the last of each level but the highest.
+  // Up: one more block per level, and an upsampler after the last block of each level except the highest.
   let output = 0;
   for (const [i, up] of levels.toReversed().entries()) {
     for (let layer = 0; layer <= up.layers; layer++, output++) {
-      const [place, block] = [`output_blocks.${output}`, `up_blocks.${i}`];
-      add(`${place}.0`, `${block}.resnets.${layer}`, RESNET);
-      const attends = isTransformer(`${place}.1`);
+      const [from, block] = [`output_blocks.${output}`, `up_blocks.${i}`];
+      add(`${from}.0`, `${block}.resnets.${layer}`, RESNET);
+      const attends = isTransformer(`${from}.1`);
       if (attends) {
-        addTransformer(`${place}.1`, `${block}.attentions.${layer}`, last - i);
+        addTransformer(`${from}.1`, `${block}.attentions.${layer}`, last - i);
         up.up++;
       }
-      if (layer === up.layers && i < last) add(`${place}.${attends ? 2 : 1}`, `${block}.upsamplers.0`, UPSAMPLER);
+      if (layer === up.layers && i < last) add(`${from}.${attends ? 2 : 1}`, `${block}.upsamplers.0`, UPSAMPLER);
     }
   }
 
-  // Whatever else takes part in the blocks would change what they compute.
+  // Any other tensor in the blocks would change what they compute.
   for (const part of ["input_blocks", "middle_block", "output_blocks", "label_emb"]) {
     for (const name of leftOver(source, `${ROOT}.${part}.`, modules)) {
-      refuse(`the U-Net has ${name}, which these models do not have`);
+      refuse(`the U-Net has a tensor ${name}, which the supported models do not have`, { tensor: name });
     }
   }
-  const firstAttention = depths[0]?.place as string;
+  const firstAttention = depths[0]?.module as string;
   return {
     modules,
     levels: levels.map(({ channels, layers, down, up }, i) => {
       const blocks = depths.filter((each) => each.level === i);
       const transformerLayers = blocks[0]?.depth ?? 1;
-      const odd = blocks.find(({ depth }) => depth !== transformerLayers || depth === 0);
-      if (odd)
-        refuse(`${ROOT}.${odd.place} has ${odd.depth} transformer blocks, others of its level ${transformerLayers}`);
+      const other = blocks.find(({ depth }) => depth !== transformerLayers || depth === 0);
+      if (other) {
+        const module = `${ROOT}.${other.module}`;
+        const difference = `${module} has ${other.depth} transformer blocks, but others of its level ${transformerLayers}`;
+        refuse(difference, { module, found: other.depth, expected: transformerLayers });
+      }
       if ((down !== 0 && down !== layers) || (up !== 0 && up !== layers + 1)) {
-        refuse(`in level ${i} of the U-Net some blocks attend to the text and others do not`);
+        refuse(`in level ${i} of the U-Net, some blocks have cross-attention and others do not`, { level: i });
       }
       return { channels, layers, attendsDown: down > 0, attendsUp: up > 0, transformerLayers };
     }),
     inChannels: extent("input_blocks.0.0.weight", 1),
     outChannels: extent("out.2.weight", 0),
     crossAttentionDim: extent(`${firstAttention}.transformer_blocks.0.attn2.to_k.weight`, 1),
-    useLinearProjection: shapeOf(`${firstAttention}.proj_in.weight`).length === 2,
+    useLinearProjection: shapeOf(source, `${ROOT}.${firstAttention}.proj_in.weight`, "the U-Net").length === 2,
     addedFeatures: has("label_emb.0.0.weight") ? extent("label_emb.0.0.weight", 1) : undefined,
   };
 }
 
-/** The config.json that diffusers would have. `headsAt` and what follows it lie in no tensor: they are the family's. */
+/**
+ * The content that config.json would have in the layout of diffusers. The number of heads and the sample size do not
+ * show in any tensor; they depend on the family.
+ */
 export function unetConfigOf(
   unet: LdmUnet,
   { headsAt, sampleSize }: { headsAt: (channels: number) => number; sampleSize: number },
@@ -170,7 +174,7 @@ export function unetConfigOf(
     block_out_channels: levels.map(({ channels }) => channels),
     layers_per_block: oneOrAll(levels.map(({ layers }) => layers)),
     transformer_layers_per_block: oneOrAll(levels.map(({ transformerLayers }) => transformerLayers)),
-    // The number of heads, in spite of its name (see models/unet/config.ts).
+    // The number of heads, despite the name (see models/unet/config.ts).
     attention_head_dim: oneOrAll(levels.map(({ channels }) => headsAt(channels))),
     cross_attention_dim: unet.crossAttentionDim,
     use_linear_projection: unet.useLinearProjection,

@@ -1,6 +1,5 @@
-/** The autoencoder of the original Stable Diffusion code (autoencoder.py's AutoencoderKL, model.py's Encoder and Decoder). */
-import { InputError } from "../../errors/index.js";
-import type { WeightSource } from "../source.js";
+/** The VAE of the original Stable Diffusion code (AutoencoderKL in autoencoder.py, Encoder and Decoder in model.py). */
+import { extentOf, type WeightSource } from "../source.js";
 import type { Layer, Module } from "./rename.js";
 
 const ROOT = "first_stage_model";
@@ -34,18 +33,15 @@ export interface LdmVae {
   readonly modules: readonly Module[];
   /** From the highest resolution to the lowest. */
   readonly channels: readonly number[];
+  /** ResNet blocks per encoder level; a decoder level has one more. */
   readonly layers: number;
   readonly latentChannels: number;
 }
 
+/** @throws InputError when a tensor is missing or has too few axes */
 export function readLdmVae(source: WeightSource): LdmVae {
   const has = (name: string) => source.get(`${ROOT}.${name}`) !== undefined;
-  const extent = (name: string, axis: number): number => {
-    const found = source.get(`${ROOT}.${name}`)?.shape[axis];
-    if (found === undefined)
-      throw new InputError("file-malformed", `${source.describe}: has no VAE: ${ROOT}.${name} is missing.`);
-    return found;
-  };
+  const extent = (name: string, axis: number) => extentOf(source, `${ROOT}.${name}`, axis, "the VAE");
   const modules: Module[] = [{ from: ROOT, to: "", layers: QUANT }];
   const add = (from: string, to: string, layers: readonly Layer[]) =>
     modules.push({ from: `${ROOT}.${from}`, to: `${to}.`, layers });
@@ -65,7 +61,7 @@ export function readLdmVae(source: WeightSource): LdmVae {
   }
   const last = channels.length - 1;
   for (let i = 0; i <= last; i++) {
-    // Both lists count from the highest resolution here; diffusers counts the decoder's in the order of computation.
+    // Both lists are ordered from the highest resolution here. In diffusers, up_blocks are in the order of computation.
     const [down, up] = [`encoder.down_blocks.${i}`, `decoder.up_blocks.${last - i}`];
     for (let j = 0; j < layers; j++) add(`encoder.down.${i}.block.${j}`, `${down}.resnets.${j}`, RESNET);
     for (let j = 0; j <= layers; j++) add(`decoder.up.${i}.block.${j}`, `${up}.resnets.${j}`, RESNET);
@@ -75,6 +71,7 @@ export function readLdmVae(source: WeightSource): LdmVae {
   return { modules, channels, layers, latentChannels: extent("decoder.conv_in.weight", 1) };
 }
 
+/** The content that config.json would have in the layout of diffusers. */
 export function vaeConfigOf(vae: LdmVae, { scalingFactor }: { scalingFactor: number }): Record<string, unknown> {
   return {
     _class_name: "AutoencoderKL",

@@ -1,4 +1,4 @@
-/** https://onnx.ai/onnx/operators/: what works on each element by itself, and logic. */
+/** Elementwise arithmetic, activations, comparisons and logic: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
 import {
   abs,
@@ -50,32 +50,32 @@ const folded =
   (node) =>
     node.all().reduce(f);
 
-/** For functions that have no gradient and that shapes are computed with. */
-const onNumbers =
+/** For functions without a rule in our graph, which exporters use in shape arithmetic alone. The operand must be constant. */
+const onConstants =
   (f: (x: number) => number): Operator =>
   (node) => {
     const { shape, dtype } = node.input(0);
     return constant((node.numbers(0, "operand") ?? []).map(f), shape, dtype);
   };
 
-const isTrue = (x: Value) => cast(x, "float32");
-const not = (x: Value) => less(isTrue(x), 0.5);
+const toFloat = (x: Value) => cast(x, "float32");
+const not = (x: Value) => less(toFloat(x), 0.5);
 
-/** Floating point is float32 throughout. */
-export const computedAs = (dtype: DType): DType => (isFloating(dtype) ? "float32" : dtype);
+/** The type that values are computed in: float32 for all floating point types. */
+const computedAs = (dtype: DType): DType => (isFloating(dtype) ? "float32" : dtype);
 
 function toType(node: OnnxNode): Value {
-  const to = node.int("to") ?? node.fail("has no attribute to");
-  const dtype = dtypeOf(to) ?? node.fail(`casts to ${typeName(to)}, which is not supported`);
+  const to = node.int("to") ?? node.fail("the attribute to is missing");
+  const dtype = dtypeOf(to) ?? node.fail(`a cast to ${typeName(to)} is not supported`);
   return cast(node.input(0), computedAs(dtype));
 }
 
-/** ReLU has no gradient at 0, as in torch: at a tie `maximum` gives it to the first operand. */
+/** The gradient at 0 is 0, as in PyTorch: at a tie, `maximum` passes it to the first operand. */
 const relu = (x: Value) => maximum(0, x);
 const softplus = (x: Value) => add(maximum(0, x), log(add(exp(neg(abs(x))), 1)));
 const hardSigmoid = (x: Value, slope: number, offset: number) => minimum(maximum(add(mul(x, slope), offset), 0), 1);
-/** slope · (eˣ − 1) below 0. */
-const below = (x: Value, slope: number) => mul(sub(exp(minimum(x, 0)), 1), slope);
+/** slope · (eˣ − 1) for x < 0 */
+const scaledExpm1 = (x: Value, slope: number) => mul(sub(exp(minimum(x, 0)), 1), slope);
 
 function clipped(node: OnnxNode): Value {
   const x = node.input(0);
@@ -98,10 +98,10 @@ function power(node: OnnxNode): Value {
   }
   // xᵃ = exp(a ln x)
   if (base?.data.every((value) => value > 0)) return exp(mul(cast(exponent, "float32"), log(x)));
-  return node.fail("the exponent must be one constant number, or the base constant and positive");
+  return node.fail("is only supported with an exponent that is one constant number, or with a constant, positive base");
 }
 
-/** x - y ⌊x / y⌋, of y's sign, as Python's; with `fmod` of x's, as C's. */
+/** x - y ⌊x / y⌋, with the sign of y as in Python; with `fmod`, the sign of x as in C. */
 function modulo(node: OnnxNode): Value {
   const [x, y] = [node.input(0), node.input(1)];
   const quotient = div(cast(x, "float32"), cast(y, "float32"));
@@ -109,9 +109,10 @@ function modulo(node: OnnxNode): Value {
   return sub(x, mul(y, cast(whole, x.dtype)));
 }
 
-const signed = (node: OnnxNode, f: (x: Value) => Value, whole: (x: Value) => Value) => {
+/** `onFloats` or `onIntegers`, by the type of the operand. */
+const byType = (node: OnnxNode, onFloats: (x: Value) => Value, onIntegers: (x: Value) => Value) => {
   const x = node.input(0);
-  return isFloating(x.dtype) ? f(x) : whole(x);
+  return isFloating(x.dtype) ? onFloats(x) : onIntegers(x);
 };
 
 export const elementwise: Operators = {
@@ -125,9 +126,9 @@ export const elementwise: Operators = {
   Min: folded(minimum),
   Sum: folded(add),
   Mean: (node) => div(node.all().reduce(add), node.inputs.length),
-  Neg: (node) => signed(node, neg, (x) => mul(x, -1)),
-  Abs: (node) => signed(node, abs, (x) => maximum(x, mul(x, -1))),
-  Sign: (node) => signed(node, sign, (x) => cast(sign(cast(x, "float32")), x.dtype)),
+  Neg: (node) => byType(node, neg, (x) => mul(x, -1)),
+  Abs: (node) => byType(node, abs, (x) => maximum(x, mul(x, -1))),
+  Sign: (node) => byType(node, sign, (x) => cast(sign(cast(x, "float32")), x.dtype)),
   Exp: unary(exp),
   Log: unary(log),
   Sqrt: unary(sqrt),
@@ -138,12 +139,12 @@ export const elementwise: Operators = {
   Tanh: unary(tanh),
   Sinh: unary((x) => mul(sub(exp(x), exp(neg(x))), 0.5)),
   Cosh: unary((x) => mul(add(exp(x), exp(neg(x))), 0.5)),
-  Atan: onNumbers(Math.atan),
+  Atan: onConstants(Math.atan),
   Erf: unary(erf),
   Floor: unary(floor),
   Ceil: unary((x) => neg(floor(neg(x)))),
-  // Halves go to the even neighbour.
-  Round: onNumbers((x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x))),
+  // A tie goes to the even neighbor.
+  Round: onConstants((x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x))),
   Clip: clipped,
   Relu: unary(relu),
   LeakyRelu: (node) => {
@@ -160,15 +161,15 @@ export const elementwise: Operators = {
   },
   Elu: (node) => {
     const x = node.input(0);
-    return where(greater(x, 0), x, below(x, node.float("alpha") ?? 1));
+    return where(greater(x, 0), x, scaledExpm1(x, node.float("alpha") ?? 1));
   },
   Celu: (node) => {
     const [x, alpha] = [node.input(0), node.float("alpha") ?? 1];
-    return where(greater(x, 0), x, below(div(x, alpha), alpha));
+    return where(greater(x, 0), x, scaledExpm1(div(x, alpha), alpha));
   },
   Selu: (node) => {
     const x = node.input(0);
-    const scaled = where(greater(x, 0), x, below(x, node.float("alpha") ?? 1.6732632));
+    const scaled = where(greater(x, 0), x, scaledExpm1(x, node.float("alpha") ?? 1.6732632));
     return mul(scaled, node.float("gamma") ?? 1.050701);
   },
   Sigmoid: unary(sigmoid),
@@ -198,9 +199,9 @@ export const elementwise: Operators = {
   GreaterOrEqual: binary((x, y) => not(less(x, y))),
   LessOrEqual: binary((x, y) => not(greater(x, y))),
   Not: unary(not),
-  And: binary((x, y) => greater(mul(isTrue(x), isTrue(y)), 0.5)),
-  Or: binary((x, y) => greater(add(isTrue(x), isTrue(y)), 0.5)),
-  Xor: binary((x, y) => not(equal(isTrue(x), isTrue(y)))),
+  And: binary((x, y) => greater(mul(toFloat(x), toFloat(y)), 0.5)),
+  Or: binary((x, y) => greater(add(toFloat(x), toFloat(y)), 0.5)),
+  Xor: binary((x, y) => not(equal(toFloat(x), toFloat(y)))),
   IsNaN: unary((x) => not(equal(x, x))),
   IsInf: (node) => {
     const x = node.input(0);
@@ -211,7 +212,7 @@ export const elementwise: Operators = {
   Cast: toType,
   CastLike: (node) => cast(node.input(0), node.input(1).dtype),
   Identity: unary((x) => x),
-  // Nothing is dropped outside training.
+  // Inference drops nothing: the mask is all true.
   Dropout: (node) => {
     const x = node.input(0);
     return [x, broadcastTo(constant([1], [], "bool"), x.shape)];

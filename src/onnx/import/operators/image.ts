@@ -1,4 +1,7 @@
-/** Convolutions, pooling and resizing of pictures [b, c, h, w]; signals [b, c, l] are pictures of one row. */
+/**
+ * Convolution, pooling and resizing of images [b, c, h, w] and signals [b, c, l]: https://onnx.ai/onnx/operators/
+ * A signal is computed as an image with one row.
+ */
 import type { Value } from "../../../graph/value.js";
 import { type Padding, reach } from "../../../ops/conv.js";
 import {
@@ -24,54 +27,56 @@ import type { Operators } from "./operator.js";
 const AUTO_PAD = ["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"] as const;
 type Pair = readonly [number, number];
 
-/** How a window moves over a picture. */
+/** The sliding window of a convolution or a pooling. */
 interface Window {
   readonly kernel: Pair;
   readonly stride: Pair;
   readonly dilation: number;
   readonly padding: Padding;
-  /** What the windows give, [height, width]. */
+  /** Size of the output, [height, width]. */
   readonly size: Pair;
 }
 
-/** A signal's [b, c, l] as a picture [b, c, 1, l]. */
-function asPicture(x: Value, node: OnnxNode): Value {
+/** x [b, c, h, w] as it is, or a signal [b, c, l] → [b, c, 1, l] */
+function asImage(x: Value, node: OnnxNode): Value {
   if (x.shape.length === 4) return x;
   const [b, c, length] = x.shape as [number, number, number];
   return x.shape.length === 3
     ? reshape(x, [b, c, 1, length])
-    : node.fail(`works on signals [b, c, l] and pictures [b, c, h, w], not on ${showShape(x.shape)}`);
+    : node.fail(`expects an image [b, c, h, w] or a signal [b, c, l], found ${showShape(x.shape)}`);
 }
 
+/** Drops the one row of y again if the input was a signal. */
 const asSignal = (y: Value, like: Value) =>
   like.shape.length === 3 ? reshape(y, [y.shape[0] as number, y.shape[1] as number, y.shape[3] as number]) : y;
 
-/** Attributes with a number for each axis, those of signals filled up with a `first` for their one row. */
-function perAxis(node: OnnxNode, name: string, rank: number, first: number, otherwise: number): Pair {
-  if (rank !== 3 && rank !== 4) node.fail(`works on signals [b, c, l] and pictures [b, c, h, w], not on ${rank} axes`);
+/** An attribute with one number per spatial axis. For a signal, the axis of its one row gets the default. */
+function perAxis(node: OnnxNode, name: string, rank: number, otherwise = 1): Pair {
+  if (rank !== 3 && rank !== 4) node.fail(`expects an image [b, c, h, w] or a signal [b, c, l], found ${rank} axes`);
   const given = node.ints(name) ?? new Array<number>(rank - 2).fill(otherwise);
-  const pair = rank === 3 ? [first, ...given] : given;
+  const pair = rank === 3 ? [otherwise, ...given] : given;
   if (pair.length !== 2 || pair.some((value) => value < (name === "output_padding" ? 0 : 1) || value > 2 ** 20)) {
-    node.fail(`${name} ${showShape(given)} does not fit ${rank - 2} axes`);
+    node.fail(`${name} ${showShape(given)} is not valid for ${rank - 2} spatial axes`);
   }
   return pair as unknown as Pair;
 }
 
 function windowOf(node: OnnxNode, x: Value, kernel: Pair): Window {
   const rank = x.shape.length;
-  const stride = perAxis(node, "strides", rank, 1, 1);
-  const dilations = perAxis(node, "dilations", rank, 1, 1).map((dilation, i) => (kernel[i] === 1 ? 1 : dilation));
+  const stride = perAxis(node, "strides", rank);
+  const dilations = perAxis(node, "dilations", rank).map((dilation, i) => (kernel[i] === 1 ? 1 : dilation));
   const [tall = 1, wide = 1] = dilations;
-  // Where the kernel has one tap, its dilation means nothing.
+  // The dilation of an axis with one tap has no effect.
   const dilation = kernel[0] === 1 ? wide : tall;
-  if (kernel[0] !== 1 && kernel[1] !== 1 && tall !== wide) node.fail(`dilations ${showShape(dilations)} are not equal`);
+  if (kernel[0] !== 1 && kernel[1] !== 1 && tall !== wide)
+    node.fail(`different dilations per axis ${showShape(dilations)} are not supported`);
   const extents = (rank === 3 ? [1, x.shape[2]] : x.shape.slice(2)) as [number, number];
   const ceil = node.int("ceil_mode") === 1;
   const automatic = node.choice("auto_pad", AUTO_PAD, "NOTSET");
   const given = node.ints("pads") ?? new Array<number>(2 * (rank - 2)).fill(0);
   const pads = rank === 3 ? [0, given[0], 0, given[1]] : given;
   if (given.length !== 2 * (rank - 2) || given.some((value) => value < 0))
-    node.fail(`pads ${showShape(given)} do not fit`);
+    node.fail(`pads ${showShape(given)} must be ${2 * (rank - 2)} numbers that are not negative`);
   const sides = ([0, 1] as const).map((axis) => {
     const [extent, taps, step] = [extents[axis], reach(kernel[axis], dilation), stride[axis]];
     let [before, after] = [pads[axis] as number, pads[axis + 2] as number];
@@ -84,7 +89,7 @@ function windowOf(node: OnnxNode, x: Value, kernel: Pair): Window {
       after = total - before;
     } else if (ceil) {
       size = Math.ceil((extent + before + after - taps) / step) + 1;
-      // A window must begin inside the picture or the padding before it.
+      // A window must begin inside the image or the padding before it.
       if ((size - 1) * step >= extent + before) size--;
       after = Math.max(0, (size - 1) * step + taps - extent - before);
     }
@@ -108,14 +113,14 @@ interface Side {
 
 function convolution(node: OnnxNode): Value {
   const [given, bias] = [node.input(0), node.inputs[2]];
-  const [x, weight] = [asPicture(given, node), asPicture(node.input(1), node)];
+  const [x, weight] = [asImage(given, node), asImage(node.input(1), node)];
   const kernel = weight.shape.slice(2) as unknown as Pair;
   const { stride, dilation, padding } = windowOf(node, given, kernel);
   const groups = node.int("group") ?? 1;
   const [down, across] = stride;
   const options = { padding, dilation, groups };
   if (down === across) return asSignal(conv2d(x, weight, bias, { ...options, stride: down }), given);
-  // Steps that differ are taken afterwards.
+  // Different strides per axis: convolve with stride 1, then subsample.
   const dense = conv2d(x, weight, bias, options);
   const [, , height, width] = dense.shape as [number, number, number, number];
   return asSignal(slice(slice(dense, 2, 0, height, down), 3, 0, width, across), given);
@@ -123,52 +128,55 @@ function convolution(node: OnnxNode): Value {
 
 function transposedConvolution(node: OnnxNode): Value {
   const [given, bias] = [node.input(0), node.inputs[2]];
-  const [x, weight] = [asPicture(given, node), asPicture(node.input(1), node)];
+  const [x, weight] = [asImage(given, node), asImage(node.input(1), node)];
   const rank = given.shape.length;
-  const stride = perAxis(node, "strides", rank, 1, 1);
-  const dilations = perAxis(node, "dilations", rank, 1, 1);
-  const extra = perAxis(node, "output_padding", rank, 0, 0);
+  const stride = perAxis(node, "strides", rank);
+  const dilations = perAxis(node, "dilations", rank);
+  const extra = perAxis(node, "output_padding", rank, 0);
   node.choice("auto_pad", ["NOTSET"], "NOTSET");
-  if (stride[0] !== stride[1] && rank === 4) node.fail(`strides ${showShape(stride)} are not equal`);
-  if (dilations[0] !== dilations[1] && rank === 4) node.fail(`dilations ${showShape(dilations)} are not equal`);
-  if (node.ints("output_shape")) node.fail("output_shape is not supported; give pads and output_padding");
+  if (stride[0] !== stride[1] && rank === 4)
+    node.fail(`different strides per axis ${showShape(stride)} are not supported`);
+  if (dilations[0] !== dilations[1] && rank === 4)
+    node.fail(`different dilations per axis ${showShape(dilations)} are not supported`);
+  if (node.ints("output_shape"))
+    node.fail("output_shape is not supported. Export with pads and output_padding instead");
   const pads = node.ints("pads") ?? new Array<number>(2 * (rank - 2)).fill(0);
   const padding = (rank === 3 ? [0, pads[0], 0, pads[1]] : pads) as unknown as Padding;
-  // One row under a stride is one row.
+  // For a signal, the stride and dilation of its one row have no effect.
   const [step, dilation] = [stride[1], dilations[1]];
   const size = ([0, 1] as const).map((axis) => {
     const [extent, taps] = [x.shape[axis + 2] as number, weight.shape[axis + 2] as number];
     return (extent - 1) * step + reach(taps, dilation) + extra[axis] - padding[axis] - padding[(axis + 2) as 2 | 3];
   }) as unknown as Pair;
-  if (size.some((extent) => !(extent >= 1))) node.fail(`gives a picture of ${size.join("x")}`);
+  if (size.some((extent) => !(extent >= 1))) node.fail(`the output would be empty: ${size.join("x")}`);
   const y = convTranspose2d(x, weight, size, { stride: step, padding, dilation, groups: node.int("group") ?? 1 });
   return asSignal(bias ? add(y, reshape(bias, [-1, 1, 1])) : y, given);
 }
 
 function maximumPool(node: OnnxNode): Value {
   const x = node.input(0);
-  if (node.outputs > 1) node.fail("its second output, the places of the maxima, is not supported");
-  const window = windowOf(node, x, perAxis(node, "kernel_shape", x.shape.length, 1, 1));
-  return asSignal(maxPool(asPicture(x, node), window.kernel, window), x);
+  if (node.outputs > 1) node.fail("its second output, the indices of the maxima, is not supported");
+  const window = windowOf(node, x, perAxis(node, "kernel_shape", x.shape.length));
+  return asSignal(maxPool(asImage(x, node), window.kernel, window), x);
 }
 
 function meanPool(node: OnnxNode): Value {
   const given = node.input(0);
-  const window = windowOf(node, given, perAxis(node, "kernel_shape", given.shape.length, 1, 1));
+  const window = windowOf(node, given, perAxis(node, "kernel_shape", given.shape.length));
   const { kernel, stride, padding, size, dilation } = window;
-  const x = asPicture(given, node);
+  const x = asImage(given, node);
   const [, c, h, w] = x.shape as [number, number, number, number];
   const [factor] = kernel;
   const tiles = [kernel[1], ...stride].every((n) => n === factor) && padding.every((n) => n === 0) && dilation === 1;
   if (tiles && h % factor === 0 && w % factor === 0) return asSignal(averagePool(x, factor), given);
-  if (stride[0] !== stride[1]) node.fail(`strides ${showShape(stride)} are not equal`);
+  if (stride[0] !== stride[1]) node.fail(`different strides per axis ${showShape(stride)} are not supported`);
   const ones = filled([c, 1, ...kernel], 1);
   const sums = conv2d(x, ones, undefined, { stride: stride[0], padding, dilation, groups: c });
   const includesPadding = node.int("count_include_pad") === 1;
   const stated = node.ints("pads") ?? [];
   const counts = ([0, 1] as const).map((axis) => {
     const extent = axis === 0 ? h : w;
-    // What ceil_mode adds to the padding never counts.
+    // The extra padding of ceil_mode is never counted.
     const after = stated[axis + stated.length / 2] ?? padding[(axis + 2) as 2 | 3];
     const [low, high] = includesPadding ? [-padding[axis], extent + after] : [0, extent];
     return Array.from({ length: size[axis] }, (_, i) => {
@@ -182,7 +190,7 @@ function meanPool(node: OnnxNode): Value {
 
 const pixelAxes = ({ shape }: Value) => shape.map((_, axis) => axis).slice(2);
 
-/** Where an output position lies in the input: https://onnx.ai/onnx/operators/onnx__Resize.html */
+/** The input position of an output position: https://onnx.ai/onnx/operators/onnx__Resize.html */
 const COORDINATES = {
   half_pixel: (i: number, scale: number) => (i + 0.5) / scale - 0.5,
   half_pixel_symmetric: (i: number, scale: number, from: number, to: number) =>
@@ -201,8 +209,8 @@ const ROUNDING = {
 } as const;
 const NEAREST_MODES = Object.keys(ROUNDING) as (keyof typeof ROUNDING)[];
 
-/** Weights of a resize are a matrix; a file must not ask for one that fills the memory. */
-const MOST_WEIGHTS = 2 ** 24;
+/** Limit on the resampling matrix of one axis, so that a hostile file cannot fill the memory. */
+const MAX_WEIGHTS = 2 ** 24;
 
 function resized(node: OnnxNode): Value {
   const x = node.input(0);
@@ -210,7 +218,7 @@ function resized(node: OnnxNode): Value {
   node.choice("keep_aspect_ratio_policy", ["stretch"], "stretch");
   const axes = node.ints("axes") ?? x.shape.map((_, axis) => axis);
   const complete = (values: readonly number[], rest: (axis: number) => number): number[] => {
-    if (values.length !== axes.length) node.fail(`${values.length} sizes or scales for ${axes.length} axes`);
+    if (values.length !== axes.length) node.fail(`has ${values.length} sizes or scales for ${axes.length} axes`);
     return x.shape.map(
       (_, axis) => values[axes.findIndex((at) => (at < 0 ? at + x.shape.length : at) === axis)] ?? rest(axis),
     );
@@ -219,17 +227,24 @@ function resized(node: OnnxNode): Value {
   const factors = node.floats("scales") ?? node.numbers(before11 ? 1 : 2, "scales");
   const isGiven = (values: readonly number[] | undefined): values is number[] =>
     values !== undefined && values.length > 0;
-  if (!isGiven(sizes) && !isGiven(factors)) node.fail("has neither sizes nor scales");
+  if (!isGiven(sizes) && !isGiven(factors)) node.fail("sizes and scales are both missing");
   const size = isGiven(sizes)
     ? complete(sizes, (axis) => x.shape[axis] as number)
     : complete(factors as number[], () => 1).map((scale, axis) => Math.floor((x.shape[axis] as number) * scale));
   const scales = isGiven(sizes)
     ? size.map((extent, axis) => extent / (x.shape[axis] as number))
     : complete(factors as number[], () => 1);
-  return scaled(node, x, size, scales, before11);
+  return resizeTo(node, x, { size, scales, before11 });
 }
 
-function scaled(node: OnnxNode, x: Value, size: Shape, scales: readonly number[], before11: boolean): Value {
+interface Target {
+  readonly size: Shape;
+  readonly scales: readonly number[];
+  /** The attributes of older opsets are fixed: asymmetric coordinates and floor. */
+  readonly before11: boolean;
+}
+
+function resizeTo(node: OnnxNode, x: Value, { size, scales, before11 }: Target): Value {
   const mode = node.choice("mode", ["nearest", "linear", "bilinear", "cubic"], "nearest");
   const transformation = before11
     ? "asymmetric"
@@ -239,25 +254,26 @@ function scaled(node: OnnxNode, x: Value, size: Shape, scales: readonly number[]
   const outside = node.int("exclude_outside") === 1 ? "exclude" : "clamp";
   const rank = x.shape.length;
   const moved = size.findIndex((extent, axis) => extent !== x.shape[axis] && axis < rank - 2);
-  if (moved >= 0) node.fail(`resizes axis ${moved} of ${showShape(x.shape)}; only the last two can be`);
-  if (size.some((extent) => extent < 1)) node.fail(`gives ${showShape(size)}`);
+  if (moved >= 0)
+    node.fail(`resizes axis ${moved} of ${showShape(x.shape)}, but only the last two axes can be resized`);
+  if (size.some((extent) => extent < 1)) node.fail(`the output would be empty: ${showShape(size)}`);
 
   const [h, w] = x.shape.slice(-2) as [number, number];
   const [height, width] = size.slice(-2) as [number, number];
   const factor = height / h;
   const tiled = factor === width / w && Number.isInteger(factor) && rank === 4;
-  const centred = transformation === "half_pixel" || transformation === "pytorch_half_pixel";
+  const isHalfPixel = transformation === "half_pixel" || transformation === "pytorch_half_pixel";
   if (
     mode === "nearest" &&
     tiled &&
-    ((transformation === "asymmetric" && rounding === "floor") || (centred && rounding.startsWith("round")))
+    ((transformation === "asymmetric" && rounding === "floor") || (isHalfPixel && rounding.startsWith("round")))
   ) {
     return factor === 1 ? x : upsampleNearest(x, factor);
   }
   const along = (axis: number): Resampling | undefined => {
     const [from, to, scale] = [x.shape[axis] as number, size[axis] as number, scales[axis] as number];
     if (from === to && scale === 1) return undefined;
-    if (from * to > MOST_WEIGHTS) node.fail(`resizes ${from} to ${to} pixels, which is too much`);
+    if (from * to > MAX_WEIGHTS) node.fail(`resizing ${from} to ${to} pixels takes too much memory`);
     const at = (i: number) => COORDINATES[transformation](i, scale, from, to);
     const stretch = antialias ? Math.max(1, 1 / scale) : 1;
     switch (mode) {
@@ -283,14 +299,9 @@ export const image: Operators = {
   Resize: resized,
   Upsample: (node) => {
     const x = node.input(0);
-    const scales = node.floats("scales") ?? node.numbers(1, "scales") ?? node.fail("has no scales");
-    if (scales.length !== x.shape.length) node.fail(`${scales.length} scales for ${x.shape.length} axes`);
-    return scaled(
-      node,
-      x,
-      scales.map((scale, axis) => Math.floor((x.shape[axis] as number) * scale)),
-      scales,
-      true,
-    );
+    const scales = node.floats("scales") ?? node.numbers(1, "scales") ?? node.fail("scales are missing");
+    if (scales.length !== x.shape.length) node.fail(`has ${scales.length} scales for ${x.shape.length} axes`);
+    const size = scales.map((scale, axis) => Math.floor((x.shape[axis] as number) * scale));
+    return resizeTo(node, x, { size, scales, before11: true });
   },
 };

@@ -1,14 +1,14 @@
-/** Products of matrices. */
+/** Matrix products: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
 import { add, linear, matmul, mul, reshape, softmax, sum, transpose, where } from "../../../ops/index.js";
 import { type Shape, showShape, sizeOf } from "../../../tensor/shape.js";
 import type { OnnxNode } from "../node.js";
 import type { Operators } from "./operator.js";
 
-/** NumPy's rule: a vector is a row on the left and a column on the right, and its axis goes again. */
+/** numpy.matmul: a vector is a row on the left and a column on the right, and that axis is dropped from the result. */
 function product(node: OnnxNode): Value {
   const [a, b] = [node.input(0), node.input(1)];
-  if (a.shape.length === 0 || b.shape.length === 0) node.fail("multiplies a scalar");
+  if (a.shape.length === 0 || b.shape.length === 0) node.fail("an operand is a scalar");
   const [row, column] = [a.shape.length === 1, b.shape.length === 1];
   const y = matmul(row ? reshape(a, [1, -1]) : a, column ? reshape(b, [-1, 1]) : b);
   if (!row && !column) return y;
@@ -25,7 +25,7 @@ function gemm(node: OnnxNode): Value {
   const [transposeA, transposeB] = [node.int("transA") === 1, node.int("transB") === 1];
   const [alpha, beta] = [node.float("alpha") ?? 1, node.float("beta") ?? 1];
   const [, columns] = transposeB ? [...b.shape].reverse() : b.shape;
-  // The Linear layer of PyTorch.
+  // torch.nn.Linear is exported like this.
   if (!transposeA && transposeB && alpha === 1 && beta === 1 && c?.shape.length === 1 && c.shape[0] === columns) {
     return linear(a, b, c);
   }
@@ -35,9 +35,9 @@ function gemm(node: OnnxNode): Value {
   return add(scaled, beta === 1 ? c : mul(c, beta));
 }
 
-/** Sums of products over named axes, of one operand or two: "bhqd,bhkd->bhqk". */
+/** numpy.einsum with one or two operands, such as "bhqd,bhkd->bhqk". A letter may occur once per operand. */
 function einsum(node: OnnxNode): Value {
-  const equation = (node.text("equation") ?? node.fail("has no equation")).replaceAll(" ", "");
+  const equation = (node.string("equation") ?? node.fail("the attribute equation is missing")).replaceAll(" ", "");
   const operands = node.all();
   const [left = "", right] = equation.split("->");
   const terms = left.split(",");
@@ -46,23 +46,24 @@ function einsum(node: OnnxNode): Value {
   const isUnique = [...terms, right ?? ""].every((term) => new Set(term).size === term.length);
   if (right === undefined || !isSimple || !isUnique || operands.length > 2) {
     return node.fail(
-      `the equation ${JSON.stringify(equation.slice(0, 80))} is of a form that is not supported: one or two operands, a letter an axis, "->" and the result`,
+      `the equation ${JSON.stringify(equation.slice(0, 80))} is not supported. It must name one or two operands with one letter per axis, "->" and the result`,
     );
   }
   for (const [i, term] of terms.entries()) {
-    if (term.length !== operands[i]?.shape.length) node.fail(`${term} does not name the axes of operand ${i}`);
+    if (term.length !== operands[i]?.shape.length) node.fail(`${term} does not match the rank of operand ${i}`);
   }
   const extents = new Map(
     terms.flatMap((term, i) => [...term].map((letter, axis) => [letter, operands[i]?.shape[axis] as number] as const)),
   );
-  const extent = (letter: string) => extents.get(letter) ?? node.fail(`${letter} is in the result only`);
-  /** The operand with the axes of `letters` in their order; the others are summed away. */
+  const extent = (letter: string) =>
+    extents.get(letter) ?? node.fail(`the axis ${letter} of the result is in no operand`);
+  /** An operand with its axes in the order of `letters`. The other axes are summed. */
   const arranged = (i: number, letters: string): Value => {
     const term = terms[i] as string;
     const kept = [...term].filter((letter) => letters.includes(letter));
-    const gone = [...term].flatMap((letter, axis) => (letters.includes(letter) ? [] : [axis]));
+    const dropped = [...term].flatMap((letter, axis) => (letters.includes(letter) ? [] : [axis]));
     return transpose(
-      sum(operands[i] as Value, gone),
+      sum(operands[i] as Value, dropped),
       [...letters].map((letter) => kept.indexOf(letter)),
     );
   };
@@ -85,7 +86,7 @@ function einsum(node: OnnxNode): Value {
     sizeOf(shapeOf(columns)),
   ]);
   const found = batch + rows + columns;
-  if (found.length !== right.length) node.fail(`${right} names an axis that no operand has`);
+  if (found.length !== right.length) node.fail(`the result ${right} has an axis that is in no operand`);
   const y = reshape(matmul(a, b), shapeOf(found));
   return transpose(
     y,
@@ -93,32 +94,32 @@ function einsum(node: OnnxNode): Value {
   );
 }
 
-/** A score that softmax makes nothing of, even where it sees nothing else. */
-const UNSEEN = -1e30;
+/** Stands for -∞ in a mask. It is finite, so that softmax of a fully masked row is not NaN. */
+const MASKED = -1e30;
 
-/** softmax(q kᵀ · scale + mask) v; ONNX's Attention of opset 23, with heads apart: [b, heads, n, d]. */
+/** Attention of opset 23: softmax(q kᵀ · scale + mask) v, computed on heads [b, heads, n, d]. */
 function attention(node: OnnxNode): Value {
   const [query, key, value, mask] = [node.input(0), node.input(1), node.input(2), node.inputs[3]];
   if (node.int("is_causal") === 1 || node.inputs.slice(4).some(Boolean) || node.outputs > 1) {
-    node.fail("a causal mask, a cache and further outputs are not supported");
+    node.fail("is_causal, a key-value cache and further outputs are not supported");
   }
   const split = (x: Value, heads: number | undefined) => {
     if (x.shape.length === 4) return x;
     const [b, n, c] = x.shape as [number, number, number];
-    if (x.shape.length !== 3 || !heads) return node.fail(`${showShape(x.shape)} is not split into heads`);
+    if (x.shape.length !== 3 || !heads) return node.fail(`cannot split ${showShape(x.shape)} into heads`);
     return transpose(reshape(x, [b, n, heads, c / heads]), [0, 2, 1, 3]);
   };
   const [queryHeads, heads] = [node.int("q_num_heads"), node.int("kv_num_heads")];
   const q = split(query, queryHeads);
   const scale = node.float("scale") ?? 1 / Math.sqrt(q.shape.at(-1) as number);
   const scores = matmul(mul(q, scale), split(key, heads), { transposeB: true });
-  const seen = mask?.dtype === "bool" ? where(mask, scores, UNSEEN) : mask ? add(scores, mask) : scores;
-  const y = matmul(softmax(seen), split(value, heads));
+  const masked = mask?.dtype === "bool" ? where(mask, scores, MASKED) : mask ? add(scores, mask) : scores;
+  const y = matmul(softmax(masked), split(value, heads));
   const [b, , n] = y.shape as [number, number, number];
   return query.shape.length === 4 ? y : reshape(transpose(y, [0, 2, 1, 3]), [b, n, -1]);
 }
 
-export const products: Operators = {
+export const matrixProducts: Operators = {
   MatMul: product,
   Gemm: gemm,
   Einsum: einsum,

@@ -1,4 +1,4 @@
-/** Normalisation and softmax. */
+/** Normalization layers and softmax: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
 import {
   abs,
@@ -29,31 +29,31 @@ import type { Operators } from "./operator.js";
 
 const EPSILON = 1e-5;
 
-/** With the statistics of training: an affine map of each channel (Ioffe & Szegedy 2015). */
+/** Batch normalization with running statistics (Ioffe & Szegedy 2015), which is an affine map of each channel. */
 function batchNorm(node: OnnxNode): Value {
   const x = node.input(0);
   const [scale, bias, average, variance] = [1, 2, 3, 4].map((i) => node.input(i)) as [Value, Value, Value, Value];
-  if (node.int("training_mode") === 1) node.fail("is in training mode; export the model after model.eval()");
+  if (node.int("training_mode") === 1) node.fail("is in training mode. Export the model after model.eval()");
   const perChannel = (value: Value) => reshape(value, [-1, ...x.shape.slice(2).map(() => 1)]);
   const factor = div(scale, sqrt(add(variance, node.float("epsilon") ?? EPSILON)));
   return add(mul(x, perChannel(factor)), perChannel(sub(bias, mul(average, factor))));
 }
 
-function groups(node: OnnxNode): Value {
+function groupNormalization(node: OnnxNode): Value {
   const x = node.input(0);
   const channels = x.shape[1] ?? node.fail(`${showShape(x.shape)} has no channels`);
-  const count = node.int("num_groups") ?? node.fail("has no num_groups");
-  // Opset 18 has one scale a group, later ones one a channel.
-  const spread = (value: Value) =>
+  const count = node.int("num_groups") ?? node.fail("the attribute num_groups is missing");
+  // Opset 18 has one scale per group, later opsets have one per channel.
+  const perChannel = (value: Value) =>
     value.shape[0] === channels
       ? value
       : reshape(broadcastTo(reshape(value, [-1, 1]), [count, channels / count]), [-1]);
-  return groupNorm(x, count, spread(node.input(1)), spread(node.input(2)), node.float("epsilon") ?? EPSILON);
+  return groupNorm(x, count, perChannel(node.input(1)), perChannel(node.input(2)), node.float("epsilon") ?? EPSILON);
 }
 
-function layers(node: OnnxNode): Value {
+function layerNormalization(node: OnnxNode): Value {
   const x = node.input(0);
-  if (node.outputs > 1) node.fail("its further outputs, mean and deviation, are not supported");
+  if (node.outputs > 1) node.fail("its optional outputs, mean and inverse standard deviation, are not supported");
   const axis = node.axis("axis", -1, x.shape.length);
   const features = x.shape.slice(axis);
   const flat = (value: Value) => reshape(broadcastTo(value, features), [-1]);
@@ -64,7 +64,7 @@ function layers(node: OnnxNode): Value {
 }
 
 /** x / √(mean x² + ε) · scale (Zhang & Sennrich 2019) */
-function rootMeanSquare(node: OnnxNode): Value {
+function rmsNormalization(node: OnnxNode): Value {
   const x = node.input(0);
   const axis = node.axis("axis", -1, x.shape.length);
   const axes = x.shape.map((_, i) => i).slice(axis);
@@ -72,12 +72,13 @@ function rootMeanSquare(node: OnnxNode): Value {
   return mul(mul(x, pow(add(square, node.float("epsilon") ?? EPSILON), -0.5)), node.input(1));
 }
 
-/** Responses beside each other inhibit each other (Krizhevsky et al. 2012, section 3.3). */
-function localResponse(node: OnnxNode): Value {
+/** Local response normalization across channels (Krizhevsky et al. 2012, section 3.3). */
+function localResponseNormalization(node: OnnxNode): Value {
   const x = node.input(0);
-  const size = node.int("size") ?? node.fail("has no size");
+  const size = node.int("size") ?? node.fail("the attribute size is missing");
   const channels = x.shape[1] ?? node.fail(`${showShape(x.shape)} has no channels`);
-  if (!(size >= 1 && size <= channels)) node.fail(`a neighbourhood of ${size} in ${channels} channels`);
+  if (!(size >= 1 && size <= channels))
+    node.fail(`size is ${size}, but must be from 1 to the number of channels, ${channels}`);
   const before = Math.floor((size - 1) / 2);
   const around = x.shape.map((_, axis): [number, number] => (axis === 1 ? [before, size - 1 - before] : [0, 0]));
   const squares = pad(mul(x, x), around);
@@ -87,7 +88,10 @@ function localResponse(node: OnnxNode): Value {
   return mul(x, power);
 }
 
-/** `f` over the last axis, applied to another; before opset 13 to all axes from that one on, as one. */
+/**
+ * Applies `f`, which works on the last axis, to the axis that the node names. Before opset 13, the named axis and those after
+ * it are flattened into one.
+ */
 function alongAxis(node: OnnxNode, f: (x: Value) => Value): Value {
   const x = node.input(0);
   const rank = x.shape.length;
@@ -101,6 +105,7 @@ function alongAxis(node: OnnxNode, f: (x: Value) => Value): Value {
   return transpose(f(transpose(x, swapped)), swapped);
 }
 
+/** log Σ exp(x) over `axes`, shifted by the maximum so that it does not overflow. */
 export function logSumExp(x: Value, axes: readonly number[], keepDims: boolean): Value {
   const top = max(x, axes, { keepDims: true });
   const total = log(sum(exp(sub(x, top)), axes, { keepDims }));
@@ -114,10 +119,10 @@ export const norms: Operators = {
     const channels = x.shape[1] ?? node.fail(`${showShape(x.shape)} has no channels`);
     return groupNorm(x, channels, node.input(1), node.input(2), node.float("epsilon") ?? EPSILON);
   },
-  GroupNormalization: groups,
-  LayerNormalization: layers,
-  RMSNormalization: rootMeanSquare,
-  LRN: localResponse,
+  GroupNormalization: groupNormalization,
+  LayerNormalization: layerNormalization,
+  RMSNormalization: rmsNormalization,
+  LRN: localResponseNormalization,
   LpNormalization: (node) => {
     const x = node.input(0);
     const axis = node.axis("axis", -1, x.shape.length);

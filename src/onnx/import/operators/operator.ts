@@ -1,8 +1,11 @@
 import type { Value } from "../../../graph/value.js";
 import type { OnnxNode } from "../node.js";
 
-/** One ONNX operator as values of our graph. What does not fit is a TypeError, to which the caller adds the node's name. */
+/**
+ * Builds the outputs of an ONNX node. Throws a TypeError or a RangeError for a node that cannot be imported (`node.fail`);
+ * `OnnxImport` adds the node's name.
+ */
 export type Operator = (node: OnnxNode) => Value | readonly Value[];
 
-/** By name; operators of other domains than ONNX's own are called `domain.Name`. */
+/** Operators by name. Those of another domain than ONNX's own have the key `domain.Name`. */
 export type Operators = Readonly<Record<string, Operator>>;

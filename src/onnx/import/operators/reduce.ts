@@ -1,4 +1,4 @@
-/** What makes fewer numbers of many, and what picks some of them. */
+/** Reductions, and operators that pick elements along an axis: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
 import {
   abs,
@@ -18,7 +18,7 @@ import {
   topK,
 } from "../../../ops/index.js";
 import { isFloating } from "../../../tensor/dtype.js";
-import { normalizeAxis } from "../../../tensor/shape.js";
+import { normalizeAxis, showShape } from "../../../tensor/shape.js";
 import type { OnnxNode } from "../node.js";
 import { logSumExp } from "./norm.js";
 import type { Operator, Operators } from "./operator.js";
@@ -29,7 +29,7 @@ const reduction =
   (reduce: Reduction): Operator =>
   (node) => {
     const given = node.input(0);
-    // Truths and whole numbers are few here; they are reduced as floating point.
+    // The reductions of our graph take floating point. Booleans and integers are small enough to be exact in float32.
     const x = isFloating(given.dtype) ? given : cast(given, "float32");
     const axes = node.intsOrInput("axes", 1) ?? [];
     const keepDims = node.int("keepdims") !== 0;
@@ -39,21 +39,21 @@ const reduction =
     return cast(reduce(x, [...new Set(all)], { keepDims }), given.dtype);
   };
 
-const negated = (x: Value) => mul(x, -1);
+const negate = (x: Value) => mul(x, -1);
 
-/** Shape arithmetic multiplies extents; nothing else here does. */
-function multiplied(node: OnnxNode): Value {
+/** ReduceProd of a constant list: it occurs in shape arithmetic alone. */
+function reduceProd(node: OnnxNode): Value {
   const { shape, dtype } = node.input(0);
   const total = (node.numbers(0, "operand") ?? []).reduce((a, b) => a * b, 1);
-  if (shape.length !== 1) node.fail("multiplies more than a list of numbers");
+  if (shape.length !== 1) node.fail(`is only supported for a list, but its operand has the shape ${showShape(shape)}`);
   return constant([total], node.int("keepdims") === 0 ? [] : [1], dtype);
 }
 
-function best(node: OnnxNode, sign: (x: Value) => Value): Value {
+function argMax(node: OnnxNode, transform: (x: Value) => Value): Value {
   const x = node.input(0);
   const axis = node.axis("axis", 0, x.shape.length);
   if (node.int("select_last_index") === 1) node.fail("select_last_index is not supported");
-  const { indices } = topK(sign(x), 1, axis);
+  const { indices } = topK(transform(x), 1, axis);
   return node.int("keepdims") === 0
     ? reshape(
         indices,
@@ -62,38 +62,38 @@ function best(node: OnnxNode, sign: (x: Value) => Value): Value {
     : indices;
 }
 
-function largest(node: OnnxNode): Value[] {
+function topKOf(node: OnnxNode): Value[] {
   const x = node.input(0);
-  const count = node.integer(1, "k") ?? node.int("k") ?? node.fail("has no k");
+  const count = node.integer(1, "k") ?? node.int("k") ?? node.fail("k is missing");
   const axis = node.axis("axis", -1, x.shape.length);
   if (node.int("largest") !== 0) {
     const { values, indices } = topK(x, count, axis);
     return [values, indices];
   }
-  const { values, indices } = topK(negated(x), count, axis);
-  return [negated(values), indices];
+  const { values, indices } = topK(negate(x), count, axis);
+  return [negate(values), indices];
 }
 
-function elements(node: OnnxNode): Value {
+function gatherElementsOf(node: OnnxNode): Value {
   const [x, indices] = [node.input(0), cast(node.input(1), "int64")];
   const axis = node.axis("axis", 0, x.shape.length);
-  const counted = add(indices, mul(cast(less(indices, 0), "int64"), x.shape[axis] as number));
-  return gatherElements(x, counted, axis);
+  const positions = add(indices, mul(cast(less(indices, 0), "int64"), x.shape[axis] as number));
+  return gatherElements(x, positions, axis);
 }
 
 export const reductions: Operators = {
   ReduceSum: reduction(sum),
   ReduceMean: reduction(mean),
   ReduceMax: reduction(max),
-  ReduceMin: reduction((x, axes, options) => negated(max(negated(x), axes, options))),
-  ReduceProd: multiplied,
+  ReduceMin: reduction((x, axes, options) => negate(max(negate(x), axes, options))),
+  ReduceProd: reduceProd,
   ReduceL1: reduction((x, axes, options) => sum(abs(x), axes, options)),
   ReduceL2: reduction((x, axes, options) => sqrt(sum(mul(x, x), axes, options))),
   ReduceSumSquare: reduction((x, axes, options) => sum(mul(x, x), axes, options)),
   ReduceLogSum: reduction((x, axes, options) => log(sum(x, axes, options))),
   ReduceLogSumExp: reduction((x, axes, { keepDims }) => logSumExp(x, axes, keepDims)),
-  ArgMax: (node) => best(node, (x) => x),
-  ArgMin: (node) => best(node, negated),
-  TopK: largest,
-  GatherElements: elements,
+  ArgMax: (node) => argMax(node, (x) => x),
+  ArgMin: (node) => argMax(node, negate),
+  TopK: topKOf,
+  GatherElements: gatherElementsOf,
 };
