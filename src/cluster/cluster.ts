@@ -1,4 +1,4 @@
-import type { ErrorCode, ErrorFacts } from "../errors/index.js";
+import { type ErrorCode, type ErrorFacts, InputError } from "../errors/index.js";
 
 /**
  * The processes of one run, called ranks as in MPI. Each holds a copy of the trainable parameters and processes a share
@@ -90,6 +90,9 @@ export interface ClusterFailureDetails {
   readonly facts?: ErrorFacts;
   readonly teller?: number;
 }
+
+/** Bad input that every rank finds at the same time. The run reports it as an error of rank 0, whichever rank is first. */
+export class CollectiveError extends InputError {}
 
 /** All ranks were asked to stop. */
 export class StopRequest extends Error {

@@ -1,6 +1,6 @@
 /** Work that all ranks do at the same time, so that an error on one rank ends it on all of them. */
 import { type ErrorCode, type ErrorFacts, InputError } from "../errors/index.js";
-import { type Cluster, rankName } from "./cluster.js";
+import { type Cluster, CollectiveError, rankName } from "./cluster.js";
 
 /** An `InputError` as it travels between ranks. */
 interface Failure {
@@ -14,7 +14,7 @@ interface Failure {
  * rank, with the same code, message and facts. If other ranks do not have that error, the message starts with the name
  * of the rank, and the facts include `rank` and `host`.
  *
- * @throws InputError as above. Other errors are thrown on their own rank only, and the caller has to end the run with
+ * @throws CollectiveError as above. Other errors are thrown on their own rank only, and the caller has to end the run with
  *   `Cluster.fail`.
  */
 export async function together<T>(cluster: Cluster, work: () => Promise<T>): Promise<T> {
@@ -32,9 +32,9 @@ export async function together<T>(cluster: Cluster, work: () => Promise<T>): Pro
   const first = failures[rank];
   if (first === undefined) return (done as { readonly result: T }).result;
   const shared = rank === 0 || failures.every((other) => other?.message === first.message);
-  if (shared) throw new InputError(first.code, first.message, first.facts);
+  if (shared) throw new CollectiveError(first.code, first.message, first.facts);
   const facts = { ...first.facts, rank, host: cluster.hosts[rank] };
-  throw new InputError(first.code, `${rankName(cluster, rank)}: ${first.message}`, facts);
+  throw new CollectiveError(first.code, `${rankName(cluster, rank)}: ${first.message}`, facts);
 }
 
 /** Runs `work` on one rank of each host and then on the others, so that the ranks of a host share one download. */

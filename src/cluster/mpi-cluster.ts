@@ -2,7 +2,7 @@ import { deserialize, serialize } from "node:v8";
 import { Worker } from "node:worker_threads";
 import koffi from "koffi";
 import { InputError } from "../errors/index.js";
-import { type Cluster, ClusterFailure, rankName, StopRequest, type WaitOptions } from "./cluster.js";
+import { type Cluster, ClusterFailure, CollectiveError, rankName, StopRequest, type WaitOptions } from "./cluster.js";
 import type { Launcher, MpiFamily } from "./launcher.js";
 import type { Ending, Reply, Request, WorkerData } from "./protocol.js";
 
@@ -106,7 +106,8 @@ export class MpiCluster implements Cluster {
   fail(error: unknown): void {
     const message = error instanceof Error ? error.message || error.name : String(error);
     const { code, facts } = error instanceof InputError ? error : {};
-    this.#tellEnding({ kind: "error", rank: this.rank, message, code, facts });
+    const rank = error instanceof CollectiveError ? 0 : this.rank;
+    this.#tellEnding({ kind: "error", rank, message, code, facts });
   }
 
   async close(exitCode = 0): Promise<void> {

@@ -1,7 +1,6 @@
 /** Checks that all ranks of a run agree on everything that affects the training. */
-import { type Cluster, rankName } from "../cluster/cluster.js";
+import { type Cluster, CollectiveError, rankName } from "../cluster/cluster.js";
 import type { Settings } from "../config/settings.js";
-import { InputError } from "../errors/index.js";
 import { packageVersion } from "../io/package.js";
 import { isRecord } from "../io/record.js";
 import type { Precision } from "../pipeline/precision.js";
@@ -43,7 +42,7 @@ export async function requireAgreement(cluster: Cluster, { settings, ...facts }:
     if (key === undefined) continue;
     const rank = i + 1;
     const [expected, found] = [first[key], other[key]].map((value) => short(value ?? "not set"));
-    throw new InputError(
+    throw new CollectiveError(
       "ranks-mismatch",
       `${key} is ${found} on ${rankName(cluster, rank)}, but ${expected} on ${rankName(cluster, 0)}. ` +
         "Start all ranks with the same settings, weights and version.",

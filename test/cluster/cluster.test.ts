@@ -45,6 +45,14 @@ for (const mpi of [openMpi, mpich]) {
       expect(code).toBe(2);
     });
 
+    test("report an error of all ranks without the name of a rank", async () => {
+      const { code, errors, failure } = await (await runHere(mpi, 2, "shared")).ended;
+      expect(errors).toEqual(["error: no such model"]);
+      const { code: input, facts } = await failure();
+      expect({ input, facts }).toEqual({ input: "model-not-found", facts: { path: "m" } });
+      expect(code).toBe(2);
+    });
+
     test("end when one of them is stopped by the system", async () => {
       const stopped = async (rank: number) => {
         const run = await runHere(mpi, 2, "sums");

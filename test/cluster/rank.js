@@ -12,6 +12,8 @@ const dist = join(import.meta.dirname, "../../dist/src");
 const load = (/** @type {string} */ file) => import(pathToFileURL(join(dist, file)).href);
 /** @type {typeof import("../../src/cluster/connect.js")} */
 const { connect } = await load("cluster/connect.js");
+/** @type {typeof import("../../src/cluster/collective.js")} */
+const { together } = await load("cluster/collective.js");
 /** @type {typeof import("../../src/errors/index.js")} */
 const { InputError } = await load("errors/index.js");
 
@@ -70,6 +72,16 @@ const scenarios = {
     if (last)
       throw new InputError("not-finite", "the gradient is not finite", { tensor: "g", filler: "f".repeat(5000) });
     await cluster.sum(new Float64Array(10));
+  },
+  /** All ranks find the same bad input. Rank 0 is the last one to report it. */
+  shared: async () => {
+    try {
+      await together(cluster, async () => {
+        throw new InputError("model-not-found", "no such model", { path: "m" });
+      });
+    } finally {
+      if (rank === 0) await pause(500);
+    }
   },
   /** Sums for ever, until the test ends it. Reports its process id once it is under way. */
   sums: async () => {
