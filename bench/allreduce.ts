@@ -6,8 +6,7 @@
  */
 import { execFile } from "node:child_process";
 import { parseArgs, promisify } from "node:util";
-import { connect } from "../src/cluster/connect.js";
-import { launcherOf, libraryNames } from "../src/cluster/launcher.js";
+import { connect, launcherOf, libraryNames } from "../src/cluster/index.js";
 import { loadMpi, Mpi } from "../src/cluster/mpi/mpi.js";
 
 /** Of float64 numbers: little, half of and all that rank-4 LoRA has on Stable Diffusion 1.5, and ten times as many. */

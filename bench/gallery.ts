@@ -11,10 +11,9 @@ import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import sharp from "sharp";
-import { contactSheet, type LabelledPicture } from "../src/images/contact-sheet.js";
-import { type RunRecord, readRun } from "../src/runs/record/run-record.js";
-import { lineChart, type Series } from "../src/runs/report/chart.js";
-import { format } from "../src/runs/report/format.js";
+import { contactSheet, type LabelledImage } from "../src/images/contact-sheet.js";
+import { type RunRecord, readRun } from "../src/runs/record/index.js";
+import { format, lineChart, type Series } from "../src/runs/report/index.js";
 
 const STYLE = `text { font: 12px sans-serif; fill: #6d6a64 } .grid { stroke: #e5e2dc } .line { fill: none; stroke-width: 2 }
 .line.train { stroke: #8a8f98 } .line.eval { stroke: #d9480f } .band { opacity: 0.16 }
@@ -43,7 +42,7 @@ function ends<T>(items: readonly T[]): [T, T] {
 /** A palette makes the file half as large, and such pictures have few colours. */
 async function pictures({ shown }: RunRecord): Promise<Buffer> {
   const rows = ends(shown).map(({ samples }) => samples);
-  const cells: LabelledPicture[] = [];
+  const cells: LabelledImage[] = [];
   for (const { png, prompt, reward } of rows.flat()) {
     const { data, info } = await sharp(Buffer.from(png, "base64")).raw().toBuffer({ resolveWithObject: true });
     cells.push({ ...info, pixels: new Uint8Array(data), label: `${prompt} ${format(reward)}` });

@@ -9,7 +9,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs, promisify } from "node:util";
-import type { StepMetrics } from "../src/train/events.js";
+import type { StepMetrics } from "../src/train/index.js";
 
 const { values } = parseArgs({
   options: {

@@ -5,7 +5,7 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { gradients } from "../src/autodiff/index.js";
-import { flops } from "../src/engine/flops.js";
+import { flops } from "../src/engine/index.js";
 import type { Value } from "../src/graph/value.js";
 import { filled, input } from "../src/ops/index.js";
 import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";

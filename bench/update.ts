@@ -4,21 +4,24 @@
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { loadSettings, parseSet } from "../src/config/load.js";
-import { countPlan } from "../src/engine/plan.js";
-import { type CompiledReplica, compileReplicas, Replicas, startRuntimes } from "../src/engine/replicas.js";
-import { drawSamples } from "../src/engine/samples.js";
-import { planWork } from "../src/engine/work.js";
-import type { DirectEstimator } from "../src/estimators/estimator.js";
-import { openEstimator } from "../src/estimators/index.js";
+import { loadSettings, parseSet } from "../src/config/index.js";
+import {
+  type CompiledReplica,
+  compileReplicas,
+  countPlan,
+  drawSamples,
+  planWork,
+  Replicas,
+  startRuntimes,
+} from "../src/engine/index.js";
+import { type DirectEstimator, openEstimator } from "../src/estimators/index.js";
 import { input, matmul } from "../src/ops/index.js";
-import { openPipeline } from "../src/pipeline/pipeline.js";
+import { openPipeline } from "../src/pipeline/index.js";
 import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { float32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import { openTrainable } from "../src/train/open-trainable.js";
-import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
+import { adamw, adamwState, clipGradNorm, openTrainable } from "../src/train/index.js";
 
 const { values } = parseArgs({
   options: {

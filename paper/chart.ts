@@ -1,8 +1,6 @@
 /** Curves of several methods as one SVG file: it is shown as an image, so its colours follow light and dark by themselves. */
 
-import { ticks } from "../src/runs/report/chart.js";
-import { format } from "../src/runs/report/format.js";
-import { Html, html } from "../src/runs/report/html.js";
+import { format, Html, html, ticks } from "../src/runs/report/index.js";
 
 export interface ChartPoint {
   readonly x: number;

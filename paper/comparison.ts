@@ -1,7 +1,7 @@
 /** The comparison's folder, `<out>/<method>/lr-<rate>/seed-<n>`: what is done in it, what comes next, and what it shows. */
 import { join } from "node:path";
 import { exists } from "../src/io/files.js";
-import { samplesFolder } from "../src/runs/record/layout.js";
+import { samplesFolder } from "../src/runs/record/index.js";
 import { type Curve, chooseRate, type MeanPoint, meanCurve, type Trial } from "./curves.js";
 import { type Final, knownFinal } from "./final.js";
 import type { Method, Run } from "./methods.js";

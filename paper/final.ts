@@ -5,17 +5,12 @@
 
 import { join } from "node:path";
 import { z } from "zod";
-import { loadSettings } from "../src/config/load.js";
-import { ANIMALS, HELD_OUT_ANIMALS } from "../src/config/prompts.js";
-import type { Settings } from "../src/config/settings.js";
+import { ANIMALS, HELD_OUT_ANIMALS, loadSettings, type Settings } from "../src/config/index.js";
 import { writeFileAtomic } from "../src/io/atomic.js";
 import { exists } from "../src/io/files.js";
 import { readJson } from "../src/io/json.js";
-import { openTuned } from "../src/runs/record/checkpoints.js";
-import { checkpointFolder } from "../src/runs/record/layout.js";
-import { evaluate } from "../src/scoring/evaluate.js";
-import { score } from "../src/scoring/score.js";
-import { meanAndStd } from "../src/scoring/statistics.js";
+import { checkpointFolder, openTuned } from "../src/runs/record/index.js";
+import { evaluate, meanAndStd, score } from "../src/scoring/index.js";
 import { overridesOf } from "./methods.js";
 
 const part = z.object({ pictures: z.int(), reward: z.number(), std: z.number(), agreement: z.number() });

@@ -17,7 +17,7 @@ import { interruptible } from "../src/cli/interrupt.js";
 import { processTerminal, type Terminal } from "../src/cli/terminal.js";
 import { InputError, nearest } from "../src/errors/index.js";
 import { packageFolder } from "../src/io/package.js";
-import { duration, format } from "../src/runs/report/format.js";
+import { duration, format } from "../src/runs/report/index.js";
 import { finalJobs, folderOf, type Job, readTuning, type Tuning, tuningJobs, workLeft } from "./comparison.js";
 import { readFinal } from "./final.js";
 import { METHODS, type Method, settingsOf } from "./methods.js";

@@ -4,10 +4,8 @@
  * to train on and its 6 others to evaluate, 10 denoising steps with a guidance of 3.
  */
 
-import type { Override } from "../src/config/load.js";
-import { loadSettings } from "../src/config/load.js";
-import type { Settings } from "../src/config/settings.js";
-import type { TruncationSettings } from "../src/estimators/truncation.js";
+import { loadSettings, type Override, type Settings } from "../src/config/index.js";
+import type { TruncationSettings } from "../src/estimators/index.js";
 
 export interface Method {
   /** Of its folder, and as `--only` knows it. */

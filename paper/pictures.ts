@@ -1,10 +1,9 @@
 /** What the methods' last evaluations look like, a row each: no curve shows what became of the animals. */
 import { join } from "node:path";
 import sharp from "sharp";
-import { contactSheet, type LabelledPicture } from "../src/images/contact-sheet.js";
+import { contactSheet, type LabelledImage } from "../src/images/contact-sheet.js";
 import { readImage } from "../src/images/read.js";
-import { samplesFolder } from "../src/runs/record/layout.js";
-import { readSamples } from "../src/runs/record/samples.js";
+import { readSamples, samplesFolder } from "../src/runs/record/index.js";
 
 export interface Row {
   readonly label: string;
@@ -15,7 +14,7 @@ export interface Row {
 
 /** A picture of each prompt, the first noise. */
 export async function pictureSheet(rows: readonly Row[]): Promise<Buffer> {
-  const pictures: LabelledPicture[] = [];
+  const pictures: LabelledImage[] = [];
   let columns = 0;
   for (const { label, folder, update } of rows) {
     const samples = await readSamples(folder, update);

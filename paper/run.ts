@@ -3,23 +3,27 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { loadSettings } from "../src/config/load.js";
-import type { Settings } from "../src/config/settings.js";
+import { loadSettings, type Settings } from "../src/config/index.js";
 import { InputError } from "../src/errors/index.js";
 import { readImage } from "../src/images/read.js";
 import type { RgbImage } from "../src/images/rgb.js";
 import { writeFileAtomic } from "../src/io/atomic.js";
 import { exists } from "../src/io/files.js";
 import { readJson } from "../src/io/json.js";
-import { isRun, savedSteps } from "../src/runs/record/checkpoints.js";
-import { leaves } from "../src/runs/record/config.js";
-import { runFiles, samplesFolder, stepsIn } from "../src/runs/record/layout.js";
-import { readMetrics } from "../src/runs/record/metrics.js";
-import { readEvaluations, readSamples } from "../src/runs/record/samples.js";
+import {
+  isRun,
+  leaves,
+  readEvaluations,
+  readMetrics,
+  readSamples,
+  runFiles,
+  samplesFolder,
+  savedSteps,
+  stepsIn,
+} from "../src/runs/record/index.js";
 import { RunFolder } from "../src/runs/run-folder.js";
-import { score } from "../src/scoring/score.js";
-import { observers, type StepMetrics, type TrainObserver } from "../src/train/events.js";
-import { train } from "../src/train/trainer.js";
+import { score } from "../src/scoring/index.js";
+import { observers, type StepMetrics, type TrainObserver, train } from "../src/train/index.js";
 import type { Curve } from "./curves.js";
 import { overridesOf } from "./methods.js";
 

@@ -9,8 +9,8 @@ import type { Terminal } from "../src/cli/terminal.js";
 import { writeFileAtomic } from "../src/io/atomic.js";
 import { exists } from "../src/io/files.js";
 import { readJson } from "../src/io/json.js";
-import { duration } from "../src/runs/report/format.js";
-import { train } from "../src/train/trainer.js";
+import { duration } from "../src/runs/report/index.js";
+import { train } from "../src/train/index.js";
 import { type Method, settingsOf } from "./methods.js";
 
 /** The last is not counted, because an evaluation follows it, and of several the first, which warms the caches. */

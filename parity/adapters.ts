@@ -12,20 +12,21 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs, promisify } from "node:util";
-import { settingsFrom } from "../src/config/load.js";
-import type { SettingsInput } from "../src/config/settings.js";
+import { type SettingsInput, settingsFrom } from "../src/config/index.js";
 import { seededNoise } from "../src/diffusion/noise.js";
 import { stack } from "../src/diffusion/trajectory.js";
-import { toFlat } from "../src/pipeline/adapter.js";
-import { exportFiles } from "../src/pipeline/export.js";
-import { mixAdapters } from "../src/pipeline/mix.js";
-import { openPipeline } from "../src/pipeline/pipeline.js";
-import { Sampler } from "../src/pipeline/sampler.js";
-import type { TrainableLayout } from "../src/pipeline/trainable.js";
+import {
+  exportFiles,
+  mixAdapters,
+  openPipeline,
+  Sampler,
+  type TrainableLayout,
+  toFlat,
+} from "../src/pipeline/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import { openTrainable } from "../src/train/open-trainable.js";
+import { openTrainable } from "../src/train/index.js";
 import { type LoraAdapter, readLora } from "../src/weights/lora-files.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type StoredTensor } from "../src/weights/source.js";

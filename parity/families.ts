@@ -3,13 +3,9 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gradients } from "../src/autodiff/index.js";
-import { resolvedLoss, type Settings, settingsSchema } from "../src/config/settings.js";
-import { CompiledEngine } from "../src/engine/engine.js";
-import { Replica } from "../src/engine/replica.js";
-import { planWork } from "../src/engine/work.js";
-import type { DirectEstimator } from "../src/estimators/estimator.js";
-import { openEstimator } from "../src/estimators/index.js";
-import type { TrainingSample } from "../src/estimators/sample.js";
+import { type LossSettings, resolvedLoss, type Settings, settingsSchema } from "../src/config/index.js";
+import { CompiledEngine, planWork, Replica } from "../src/engine/index.js";
+import { type DirectEstimator, openEstimator, type TrainingSample } from "../src/estimators/index.js";
 import type { Graph } from "../src/graph/graph.js";
 import type { Value } from "../src/graph/value.js";
 import { unet, unetInputs } from "../src/models/unet/unet.js";
@@ -18,11 +14,15 @@ import { joinFlat } from "../src/nn/flat.js";
 import { type LoraLayout, loraAdapter } from "../src/nn/lora.js";
 import { frozenScope } from "../src/nn/scope.js";
 import { input } from "../src/ops/index.js";
-import { adapterLayout } from "../src/pipeline/adapter.js";
-import { decodeGraph, textGraph } from "../src/pipeline/graphs.js";
-import { openPipeline, type Pipeline } from "../src/pipeline/pipeline.js";
-import { PromptEncoder } from "../src/pipeline/prompt-encoder.js";
-import { Sampler } from "../src/pipeline/sampler.js";
+import {
+  adapterLayout,
+  decodeGraph,
+  openPipeline,
+  type Pipeline,
+  PromptEncoder,
+  Sampler,
+  textGraph,
+} from "../src/pipeline/index.js";
 import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import type { Feeds, Runtime } from "../src/runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../src/tensor/host.js";
@@ -52,7 +52,7 @@ interface Reference {
   readonly steps: number;
   readonly guidance_scale: number;
   readonly rank: number;
-  readonly loss: Settings["loss"];
+  readonly loss: LossSettings;
 }
 
 /** What all comparisons of one family share. */

@@ -12,7 +12,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs, promisify } from "node:util";
-import { captionOf, stepRow } from "../src/runs/trackers/row.js";
+import { captionOf, stepRow } from "../src/runs/trackers/index.js";
 import { evaluationOf, metricsOf, PROMPTS, resumeRun, startRun } from "../test/made-up-run.js";
 import { startWandb, type WandbServerRun } from "../test/wandb-server.js";
 

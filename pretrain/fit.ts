@@ -6,7 +6,7 @@ import { initialParameters } from "../src/nn/scope.js";
 import type { Program, Runtime } from "../src/runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
+import { adamw, adamwState, clipGradNorm } from "../src/train/index.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type WeightSource } from "../src/weights/source.js";
 import type { TrainingGraph } from "./trainable.js";

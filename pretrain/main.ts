@@ -5,7 +5,7 @@
 import { cp } from "node:fs/promises";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { HELD_OUT_ANIMALS } from "../src/config/prompts.js";
+import { HELD_OUT_ANIMALS } from "../src/config/index.js";
 import { parseClipConfig } from "../src/models/clip/config.js";
 import { openClipTokenizer } from "../src/models/clip/tokenizer.js";
 import { parseVaeConfig } from "../src/models/vae/config.js";

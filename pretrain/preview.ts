@@ -1,6 +1,4 @@
-import { type ImageRequest, sampleImages } from "../src/pipeline/images.js";
-import { openPipeline } from "../src/pipeline/pipeline.js";
-import { Sampler } from "../src/pipeline/sampler.js";
+import { type ImageRequest, openPipeline, Sampler, sampleImages } from "../src/pipeline/index.js";
 import type { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { PICTURE_LENGTH } from "./data/render.js";

@@ -139,7 +139,7 @@ async function runSplit(runtime: Runtime, graph: Graph, feeds: Feeds, weights?: 
   const { forward, backward, residuals } = splitAtResiduals(graph, outputs);
   const [ahead, back] = [await runtime.compile(forward, weights), await runtime.compile(backward, weights)];
   const wanted = Object.entries(feeds).filter(([name]) => name in forward.inputs);
-  const { outputs: predicted, kept } = await ahead.runKeeping(Object.fromEntries(wanted), residuals);
+  const { outputs: predicted, kept } = await ahead.runSaving(Object.fromEntries(wanted), residuals);
   const found = await back.run(feeds, kept);
   for (const held of [kept, ahead, back]) await held.release();
   return { ...predicted, ...found };

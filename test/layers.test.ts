@@ -57,6 +57,35 @@ test("folders import one way", () => {
   expect(wrong).toEqual([]);
 });
 
+/** Folders that other folders enter by their index.ts. Tests may reach inside. */
+const ROOMS = [
+  ...["cluster", "rewards", "estimators", "config", "pipeline", "scoring", "engine", "train"],
+  ...["record", "report", "publish", "trackers"].map((folder) => path.join("runs", folder)),
+];
+
+const roomOf = (file: string) => ROOMS.find((room) => file.startsWith(room + path.sep));
+
+test("rooms are entered by their door", () => {
+  const wrong = files.flatMap((file) =>
+    importsOf(file)
+      .filter((target) => target.startsWith("."))
+      .map((target) => path.relative(SRC, path.resolve(SRC, path.dirname(file), target)))
+      .filter((target) => roomOf(target) !== undefined && roomOf(target) !== roomOf(file))
+      .filter((target) => path.basename(target) !== "index.js")
+      .map((target) => `${file} imports ${target}`),
+  );
+  expect(wrong).toEqual([]);
+});
+
+test("at most 15 files take the whole Settings; the others take the sections that they need", () => {
+  const importers = files.filter((file) =>
+    [...readFileSync(path.join(SRC, file), "utf8").matchAll(/import (?:type )?\{([^}]*)\}/g)].some(([, names]) =>
+      /(^|[\s,])(type )?Settings(?=[\s,]|$)/.test(names as string),
+    ),
+  );
+  expect(importers.length).toBeLessThanOrEqual(15);
+});
+
 test("no files import each other in a circle, types included", () => {
   const graph = new Map(
     files.map((file) => [

@@ -31,8 +31,8 @@ async function countingKept(work: (runtime: Runtime) => Promise<void>): Promise<
     const program = await runtime.compile(...graph);
     return {
       ...program,
-      runKeeping: async (...feeds) => {
-        const result = await program.runKeeping(...feeds);
+      runSaving: async (...feeds) => {
+        const result = await program.runSaving(...feeds);
         const release = result.kept.release;
         most = Math.max(most, ++alive);
         Object.assign(result.kept, {

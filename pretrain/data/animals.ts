@@ -3,7 +3,7 @@
  * (Prabhudesai et al. 2023, section 5; the list is DDPO's, Black et al. 2023). All 51 are in the pretraining data, as
  * Stable Diffusion has seen every animal too; held out means unseen by the reward fine-tuning.
  */
-import { HELD_OUT_ANIMALS, ANIMALS as TRAINING } from "../../src/config/prompts.js";
+import { HELD_OUT_ANIMALS, ANIMALS as TRAINING } from "../../src/config/index.js";
 
 /** Every animal, in the order of the classifier's outputs. */
 export const ANIMALS: readonly string[] = [...TRAINING, ...HELD_OUT_ANIMALS];

@@ -1,16 +1,20 @@
 import { join } from "node:path";
 import type { Command } from "commander";
-import { loadSettings } from "../config/load.js";
-import type { Settings } from "../config/settings.js";
+import { loadSettings, type SettingsPart } from "../config/index.js";
 import { InputError } from "../errors/index.js";
-import { mixAdapters } from "../pipeline/mix.js";
+import { mixAdapters } from "../pipeline/index.js";
 import { rewardTitle } from "../rewards/index.js";
-import { openAdapter, openTuned, recipeOfAdapter, type Tuned } from "../runs/record/checkpoints.js";
-import { requireEmpty, requireWritable } from "../runs/record/output-folder.js";
-import { writeEvaluation } from "../runs/record/samples.js";
-import { format } from "../runs/report/format.js";
-import { evaluate } from "../scoring/evaluate.js";
-import type { EvaluationResult } from "../scoring/evaluation.js";
+import {
+  openAdapter,
+  openTuned,
+  recipeOfAdapter,
+  requireEmpty,
+  requireWritable,
+  type Tuned,
+  writeEvaluation,
+} from "../runs/record/index.js";
+import { format } from "../runs/report/index.js";
+import { type EvaluationResult, evaluate } from "../scoring/index.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { formOption, type MixingOptions } from "./mix.js";
@@ -145,7 +149,7 @@ function drawSamples(
 
 function printEvaluation(
   { prompts, seeds, rewards, mean, std, heldOut, diversity }: EvaluationResult,
-  { reward, evaluation }: Settings,
+  { reward, evaluation }: SettingsPart<"reward" | "evaluation">,
   terminal: Terminal,
 ) {
   const width = Math.max(...prompts.map((prompt) => prompt.length));

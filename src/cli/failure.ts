@@ -1,6 +1,6 @@
 /** How a failed command ends: what it says, and with which exit code. */
 import { CommanderError } from "commander";
-import { ClusterFailure, StopRequest } from "../cluster/cluster.js";
+import { ClusterFailure, StopRequest } from "../cluster/index.js";
 import { InputError } from "../errors/index.js";
 
 export const exitCodes = { done: 0, failed: 1, badInput: 2 } as const;

@@ -1,6 +1,6 @@
 /** What a person sees while a model is fetched. */
 import { showBytes } from "../io/bytes.js";
-import type { OpenListener } from "../pipeline/open-model.js";
+import type { OpenListener } from "../pipeline/index.js";
 import type { Terminal } from "./terminal.js";
 
 /** Often enough to see that it goes on. */

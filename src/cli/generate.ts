@@ -1,18 +1,21 @@
 import { mkdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Command } from "commander";
-import { loadSettings } from "../config/load.js";
-import { inTemplate, resolvePrompts } from "../config/prompts.js";
+import { inTemplate, loadSettings, resolvePrompts } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { contactSheet, encodePng } from "../images/contact-sheet.js";
 import type { RgbImage } from "../images/rgb.js";
 import { writeFileAtomic } from "../io/atomic.js";
 import { fillFolder } from "../io/atomic-folder.js";
-import { generate } from "../pipeline/generate.js";
-import type { ImageRequest } from "../pipeline/images.js";
-import { openTuned, recipeOfAdapter } from "../runs/record/checkpoints.js";
-import { requireEmpty, requireWritable } from "../runs/record/output-folder.js";
-import { pictureName, writePictures } from "../runs/record/samples.js";
+import { generate, type ImageRequest } from "../pipeline/index.js";
+import {
+  imageFileName,
+  openTuned,
+  recipeOfAdapter,
+  requireEmpty,
+  requireWritable,
+  writeImages,
+} from "../runs/record/index.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import {
@@ -173,7 +176,7 @@ async function writeFolder(
   images: readonly RgbImage[],
   pictures: readonly ImageRequest[],
 ): Promise<string[]> {
-  const entries = pictures.map((picture, i) => ({ file: pictureName(picture.prompt, i), ...picture }));
-  await fillFolder(path, (folder) => writePictures(folder, images, entries));
+  const entries = pictures.map((picture, i) => ({ file: imageFileName(picture.prompt, i), ...picture }));
+  await fillFolder(path, (folder) => writeImages(folder, images, entries));
   return entries.map(({ file }) => join(path, file));
 }

@@ -1,6 +1,6 @@
 /** Options that several commands share, and how they become settings. */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { type Override, parseSet } from "../config/load.js";
+import { type Override, parseSet } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { isRewardFile, rewardNames } from "../rewards/index.js";
 

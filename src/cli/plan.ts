@@ -1,9 +1,9 @@
 import type { Command } from "commander";
-import { loadSettings } from "../config/load.js";
-import type { Plan } from "../engine/plan.js";
+import { loadSettings } from "../config/index.js";
+import type { Plan } from "../engine/index.js";
 import { showBytes } from "../io/bytes.js";
-import { duration } from "../runs/report/format.js";
-import { plan } from "../train/plan.js";
+import { duration } from "../runs/report/index.js";
+import { plan } from "../train/index.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";

@@ -1,15 +1,17 @@
 /** What a person sees while a run goes on. */
 
-import type { Settings } from "../config/settings.js";
-import type { Precision } from "../pipeline/precision.js";
+import type { SettingsPart } from "../config/index.js";
+import type { Precision } from "../pipeline/index.js";
 import { rewardTitle } from "../rewards/index.js";
-import { duration, format } from "../runs/report/format.js";
-import { percent, stopText } from "../runs/report/monitor-text.js";
-import type { EvaluationResult } from "../scoring/evaluation.js";
-import type { StepMetrics, TrainObserver } from "../train/events.js";
+import { duration, format, percent, stopText } from "../runs/report/index.js";
+import type { EvaluationResult } from "../scoring/index.js";
+import type { StepMetrics, TrainObserver } from "../train/index.js";
 import type { Terminal } from "./terminal.js";
 
-export function progress(terminal: Terminal, settings: Settings): TrainObserver {
+export function progress(
+  terminal: Terminal,
+  settings: SettingsPart<"reward" | "evaluation" | "early_stop">,
+): TrainObserver {
   const reward = rewardTitle(settings.reward);
   const heldOut = settings.evaluation.held_out && rewardTitle(settings.evaluation.held_out);
   let updates = 0;

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { showBytes } from "../io/bytes.js";
-import { filesToPush, push, requireRepoId, requireToken } from "../runs/publish/push.js";
+import { filesToPush, push, requireRepoId, requireToken } from "../runs/publish/index.js";
 import { hubOf } from "../weights/hub/id.js";
 import { interruptible } from "./interrupt.js";
 import { type CommonOptions, commonOptions } from "./options.js";

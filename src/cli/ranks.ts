@@ -1,7 +1,5 @@
 /** A command that several ranks run together: one of them talks to people, and all end with the same exit code. */
-import { type Cluster, ClusterFailure } from "../cluster/cluster.js";
-import { connect } from "../cluster/connect.js";
-import { launcherOf } from "../cluster/launcher.js";
+import { type Cluster, ClusterFailure, connect, launcherOf } from "../cluster/index.js";
 import { InputError } from "../errors/index.js";
 import { failureOf } from "./failure.js";
 import { processTerminal, type Terminal } from "./terminal.js";

@@ -1,19 +1,18 @@
 import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
-import { loadSettings, type Override, parseSet } from "../config/load.js";
+import { loadSettings, type Override, parseSet } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { encodePng } from "../images/contact-sheet.js";
 import { readImage } from "../images/read.js";
 import { imageTensor, type RgbImage } from "../images/rgb.js";
 import { writeFileAtomic } from "../io/atomic.js";
 import { checkJson } from "../io/json.js";
-import { generate } from "../pipeline/generate.js";
-import { onnxSchema } from "../rewards/user/onnx.js";
-import { showPreprocessing } from "../rewards/user/onnx-preprocessing.js";
-import { requireWritable } from "../runs/record/output-folder.js";
-import { format } from "../runs/report/format.js";
-import { type CheckedOutput, checkReward, type RewardCheck } from "../scoring/check-onnx.js";
+import { generate } from "../pipeline/index.js";
+import { onnxSchema, showPreprocessing } from "../rewards/index.js";
+import { requireWritable } from "../runs/record/index.js";
+import { format } from "../runs/report/index.js";
+import { type CheckedOutput, checkReward, type OnnxCheck } from "../scoring/index.js";
 import { interruptible } from "./interrupt.js";
 import { type CommonOptions, commonOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
@@ -132,7 +131,7 @@ function beside({ width, height, pixels }: RgbImage, heat: RgbImage): RgbImage {
   return { width: 2 * width, height, pixels: both };
 }
 
-function asJson({ judge, outputs, value, gradientNorm, seconds }: RewardCheck, heatMap: string): object {
+function asJson({ judge, outputs, value, gradientNorm, seconds }: OnnxCheck, heatMap: string): object {
   const { file, picture, preprocessing, preprocessor, chosen } = judge;
   const { size, shortestEdge, crop, ...rest } = preprocessing;
   return {
@@ -164,7 +163,7 @@ function asJson({ judge, outputs, value, gradientNorm, seconds }: RewardCheck, h
 }
 
 function asLines(
-  { judge, outputs, value, gradientNorm, seconds }: RewardCheck,
+  { judge, outputs, value, gradientNorm, seconds }: OnnxCheck,
   { out, class: chosen, similar }: CheckOptions,
 ): [string, string][] {
   const { file, picture, preprocessing, preprocessor } = judge;

@@ -1,10 +1,10 @@
 import type { Command } from "commander";
-import { loadSettings } from "../config/load.js";
+import { loadSettings } from "../config/index.js";
 import { readImage } from "../images/read.js";
 import { rewardNames, rewardTitle } from "../rewards/index.js";
-import { findImages, type ImageFile } from "../runs/record/picture-files.js";
-import { format } from "../runs/report/format.js";
-import { type Scores, score } from "../scoring/score.js";
+import { findImages, type ImageFile } from "../runs/record/index.js";
+import { format } from "../runs/report/index.js";
+import { type Scores, score } from "../scoring/index.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { collectSet, commonOptions, list, overridesOf, type SettingsOptions } from "./options.js";

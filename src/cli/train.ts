@@ -1,21 +1,21 @@
 import type { Command } from "commander";
-import type { Cluster } from "../cluster/cluster.js";
-import { together } from "../cluster/collective.js";
-import { loadSettings } from "../config/load.js";
-import type { Settings } from "../config/settings.js";
-import { trackerNames } from "../config/trackers.js";
+import { type Cluster, together } from "../cluster/index.js";
+import { loadSettings, type SettingsPart, trackerNames } from "../config/index.js";
 import { InputError } from "../errors/index.js";
-import { adapterPath, savedSteps } from "../runs/record/checkpoints.js";
-import { bestStep, readHistory } from "../runs/record/history.js";
-import { checkpointFolder, samplesFolder } from "../runs/record/layout.js";
-import { type EvaluationRecord, readEvaluations } from "../runs/record/samples.js";
-import { format } from "../runs/report/format.js";
-import { monitorTitle, percent, stopText } from "../runs/report/monitor-text.js";
-import { writeReport } from "../runs/report/report.js";
+import {
+  adapterPath,
+  bestStep,
+  checkpointFolder,
+  type EvaluationRecord,
+  readEvaluations,
+  readHistory,
+  samplesFolder,
+  savedSteps,
+} from "../runs/record/index.js";
+import { format, monitorTitle, percent, stopText, writeReport } from "../runs/report/index.js";
 import { RunFolder } from "../runs/run-folder.js";
-import { Trackers } from "../runs/trackers/trackers.js";
-import { observers, type TrainResult } from "../train/events.js";
-import { train } from "../train/trainer.js";
+import { Trackers } from "../runs/trackers/index.js";
+import { observers, type TrainResult, train } from "../train/index.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { commonOptions, list, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
@@ -99,7 +99,7 @@ export const START_HELP =
   "start from this adapter: a run (its best checkpoint), one of its checkpoints, or a LoRA file";
 
 /** A run's folder to start from becomes the checkpoint that it stands for now: another may be its best one later. */
-export async function withStart(settings: Settings): Promise<Settings> {
+export async function withStart<S extends SettingsPart<"lora">>(settings: S): Promise<S> {
   const { lora } = settings;
   return lora.start === null ? settings : { ...settings, lora: { ...lora, start: await adapterPath(lora.start) } };
 }
@@ -184,7 +184,11 @@ function summaryOf(evaluation: EvaluationRecord | undefined) {
 
 type Outcome = Awaited<ReturnType<typeof outcomeOf>>;
 
-function printOutcome(outcome: Outcome, settings: Settings, terminal: Terminal): void {
+function printOutcome(
+  outcome: Outcome,
+  settings: SettingsPart<"reward" | "evaluation" | "early_stop">,
+  terminal: Terminal,
+): void {
   const { run, interrupted, step, steps, before, after, checkpoint, best_checkpoint: best, report } = outcome;
   if (outcome.early_stop !== null)
     terminal.print(`Stopped early after step ${step} of ${steps}: ${outcome.early_stop}.`);
@@ -209,7 +213,11 @@ function printOutcome(outcome: Outcome, settings: Settings, terminal: Terminal):
 }
 
 /** What was watched: of the model as it was, after the best checkpoint and after the last step. */
-function printWatched({ before, best, after }: Outcome, settings: Settings, terminal: Terminal): void {
+function printWatched(
+  { before, best, after }: Outcome,
+  settings: SettingsPart<"reward" | "evaluation" | "early_stop">,
+  terminal: Terminal,
+): void {
   const seen = [before, best === null || best.step === after?.step ? null : best, after].filter(
     (each) => each !== null,
   );

@@ -1,7 +1,8 @@
 /** Arithmetic of batch sizes, steps and threads. */
+
 import { availableParallelism } from "node:os";
 import { InputError } from "../errors/index.js";
-import type { BatchSettings, Settings } from "./settings.js";
+import type { BatchSettings, SettingsPart } from "./settings.js";
 
 /**
  * Micro-batches per training step and device. As in AlignProp's code, an epoch is a whole number of steps and a step a
@@ -43,14 +44,14 @@ export function evaluationBatchSize({
   batch,
   evaluation,
   prompts,
-}: Pick<Settings, "batch" | "evaluation" | "prompts">): number {
+}: SettingsPart<"batch" | "evaluation" | "prompts">): number {
   if (evaluation.batch === batch.per_device) return evaluation.batch;
   // A plan may have no prompts.
   return Math.max(1, Math.min(evaluation.batch, prompts.eval.length * evaluation.seeds_per_prompt));
 }
 
 /** CPU threads of the run; all cores unless the settings say otherwise. */
-export function threadsOf({ threads }: Pick<Settings, "threads">): number {
+export function threadsOf({ threads }: SettingsPart<"threads">): number {
   return threads ?? availableParallelism();
 }
 
@@ -70,6 +71,6 @@ function nearestDivisor(value: number, wanted: number): number | undefined {
 }
 
 /** `threads: null` leaves the number of threads to the runtime. */
-export function runtimeOptions({ device, threads }: Pick<Settings, "device" | "threads">) {
+export function runtimeOptions({ device, threads }: SettingsPart<"device" | "threads">) {
   return { device, ...(threads !== null && { threads }) };
 }

@@ -5,7 +5,7 @@ import { basename } from "node:path";
 import { InputError, nearest } from "../errors/index.js";
 import { readText } from "../io/files.js";
 import { locate } from "../io/package.js";
-import type { Settings } from "./settings.js";
+import type { SettingsPart } from "./settings.js";
 
 /** The 45 animals that the paper fine-tunes on (DDPO's "simple animals", Black et al. 2023). */
 export const ANIMALS: readonly string[] = (
@@ -123,6 +123,6 @@ export function inTemplate(prompt: string, template: string): string {
   return template.replaceAll("{}", () => prompt);
 }
 
-export function evaluationPrompts({ prompts }: Pick<Settings, "prompts">): string[] {
+export function evaluationPrompts({ prompts }: SettingsPart<"prompts">): string[] {
   return prompts.eval.map((prompt) => inTemplate(prompt, prompts.template));
 }

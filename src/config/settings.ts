@@ -236,7 +236,8 @@ export function resolvedLoss({ loss, reward }: Pick<Parsed, "loss" | "reward">):
   return { form, target: loss.target ?? usual.target, scale: loss.scale };
 }
 
-/** Sections of the settings, for functions that need no more than one. */
+/** Some sections of the settings. A function takes the sections that it needs. */
+export type SettingsPart<K extends keyof Settings> = Pick<Settings, K>;
 export type ModelSettings = Pick<Settings, "model"> & { readonly loading?: LoadingSettings };
 export type LoadingSettings = Settings["loading"];
 export type SamplingSettings = Settings["sampling"];

@@ -3,7 +3,7 @@ import { TorchGenerator } from "../tensor/torch-generator.js";
 import type { StepNoise } from "./trajectory.js";
 
 /** The initial latents of one image and, if eta is positive, the noise that each step adds. */
-export interface PictureNoise {
+export interface ChainNoise {
   readonly initial: Float32Array;
   readonly step: StepNoise;
 }
@@ -12,7 +12,7 @@ export interface PictureNoise {
  * The same noise as diffusers' `pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`, with one generator
  * per image: the initial latents first, then one draw per step. `elements` is the size of an image's latents.
  */
-export function seededNoise(elements: number, seed: number): PictureNoise {
+export function seededNoise(elements: number, seed: number): ChainNoise {
   const generator = new TorchGenerator(seed);
   const initial = generator.randn(elements);
   const drawn: Float32Array[] = [];

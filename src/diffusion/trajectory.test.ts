@@ -11,12 +11,12 @@ const rowSize = 3;
 /** A U-Net with two parameters: ε̂_j = tanh(p · x_j + q · (step + 1)). */
 function analytic([p, q]: readonly [number, number]) {
   const gradient = new Float64Array(2);
-  const calls: Pick<VjpCall, "step" | "pictures" | "wantsDx">[] = [];
+  const calls: Pick<VjpCall, "step" | "samples" | "wantsDx">[] = [];
   const activation = (x: number, step: number) => Math.tanh(p * x + q * (step + 1));
   const denoiser: Denoiser = {
     predict: async (x, step) => x.map((value) => activation(value, step)),
-    vjp: async ({ step, pictures, x, upstream, wantsDx }) => {
-      calls.push({ step, pictures, wantsDx });
+    vjp: async ({ step, samples, x, upstream, wantsDx }) => {
+      calls.push({ step, samples, wantsDx });
       // dε̂/dx = (1 − ε̂²) p, dε̂/dp = (1 − ε̂²) x, dε̂/dq = (1 − ε̂²) (step + 1)
       const local = upstream.map((u, j) => u * (1 - activation(x[j] as number, step) ** 2));
       const sum = (values: Float32Array) => values.reduce((total, value) => total + value, 0);
@@ -92,9 +92,9 @@ describe("pullback", () => {
     const keep = masks["scattered steps that differ between the samples"] as KeepMask;
     await pullback(steps, denoiser, trajectory, { dFinal: trajectory.final, keep });
     expect(calls).toEqual([
-      { step: 4, pictures: [0], wantsDx: true },
-      { step: 3, pictures: [1], wantsDx: false },
-      { step: 1, pictures: [0], wantsDx: false },
+      { step: 4, samples: [0], wantsDx: true },
+      { step: 3, samples: [1], wantsDx: false },
+      { step: 1, samples: [0], wantsDx: false },
     ]);
   });
 

@@ -18,7 +18,7 @@ export interface Denoiser {
 export interface VjpCall {
   readonly step: number;
   /** Indices of the images in the batch. `x`, `upstream` and `output` hold only these. */
-  readonly pictures: readonly number[];
+  readonly samples: readonly number[];
   readonly x: Float32Array;
   /** dL/d output. */
   readonly upstream: Float32Array;
@@ -94,17 +94,17 @@ export async function pullback(
   const dx = dFinal.slice();
   for (let i = steps.length - 1; i >= earliest; i--) {
     const { a, b } = steps[i] as ChainStep;
-    const pictures = keptAt[i] as number[];
-    const upstream = take(dx, pictures, size).map((value) => b * value);
+    const samples = keptAt[i] as number[];
+    const upstream = take(dx, samples, size).map((value) => b * value);
     for (let j = 0; j < dx.length; j++) dx[j] = a * (dx[j] as number);
-    if (pictures.length === 0) continue;
+    if (samples.length === 0) continue;
 
-    const x = take(trajectory.latents[i] as Float32Array, pictures, size);
+    const x = take(trajectory.latents[i] as Float32Array, samples, size);
     const outputs = trajectory.outputs?.[i];
-    const output = outputs && take(outputs, pictures, size);
-    const wantsDx = pictures.some((image) => keep[image]?.slice(0, i).includes(true));
-    const vjp = await denoiser.vjp({ step: i, pictures, x, upstream, output, wantsDx });
-    for (const [n, image] of pictures.entries()) {
+    const output = outputs && take(outputs, samples, size);
+    const wantsDx = samples.some((image) => keep[image]?.slice(0, i).includes(true));
+    const vjp = await denoiser.vjp({ step: i, samples, x, upstream, output, wantsDx });
+    for (const [n, image] of samples.entries()) {
       for (let j = 0; vjp.dx && j < size; j++) {
         const at = image * size + j;
         dx[at] = (dx[at] as number) + (vjp.dx[n * size + j] as number);

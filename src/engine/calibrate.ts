@@ -1,7 +1,7 @@
 /** Times the programs of a plan on this machine. */
 import type { Graph } from "../graph/graph.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { scorerCalls } from "../scoring/graphs.js";
+import { scorerCalls } from "../scoring/index.js";
 import { fromNumbers } from "../tensor/host.js";
 import { sizeOf } from "../tensor/shape.js";
 import { merge, type WeightSource } from "../weights/source.js";
@@ -59,7 +59,7 @@ async function secondsPerCall(
       fromNumbers(new Float64Array(sizeOf(shape)), shape, dtype),
     ]),
   );
-  const call = async () => (await program.runKeeping(feeds, keep)).kept.release();
+  const call = async () => (await program.runSaving(feeds, keep)).kept.release();
   await call();
   const began = performance.now();
   await call();

@@ -2,10 +2,10 @@
  * The number of program calls that a run makes, for its plan and its memory. The estimator runs as in training, on latents
  * without elements and an engine that only counts.
  */
-import { shareOf } from "../cluster/share.js";
+import { shareOf } from "../cluster/index.js";
 import { type DdimStep, ddimSteps } from "../diffusion/ddim.js";
-import type { TrainingSample } from "../estimators/sample.js";
-import type { ConditioningInputs } from "../pipeline/sampler.js";
+import type { TrainingSample } from "../estimators/index.js";
+import type { ConditioningInputs } from "../pipeline/index.js";
 import type { Division } from "./division.js";
 import type { BackwardCall, Engine, ForwardResult } from "./engine.js";
 import { groupSamples } from "./groups.js";

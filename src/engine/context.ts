@@ -4,9 +4,14 @@
  */
 import type { ChainStep, DdimStep } from "../diffusion/ddim.js";
 import { forward, stack, type Trajectory, take, type Vjp, type VjpCall } from "../diffusion/trajectory.js";
-import type { EstimatorContext, SampleOptions, UnetCall, UnetCallOptions } from "../estimators/estimator.js";
-import type { TrainingSample } from "../estimators/sample.js";
-import type { BatchGradients, BatchLosses, PartRewards } from "../rewards/scores.js";
+import type {
+  EstimatorContext,
+  SampleOptions,
+  TrainingSample,
+  UnetCall,
+  UnetCallOptions,
+} from "../estimators/index.js";
+import type { BatchGradients, BatchLosses, PartRewards } from "../rewards/index.js";
 import type { Engine } from "./engine.js";
 import type { Cost, GradientRequest } from "./gradient.js";
 import { callsToSave, type Group } from "./groups.js";
@@ -155,7 +160,7 @@ export class EngineContext implements EstimatorContext {
     }
     return {
       output,
-      backward: (upstream) => this.backward({ step, pictures: samples, x, upstream, output, parameters, wantsDx }, own),
+      backward: (upstream) => this.backward({ step, samples: samples, x, upstream, output, parameters, wantsDx }, own),
     };
   }
 
@@ -189,7 +194,7 @@ export class EngineContext implements EstimatorContext {
     if (this.options.overflowed) throw new Float16Overflow();
     const pass = call.parameters ? call : { ...call, upstream: await this.withKlGradient(call) };
     const dx = call.wantsDx ? new Float32Array(call.x.length) : null;
-    const placeOf = new Map(call.pictures.map((sample, place) => [sample, place]));
+    const placeOf = new Map(call.samples.map((sample, place) => [sample, place]));
     const left = new Set(placeOf.values());
     for (const saved of savedCalls) {
       const places = saved.samples.map((sample) => placeOf.get(sample));
@@ -212,7 +217,7 @@ export class EngineContext implements EstimatorContext {
   ): Promise<void> {
     const { engine, gradient, latentElements: size } = this;
     const { lossScale } = this.options.request;
-    const some = this.microBatch(pass.pictures, places, pass.x);
+    const some = this.microBatch(pass.samples, places, pass.x);
     // An incomplete batch is filled with copies of its first sample, whose upstream is 0.
     const own = new Float32Array(engine.batch * size);
     own.set(take(pass.upstream, places, size));
@@ -258,11 +263,11 @@ export class EngineContext implements EstimatorContext {
   }
 
   /** The U-Net's outputs with some parameters, not to be differentiated. */
-  private async predict({ step, pictures, x }: VjpCall, parameters: Float32Array): Promise<Float32Array> {
+  private async predict({ step, samples, x }: VjpCall, parameters: Float32Array): Promise<Float32Array> {
     const { engine, latentElements: size } = this;
     const all = new Float32Array(x.length);
-    for (const places of inBatches([...pictures.keys()], engine.batch)) {
-      const some = this.microBatch(pictures, places, x);
+    for (const places of inBatches([...samples.keys()], engine.batch)) {
+      const some = this.microBatch(samples, places, x);
       const { output } = await engine.forward(await some.condition(parameters), some.x, step, false);
       this.unetCalls += places.length;
       all.set(output.subarray(0, places.length * size), (places[0] as number) * size);

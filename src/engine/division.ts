@@ -2,8 +2,8 @@
  * How the samples of a training step are divided: over the ranks of the run, over the replicas of a rank, and into
  * micro-batches. Replicas share a micro-batch of `batch.per_device` samples.
  */
-import { evaluationBatchSize } from "../config/batch.js";
-import type { Settings } from "../config/settings.js";
+
+import { evaluationBatchSize, type SettingsPart } from "../config/index.js";
 
 export interface Division {
   /** Processes of the run. */
@@ -19,7 +19,7 @@ export interface Division {
 }
 
 export function divide(
-  settings: Settings,
+  settings: SettingsPart<"batch" | "evaluation" | "prompts">,
   { ranks = 1, localRanks = 1, replicas = 1 }: Partial<Division> = {},
 ): Division {
   return {

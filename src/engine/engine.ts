@@ -1,13 +1,12 @@
 /** The operations of one replica on one micro-batch of `batch` samples, independent of the estimator. */
 import type { DdimStep } from "../diffusion/ddim.js";
-import type { ConditioningInputs } from "../pipeline/sampler.js";
-import { Sampler } from "../pipeline/sampler.js";
-import type { BatchGradients, BatchLosses } from "../rewards/scores.js";
-import type { Kept, Runtime } from "../runtime/runtime.js";
-import { LatentScorer } from "../scoring/scorer.js";
+import { type ConditioningInputs, Sampler } from "../pipeline/index.js";
+import type { BatchGradients, BatchLosses } from "../rewards/index.js";
+import type { Runtime, SavedOutputs } from "../runtime/runtime.js";
+import { LatentScorer } from "../scoring/index.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { TrainingGraphs } from "./graphs.js";
-import type { MemoryPlan } from "./memory.js";
+import type { SavingPlan } from "./residuals.js";
 import type { TrainingSetup } from "./setup.js";
 import { UnetVjp } from "./unet-vjp.js";
 
@@ -35,7 +34,7 @@ export interface Engine {
 
 export interface ForwardResult {
   readonly output: Float32Array;
-  readonly residuals?: Kept | undefined;
+  readonly residuals?: SavedOutputs | undefined;
 }
 
 export interface BackwardCall {
@@ -43,7 +42,7 @@ export interface BackwardCall {
   readonly step: number;
   /** dL/d output, same length as `x`. */
   readonly upstream: Float32Array;
-  readonly residuals?: Kept | undefined;
+  readonly residuals?: SavedOutputs | undefined;
 }
 
 export interface VjpResult {
@@ -67,7 +66,7 @@ export class CompiledEngine implements Engine {
     runtime: Runtime,
     { settings, pipeline, reward, layout }: TrainingSetup,
     graphs: TrainingGraphs,
-    memory: Pick<MemoryPlan, "maxSavedCalls" | "recomputes">,
+    memory: SavingPlan,
   ): Promise<CompiledEngine> {
     const { sampling, prompts, loss, batch } = settings;
     const options = { graphs: graphs.sampler, negativePrompt: prompts.negative };

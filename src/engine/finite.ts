@@ -1,5 +1,5 @@
 import { InputError } from "../errors/index.js";
-import type { TrainableLayout } from "../pipeline/trainable.js";
+import type { TrainableLayout } from "../pipeline/index.js";
 import { sizeOf } from "../tensor/shape.js";
 
 /**

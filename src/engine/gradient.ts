@@ -1,5 +1,5 @@
 /** The gradient of an optimizer update: what it is computed from, and its result. */
-import type { PartRewards } from "../rewards/scores.js";
+import type { PartRewards } from "../rewards/index.js";
 
 /** One optimizer update, for which samples contribute a gradient. */
 export interface GradientRequest {

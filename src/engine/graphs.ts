@@ -7,18 +7,23 @@ import { gradients, type Split, splitAtResiduals } from "../autodiff/index.js";
 import type { Graph } from "../graph/graph.js";
 import { joinFlat } from "../nn/flat.js";
 import { input } from "../ops/index.js";
-import { type Denoiser, decodeGraph, denoiser, textGraph } from "../pipeline/graphs.js";
-import { latentSize } from "../pipeline/pipeline.js";
-import { inPrecision } from "../pipeline/precision.js";
-import type { SamplerGraphs } from "../pipeline/sampler.js";
+import {
+  type Denoiser,
+  decodeGraph,
+  denoiser,
+  inPrecision,
+  latentSize,
+  type SamplerGraphs,
+  textGraph,
+} from "../pipeline/index.js";
 import {
   imageScorerGraphs,
   imageShape,
+  monitorGraphs,
   type PartGraph,
   type TrainingScorerGraphs,
   trainingScorerGraphs,
-} from "../scoring/graphs.js";
-import { monitorGraphs } from "../scoring/monitors.js";
+} from "../scoring/index.js";
 import type { Division } from "./division.js";
 import type { TrainingSetup } from "./setup.js";
 

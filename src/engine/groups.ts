@@ -1,5 +1,5 @@
 /** Groups micro-batches for the backward pass, and picks the U-Net calls whose residuals are saved for it. */
-import type { TrainingSample } from "../estimators/sample.js";
+import type { TrainingSample } from "../estimators/index.js";
 import { inBatches } from "./samples.js";
 
 /** Micro-batches that are back-propagated together, each as it was sampled. */

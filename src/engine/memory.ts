@@ -3,25 +3,22 @@
  * process decides how many calls are saved at the same time.
  */
 import { InputError } from "../errors/index.js";
-import { needsBaseModel } from "../estimators/estimator.js";
+import { needsBaseModel } from "../estimators/index.js";
 import { type Graph, topologicalOrder } from "../graph/graph.js";
 import { liveBytes } from "../graph/live-bytes.js";
 import { bytesOf, type Value } from "../graph/value.js";
 import { showBytes } from "../io/bytes.js";
 import { returnsMemory } from "../runtime/runtime.js";
-import { scorerCalls } from "../scoring/graphs.js";
+import { scorerCalls } from "../scoring/index.js";
 import { type CallCounts, countCalls } from "./calls.js";
 import type { Division } from "./division.js";
 import type { TrainingGraphs } from "./graphs.js";
+import type { SavingPlan } from "./residuals.js";
 import type { TrainingSetup } from "./setup.js";
 
-export interface MemoryPlan {
+export interface MemoryPlan extends SavingPlan {
   /** Copies of the programs (`replicas.ts`). The other numbers are for one of them, except `expectedBytes`. */
   readonly replicas: number;
-  /** Number of U-Net calls whose residuals may be saved at the same time. */
-  readonly maxSavedCalls: number;
-  /** True if other calls recompute their forward pass. */
-  readonly recomputes: boolean;
   /** Bytes of the residuals of one call. */
   readonly residualBytes: number;
   /** Estimated peak of the process. */

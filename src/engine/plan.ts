@@ -1,8 +1,8 @@
 /** The cost of a run, counted from its graphs and its random draws without running it. */
-import { accumulationSteps } from "../config/batch.js";
-import type { Settings } from "../config/settings.js";
-import type { Precision } from "../pipeline/precision.js";
-import { scorerCalls } from "../scoring/graphs.js";
+
+import { accumulationSteps } from "../config/index.js";
+import type { Precision, TrainableLayout } from "../pipeline/index.js";
+import { scorerCalls } from "../scoring/index.js";
 import { countCalls } from "./calls.js";
 import { flops } from "./flops.js";
 import type { MemoryPlan } from "./memory.js";
@@ -14,7 +14,7 @@ export interface Plan {
   readonly model: string;
   readonly reward: string;
   readonly backboneParameters: number;
-  readonly trainable: Settings["trainable"];
+  readonly trainable: TrainableLayout["kind"];
   readonly trainableParameters: number;
   /** Training steps of the run. */
   readonly steps: number;

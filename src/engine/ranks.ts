@@ -2,11 +2,9 @@
  * All ranks of a run as one worker. Each rank takes a share of the samples, consecutive ones, and afterwards all ranks know the
  * results of all. Sums are the same bits on every rank, so every rank makes the same optimizer update.
  */
-import type { Cluster } from "../cluster/cluster.js";
-import { shareOf } from "../cluster/share.js";
+import { type Cluster, shareOf } from "../cluster/index.js";
 import { InputError } from "../errors/index.js";
-import type { DirectEstimator, RolloutEstimator } from "../estimators/estimator.js";
-import type { TrainingSample } from "../estimators/sample.js";
+import type { DirectEstimator, RolloutEstimator, TrainingSample } from "../estimators/index.js";
 import { addCosts, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
 import { pick } from "./samples.js";
 import {

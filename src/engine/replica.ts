@@ -1,8 +1,7 @@
 /** One replica: from samples to a gradient, by an estimator on an engine. */
 import { stack, type Trajectory } from "../diffusion/trajectory.js";
-import type { DirectEstimator, RolloutEstimator } from "../estimators/estimator.js";
-import type { TrainingSample } from "../estimators/sample.js";
-import { joinParts, type PartRewards } from "../rewards/scores.js";
+import type { DirectEstimator, RolloutEstimator, TrainingSample } from "../estimators/index.js";
+import { joinParts, type PartRewards } from "../rewards/index.js";
 import { EngineContext } from "./context.js";
 import type { Engine } from "./engine.js";
 import {

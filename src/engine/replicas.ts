@@ -2,20 +2,18 @@
  * Several copies of a run's programs side by side. Each has a worker thread, a share of the CPU threads and a share of every
  * micro-batch. Small networks are faster this way, because threads that share every small operation wait for each other.
  */
-import { shareOf } from "../cluster/share.js";
-import type { DeviceSettings, Settings } from "../config/settings.js";
-import type { DirectEstimator, RolloutEstimator } from "../estimators/estimator.js";
-import type { TrainingSample } from "../estimators/sample.js";
-import { choosePrecision, type Precision } from "../pipeline/precision.js";
-import type { TrainableLayout } from "../pipeline/trainable.js";
+
+import { shareOf } from "../cluster/index.js";
+import type { DeviceSettings, SettingsPart } from "../config/index.js";
+import type { DirectEstimator, RolloutEstimator, TrainingSample } from "../estimators/index.js";
+import { choosePrecision, type Precision, type TrainableLayout } from "../pipeline/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { CompiledEngine } from "./engine.js";
 import { requireFiniteParameters } from "./finite.js";
-import type { GradientRequest, GradientResult, ScoredSamples } from "./gradient.js";
-import { addCosts } from "./gradient.js";
+import { addCosts, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
 import type { TrainingGraphs } from "./graphs.js";
-import type { MemoryPlan } from "./memory.js";
 import { Replica } from "./replica.js";
+import type { SavingPlan } from "./residuals.js";
 import { pick } from "./samples.js";
 import type { TrainingSetup } from "./setup.js";
 import { addSummaries, joinSamples, type SampledBatch, type StoredBatch, type Workers } from "./workers.js";
@@ -37,7 +35,7 @@ export async function startRuntimes({ device, threads, gpu }: Machine, replicas:
 
 /** Resolves `precision: auto`. On a GPU this runs a small program in float16. */
 export async function resolvePrecision(
-  settings: Pick<Settings, "device" | "precision">,
+  settings: SettingsPart<"device" | "precision">,
   machine: Machine,
   warn?: (message: string) => void,
 ): Promise<Precision> {
@@ -118,7 +116,7 @@ export async function compileReplicas(
   runtimes: readonly Runtime[],
   setup: TrainingSetup,
   graphs: TrainingGraphs,
-  memory: MemoryPlan,
+  memory: SavingPlan,
 ): Promise<CompiledReplica[]> {
   return Promise.all(
     runtimes.map(async (runtime) => {

@@ -1,11 +1,19 @@
 /** The residuals that a context holds at one time. Their number is bounded, whatever an estimator does. */
-import type { Kept } from "../runtime/runtime.js";
+import type { SavedOutputs } from "../runtime/runtime.js";
+
+/** How many residuals a replica saves. */
+export interface SavingPlan {
+  /** Number of U-Net calls whose residuals may be saved at the same time. */
+  readonly maxSavedCalls: number;
+  /** True if other calls recompute their forward pass. */
+  readonly recomputes: boolean;
+}
 
 /** Residuals of one U-Net call, and the indices of the samples that the call had, in its order. */
 export interface SavedCall {
   readonly step: number;
   readonly samples: readonly number[];
-  readonly residuals: Kept;
+  readonly residuals: SavedOutputs;
 }
 
 export class SavedResiduals {

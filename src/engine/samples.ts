@@ -3,12 +3,9 @@
  * on how samples are divided into batches, on the order in which they run, or on an interruption between steps.
  */
 
-import { stepsPerEpoch } from "../config/batch.js";
-import { inTemplate } from "../config/prompts.js";
-import type { Settings } from "../config/settings.js";
-import type { PictureNoise } from "../diffusion/noise.js";
-import type { Estimator } from "../estimators/estimator.js";
-import type { TrainingSample } from "../estimators/sample.js";
+import { inTemplate, type SettingsPart, stepsPerEpoch } from "../config/index.js";
+import type { ChainNoise } from "../diffusion/noise.js";
+import type { Estimator, TrainingSample } from "../estimators/index.js";
 import { Rng } from "../tensor/rng.js";
 
 /** Independent random sequences under the run's seed. */
@@ -17,7 +14,7 @@ export const STREAMS = { adapter: 1, prompt: 2, noise: 3, mask: 4, estimator: 5 
 /** The samples of a training step, counted from 1. A plan may have no prompts; each is then an empty string. */
 export function drawSamples(
   step: number,
-  settings: Settings,
+  settings: SettingsPart<"batch" | "prompts" | "sampling" | "seed">,
   estimator: Estimator,
   latentElements: number,
 ): TrainingSample[] {
@@ -45,7 +42,7 @@ const INITIAL = 0;
 const STEPS = 1;
 
 /** Our own generator, because torch's has 2^32 seeds with one sequence each, too few for every sample of every run. */
-function chainNoise(elements: number, rng: (...use: number[]) => Rng): PictureNoise {
+function chainNoise(elements: number, rng: (...use: number[]) => Rng): ChainNoise {
   const draw = (...use: number[]) => rng(...use).normals(elements);
   return { initial: draw(INITIAL), step: (step) => draw(STEPS, step) };
 }

@@ -1,7 +1,7 @@
 /** Scores of several micro-batches. */
 import { InputError } from "../errors/index.js";
-import type { TrainingSample } from "../estimators/sample.js";
-import { type BatchLosses, joinParts } from "../rewards/scores.js";
+import type { TrainingSample } from "../estimators/index.js";
+import { type BatchLosses, joinParts } from "../rewards/index.js";
 
 export function joinScores(batches: readonly BatchLosses[]): BatchLosses {
   const rewards = Float32Array.from(batches.flatMap((each) => [...each.rewards]));

@@ -1,10 +1,8 @@
-import type { Settings } from "../config/settings.js";
-import type { Estimator } from "../estimators/estimator.js";
-import type { Pipeline } from "../pipeline/pipeline.js";
-import type { Precision } from "../pipeline/precision.js";
-import type { TrainableLayout } from "../pipeline/trainable.js";
+import type { Settings } from "../config/index.js";
+import type { Estimator } from "../estimators/index.js";
+import type { Pipeline, Precision, TrainableLayout } from "../pipeline/index.js";
 import type { Reward } from "../rewards/index.js";
-import type { Monitors } from "../scoring/monitors.js";
+import type { Monitors } from "../scoring/index.js";
 
 /** Everything that a training run consists of, opened and checked. `settings` are as the user gave them. */
 export interface TrainingSetup {

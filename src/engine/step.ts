@@ -2,8 +2,7 @@
  * One training step: its samples are generated and scored, and one or several optimizer updates are made from them. Decisions
  * that need all samples at once, such as an estimator's weights, are made here, above the workers that share the samples.
  */
-import type { Estimator } from "../estimators/estimator.js";
-import type { TrainingSample } from "../estimators/sample.js";
+import type { Estimator, TrainingSample } from "../estimators/index.js";
 import { addCosts, type Cost, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
 import { pick } from "./samples.js";
 import type { Workers } from "./workers.js";

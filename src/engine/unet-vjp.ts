@@ -2,11 +2,11 @@
  * The programs of the U-Net's vector-Jacobian product. A call whose residuals were saved starts from them; for any other call,
  * the forward pass is recomputed. Both give the same gradient up to rounding.
  */
-import type { Feeds, Kept, Program, Runtime } from "../runtime/runtime.js";
+import type { Feeds, Program, Runtime, SavedOutputs } from "../runtime/runtime.js";
 import type { HostTensor } from "../tensor/host.js";
 import type { WeightSource } from "../weights/source.js";
 import type { TrainingGraphs } from "./graphs.js";
-import type { MemoryPlan } from "./memory.js";
+import type { SavingPlan } from "./residuals.js";
 
 /** A forward pass that saves residuals, and the VJP that starts from them. */
 interface SplitPrograms {
@@ -27,7 +27,7 @@ export class UnetVjp {
     runtime: Runtime,
     weights: WeightSource,
     { split, vjp }: Pick<TrainingGraphs, "split" | "vjp">,
-    { maxSavedCalls, recomputes }: Pick<MemoryPlan, "maxSavedCalls" | "recomputes">,
+    { maxSavedCalls, recomputes }: SavingPlan,
   ): Promise<UnetVjp> {
     const compileSplit = async () => {
       const [forward, backward] = await Promise.all([
@@ -43,12 +43,12 @@ export class UnetVjp {
   }
 
   /** Requires a plan that saves residuals. */
-  forward(feeds: Feeds): Promise<{ outputs: Record<string, HostTensor>; kept: Kept }> {
+  forward(feeds: Feeds): Promise<{ outputs: Record<string, HostTensor>; kept: SavedOutputs }> {
     const { forward, residuals } = this.split as SplitPrograms;
-    return forward.runKeeping(feeds, residuals);
+    return forward.runSaving(feeds, residuals);
   }
 
-  async backward(feeds: Feeds, residuals?: Kept): Promise<Record<string, HostTensor>> {
+  async backward(feeds: Feeds, residuals?: SavedOutputs): Promise<Record<string, HostTensor>> {
     if (residuals) return (this.split as SplitPrograms).backward.run(feeds, residuals);
     return (await this.recompute()).run(feeds);
   }

@@ -1,6 +1,6 @@
 /** The work of a run: how it is divided, its graphs, and its memory. Built once, before anything is compiled. */
-import type { Cluster } from "../cluster/cluster.js";
-import { threadsOf } from "../config/batch.js";
+import type { Cluster } from "../cluster/index.js";
+import { threadsOf } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { sizeOf } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";

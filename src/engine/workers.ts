@@ -1,7 +1,6 @@
 /** The work of a training step that can be shared: by the replicas of a process, and by the ranks of a run. */
-import type { DirectEstimator, RolloutEstimator } from "../estimators/estimator.js";
-import type { TrainingSample } from "../estimators/sample.js";
-import { joinParts } from "../rewards/scores.js";
+import type { DirectEstimator, RolloutEstimator, TrainingSample } from "../estimators/index.js";
+import { joinParts } from "../rewards/index.js";
 import { addCosts, type Cost, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
 
 /** One replica, all replicas of a process, all ranks of a run, or a count of their calls. */

@@ -42,7 +42,7 @@ export const adjointMatching = estimatorKind({
 
 async function addGradient(context: EstimatorContext, lambda: number): Promise<void> {
   const { steps, globalBatchSize, baseParameters: parameters } = context;
-  const pictures = context.samples.map((_, i) => i);
+  const samples = context.samples.map((_, i) => i);
   const trajectory = await context.sample({ outputs: true });
   const { dLatents } = await context.scoreWithGradient(trajectory.final);
   let adjoint = dLatents;
@@ -55,7 +55,7 @@ async function addGradient(context: EstimatorContext, lambda: number): Promise<v
     if (sigma > 0) {
       const pull = (b / sigma) ** 2 / (lambda * globalBatchSize);
       const steered = upstream.map((value, j) => value + pull * ((output[j] as number) - (base.output[j] as number)));
-      await context.vjp({ step, pictures, x, output, upstream: steered, wantsDx: false });
+      await context.vjp({ step, samples, x, output, upstream: steered, wantsDx: false });
     }
     if (step === 0) break;
     const { dx } = await base.backward(upstream);

@@ -5,7 +5,7 @@
  *
  *     p_θ(x_{t-1} | x_t, c) = N(μ_θ, σ_t²),   μ_θ = a · x_t + b · output_θ(x_t, t, c)          DDIM with eta = 1
  *     r = exp(log p_θ − log p_old),   log p the mean over the elements of x_{t-1}
- *     L = mean over pictures and steps of max(−A · r, −A · clip(r, 1 − ε, 1 + ε))
+ *     L = mean over samples and steps of max(−A · r, −A · clip(r, 1 − ε, 1 + ε))
  *
  * The upstream of a U-Net call is therefore b · dL/dμ = −A · r · b · (x_{t-1} − μ_θ) / (σ_t² · elements), and 0 where the ratio is
  * clipped. The advantage A is the reward minus the mean and divided by the standard deviation of the last rewards of the same

@@ -38,7 +38,7 @@ async function addGradient(context: EstimatorContext, noises: number): Promise<v
   const { dLatents } = await context.scoreWithGradient(trajectory.final);
   await context.vjp({
     step,
-    pictures: samples.map((_, i) => i),
+    samples: samples.map((_, i) => i),
     x: trajectory.latents[step] as Float32Array,
     output: trajectory.outputs?.[step],
     upstream: dLatents.map((value) => share * last.b * value),

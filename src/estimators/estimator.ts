@@ -6,7 +6,7 @@
 import type { z } from "zod";
 import type { DdimStep } from "../diffusion/ddim.js";
 import type { Trajectory, Vjp, VjpCall } from "../diffusion/trajectory.js";
-import type { BatchGradients, BatchLosses } from "../rewards/scores.js";
+import type { BatchGradients, BatchLosses } from "../rewards/index.js";
 import type { Rng } from "../tensor/rng.js";
 import type { TrainingSample } from "./sample.js";
 

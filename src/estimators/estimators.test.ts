@@ -126,7 +126,7 @@ for (const [name, changes] of Object.entries(ESTIMATORS)) {
       const counted = await plan(one, { calibrate: false });
       const { unetForwardCallsPerStep, unetBackwardCallsPerStep, unetRecomputedCallsPerStep } = counted;
       const calls = unetForwardCallsPerStep + unetBackwardCallsPerStep + unetRecomputedCallsPerStep;
-      // ReFL's pictures do not fill every call that goes back.
+      // ReFL's samples do not fill every call that goes back.
       if (name === "refl") expect(row?.unet_calls).toBeLessThanOrEqual(calls * one.batch.per_device);
       else expect(row?.unet_calls).toBe(calls * one.batch.per_device);
       expect(row?.reward_queries).toBe(counted.rewardCallsPerStep * one.batch.per_device);

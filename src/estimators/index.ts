@@ -12,6 +12,21 @@ import { module } from "./module.js";
 import { refl } from "./refl.js";
 import { rwr } from "./rwr.js";
 
+export {
+  type DirectEstimator,
+  type Estimator,
+  type EstimatorContext,
+  needsBaseModel,
+  type RolloutEstimator,
+  type SampleOptions,
+  type TrajectoryBatch,
+  type UnetCall,
+  type UnetCallOptions,
+} from "./estimator.js";
+export type { EstimatorModule, EstimatorToolkit } from "./module.js";
+export type { TrainingSample } from "./sample.js";
+export type { TruncationSettings } from "./truncation.js";
+
 const ESTIMATORS = {
   alignprop,
   draft,

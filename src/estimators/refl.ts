@@ -71,6 +71,6 @@ async function addGradient(context: EstimatorContext): Promise<void> {
   const { dLatents } = await context.scoreWithGradient(jumped);
   for (const { step, chosen, sample, x, output } of jumps) {
     const upstream = take(dLatents, chosen, latentElements).map((value) => sample.output * value);
-    await context.vjp({ step, pictures: chosen, x, output, upstream, wantsDx: false });
+    await context.vjp({ step, samples: chosen, x, output, upstream, wantsDx: false });
   }
 }

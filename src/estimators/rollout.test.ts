@@ -51,7 +51,7 @@ describe("the weights of reward-weighted regression", () => {
   });
 });
 
-test("a step's optimizer updates share its pictures evenly, and each neighbourhood of them", () => {
+test("a step's optimizer updates share its samples evenly, and each neighbourhood of them", () => {
   expect(equalParts(6, 2)).toEqual([
     [0, 2, 4],
     [1, 3, 5],

@@ -1,4 +1,5 @@
 /** Settings that rollout estimators share: how the samples of a step are divided into optimizer updates. */
+
 import { z } from "zod";
 import type { KeyProblem, OtherSettings } from "./estimator.js";
 

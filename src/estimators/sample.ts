@@ -1,4 +1,4 @@
-import type { PictureNoise } from "../diffusion/noise.js";
+import type { ChainNoise } from "../diffusion/noise.js";
 import type { Rng } from "../tensor/rng.js";
 
 /** One image that a training step generates, with everything random about it. */
@@ -10,7 +10,7 @@ export interface TrainingSample {
   /** True at the denoising steps whose U-Net call is differentiated. Empty for a `RolloutEstimator`. */
   readonly mask: readonly boolean[];
   /** Initial latents, and the noise of each step where eta is positive. */
-  noise(): PictureNoise;
+  noise(): ChainNoise;
   /** A generator for anything else that an estimator draws; each `use` has its own sequence. */
   rng(...use: number[]): Rng;
 }

@@ -1,5 +1,4 @@
-import type { HostTensor } from "../tensor/host.js";
-import { toNumbers } from "../tensor/host.js";
+import { type HostTensor, toNumbers } from "../tensor/host.js";
 import { type Graph, topologicalOrder } from "./graph.js";
 import type { F64Array, Value } from "./value.js";
 

@@ -8,7 +8,7 @@ export interface Picture {
   readonly pixels: Float32Array | Uint8Array;
 }
 
-export interface LabelledPicture extends Picture {
+export interface LabelledImage extends Picture {
   readonly label?: string;
 }
 
@@ -62,7 +62,7 @@ const BACKGROUND = 250;
  * @throws RangeError if there are no images, or if they differ in size.
  */
 export async function contactSheet(
-  images: readonly LabelledPicture[],
+  images: readonly LabelledImage[],
   { columns = Math.ceil(Math.sqrt(images.length)), scale = 2, gap = 6 }: SheetOptions = {},
 ): Promise<Buffer> {
   const first = images[0];

@@ -23,8 +23,16 @@ import {
 import { InputError } from "../errors/index.js";
 import { type Graph, topologicalOrder, verify } from "../graph/graph.js";
 import { rewrite, same } from "../graph/rewrite.js";
-import type { Node, OnnxAttributes, OnnxWriter, TensorType, Value } from "../graph/value.js";
-import { apply, CONTRIB, showType } from "../graph/value.js";
+import {
+  apply,
+  CONTRIB,
+  type Node,
+  type OnnxAttributes,
+  type OnnxWriter,
+  showType,
+  type TensorType,
+  type Value,
+} from "../graph/value.js";
 import { ONNX_TYPE } from "../ops/elementwise.js";
 import { reshapeOp } from "../ops/movement.js";
 import type { DType } from "../tensor/dtype.js";

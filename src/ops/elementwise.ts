@@ -1,7 +1,6 @@
 /** Ops on each element, with NumPy's broadcasting. */
 import { apply1, CONTRIB, type F64Array, type OpDef, showType, type TensorType, type Value } from "../graph/value.js";
-import type { DType } from "../tensor/dtype.js";
-import { isFloating } from "../tensor/dtype.js";
+import { type DType, isFloating } from "../tensor/dtype.js";
 import { broadcastShapes, type Shape, sizeOf, stridesOf } from "../tensor/shape.js";
 import { constant } from "./source.js";
 

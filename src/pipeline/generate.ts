@@ -1,7 +1,7 @@
 /** Generates images with a model, and with adapters on it. */
+
 import { isDeepStrictEqual } from "node:util";
-import { runtimeOptions } from "../config/batch.js";
-import type { Settings } from "../config/settings.js";
+import { runtimeOptions, type SettingsPart } from "../config/index.js";
 import { type RgbImage, toRgb } from "../images/rgb.js";
 import { Runtime } from "../runtime/runtime.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
@@ -15,8 +15,8 @@ import { Sampler } from "./sampler.js";
 import type { TrainableLayout } from "./trainable.js";
 
 export interface GenerateOptions
-  extends Pick<Settings, "model" | "device" | "threads" | "sampling">,
-    Partial<Pick<Settings, "loading" | "precision">>,
+  extends SettingsPart<"model" | "device" | "threads" | "sampling">,
+    Partial<SettingsPart<"loading" | "precision">>,
     OpenListener {
   readonly images: readonly ImageRequest[];
   readonly negative?: string;

@@ -1,7 +1,7 @@
 /** Opens the model that settings name: a folder, a single file, or an id of the Hugging Face hub. */
 import { existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import type { LoadingSettings, ModelSettings } from "../config/settings.js";
+import type { LoadingSettings, ModelSettings } from "../config/index.js";
 import { InputError, nearest } from "../errors/index.js";
 import { locate, shippedModels } from "../io/package.js";
 import { DEFAULT_REVISION, type HubId, hubOf, parseHubId, saysHub, showId } from "../weights/hub/id.js";

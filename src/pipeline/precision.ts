@@ -1,6 +1,7 @@
 /** What the U-Net computes in. VAE, text encoders and reward stay in float32: Stable Diffusion XL's VAE overflows in halves. */
+
 import { gradients } from "../autodiff/index.js";
-import type { Settings } from "../config/settings.js";
+import type { SettingsPart } from "../config/index.js";
 import type { Graph } from "../graph/graph.js";
 import type { Value } from "../graph/value.js";
 import { halfPrecision } from "../onnx/half-precision.js";
@@ -29,7 +30,7 @@ export function inPrecision(graph: Graph, precision: Precision): Graph {
 
 /** What `auto` comes to is asked of the device itself; without a runtime, GPUs are taken to compute in float16. */
 export async function choosePrecision(
-  { device, precision }: Pick<Settings, "device" | "precision">,
+  { device, precision }: SettingsPart<"device" | "precision">,
   runtime?: Runtime,
   warn: (message: string) => void = () => {},
 ): Promise<Precision> {

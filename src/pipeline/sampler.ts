@@ -1,5 +1,5 @@
 /** Images from prompts: the text encoder, the denoising chain and the VAE decoder, compiled for one batch size. */
-import type { SamplingSettings } from "../config/settings.js";
+import type { SamplingSettings } from "../config/index.js";
 import { annealed } from "../diffusion/annealing.js";
 import { type DdimStep, ddimSteps } from "../diffusion/ddim.js";
 import { isGuided } from "../diffusion/guidance.js";

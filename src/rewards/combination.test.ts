@@ -44,15 +44,15 @@ test("two parts with a half each divide the prompts among them, always in the sa
   const prompts = Array.from({ length: 200 }, (_, i) => `prompt ${i}`);
   const members = [one({ share: 0.5, label: "a" }), one({ share: 0.5, label: "b", weight: 10 })];
   const { parts = [] } = combination(members);
-  const judges = prompts.map((prompt) => parts.map((part) => part.judges(prompt)));
-  expect(judges.every(([a, b]) => a !== b)).toBe(true);
-  const share = judges.filter(([a]) => a).length / prompts.length;
+  const appliesTo = prompts.map((prompt) => parts.map((part) => part.appliesTo(prompt)));
+  expect(appliesTo.every(([a, b]) => a !== b)).toBe(true);
+  const share = appliesTo.filter(([a]) => a).length / prompts.length;
   // Standard deviation of the share: √(0.5 · 0.5 / 200) = 0.035.
   expect(Math.abs(share - 0.5)).toBeLessThan(0.12);
 
   const [first, second] = [
-    prompts[judges.findIndex(([a]) => a)] as string,
-    prompts[judges.findIndex(([a]) => !a)] as string,
+    prompts[appliesTo.findIndex(([a]) => a)] as string,
+    prompts[appliesTo.findIndex(([a]) => !a)] as string,
   ];
   const { rewards } = await scoresOf(members, [0.5, 0.5], [first, second]);
   expect(rewards).toEqual([0.5, 5]);
@@ -62,7 +62,7 @@ test("a share wraps around the end", () => {
   const { parts = [] } = combination([one({ share: 0.8 }), one({ share: 0.5 })]);
   for (const prompt of Array.from({ length: 50 }, (_, i) => `p${i}`)) {
     const at = position(prompt);
-    expect(parts.map((part) => part.judges(prompt))).toEqual([at < 0.8, at >= 0.8 || at < 0.3]);
+    expect(parts.map((part) => part.appliesTo(prompt))).toEqual([at < 0.8, at >= 0.8 || at < 0.3]);
   }
 });
 

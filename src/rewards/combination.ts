@@ -79,16 +79,16 @@ export function combination(members: readonly { readonly reward: Reward; readonl
     },
     feeds(prompts) {
       const all: Record<string, HostTensor> = {};
-      for (const [i, { reward, judges }] of parts.entries()) {
+      for (const [i, { reward, appliesTo }] of parts.entries()) {
         for (const [name, tensor] of Object.entries(reward.feeds(prompts))) all[inputName(i, name)] = tensor;
         if (masked[i]) {
-          const mask = prompts.map((prompt) => (judges(prompt) ? 1 : 0));
+          const mask = prompts.map((prompt) => (appliesTo(prompt) ? 1 : 0));
           all[inputName(i, "reward_judged")] = fromNumbers(mask, [prompts.length]);
         }
       }
       return all;
     },
-    warnings: (prompts) => parts.flatMap(({ reward, judges }) => reward.warnings(prompts.filter(judges))),
+    warnings: (prompts) => parts.flatMap(({ reward, appliesTo }) => reward.warnings(prompts.filter(appliesTo))),
   };
 }
 
@@ -104,7 +104,7 @@ function partsOf(members: Parameters<typeof combination>[0]): RewardPart[] {
       reward,
       weigh: (rewards) => weighted(rewards, settings),
       // A share wraps around: one of 0.5 that starts at 0.8 ends at 0.3.
-      judges: (prompt) => share === 1 || (position(prompt) - from + 1) % 1 < share,
+      appliesTo: (prompt) => share === 1 || (position(prompt) - from + 1) % 1 < share,
     };
   });
 }

@@ -30,7 +30,7 @@ export interface Reward {
    * Scores images outside of the graph, for a reward without a gradient: images [b, 3, h, w] in 0 … 1 and b prompts → b
    * rewards. `build` is not called then.
    */
-  readonly outside?: (images: HostTensor, prompts: readonly string[]) => Promise<readonly number[]>;
+  readonly scoreExternally?: (images: HostTensor, prompts: readonly string[]) => Promise<readonly number[]>;
   /** Number of images to score at once; by default the sampling batch. */
   readonly batch?: number;
   /** The summands of a combination. */
@@ -54,5 +54,5 @@ export interface RewardPart {
   /** The summand [b] for rewards [b]: clamp, target, scale and weight applied. */
   weigh(rewards: Value): Value;
   /** Whether the part scores images of this prompt (`share`). */
-  judges(prompt: string): boolean;
+  appliesTo(prompt: string): boolean;
 }

@@ -11,23 +11,32 @@
  */
 import { rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { loadSettings, type Override } from "../config/load.js";
-import type { Settings } from "../config/settings.js";
+import { loadSettings, type Override, type Settings } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { writeFileAtomic } from "../io/atomic.js";
 import { removeUnfinished } from "../io/atomic-folder.js";
-import { verdict } from "../train/early-stop.js";
-import type { StepMetrics, TrainEvent } from "../train/events.js";
-import { writeModelCard } from "./publish/model-card.js";
-import { dropOldCheckpoints, finalSteps, savedSteps, writeCheckpoint } from "./record/checkpoints.js";
-import { configText } from "./record/config.js";
-import { readHistory } from "./record/history.js";
-import { checkpointFolder, runFiles, samplesFolder, stepsIn } from "./record/layout.js";
-import { appendMetrics, readMetrics, truncateMetrics } from "./record/metrics.js";
-import { makeRunFolder, requireEmpty, requireWritable } from "./record/output-folder.js";
-import { writeSamples } from "./record/samples.js";
-import { stopText } from "./report/monitor-text.js";
-import { writeReport } from "./report/report.js";
+import { type StepMetrics, type TrainEvent, verdict } from "../train/index.js";
+import { writeModelCard } from "./publish/index.js";
+import {
+  appendMetrics,
+  checkpointFolder,
+  configText,
+  dropOldCheckpoints,
+  finalSteps,
+  makeRunFolder,
+  readHistory,
+  readMetrics,
+  requireEmpty,
+  requireWritable,
+  runFiles,
+  samplesFolder,
+  savedSteps,
+  stepsIn,
+  truncateMetrics,
+  writeCheckpoint,
+  writeSamples,
+} from "./record/index.js";
+import { stopText, writeReport } from "./report/index.js";
 
 export class RunFolder {
   #path: string | undefined;

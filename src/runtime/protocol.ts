@@ -11,10 +11,10 @@ export interface WireTensor {
 export type Request =
   | { readonly kind: "create"; readonly model: Uint8Array; readonly options: Record<string, unknown> }
   | RunRequest
-  /** Replies with a `KeepingResult`. */
-  | (Omit<RunRequest, "kind"> & { readonly kind: "runKeeping"; readonly keep: readonly string[] })
+  /** Replies with a `SavingResult`. */
+  | (Omit<RunRequest, "kind"> & { readonly kind: "runSaving"; readonly keep: readonly string[] })
   | { readonly kind: "release"; readonly session: number }
-  | { readonly kind: "releaseKept"; readonly kept: number }
+  | { readonly kind: "releaseSaved"; readonly kept: number }
   /** Ends the thread. Has no reply. */
   | { readonly kind: "close" };
 
@@ -27,7 +27,7 @@ interface RunRequest {
   readonly kept?: number | undefined;
 }
 
-export interface KeepingResult {
+export interface SavingResult {
   readonly outputs: Readonly<Record<string, WireTensor>>;
   /** Id of the outputs that stayed in the worker. */
   readonly kept: number;

@@ -7,7 +7,7 @@ import type { Graph } from "../graph/graph.js";
 import { packageFolder } from "../io/package.js";
 import { add, gather, input, matmul, mul } from "../ops/index.js";
 import { float32, fromNumbers } from "../tensor/host.js";
-import { type Kept, Runtime } from "./runtime.js";
+import { Runtime, type SavedOutputs } from "./runtime.js";
 
 let runtime: Runtime;
 beforeAll(async () => {
@@ -174,27 +174,27 @@ describe("outputs that stay in the worker", () => {
 
   test("are inputs of another program under their names", async () => {
     const { making, using } = await maker();
-    const first = await making.runKeeping({ x: pair(3, 5) }, ["square"]);
-    const second = await making.runKeeping({ x: pair(1, 2) }, ["square"]);
+    const first = await making.runSaving({ x: pair(3, 5) }, ["square"]);
+    const second = await making.runSaving({ x: pair(1, 2) }, ["square"]);
     expect(Object.keys(first.outputs)).toEqual(["y"]);
     expect([...(first.outputs.y?.data ?? [])]).toEqual([9, 15]);
     expect(first.kept.bytes).toBe(8);
-    const shifted = async (kept: Kept) => [...((await using.run({ shift: pair(1, 0) }, kept)).z?.data ?? [])];
+    const shifted = async (kept: SavedOutputs) => [...((await using.run({ shift: pair(1, 0) }, kept)).z?.data ?? [])];
     expect(await shifted(first.kept)).toEqual([10, 25]);
     expect(await shifted(second.kept)).toEqual([2, 4]);
     // Each run keeps its own outputs, whatever was released before.
     await first.kept.release();
-    const third = await making.runKeeping({ x: pair(7, 1) }, ["square"]);
+    const third = await making.runSaving({ x: pair(7, 1) }, ["square"]);
     expect(await shifted(second.kept)).toEqual([2, 4]);
     expect(await shifted(third.kept)).toEqual([50, 1]);
   });
 
   test("are refused after their release, by another runtime, and if they do not fit", async () => {
     const { making, using } = await maker();
-    const { kept } = await making.runKeeping({ x: pair(3, 5) }, ["square"]);
+    const { kept } = await making.runSaving({ x: pair(3, 5) }, ["square"]);
     await expect(using.run({}, kept)).rejects.toThrow("using: input shift expects float32[2], got nothing");
     await expect(making.run({ x: pair(1, 2) }, kept)).rejects.toThrow("making: no input square; the inputs are x");
-    await expect(making.runKeeping({ x: pair(1, 2) }, ["cube"])).rejects.toThrow("making: no output cube to keep");
+    await expect(making.runSaving({ x: pair(1, 2) }, ["cube"])).rejects.toThrow("making: no output cube to keep");
     const other = await Runtime.start({ threads: 1 });
     const shift = pair(0, 0);
     const [square, s] = [input([2]), input([2])];
@@ -204,7 +204,7 @@ describe("outputs that stay in the worker", () => {
       outputs: { z: add(square, s) },
     });
     await expect(elsewhere.run({ shift }, kept)).rejects.toThrow(/released, or they belong to another runtime/);
-    const theirs = await (await other.compile(doubling())).runKeeping({ x: pair(1, 2) }, ["y"]);
+    const theirs = await (await other.compile(doubling())).runSaving({ x: pair(1, 2) }, ["y"]);
     await other.close();
     await theirs.kept.release(); // does nothing and does not throw
     await kept.release();

@@ -9,7 +9,7 @@ import { add, input } from "../ops/index.js";
 import type { HostTensor } from "../tensor/host.js";
 import { sameShape } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";
-import type { KeepingResult, Reply, Request, WireTensor } from "./protocol.js";
+import type { Reply, Request, SavingResult, WireTensor } from "./protocol.js";
 
 export type Device = "cpu" | "cuda" | "webgpu";
 
@@ -36,9 +36,12 @@ export interface Program {
    * Runs the graph and returns all outputs. `feeds` and `kept` must provide every input. Concurrent calls are queued.
    * @throws TypeError if an input is missing, unknown, or of another type or shape
    */
-  run(feeds: Feeds, kept?: Kept): Promise<Record<string, HostTensor>>;
+  run(feeds: Feeds, kept?: SavedOutputs): Promise<Record<string, HostTensor>>;
   /** Like `run`, but the outputs named by `keep` stay in the worker. */
-  runKeeping(feeds: Feeds, keep: readonly string[]): Promise<{ outputs: Record<string, HostTensor>; kept: Kept }>;
+  runSaving(
+    feeds: Feeds,
+    keep: readonly string[],
+  ): Promise<{ outputs: Record<string, HostTensor>; kept: SavedOutputs }>;
   release(): Promise<void>;
 }
 
@@ -48,7 +51,7 @@ export type Feeds = Readonly<Record<string, HostTensor>>;
  * Outputs of a run that stayed in the worker, to avoid copies between threads. They serve as inputs of the same names
  * for other programs of the same runtime. They hold memory until they are released.
  */
-export interface Kept {
+export interface SavedOutputs {
   readonly outputs: Readonly<Record<string, TensorType>>;
   readonly bytes: number;
   /** Frees the memory. Calling it again does nothing. */
@@ -60,8 +63,8 @@ const ENDED = "runtime: the worker thread ended";
 /** ONNX Runtime in a worker thread. `close` ends the thread and frees all its memory. */
 export class Runtime {
   private readonly pending = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
-  /** The id in the worker of each `Kept` that was not released. */
-  private readonly kept = new Map<Kept, number>();
+  /** The id in the worker of each `SavedOutputs` that was not released. */
+  private readonly kept = new Map<SavedOutputs, number>();
   private readonly ended: Promise<void>;
   private nextId = 0;
   private closed = false;
@@ -141,12 +144,12 @@ export class Runtime {
         const request = { kind: "run", session, feeds: wire, kept: kept && this.idOf(kept) } as const;
         return fromWire((await attempt(request)) as Record<string, WireTensor>, graph.outputs);
       },
-      runKeeping: async (feeds, keep) => {
+      runSaving: async (feeds, keep) => {
         const stays = (name: string) => keep.includes(name);
         const missing = keep.find((name) => !(name in graph.outputs));
         if (missing) throw new TypeError(`${graph.name}: no output ${missing} to keep`);
-        const request = { kind: "runKeeping", session, feeds: toWire(graph, feeds), keep } as const;
-        const result = (await attempt(request)) as KeepingResult;
+        const request = { kind: "runSaving", session, feeds: toWire(graph, feeds), keep } as const;
+        const result = (await attempt(request)) as SavingResult;
         const named = Object.entries(graph.outputs);
         const returned = Object.fromEntries(named.filter(([name]) => !stays(name)));
         return {
@@ -179,19 +182,19 @@ export class Runtime {
     this.pending.clear();
   }
 
-  private keep(id: number, outputs: Readonly<Record<string, TensorType>>): Kept {
-    const kept: Kept = {
+  private keep(id: number, outputs: Readonly<Record<string, TensorType>>): SavedOutputs {
+    const kept: SavedOutputs = {
       outputs,
       bytes: Object.values(outputs).reduce((total, type) => total + bytesOf(type), 0),
       release: async () => {
-        if (this.kept.delete(kept) && !this.closed) await this.call({ kind: "releaseKept", kept: id });
+        if (this.kept.delete(kept) && !this.closed) await this.call({ kind: "releaseSaved", kept: id });
       },
     };
     this.kept.set(kept, id);
     return kept;
   }
 
-  private idOf(kept: Kept): number {
+  private idOf(kept: SavedOutputs): number {
     const id = this.kept.get(kept);
     if (id === undefined) throw new Error("runtime: these outputs were released, or they belong to another runtime");
     return id;
@@ -214,7 +217,7 @@ function acceleratorOf(device: Device, gpu: number) {
   return device === "webgpu" ? [device] : [];
 }
 
-function toWire(graph: Graph, feeds: Feeds, kept?: Kept): Record<string, WireTensor> {
+function toWire(graph: Graph, feeds: Feeds, kept?: SavedOutputs): Record<string, WireTensor> {
   const given: Readonly<Record<string, TensorType>> = { ...kept?.outputs, ...feeds };
   const unknown = Object.keys(given).find((name) => !(name in graph.inputs));
   if (unknown)

@@ -33,7 +33,7 @@ async function handle(request) {
     case "run": {
       return toWire(Object.entries(await run(request)));
     }
-    case "runKeeping": {
+    case "runSaving": {
       const results = Object.entries(await run(request));
       const stays = (/** @type {[string, ort.Tensor]} */ [name]) => request.keep.includes(name);
       kept.set(nextId, Object.fromEntries(results.filter(stays)));
@@ -45,7 +45,7 @@ async function handle(request) {
       await session?.release();
       return undefined;
     }
-    case "releaseKept": {
+    case "releaseSaved": {
       kept.delete(request.kept);
       return undefined;
     }

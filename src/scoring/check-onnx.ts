@@ -5,13 +5,13 @@ import { InputError } from "../errors/index.js";
 import type { RgbImage } from "../images/rgb.js";
 import { locate } from "../io/package.js";
 import { filled, input } from "../ops/index.js";
-import { type OnnxJudge, type OnnxSettings, openOnnxJudge } from "../rewards/user/onnx.js";
+import { type OnnxReward, type OnnxSettings, openOnnxReward } from "../rewards/index.js";
 import { type Program, Runtime, type RuntimeOptions } from "../runtime/runtime.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import { type Shape, sizeOf } from "../tensor/shape.js";
 
-export interface RewardCheck {
-  readonly judge: OnnxJudge;
+export interface OnnxCheck {
+  readonly judge: OnnxReward;
   readonly outputs: readonly CheckedOutput[];
   /** What the picture gets; where nothing was chosen in the settings, the largest number of the output. */
   readonly value: number;
@@ -40,8 +40,8 @@ export async function checkReward(
   settings: OnnxSettings,
   picture: HostTensor,
   runtimeOptions: RuntimeOptions = {},
-): Promise<RewardCheck> {
-  const judge = await openOnnxJudge(settings, { find: locate }, { whole: true });
+): Promise<OnnxCheck> {
+  const judge = await openOnnxReward(settings, { find: locate }, { whole: true });
   const outputs = judge.file.outputs.map((name) => checkOutput(judge, name, picture.shape));
   const images = input(picture.shape);
   const { rewards } = judge.reward.build(images);
@@ -93,7 +93,7 @@ async function timed(program: Program, images: HostTensor) {
   return { results, seconds: seconds.sort((a, b) => a - b)[Math.floor(TIMED_CALLS / 2)] as number };
 }
 
-function checkOutput(judge: OnnxJudge, name: string, shape: Shape): CheckedOutput {
+function checkOutput(judge: OnnxReward, name: string, shape: Shape): CheckedOutput {
   const images = input(shape);
   const none = (reason: string, shape?: Shape): CheckedOutput => ({ name, shape, use: "none", reason });
   try {

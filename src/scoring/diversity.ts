@@ -5,7 +5,7 @@
  */
 import type { Graph } from "../graph/graph.js";
 import { input } from "../ops/index.js";
-import { embedImages, type OpenedClip } from "../rewards/towers/clip-model.js";
+import { embedImages, type OpenedClip } from "../rewards/index.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { ImageShape } from "./graphs.js";

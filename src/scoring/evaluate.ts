@@ -1,13 +1,16 @@
 /** Evaluates a model, or an adapter on it, outside of a training run. */
-import { runtimeOptions } from "../config/batch.js";
-import { evaluationPrompts } from "../config/prompts.js";
-import type { Settings } from "../config/settings.js";
-import { toFlat } from "../pipeline/adapter.js";
-import { annealingOf } from "../pipeline/images.js";
-import { type OpenListener, openModel } from "../pipeline/open-model.js";
-import { promptWarnings, withUnet } from "../pipeline/pipeline.js";
-import { choosePrecision } from "../pipeline/precision.js";
-import { Sampler } from "../pipeline/sampler.js";
+
+import { evaluationPrompts, runtimeOptions, type SettingsPart } from "../config/index.js";
+import {
+  annealingOf,
+  choosePrecision,
+  type OpenListener,
+  openModel,
+  promptWarnings,
+  Sampler,
+  toFlat,
+  withUnet,
+} from "../pipeline/index.js";
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
@@ -27,6 +30,11 @@ export interface EvaluateOptions extends OpenListener {
   readonly anneal?: number | undefined;
 }
 
+/** The sections of the settings that an evaluation uses. */
+export type EvaluateSettings = SettingsPart<
+  "model" | "loading" | "device" | "threads" | "precision" | "reward" | "evaluation" | "prompts" | "sampling"
+>;
+
 /**
  * Generates the evaluation images with a model, or with an adapter on it, and scores them.
  *
@@ -36,7 +44,7 @@ export interface EvaluateOptions extends OpenListener {
  * const { mean, images } = await evaluate(settings, { adapter });
  */
 export async function evaluate(
-  settings: Settings,
+  settings: EvaluateSettings,
   { adapter, unet, reward: given, anneal, ...listener }: EvaluateOptions = {},
 ): Promise<EvaluationResult> {
   const { signal, warn = () => {} } = listener;

@@ -1,6 +1,6 @@
 /** The result of an evaluation. */
 import type { RgbImage } from "../images/rgb.js";
-import type { PartRewards } from "../rewards/scores.js";
+import type { PartRewards } from "../rewards/index.js";
 
 /** Images of the evaluation prompts on fixed noise. Entry i of every list belongs to image i. */
 export interface EvaluationResult {

@@ -1,14 +1,11 @@
 /** Evaluates a model: images of the evaluation prompts on fixed noise, so that images and rewards compare from step to step. */
-import { type Cluster, singleProcess } from "../cluster/cluster.js";
-import { shareOf } from "../cluster/share.js";
-import { evaluationPrompts } from "../config/prompts.js";
-import type { Settings } from "../config/settings.js";
+
+import { type Cluster, shareOf, singleProcess } from "../cluster/index.js";
+import { evaluationPrompts, type SettingsPart } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { type RgbImage, toRgb } from "../images/rgb.js";
-import { type ImageRequest, type SampleImagesOptions, sampleImages } from "../pipeline/images.js";
-import type { Sampler } from "../pipeline/sampler.js";
-import type { Reward } from "../rewards/index.js";
-import { joinParts, type PartRewards } from "../rewards/scores.js";
+import { type ImageRequest, type SampleImagesOptions, type Sampler, sampleImages } from "../pipeline/index.js";
+import { joinParts, type PartRewards, type Reward } from "../rewards/index.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { distances, ImageEmbedder } from "./diversity.js";
 import type { EvaluationResult } from "./evaluation.js";
@@ -25,7 +22,7 @@ export interface EvaluationReplica {
 export interface EvaluatorOptions {
   readonly replicas: readonly EvaluationReplica[];
   readonly reward: Reward;
-  readonly settings: Pick<Settings, "evaluation" | "prompts">;
+  readonly settings: SettingsPart<"evaluation" | "prompts">;
   readonly monitors?: Monitors;
   readonly cluster?: Cluster;
 }

@@ -4,14 +4,13 @@
  * reward on a batch of its own, and the gradient of the decoder, which recomputes the decoder's forward pass.
  */
 import { gradients } from "../autodiff/index.js";
-import type { LossSettings } from "../config/settings.js";
+import type { LossSettings } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import type { Graph } from "../graph/graph.js";
 import type { Value } from "../graph/value.js";
 import { abs, add, filled, input, mul, neg, sub } from "../ops/index.js";
-import { decodeGraph, toImages } from "../pipeline/graphs.js";
-import type { LatentSize, Pipeline } from "../pipeline/pipeline.js";
-import type { Reward, RewardPart } from "../rewards/reward.js";
+import { decodeGraph, type LatentSize, type Pipeline, toImages } from "../pipeline/index.js";
+import type { Reward, RewardPart } from "../rewards/index.js";
 
 export type TrainingScorerGraphs =
   | { readonly kind: "joint"; readonly graph: Graph }
@@ -64,7 +63,7 @@ export function trainingScorerGraphs(
     const decode = decodeGraph(pipeline, batch, size);
     return { kind: "rewards", decode, parts: imageScorerGraphs(reward, imageShape(decode)) };
   }
-  const external = parts.find(({ reward }) => reward.outside);
+  const external = parts.find(({ reward }) => reward.scoreExternally);
   if (external) {
     throw new InputError(
       "reward-no-gradient",
@@ -109,7 +108,7 @@ export function imageScorerGraphs(reward: Reward, [batch, ...rest]: ImageShape):
 
 /** The summands of a reward. A reward that is not a sum has itself as its only part. */
 function partsOf(reward: Reward): readonly RewardPart[] {
-  return reward.parts ?? [{ label: reward.name, reward, weigh: (rewards) => rewards, judges: () => true }];
+  return reward.parts ?? [{ label: reward.name, reward, weigh: (rewards) => rewards, appliesTo: () => true }];
 }
 
 /** A part without a batch size of its own uses the whole batch. */
@@ -143,7 +142,7 @@ function partGraph(
   shape: ImageShape,
   { gradient }: { readonly gradient: boolean },
 ): Graph {
-  if (reward.outside) {
+  if (reward.scoreExternally) {
     const given = input([shape[0]]);
     const values = add(given, 0);
     return { name: `reward ${label}`, inputs: { given }, outputs: { values, weighted: weigh(values) } };

@@ -1,10 +1,10 @@
 /** What an evaluation measures besides the reward: a held-out reward that is not trained on, and the diversity of the images. */
-import type { LoadingSettings, Settings } from "../config/settings.js";
+
+import type { LoadingSettings, SettingsPart } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import type { Graph } from "../graph/graph.js";
-import { findLocation, type OpenListener } from "../pipeline/open-model.js";
-import type { Reward } from "../rewards/index.js";
-import { type OpenedClip, openClip } from "../rewards/towers/clip-model.js";
+import { findLocation, type OpenListener } from "../pipeline/index.js";
+import { type OpenedClip, openClip, type Reward } from "../rewards/index.js";
 import { embeddingGraph } from "./diversity.js";
 import type { EvaluationResult } from "./evaluation.js";
 import { type ImageShape, imageScorerGraphs } from "./graphs.js";
@@ -16,7 +16,7 @@ export interface Monitors {
   readonly clip?: OpenedClip | undefined;
 }
 
-type MonitorSettings = Pick<Settings, "evaluation"> & { readonly loading?: LoadingSettings };
+type MonitorSettings = SettingsPart<"evaluation"> & { readonly loading?: LoadingSettings };
 
 export async function openMonitors(
   { evaluation, loading }: MonitorSettings,
@@ -38,7 +38,7 @@ export async function openMonitors(
 
 /** The monitors of a plan, which downloads nothing. `absent` says why they cannot be opened. */
 export async function plannedMonitors(
-  settings: Pick<Settings, "evaluation" | "loading">,
+  settings: SettingsPart<"evaluation" | "loading">,
 ): Promise<{ readonly monitors: Monitors; readonly absent?: string }> {
   try {
     return { monitors: await openMonitors({ ...settings, loading: { ...settings.loading, offline: true } }) };

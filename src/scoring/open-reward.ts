@@ -1,13 +1,14 @@
 /** Opens the reward that settings name. */
-import type { LoadingSettings, Settings } from "../config/settings.js";
+
+import type { LoadingSettings, SettingsPart } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import type { Value } from "../graph/value.js";
 import { mean } from "../ops/index.js";
-import { findLocation, type OpenListener } from "../pipeline/open-model.js";
+import { findLocation, type OpenListener } from "../pipeline/index.js";
 import { openReward, type Reward, rewardTitle } from "../rewards/index.js";
 import { fromTensors } from "../weights/source.js";
 
-export type RewardSource = Pick<Settings, "reward"> & { readonly loading?: LoadingSettings };
+export type RewardSource = SettingsPart<"reward"> & { readonly loading?: LoadingSettings };
 
 /** Opens a reward; its files on the hub are downloaded first. `setting` is the reward's key, for messages. */
 export async function openSettingsReward(

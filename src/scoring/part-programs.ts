@@ -1,7 +1,5 @@
 /** The compiled parts of a reward, and their values for a batch of images. */
-import type { RewardPart } from "../rewards/index.js";
-import type { Reward } from "../rewards/reward.js";
-import type { PartRewards } from "../rewards/scores.js";
+import type { PartRewards, Reward, RewardPart } from "../rewards/index.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { PartGraph } from "./graphs.js";
@@ -39,7 +37,7 @@ export async function runParts(
   const values: Float32Array[] = [];
   for (const { part, batch, program } of parts) {
     const own = new Float32Array(prompts.length);
-    const scored = [...prompts.keys()].filter((i) => part.judges(prompts[i] as string));
+    const scored = [...prompts.keys()].filter((i) => part.appliesTo(prompts[i] as string));
     for (let start = 0; start < scored.length; start += batch) {
       const some = scored.slice(start, start + batch);
       // An incomplete batch is filled with copies of its last image.
@@ -50,8 +48,8 @@ export async function runParts(
       const batchPrompts = full.map((i) => prompts[i] as string);
       const { reward } = part;
       const found = await program.run(
-        reward.outside
-          ? { given: await externalValues(reward.outside, batchImages, batchPrompts, some.length) }
+        reward.scoreExternally
+          ? { given: await externalValues(reward.scoreExternally, batchImages, batchPrompts, some.length) }
           : { ...reward.feeds(batchPrompts), images: batchImages },
       );
       const [value, weighted] = [toFloat32(found.values as HostTensor), toFloat32(found.weighted as HostTensor)];
@@ -71,7 +69,7 @@ export async function runParts(
 
 /** Scores the first `count` images with an external program. The rest of the batch are copies of the last of them. */
 async function externalValues(
-  score: NonNullable<Reward["outside"]>,
+  score: NonNullable<Reward["scoreExternally"]>,
   images: HostTensor,
   prompts: readonly string[],
   count: number,
@@ -94,7 +92,7 @@ export function byLabel(
   return Object.fromEntries(
     parts.map((part, i) => {
       const values = valuesOf(i);
-      return [part.label, prompts.map((prompt, at) => (part.judges(prompt) ? (values[at] as number) : null))];
+      return [part.label, prompts.map((prompt, at) => (part.appliesTo(prompt) ? (values[at] as number) : null))];
     }),
   );
 }

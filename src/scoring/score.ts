@@ -1,12 +1,10 @@
 /** The reward of pictures that are there already, by the same programs that judge an evaluation's. */
 
-import { runtimeOptions } from "../config/batch.js";
-import type { Settings } from "../config/settings.js";
+import { runtimeOptions, type SettingsPart } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { imageTensor, type RgbImage } from "../images/rgb.js";
-import type { OpenListener } from "../pipeline/open-model.js";
-import type { Reward } from "../rewards/index.js";
-import { joinParts, type PartRewards } from "../rewards/scores.js";
+import type { OpenListener } from "../pipeline/index.js";
+import { joinParts, type PartRewards, type Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { openSettingsReward } from "./open-reward.js";
 import { ImageScorer } from "./scorer.js";
@@ -46,7 +44,7 @@ export interface Scores {
  */
 export async function score(
   images: readonly ImageToScore[],
-  settings: Pick<Settings, "reward" | "device" | "threads" | "loading">,
+  settings: SettingsPart<"reward" | "device" | "threads" | "loading">,
   { reward: given, ...listener }: ScoreOptions = {},
 ): Promise<Scores> {
   if (images.length === 0) throw new InputError("usage", "score: there are no images");

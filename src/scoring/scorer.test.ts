@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { TINY_SD, tinyReward } from "../../test/tiny.js";
-import type { Settings } from "../config/settings.js";
+import type { LossSettings } from "../config/settings.js";
 import { openPipeline } from "../pipeline/pipeline.js";
 import { combination, type PartSettings, partSettings } from "../rewards/combination.js";
 import type { Reward } from "../rewards/index.js";
@@ -42,7 +42,7 @@ async function sumOf(batch: { clip?: number; jpeg?: number }): Promise<Reward> {
   ]);
 }
 
-async function scored(reward: Reward, loss: Settings["loss"]) {
+async function scored(reward: Reward, loss: LossSettings) {
   const options = { loss, batch: 3, size, samples: 6 };
   const graphs = trainingScorerGraphs(pipeline, reward, options, { gradient: true });
   const scorer = await LatentScorer.compile(runtime, pipeline, reward, { graphs, loss, samples: 6 });

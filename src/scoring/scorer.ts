@@ -1,8 +1,7 @@
 /** Compiled rewards: the values of images and, in training, the gradient of the loss at their latents. */
-import type { LossSettings } from "../config/settings.js";
-import type { Pipeline } from "../pipeline/pipeline.js";
-import type { Reward } from "../rewards/index.js";
-import type { BatchGradients, BatchLosses, BatchRewards } from "../rewards/scores.js";
+import type { LossSettings } from "../config/index.js";
+import type { Pipeline } from "../pipeline/index.js";
+import type { BatchGradients, BatchLosses, BatchRewards, Reward } from "../rewards/index.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
 import { merge } from "../weights/source.js";

@@ -1,9 +1,9 @@
 /** Checks that all ranks of a run agree on everything that affects the training. */
-import { type Cluster, CollectiveError, rankName } from "../cluster/cluster.js";
-import type { Settings } from "../config/settings.js";
+import { type Cluster, CollectiveError, rankName } from "../cluster/index.js";
+import type { Settings } from "../config/index.js";
 import { packageVersion } from "../io/package.js";
 import { isRecord } from "../io/record.js";
-import type { Precision } from "../pipeline/precision.js";
+import type { Precision } from "../pipeline/index.js";
 
 export interface Facts {
   readonly settings: Settings;

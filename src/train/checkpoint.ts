@@ -4,16 +4,13 @@
  */
 import { join } from "node:path";
 import { z } from "zod";
-import { MOST_RANK, type Settings } from "../config/settings.js";
+import { MOST_RANK, type Settings } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import type { FileContent } from "../io/files.js";
 import { parseJson } from "../io/json.js";
 import { type LoraLayout, layoutOf } from "../nn/lora.js";
 import { type Adaptable, survey } from "../nn/scope.js";
-import { smallestUnet } from "../pipeline/adapter.js";
-import { exportFiles } from "../pipeline/export.js";
-import type { Pipeline } from "../pipeline/pipeline.js";
-import type { TrainableLayout } from "../pipeline/trainable.js";
+import { exportFiles, type Pipeline, smallestUnet, type TrainableLayout } from "../pipeline/index.js";
 import { float32 } from "../tensor/host.js";
 import { openSafetensors, safetensorsChunks } from "../weights/safetensors.js";
 import { exportedWeights, type TrainingState } from "./state.js";

@@ -9,8 +9,8 @@
  * The base model (step 0) has to be improved on, but it is not a checkpoint. A resumed run needs only its evaluations to stop
  * where it would have stopped, and anyone who reads a run folder finds the same best checkpoint.
  */
-import type { EarlyStopSettings } from "../config/settings.js";
-import type { EvaluationResult } from "../scoring/evaluation.js";
+import type { EarlyStopSettings } from "../config/index.js";
+import type { EvaluationResult } from "../scoring/index.js";
 
 /** The means of one evaluation. */
 export interface EvaluationSummary {

@@ -5,9 +5,9 @@
  * Order: `started`; for a new run `evaluated` at step 0 (the base model); then for every step `evaluated` if an evaluation is
  * due, `stepped`, and `checkpointed` if a checkpoint is due; at the end `finished`.
  */
-import type { Plan } from "../engine/plan.js";
+import type { Plan } from "../engine/index.js";
 import type { FileContent } from "../io/files.js";
-import type { EvaluationResult } from "../scoring/evaluation.js";
+import type { EvaluationResult } from "../scoring/index.js";
 import type { StopReason } from "./early-stop.js";
 
 /** One row of `metrics.jsonl`, with its keys. A step generates `batch.total` samples and makes one or more optimizer updates. */

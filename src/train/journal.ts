@@ -2,7 +2,7 @@
  * Tells the observer of a run what happens, and saves what a failing cluster would lose. Only rank 0 has an observer; while it
  * writes large files, the other ranks wait.
  */
-import { type Cluster, StopRequest } from "../cluster/cluster.js";
+import { type Cluster, StopRequest } from "../cluster/index.js";
 import type { StepMetrics, TrainEvent, TrainObserver } from "./events.js";
 import type { TrainingState } from "./state.js";
 

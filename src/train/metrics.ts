@@ -1,11 +1,9 @@
 /** The metrics of a step. */
-import { stepsPerEpoch } from "../config/batch.js";
-import type { BatchSettings } from "../config/settings.js";
-import type { StepResult } from "../engine/step.js";
-import { partMeans } from "../rewards/scores.js";
-import type { EvaluationResult } from "../scoring/evaluation.js";
-import { monitorMetrics } from "../scoring/monitors.js";
-import { meanAndStd } from "../scoring/statistics.js";
+
+import { type BatchSettings, stepsPerEpoch } from "../config/index.js";
+import type { StepResult } from "../engine/index.js";
+import { partMeans } from "../rewards/index.js";
+import { type EvaluationResult, meanAndStd, monitorMetrics } from "../scoring/index.js";
 import type { StepMetrics } from "./events.js";
 import type { TrainingState } from "./state.js";
 

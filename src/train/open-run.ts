@@ -1,21 +1,10 @@
 /** Opens everything that a run needs, and decides how its work is divided, before anything is compiled or written. */
-import type { Cluster } from "../cluster/cluster.js";
-
-import { firstOnEachHost } from "../cluster/collective.js";
-import { gpuOf, threadShare } from "../cluster/placement.js";
-import { accumulationSteps } from "../config/batch.js";
-import { evaluationPrompts, inTemplate } from "../config/prompts.js";
-import type { Settings } from "../config/settings.js";
-import { checksum } from "../engine/ranks.js";
-import { type Machine, resolvePrecision } from "../engine/replicas.js";
-import type { TrainingSetup } from "../engine/setup.js";
-import { planWork, type Work } from "../engine/work.js";
-import { needsBaseModel } from "../estimators/estimator.js";
-import { openEstimator } from "../estimators/index.js";
-import { openModel } from "../pipeline/open-model.js";
-import { promptWarnings } from "../pipeline/pipeline.js";
-import { openMonitors } from "../scoring/monitors.js";
-import { openSettingsReward } from "../scoring/open-reward.js";
+import { type Cluster, firstOnEachHost, gpuOf, threadShare } from "../cluster/index.js";
+import { accumulationSteps, evaluationPrompts, inTemplate, type Settings } from "../config/index.js";
+import { checksum, type Machine, planWork, resolvePrecision, type TrainingSetup, type Work } from "../engine/index.js";
+import { needsBaseModel, openEstimator } from "../estimators/index.js";
+import { openModel, promptWarnings } from "../pipeline/index.js";
+import { openMonitors, openSettingsReward } from "../scoring/index.js";
 import { fingerprint } from "../weights/fingerprint.js";
 import { requireAgreement } from "./agreement.js";
 import type { Origin } from "./checkpoint.js";

@@ -1,13 +1,19 @@
 /** Opens the trainable parameters of a run and their initial values. */
-import type { Settings } from "../config/settings.js";
-import { STREAMS } from "../engine/samples.js";
+
+import type { SettingsPart } from "../config/index.js";
+import { STREAMS } from "../engine/index.js";
 import { InputError } from "../errors/index.js";
 import { locate } from "../io/package.js";
 import { initialLora, targetsIn } from "../nn/lora.js";
 import { frozenScope, survey } from "../nn/scope.js";
-import { adapterLayout, smallestUnet, toFlat } from "../pipeline/adapter.js";
-import type { Pipeline } from "../pipeline/pipeline.js";
-import type { TrainableLayout, UnetLayout } from "../pipeline/trainable.js";
+import {
+  adapterLayout,
+  type Pipeline,
+  smallestUnet,
+  type TrainableLayout,
+  toFlat,
+  type UnetLayout,
+} from "../pipeline/index.js";
 import { toFloat32 } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
 import { type LoraAdapter, loraRank, loraScale, readLora } from "../weights/lora-files.js";
@@ -31,7 +37,7 @@ export interface OpenTrainableOptions {
  * @throws InputError `settings-conflict` or `adapter-mismatch` if `lora.start` does not fit the other settings or the model
  */
 export async function openTrainable(
-  settings: Pick<Settings, "trainable" | "lora" | "seed">,
+  settings: SettingsPart<"trainable" | "lora" | "seed">,
   pipeline: Pipeline,
   { resume, warn = () => {} }: OpenTrainableOptions = {},
 ): Promise<Trainable> {
@@ -78,7 +84,7 @@ export async function openTrainable(
 
 /** The parameters with which the model is the base model. */
 export async function baseParameters(
-  { trainable, lora }: Pick<Settings, "trainable" | "lora">,
+  { trainable, lora }: SettingsPart<"trainable" | "lora">,
   { layout, initial }: Trainable,
 ): Promise<Float32Array> {
   // An adapter of zeros changes nothing, like a new one, whose B is 0.
@@ -88,7 +94,7 @@ export async function baseParameters(
 /** Settings that are given besides a starting adapter must agree with it. */
 function requireAgreementWith(
   adapter: LoraAdapter,
-  { start, rank, alpha, targets }: Settings["lora"],
+  { start, rank, alpha, targets }: SettingsPart<"lora">["lora"],
   pipeline: Pipeline,
 ) {
   const refuse = (key: string, wanted: unknown, module: string, has: string) => {

@@ -1,9 +1,8 @@
 /** One optimizer update of a run. */
-import type { Settings } from "../config/settings.js";
-import { requireFiniteParameters } from "../engine/finite.js";
-import type { GradientResult } from "../engine/gradient.js";
-import { recordOverflow, recordUpdate } from "../engine/loss-scale.js";
-import type { TrainableLayout } from "../pipeline/trainable.js";
+
+import type { SettingsPart } from "../config/index.js";
+import { type GradientResult, recordOverflow, recordUpdate, requireFiniteParameters } from "../engine/index.js";
+import type { TrainableLayout } from "../pipeline/index.js";
 import { average } from "./ema.js";
 import { adamw, clipGradNorm } from "./optimizer.js";
 import type { TrainingState } from "./state.js";
@@ -17,7 +16,7 @@ import type { TrainingState } from "./state.js";
 export function optimizerUpdate(
   state: TrainingState,
   { gradient, overflowed }: GradientResult,
-  { optimizer: options, ema }: Pick<Settings, "optimizer" | "ema">,
+  { optimizer: options, ema }: SettingsPart<"optimizer" | "ema">,
   layout: TrainableLayout,
 ): number | null {
   const { weights, averaged, optimizer, lossScale } = state;

@@ -1,5 +1,5 @@
-import type { Cluster } from "../cluster/cluster.js";
-import type { OpenListener } from "../pipeline/open-model.js";
+import type { Cluster } from "../cluster/index.js";
+import type { OpenListener } from "../pipeline/index.js";
 import type { Reward } from "../rewards/index.js";
 
 export interface TrainOptions {

@@ -1,15 +1,10 @@
 /** The plan of a run, from its settings alone. */
-import { threadsOf } from "../config/batch.js";
-import type { Settings } from "../config/settings.js";
-import { calibrate } from "../engine/calibrate.js";
-import { countPlan, type Plan } from "../engine/plan.js";
-import { resolvePrecision, startRuntimes } from "../engine/replicas.js";
-import { planWork } from "../engine/work.js";
+
+import { type Settings, threadsOf } from "../config/index.js";
+import { calibrate, countPlan, type Plan, planWork, resolvePrecision, startRuntimes } from "../engine/index.js";
 import { openEstimator } from "../estimators/index.js";
-import { type OpenListener, openModel } from "../pipeline/open-model.js";
-import { choosePrecision } from "../pipeline/precision.js";
-import { plannedMonitors } from "../scoring/monitors.js";
-import { plannedReward } from "../scoring/open-reward.js";
+import { choosePrecision, type OpenListener, openModel } from "../pipeline/index.js";
+import { plannedMonitors, plannedReward } from "../scoring/index.js";
 import { openTrainable } from "./open-trainable.js";
 
 export interface PlanOptions extends OpenListener {

@@ -1,13 +1,17 @@
 /** The compiled programs of a run. */
-import type { Cluster } from "../cluster/cluster.js";
-import { Ranks } from "../engine/ranks.js";
-import { type CompiledReplica, compileReplicas, Replicas } from "../engine/replicas.js";
-import type { TrainingSetup } from "../engine/setup.js";
-import type { Work } from "../engine/work.js";
-import type { Workers } from "../engine/workers.js";
-import { Sampler } from "../pipeline/sampler.js";
+import type { Cluster } from "../cluster/index.js";
+import {
+  type CompiledReplica,
+  compileReplicas,
+  Ranks,
+  Replicas,
+  type TrainingSetup,
+  type Work,
+  type Workers,
+} from "../engine/index.js";
+import { Sampler } from "../pipeline/index.js";
 import type { Runtime } from "../runtime/runtime.js";
-import { Evaluator } from "../scoring/evaluator.js";
+import { Evaluator } from "../scoring/index.js";
 
 export interface RunPrograms {
   /** All ranks and replicas of the run. */

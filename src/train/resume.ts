@@ -1,13 +1,12 @@
 /** Reads the training state of a checkpoint, and refuses to resume a run with other settings or weights. */
 import { join } from "node:path";
 import { z } from "zod";
-import { withNewNames } from "../config/renamed.js";
-import { type Settings, settingsSchema } from "../config/settings.js";
-import { MAX_SCALE, MIN_SCALE } from "../engine/loss-scale.js";
+import { type Settings, settingsSchema, withNewNames } from "../config/index.js";
+import { MAX_SCALE, MIN_SCALE } from "../engine/index.js";
 import { InputError } from "../errors/index.js";
 import { parseJson } from "../io/json.js";
 import { isRecord } from "../io/record.js";
-import type { TrainableLayout } from "../pipeline/trainable.js";
+import type { TrainableLayout } from "../pipeline/index.js";
 import { rewardTitle } from "../rewards/index.js";
 import { toFloat32 } from "../tensor/host.js";
 import { showShape } from "../tensor/shape.js";

@@ -1,7 +1,7 @@
 /** The state of a run: everything that changes from step to step. A checkpoint stores it. */
-import type { Settings } from "../config/settings.js";
-import { type Cost, NO_COST } from "../engine/gradient.js";
-import { initialLossScale, type LossScale } from "../engine/loss-scale.js";
+
+import type { SettingsPart } from "../config/index.js";
+import { type Cost, initialLossScale, type LossScale, NO_COST } from "../engine/index.js";
 import type { EvaluationSummary } from "./early-stop.js";
 import { type AdamWState, adamwState } from "./optimizer.js";
 
@@ -26,7 +26,7 @@ export interface TrainingState {
 }
 
 /** The state before the first step. */
-export function initialState(weights: Float32Array, { ema }: Pick<Settings, "ema">): TrainingState {
+export function initialState(weights: Float32Array, { ema }: SettingsPart<"ema">): TrainingState {
   return {
     step: 0,
     weights,

@@ -13,13 +13,9 @@
  * `trainingStep` is the body for any estimator. With `precision: float16` the U-Net computes in float16 and θ stays in float32.
  * With `trainable: unet`, θ is the U-Net's own weights. Several ranks (`../cluster`) share the samples of each step and add up g.
  */
-import { type Cluster, orEnd, singleProcess } from "../cluster/cluster.js";
-import type { Settings } from "../config/settings.js";
-import { addCosts } from "../engine/gradient.js";
-import { countPlan } from "../engine/plan.js";
-import { startRuntimes } from "../engine/replicas.js";
-import { drawSamples } from "../engine/samples.js";
-import { trainingStep } from "../engine/step.js";
+import { type Cluster, orEnd, singleProcess } from "../cluster/index.js";
+import type { Settings } from "../config/index.js";
+import { addCosts, countPlan, drawSamples, startRuntimes, trainingStep } from "../engine/index.js";
 import { checkpointFiles } from "./checkpoint.js";
 import { summaryOf, verdict } from "./early-stop.js";
 import type { TrainObserver, TrainResult } from "./events.js";

@@ -1,6 +1,5 @@
 import type { Value } from "../../graph/value.js";
-import type { ConvAttrs } from "../../ops/conv.js";
-import { conv2d, convTranspose2d, reach } from "../../ops/conv.js";
+import { type ConvAttrs, conv2d, convTranspose2d, reach } from "../../ops/conv.js";
 import { matmul } from "../../ops/matmul.js";
 import { concat, flip, pad, reshape, slice, transpose } from "../../ops/movement.js";
 import { sum } from "../../ops/reduce.js";

@@ -27,7 +27,7 @@ import { type OnnxContext, type OnnxSettings, onnxSchema } from "./onnx-settings
 export { ONNX_FILE, type OnnxSettings, onnxSchema } from "./onnx-settings.js";
 
 /** An ONNX model, opened with its settings. */
-export interface OnnxJudge {
+export interface OnnxReward {
   readonly file: OnnxFile;
   /** The input that takes the image. */
   readonly picture: OnnxInput;
@@ -64,7 +64,7 @@ export const onnx = rewardKind({
  * @throws InputError `onnx-unsupported`, `reward-invalid` or `reward-no-gradient`, with the reason and the remedy.
  */
 export async function onnxReward(settings: OnnxSettings, context: OnnxContext): Promise<Reward> {
-  const { reward, preprocessing } = await openOnnxJudge(settings, context);
+  const { reward, preprocessing } = await openOnnxReward(settings, context);
   // Images of any size show whether the graph can be built and differentiated.
   const [height, width] = preprocessing.size ?? preprocessing.crop ?? [224, 224];
   reward.build(input([1, 3, height, width]));
@@ -72,11 +72,11 @@ export async function onnxReward(settings: OnnxSettings, context: OnnxContext): 
 }
 
 /** With `whole`, settings that select neither class nor similarity get the largest number of the first output as the reward. */
-export async function openOnnxJudge(
+export async function openOnnxReward(
   settings: OnnxSettings,
   { find, root = "reward" }: OnnxContext,
   { whole = false } = {},
-): Promise<OnnxJudge> {
+): Promise<OnnxReward> {
   const modelPath = await find(settings.file);
   /** As the user wrote it, for messages. */
   const path = settings.file;

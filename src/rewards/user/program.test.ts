@@ -29,7 +29,7 @@ const images = float32(
 );
 
 async function score(script: string, more: object = {}) {
-  return await (await reward(script, more)).outside?.(images, ["red", "white"]);
+  return await (await reward(script, more)).scoreExternally?.(images, ["red", "white"]);
 }
 
 describe("a program as the reward", () => {

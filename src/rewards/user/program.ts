@@ -53,7 +53,7 @@ export const program = rewardKind({
           { program: file },
         );
       },
-      outside: async (images, prompts) => {
+      scoreExternally: async (images, prompts) => {
         const rewards: number[] = [];
         for (const [i, prompt] of prompts.entries()) {
           const image = await encodePng(images, i);

@@ -7,26 +7,28 @@ import { existsSync } from "node:fs";
 import { copyFile, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { stringify } from "yaml";
-import { loadSettings } from "../../config/load.js";
-import type { Settings } from "../../config/settings.js";
+import { loadSettings, type SettingsPart } from "../../config/index.js";
 import { writeFileAtomic } from "../../io/atomic.js";
 import { writeFolderAtomic } from "../../io/atomic-folder.js";
 import { locate } from "../../io/package.js";
 import { rewardTitle } from "../../rewards/index.js";
-import type { StepMetrics } from "../../train/events.js";
+import type { StepMetrics } from "../../train/index.js";
 import { PEFT_FILE } from "../../weights/lora-files.js";
-import { cardFiles, checkpointFolder, runFiles, samplesFolder } from "../record/layout.js";
-import { readMetrics } from "../record/metrics.js";
-import { evenly } from "../record/run-record.js";
 import {
+  cardFiles,
+  checkpointFolder,
   type EvaluationRecord,
-  pictureName,
+  evenly,
+  imageFileName,
+  type RunRecord,
   readEvaluations,
+  readMetrics,
   readSamples,
+  runFiles,
   type SampleEntry,
-} from "../record/samples.js";
-import { format } from "../report/format.js";
-import { monitorTitle } from "../report/monitor-text.js";
+  samplesFolder,
+} from "../record/index.js";
+import { format, monitorTitle } from "../report/index.js";
 
 /** Texts stay on one line, so that none can end the block that it stands in. */
 const YAML = { lineWidth: 0, blockQuote: false } as const;
@@ -42,7 +44,7 @@ export async function writeModelCard(run: string, step: number): Promise<void> {
   const samples = shown === undefined ? [] : evenly(await readSamples(run, shown.step), most.pictures);
   const pictures = samples.map((sample, i) => ({
     ...sample,
-    url: `${cardFiles.images}/${pictureName(sample.prompt, i)}`,
+    url: `${cardFiles.images}/${imageFileName(sample.prompt, i)}`,
   }));
   if (shown !== undefined) {
     await writeFolderAtomic(join(folder, cardFiles.images), async (images) => {
@@ -64,7 +66,7 @@ export async function writeModelCard(run: string, step: number): Promise<void> {
 
 interface Card {
   readonly step: number;
-  readonly settings: Settings;
+  readonly settings: RunRecord["settings"];
   readonly metrics: readonly StepMetrics[];
   /** Up to this step; the first is the model as it was. */
   readonly evaluations: readonly EvaluationRecord[];
@@ -115,7 +117,7 @@ function hubId(model: string): string | undefined {
 }
 
 /** Where a folder lies on this machine is nobody's business. */
-function modelName({ model }: Settings): string {
+function modelName({ model }: SettingsPart<"model">): string {
   return hubId(model) ?? basename(model);
 }
 
@@ -129,7 +131,7 @@ function outcome({ evaluations, settings }: Card): string {
 }
 
 /** What was not trained, so that nobody takes a reward alone for quality. */
-function watched(before: EvaluationRecord, after: EvaluationRecord, settings: Settings): string {
+function watched(before: EvaluationRecord, after: EvaluationRecord, settings: RunRecord["settings"]): string {
   const held =
     before.heldOut && after.heldOut
       ? ` On the same pictures ${monitorTitle("held-out", settings)}, which nothing was trained on, went from ${format(before.heldOut.mean)} to ${format(after.heldOut.mean)}.`
@@ -223,7 +225,7 @@ alignprop generate --adapter . --model ${shell(model)} --prompt ${shell(prompt)}
 }
 
 /** What decides what was learnt, as in the run's `config.yaml`, but for lists of prompts that may be long. */
-function settingsOf(settings: Settings) {
+function settingsOf(settings: RunRecord["settings"]) {
   const { seed, prompts, sampling, loss, trainable, lora, estimator, optimizer, ema, batch } = settings;
   // The adapter's own file says where it started; where that lay on this machine, nobody needs to know.
   const { start, ...adapter } = lora;

@@ -4,11 +4,10 @@ import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { createBranch, createRepo, HubApiError, repoExists, uploadFiles } from "@huggingface/hub";
 import { InputError } from "../../errors/index.js";
-import { UNET_FILES } from "../../pipeline/export.js";
+import { UNET_FILES } from "../../pipeline/index.js";
 import type { Hub } from "../../weights/hub/id.js";
 import { PEFT_FILE } from "../../weights/lora-files.js";
-import { adapterPath, isRun } from "../record/checkpoints.js";
-import { cardFiles, runFiles } from "../record/layout.js";
+import { adapterPath, cardFiles, isRun, runFiles } from "../record/index.js";
 import { writeModelCard } from "./model-card.js";
 
 export interface PushedFile {

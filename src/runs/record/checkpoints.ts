@@ -2,13 +2,12 @@
 
 import { mkdir, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { loadSettings } from "../../config/load.js";
-import type { EarlyStopSettings, Settings } from "../../config/settings.js";
+import { type EarlyStopSettings, loadSettings, type SettingsPart } from "../../config/index.js";
 import { InputError } from "../../errors/index.js";
 import { writeFolderAtomic } from "../../io/atomic-folder.js";
 import { exists, type FileContent } from "../../io/files.js";
-import { UNET_FILES } from "../../pipeline/export.js";
-import type { EvaluationSummary } from "../../train/early-stop.js";
+import { UNET_FILES } from "../../pipeline/index.js";
+import type { EvaluationSummary } from "../../train/index.js";
 import { openWeights } from "../../weights/folder.js";
 import { type LoraAdapter, readLora } from "../../weights/lora-files.js";
 import type { WeightSource } from "../../weights/source.js";
@@ -36,7 +35,7 @@ export async function writeCheckpoint(
 /** Keeps the last `keep_last` and, with `keep_best`, the best by the run's rule. */
 export async function dropOldCheckpoints(
   run: string,
-  { checkpoint: { keep_last, keep_best }, early_stop: rule }: Pick<Settings, "checkpoint" | "early_stop">,
+  { checkpoint: { keep_last, keep_best }, early_stop: rule }: SettingsPart<"checkpoint" | "early_stop">,
   history: readonly EvaluationSummary[],
 ): Promise<void> {
   const steps = await savedSteps(run);

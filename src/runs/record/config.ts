@@ -1,6 +1,6 @@
 /** `config.yaml`: a run's settings resolved in full. */
 import { stringify } from "yaml";
-import type { Settings } from "../../config/settings.js";
+import type { Settings } from "../../config/index.js";
 
 export function configText(settings: Settings): string {
   const body = stringify(settings, { lineWidth: 0, aliasDuplicateObjects: false });

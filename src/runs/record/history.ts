@@ -1,9 +1,8 @@
 /** A run's evaluations as the rule of its early stop sees them, and what the rule says of them. */
 
 import { join } from "node:path";
-import type { EarlyStopSettings } from "../../config/settings.js";
-import { type EvaluationSummary, summaryOf, verdict } from "../../train/early-stop.js";
-import type { StepMetrics } from "../../train/events.js";
+import type { EarlyStopSettings } from "../../config/index.js";
+import { type EvaluationSummary, type StepMetrics, summaryOf, verdict } from "../../train/index.js";
 import { runFiles, stepsIn } from "./layout.js";
 import { readEvaluation } from "./samples.js";
 

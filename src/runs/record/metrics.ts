@@ -3,7 +3,7 @@ import { appendFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomic } from "../../io/atomic.js";
 import { readText } from "../../io/files.js";
-import type { StepMetrics } from "../../train/events.js";
+import type { StepMetrics } from "../../train/index.js";
 import { runFiles } from "./layout.js";
 
 const maxMetricsBytes = 1 << 30;

@@ -1,10 +1,8 @@
 /** A run's folder, read back for its report. */
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { loadSettings } from "../../config/load.js";
-import type { Settings } from "../../config/settings.js";
-import { type StopReason, verdict } from "../../train/early-stop.js";
-import type { StepMetrics } from "../../train/events.js";
+import { loadSettings, type Settings } from "../../config/index.js";
+import { type StepMetrics, type StopReason, verdict } from "../../train/index.js";
 import { savedSteps } from "./checkpoints.js";
 import { bestStep, readHistory } from "./history.js";
 import { runFiles, samplesFolder } from "./layout.js";

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { pictureName } from "./samples.js";
+import { imageFileName } from "./samples.js";
 
 test.each([
   ["a cat", 0, "000_a-cat.png"],
@@ -10,10 +10,10 @@ test.each([
   ["☃ …", 3, "003.png"],
   ["", 4, "004.png"],
 ])("the picture of %j, number %i, is called %s", (prompt, index, name) => {
-  expect(pictureName(prompt, index)).toBe(name);
+  expect(imageFileName(prompt, index)).toBe(name);
 });
 
 test("a long prompt's name fits every file system", () => {
-  expect(Buffer.byteLength(pictureName("𝒜".repeat(4096), 123456))).toBeLessThanOrEqual(255);
-  expect(pictureName(`${"a ".repeat(28)}b`, 0)).toBe(`000_${"a-".repeat(27)}a.png`);
+  expect(Buffer.byteLength(imageFileName("𝒜".repeat(4096), 123456))).toBeLessThanOrEqual(255);
+  expect(imageFileName(`${"a ".repeat(28)}b`, 0)).toBe(`000_${"a-".repeat(27)}a.png`);
 });

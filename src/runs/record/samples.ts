@@ -7,8 +7,7 @@ import { encodePng } from "../../images/contact-sheet.js";
 import type { RgbImage } from "../../images/rgb.js";
 import { fillFolder, writeFolderAtomic } from "../../io/atomic-folder.js";
 import { readJson } from "../../io/json.js";
-import type { Diversity, EvaluationResult, RewardSummary } from "../../scoring/evaluation.js";
-import { meanAndStd } from "../../scoring/statistics.js";
+import { type Diversity, type EvaluationResult, meanAndStd, type RewardSummary } from "../../scoring/index.js";
 import { runFiles, samplesFolder, stepsIn } from "./layout.js";
 
 const sampleEntry = z.object({
@@ -26,15 +25,15 @@ export type SampleEntry = z.output<typeof sampleEntry>;
 export async function writeSamples(run: string, step: number, result: EvaluationResult): Promise<void> {
   const names = result.images.map((_, i) => `${numbered(i)}.png`);
   await writeFolderAtomic(samplesFolder(run, step), (folder) =>
-    writePictures(folder, result.images, entriesOf(result, names)),
+    writeImages(folder, result.images, entriesOf(result, names)),
   );
 }
 
 /** In a folder that a person named: `000_a-cat.png` …, `index.json`, and `evaluation.json` with `summary`. Gives the pictures' names. */
 export async function writeEvaluation(path: string, result: EvaluationResult, summary: object): Promise<string[]> {
-  const names = result.prompts.map(pictureName);
+  const names = result.prompts.map(imageFileName);
   await fillFolder(path, async (folder) => {
-    await writePictures(folder, result.images, entriesOf(result, names));
+    await writeImages(folder, result.images, entriesOf(result, names));
     await writeFile(join(folder, runFiles.evaluation), `${JSON.stringify(summary, null, 2)}\n`);
   });
   return names;
@@ -55,7 +54,7 @@ function entriesOf(
 }
 
 /** Each picture under the name of its entry, and the entries as `index.json`. */
-export async function writePictures(
+export async function writeImages(
   folder: string,
   images: readonly RgbImage[],
   entries: readonly { readonly file: string }[],
@@ -70,7 +69,7 @@ export async function writePictures(
 const LONGEST_WORDS = 56;
 
 /** `000_a-cat.png`: a picture's number and its prompt's letters and digits, whatever else the prompt holds. */
-export function pictureName(prompt: string, index: number): string {
+export function imageFileName(prompt: string, index: number): string {
   const words = prompt.normalize("NFC").replaceAll(/[^\p{L}\p{M}\p{N}]+/gu, "-");
   const short = [...words].slice(0, LONGEST_WORDS).join("").replaceAll(/^-|-$/g, "");
   return `${numbered(index)}${short === "" ? "" : `_${short}`}.png`;

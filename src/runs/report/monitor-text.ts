@@ -1,11 +1,11 @@
 /** What is watched beside the reward, in words. */
 
-import type { EarlyStopSettings, Settings } from "../../config/settings.js";
+import type { EarlyStopSettings, SettingsPart } from "../../config/index.js";
 import { rewardTitle } from "../../rewards/index.js";
-import { monitoredValue, type StopReason } from "../../train/early-stop.js";
+import { monitoredValue, type StopReason } from "../../train/index.js";
 import { format } from "./format.js";
 
-type Titles = Pick<Settings, "reward" | "evaluation">;
+type Titles = SettingsPart<"reward" | "evaluation">;
 
 /** "the held-out clip reward" */
 export function monitorTitle(monitor: EarlyStopSettings["monitor"], { reward, evaluation }: Titles): string {
@@ -15,7 +15,7 @@ export function monitorTitle(monitor: EarlyStopSettings["monitor"], { reward, ev
 }
 
 /** Why a run stopped, to follow a colon. */
-export function stopText(reason: StopReason, settings: Titles & Pick<Settings, "early_stop">): string {
+export function stopText(reason: StopReason, settings: Titles & SettingsPart<"early_stop">): string {
   switch (reason.kind) {
     case "no improvement": {
       const { top, monitor, evaluations } = reason;
@@ -34,7 +34,7 @@ export function stopText(reason: StopReason, settings: Titles & Pick<Settings, "
 }
 
 /** The rule in a sentence. */
-export function ruleText(settings: Titles & Pick<Settings, "early_stop">): string {
+export function ruleText(settings: Titles & SettingsPart<"early_stop">): string {
   const { early_stop: rule } = settings;
   if (rule === null) return "No rule: the run goes to its last update, and the highest evaluation reward is best.";
   const ends = [

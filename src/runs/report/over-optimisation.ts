@@ -8,15 +8,16 @@
  * An evaluation draws the same pictures each time, so the noise of a difference is that of its pictures' own differences: two
  * standard errors of their mean.
  */
-import type { Settings } from "../../config/settings.js";
-import type { EvaluationRecord } from "../record/samples.js";
+
+import type { SettingsPart } from "../../config/index.js";
+import type { EvaluationRecord } from "../record/index.js";
 import { format } from "./format.js";
 import { monitorTitle, percent } from "./monitor-text.js";
 
 /** Of the base model's diversity, where no rule names another share. */
 const LEAST_DIVERSITY = 0.5;
 
-type Watched = Pick<Settings, "reward" | "evaluation" | "early_stop">;
+type Watched = SettingsPart<"reward" | "evaluation" | "early_stop">;
 
 export interface Judgement {
   /** The last evaluation before it began; undefined where there is no sign of it. */

@@ -1,14 +1,21 @@
 /** `report.html`: what a run did, in one file with its pictures and charts inside, made from the run's folder alone. */
 
 import { join } from "node:path";
-import type { Settings } from "../../config/settings.js";
+import type { SettingsPart } from "../../config/index.js";
 import { writeFileAtomic } from "../../io/atomic.js";
 import { rewardTitle } from "../../rewards/index.js";
-import type { RewardSummary } from "../../scoring/evaluation.js";
-import type { StepMetrics } from "../../train/events.js";
-import { leaves } from "../record/config.js";
-import { checkpointFolder, runFiles, stepFolder } from "../record/layout.js";
-import { evenly, type RunRecord, readRun, type ShownEvaluation } from "../record/run-record.js";
+import type { RewardSummary } from "../../scoring/index.js";
+import type { StepMetrics } from "../../train/index.js";
+import {
+  checkpointFolder,
+  evenly,
+  leaves,
+  type RunRecord,
+  readRun,
+  runFiles,
+  type ShownEvaluation,
+  stepFolder,
+} from "../record/index.js";
 import { lineChart, type Mark, type Point, type Series } from "./chart.js";
 import { duration, format } from "./format.js";
 import { type Html, html } from "./html.js";
@@ -162,7 +169,7 @@ function headline({ settings, metrics, evaluations }: RunRecord): string {
   );
 }
 
-function evaluationKind({ prompts }: Settings): "held-out" | "evaluation" {
+function evaluationKind({ prompts }: SettingsPart<"prompts">): "held-out" | "evaluation" {
   return prompts.eval.some((prompt) => prompts.train.includes(prompt)) ? "evaluation" : "held-out";
 }
 

@@ -8,13 +8,11 @@ import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import sharp from "sharp";
 import { z } from "zod";
-import type { SettingsOf } from "../../config/trackers.js";
+import type { SettingsOf } from "../../config/index.js";
 import { InputError } from "../../errors/index.js";
 import { exists } from "../../io/files.js";
-import { filesToPush } from "../publish/push.js";
-import { leaves } from "../record/config.js";
-import { runFiles, stepFolder } from "../record/layout.js";
-import { pictureName } from "../record/samples.js";
+import { filesToPush } from "../publish/index.js";
+import { imageFileName, leaves, runFiles, stepFolder } from "../record/index.js";
 import { Outbox, type OutboxOptions } from "./outbox.js";
 import { below, Refused, send, sendJson, shownAddress, Unreachable } from "./request.js";
 import { captionOf, type TrackedPicture, type TrackedRow } from "./row.js";
@@ -33,7 +31,7 @@ const keptSchema = z.object({
   began: z.int(),
   step: z.int().min(-1),
 });
-type Kept = z.output<typeof keptSchema>;
+type SavedOutputs = z.output<typeof keptSchema>;
 
 const foundExperiment = z.object({
   experiment: z.object({ experiment_id: id, lifecycle_stage: z.string().optional() }),
@@ -157,7 +155,7 @@ function checked<S extends z.ZodType>(schema: S, answer: unknown, url: URL): z.o
 
 class Mlflow implements Tracker {
   readonly #outbox: Outbox;
-  #run: Kept | undefined;
+  #run: SavedOutputs | undefined;
   #tracked: TrackedRun | undefined;
   #toldOfArtifacts = false;
   /** The last step whose numbers the server has, of a run that goes on. */
@@ -167,7 +165,7 @@ class Mlflow implements Tracker {
   constructor(
     readonly server: Server,
     readonly experiment: string,
-    kept: Kept | undefined,
+    kept: SavedOutputs | undefined,
     readonly options: TrackerOptions,
     timing: Partial<OutboxOptions>,
   ) {
@@ -241,7 +239,7 @@ class Mlflow implements Tracker {
   }
 
   /** The first letter makes it known, and without it none of the others is sent. */
-  get #known(): Kept {
+  get #known(): SavedOutputs {
     if (this.#run === undefined) throw new Error("mlflow: the run is not made yet");
     return this.#run;
   }
@@ -269,7 +267,7 @@ class Mlflow implements Tracker {
   }
 
   /** What was sent in the moment before a kill may not have been noted any more: the server knows. */
-  async #goOn({ run }: Kept): Promise<void> {
+  async #goOn({ run }: SavedOutputs): Promise<void> {
     await this.#post(["runs", "update"], { run_id: run, status: "RUNNING" });
     const url = endpoint(this.server, "runs", "get");
     url.searchParams.set("run_id", run);
@@ -312,7 +310,7 @@ class Mlflow implements Tracker {
 
   /** The picture and a small one beside it, under the names that MLflow's pages look for. */
   async #picture({ step }: TrackedRow, { prompt, path }: TrackedPicture, i: number) {
-    const key = pictureName(prompt, i).replace(/\.png$/, "");
+    const key = imageFileName(prompt, i).replace(/\.png$/, "");
     // Both are the same when the picture is sent again.
     const time = this.#known.began + step;
     const hash = createHash("sha256").update(`${this.#known.run} ${step} ${i}`).digest("hex");

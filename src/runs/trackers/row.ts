@@ -3,13 +3,11 @@
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { exists } from "../../io/files.js";
-import { partMeans } from "../../rewards/scores.js";
-import type { EvaluationResult } from "../../scoring/evaluation.js";
-import { monitorMetrics } from "../../scoring/monitors.js";
-import type { StepMetrics } from "../../train/events.js";
-import { samplesFolder } from "../record/layout.js";
-import { readSamples } from "../record/samples.js";
-import { format } from "../report/format.js";
+import { partMeans } from "../../rewards/index.js";
+import { type EvaluationResult, monitorMetrics } from "../../scoring/index.js";
+import type { StepMetrics } from "../../train/index.js";
+import { readSamples, samplesFolder } from "../record/index.js";
+import { format } from "../report/index.js";
 
 export interface TrackedRow {
   /** 0 is the model as it was. */

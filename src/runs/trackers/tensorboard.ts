@@ -2,8 +2,7 @@
 import { appendFile, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { configText } from "../record/config.js";
-import { pictureName } from "../record/samples.js";
+import { configText, imageFileName } from "../record/index.js";
 import { type EventContent, eventRecord, imageValue, tensorValue } from "./event-file.js";
 import { captionOf, readPng, type TrackedPicture, type TrackedRow } from "./row.js";
 import type { TrackedRun, Tracker, TrackerOptions } from "./tracker.js";
@@ -53,7 +52,9 @@ class Tensorboard implements Tracker {
         // A tag keeps its first description: what changes from step to step has no place in it.
         const { prompt, seed, path } = picture;
         const about = { title: prompt, description: `${escaped(prompt)}, seed ${seed}` };
-        values.push(imageValue(`pictures/${pictureName(prompt, i).replace(/\.png$/, "")}`, await readPng(path), about));
+        values.push(
+          imageValue(`pictures/${imageFileName(prompt, i).replace(/\.png$/, "")}`, await readPng(path), about),
+        );
       }
       if (pictures.length > 0) await this.#add(step, { values: [...values, captionTable(pictures)] }, time);
       await this.keep({ step });
@@ -81,7 +82,7 @@ class Tensorboard implements Tracker {
 /** A step's captions as a text that TensorBoard shows as a table. */
 function captionTable(pictures: readonly TrackedPicture[]): Uint8Array {
   const cells = pictures.flatMap((picture, i) => [
-    pictureName(picture.prompt, i).replace(/\.png$/, ""),
+    imageFileName(picture.prompt, i).replace(/\.png$/, ""),
     escaped(captionOf(picture)),
   ]);
   const strings = ["picture", "caption", ...cells];

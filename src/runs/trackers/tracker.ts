@@ -1,5 +1,5 @@
 /** What a tracker is: one file of this folder each, named in the table of `trackers.ts`. */
-import type { Settings } from "../../config/settings.js";
+import type { Settings } from "../../config/index.js";
 import type { TrackedRow } from "./row.js";
 
 /** How a run came to its end. An interrupted one is `stopped`: it can go on. */

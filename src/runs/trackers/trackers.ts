@@ -4,14 +4,12 @@
  */
 import { join } from "node:path";
 import { z } from "zod";
-import type { Settings } from "../../config/settings.js";
-import type { SettingsOf, TrackerName } from "../../config/trackers.js";
+import type { Settings, SettingsOf, TrackerName } from "../../config/index.js";
 import { writeFileAtomic } from "../../io/atomic.js";
 import { exists } from "../../io/files.js";
 import { readJson } from "../../io/json.js";
-import type { StepMetrics, TrainEvent } from "../../train/events.js";
-import { runFiles, samplesFolder } from "../record/layout.js";
-import { readEvaluation } from "../record/samples.js";
+import type { StepMetrics, TrainEvent } from "../../train/index.js";
+import { readEvaluation, runFiles, samplesFolder } from "../record/index.js";
 import { openMlflow } from "./mlflow.js";
 import type { OutboxOptions } from "./outbox.js";
 import { baseRow, stepRow, type TrackedRow } from "./row.js";

@@ -4,17 +4,17 @@ import { basename, dirname, join } from "node:path";
 import type { TrackedRow } from "./row.js";
 import type { Outcome, TrackedRun, Tracker, TrackerOptions } from "./tracker.js";
 import { WandbLog } from "./wandb-log.js";
-import { configOf, EXIT_CODES, historyOf, type Kept, newRunId, type WandbTarget } from "./wandb-run.js";
+import { configOf, EXIT_CODES, historyOf, newRunId, type SavedOutputs, type WandbTarget } from "./wandb-run.js";
 
 export class WandbOffline implements Tracker {
   #log: WandbLog | undefined;
   #failed = false;
-  #run: Kept;
+  #run: SavedOutputs;
   place: string | undefined;
 
   constructor(
     target: WandbTarget,
-    kept: Kept | undefined,
+    kept: SavedOutputs | undefined,
     readonly options: TrackerOptions,
   ) {
     const fresh = { mode: "offline" as const, id: newRunId(), began: Date.now(), step: -1 };
@@ -66,7 +66,7 @@ export class WandbOffline implements Tracker {
     return this.place as string;
   }
 
-  async #keep(change: Partial<Kept>): Promise<void> {
+  async #keep(change: Partial<SavedOutputs>): Promise<void> {
     this.#run = { ...this.#run, ...change };
     await this.options.keep(this.#run);
   }

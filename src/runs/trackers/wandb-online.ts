@@ -9,7 +9,15 @@ import { Outbox, type OutboxOptions } from "./outbox.js";
 import { below, posted, Refused, send, sendJson, shownAddress, Unreachable } from "./request.js";
 import type { TrackedRow } from "./row.js";
 import type { Outcome, TrackedRun, Tracker, TrackerOptions } from "./tracker.js";
-import { configOf, EXIT_CODES, historyOf, type Kept, type MediaFile, newRunId, type WandbTarget } from "./wandb-run.js";
+import {
+  configOf,
+  EXIT_CODES,
+  historyOf,
+  type MediaFile,
+  newRunId,
+  type SavedOutputs,
+  type WandbTarget,
+} from "./wandb-run.js";
 
 export interface Account {
   readonly server: URL;
@@ -54,7 +62,7 @@ const HEARTBEAT_MS = 30_000;
 export async function openOnline(
   account: Account,
   target: WandbTarget,
-  kept: Kept | undefined,
+  kept: SavedOutputs | undefined,
   options: TrackerOptions,
   timing: Partial<OutboxOptions>,
 ): Promise<Tracker> {
@@ -116,7 +124,7 @@ function authorization({ key }: Account): Record<string, string> {
 
 class WandbOnline implements Tracker {
   readonly #outbox: Outbox;
-  #run: Kept;
+  #run: SavedOutputs;
   #heartbeat: NodeJS.Timeout | undefined;
   /** Where the run is, as the service writes its names. */
   #address: WandbTarget;
@@ -124,7 +132,7 @@ class WandbOnline implements Tracker {
 
   constructor(
     readonly account: Account,
-    run: Kept,
+    run: SavedOutputs,
     readonly options: TrackerOptions,
     timing: Partial<OutboxOptions>,
   ) {
@@ -216,7 +224,7 @@ class WandbOnline implements Tracker {
     await send("wandb", url, posted(json, authorization(this.account)));
   }
 
-  async #keep(change: Partial<Kept>): Promise<void> {
+  async #keep(change: Partial<SavedOutputs>): Promise<void> {
     this.#run = { ...this.#run, ...change };
     await this.options.keep(this.#run);
   }

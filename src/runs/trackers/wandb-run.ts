@@ -1,7 +1,7 @@
 /** What W&B's two forms have in common: a run's names, its config, and its history with pictures. */
 import { createHash, randomBytes } from "node:crypto";
 import { z } from "zod";
-import type { Settings } from "../../config/settings.js";
+import type { Settings } from "../../config/index.js";
 import { captionOf, type Png, readPng, type TrackedRow } from "./row.js";
 import type { Outcome } from "./tracker.js";
 
@@ -25,7 +25,7 @@ export const keptSchema = z.object({
   folder: z.string().optional(),
   step: z.int().min(-1),
 });
-export type Kept = z.output<typeof keptSchema>;
+export type SavedOutputs = z.output<typeof keptSchema>;
 
 /** As W&B makes them: eight letters and digits, the first a letter. */
 export function newRunId(): string {

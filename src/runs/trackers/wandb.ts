@@ -1,6 +1,6 @@
 /** Weights & Biases: from settings and environment to one of its two forms, online and offline. */
 
-import type { SettingsOf } from "../../config/trackers.js";
+import type { SettingsOf } from "../../config/index.js";
 import { InputError } from "../../errors/index.js";
 import type { OutboxOptions } from "./outbox.js";
 import type { Tracker, TrackerOptions } from "./tracker.js";

@@ -1,0 +1,14 @@
+export {
+  type Cluster,
+  ClusterFailure,
+  CollectiveError,
+  orEnd,
+  rankName,
+  StopRequest,
+  singleProcess,
+} from "./cluster.js";
+export { firstOnEachHost, together } from "./collective.js";
+export { connect } from "./connect.js";
+export { launcherOf, libraryNames } from "./launcher.js";
+export { gpuOf, threadShare } from "./placement.js";
+export { shareOf } from "./share.js";

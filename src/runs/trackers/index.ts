@@ -1,0 +1,2 @@
+export { captionOf, stepRow } from "./row.js";
+export { Trackers } from "./trackers.js";
