@@ -1,10 +1,12 @@
 import { defineConfig } from "vitest/config";
+import { SkipsReporter } from "./test/skips.js";
 
 const shared = { pool: "forks", testTimeout: 60_000 } as const;
 
 export default defineConfig({
   test: {
     maxWorkers: 2,
+    reporters: ["default", new SkipsReporter()],
     coverage: { include: ["src/**/*.{ts,js}"], exclude: ["**/*.test.ts"], reporter: ["text-summary", "html"] },
     projects: [
       {
