@@ -1,7 +1,7 @@
 import { defineConfig } from "vitest/config";
 import { SkipsReporter } from "./test/skips.js";
 
-const shared = { pool: "forks", testTimeout: 60_000 } as const;
+const shared = { pool: "forks", testTimeout: 60_000, hookTimeout: 60_000 } as const;
 
 export default defineConfig({
   test: {
