@@ -75,6 +75,13 @@ describe("the tarball", () => {
     expect(packed.files.filter(({ path }) => path.includes(".test."))).toEqual([]);
   });
 
+  test("has no script for which npm would ask its users", async () => {
+    // npm counts the `prepare` of a tarball among them. `postprepare` does the same in a clone.
+    const installed = JSON.parse(await readFile(join(project, "node_modules/alignprop/package.json"), "utf8"));
+    const names = ["preinstall", "install", "postinstall", "prepare"];
+    expect(names.filter((name) => name in installed.scripts)).toEqual([]);
+  });
+
   test("is smaller than 13 MB", () => {
     expect(packed.size).toBeLessThan(13e6);
   });
