@@ -1,13 +1,19 @@
 import { defineConfig } from "vitest/config";
 import { SkipsReporter } from "./test/skips.js";
 
-const shared = { pool: "forks", testTimeout: 60_000, hookTimeout: 60_000 } as const;
+// Tests take seconds; the limits leave room for slow and busy machines.
+const shared = { pool: "forks", testTimeout: 180_000, hookTimeout: 180_000 } as const;
 
 export default defineConfig({
   test: {
     maxWorkers: 2,
     reporters: ["default", new SkipsReporter()],
-    coverage: { include: ["src/**/*.{ts,js}"], exclude: ["**/*.test.ts"], reporter: ["text-summary", "html"] },
+    coverage: {
+      include: ["src/**/*.{ts,js}"],
+      exclude: ["**/*.test.ts"],
+      reporter: ["text-summary", "html"],
+      reportOnFailure: true,
+    },
     projects: [
       {
         test: {
@@ -26,8 +32,6 @@ export default defineConfig({
           ...shared,
           name: "package",
           include: ["test/package/**/*.test.ts"],
-          testTimeout: 180_000,
-          hookTimeout: 180_000,
         },
       },
     ],
