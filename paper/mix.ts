@@ -32,7 +32,7 @@ const SHOWN = 4;
 const mix = z.object({ coefficient: z.number(), aesthetic: z.number(), compressibility: z.number() });
 export type Mix = z.output<typeof mix>;
 const MIX_FILE = "mix.json";
-export const STRIP = "images/paper-mixing.webp";
+const STRIP = "images/paper-mixing.webp";
 
 export async function readMix(out: string): Promise<Mix[]> {
   const path = join(out, MIX_FILE);

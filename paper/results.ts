@@ -51,7 +51,7 @@ export interface MethodCrossing extends Crossing {
 }
 
 /** Against DDPO, for every method that differentiates the reward: the means of the seeds, with the rates that the rule chose. */
-export function crossings({ methods, seconds }: Pick<Results, "methods" | "seconds">): MethodCrossing[] {
+function crossings({ methods, seconds }: Pick<Results, "methods" | "seconds">): MethodCrossing[] {
   const baseline = methods.find(({ method }) => method.name === BASELINE);
   return against(methods, baseline, ({ method, mean, seeds }) => {
     const found = crossing(mean, baseline?.mean ?? []);
@@ -62,7 +62,7 @@ export function crossings({ methods, seconds }: Pick<Results, "methods" | "secon
 }
 
 /** The same with any rate that was tried, on both sides: the best that DDPO ever had, and the first run of the first seed to reach it. */
-export function crossingsOfAnyRate({ methods, seconds }: Pick<Results, "methods" | "seconds">): MethodCrossing[] {
+function crossingsOfAnyRate({ methods, seconds }: Pick<Results, "methods" | "seconds">): MethodCrossing[] {
   const baseline = methods.find(({ method }) => method.name === BASELINE);
   const curves = (baseline?.tried ?? []).map(({ curve }) => curve);
   const top = curves.reduce<Curve>(

@@ -17,7 +17,7 @@ import { fitModel } from "./fit.js";
 import { trainingGraph } from "./trainable.js";
 
 /** The widths of the head: the reference's form (Linear layers, nothing between them) on a 96-dimensional embedding. */
-export const HEAD_WIDTHS = [96, 64, 16, 1] as const;
+const HEAD_WIDTHS = [96, 64, 16, 1] as const;
 
 const PICTURES = 8192;
 const CHUNK = 64;
@@ -27,7 +27,7 @@ const BATCH = 512;
  * The preferences that the embedded aesthetic reward learns, as ratings of 1 … 10. Ours by definition: vivid colours please
  * and washed-out ones do not, flat drawing is preferred to shaded, a coloured background to a gray one.
  */
-export function rating({ treatment, style, background }: Pick<Scene, "treatment" | "style" | "background">): number {
+function rating({ treatment, style, background }: Pick<Scene, "treatment" | "style" | "background">): number {
   const colours = treatment === undefined ? 0 : { vivid: 2, pale: -2, dark: -1.5 }[treatment];
   const drawing = style === "flat" ? 0.75 : -0.75;
   const ground = background === "gray" || background === "white" ? -0.5 : 0.25;

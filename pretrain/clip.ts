@@ -53,7 +53,7 @@ const BATCH = 128;
 /** Slight noise, so that the reward's gradient has no use for invisible patterns. */
 const PIXEL_NOISE = 0.06;
 
-export function tokenBatch(tokenizer: ClipTokenizer, texts: readonly string[], config: ClipConfig) {
+function tokenBatch(tokenizer: ClipTokenizer, texts: readonly string[], config: ClipConfig) {
   const ids = texts.map((text) => tokenizer.encode(text).ids);
   return {
     ids: fromNumbers(ids.flat(), [ids.length, tokenizer.maxLength], "int64"),

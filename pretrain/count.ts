@@ -16,7 +16,7 @@ import { trainingGraph } from "./trainable.js";
 /** The embedded judge of numbers: trained on renderings of one to four animals in equal shares. */
 export const COUNT_CONFIG = { model_type: "count", image_size: 64, widths: [16, 32, 48, 64], most: 4 };
 
-export const COUNT_MODEL: CountConfig = {
+const COUNT_MODEL: CountConfig = {
   imageSize: COUNT_CONFIG.image_size,
   widths: COUNT_CONFIG.widths,
   most: COUNT_CONFIG.most,

@@ -1,41 +1,47 @@
 /**
- * Bad input, told by the program as people start it: exit code 2, one message that says what, where, what was found and
- * what would mend it, and nothing half-written.
+ * Bad input to the whole program: exit code 2, one message that says what is wrong, where, what was found and the remedy, and nothing
+ * half-written. The program runs in this process, which saves starting one for each case; src/cli/process.test.ts starts it.
  */
-import { spawn } from "node:child_process";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import * as yaml from "yaml";
+import { runCommandLine } from "../src/cli/program.js";
 import { fromNumbers, type HostTensor } from "../src/tensor/host.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
 import { TINY_RECIPE, TINY_SD } from "./tiny.js";
 
-const MAIN = join(import.meta.dirname, "../dist/src/cli/main.js");
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-bad-"));
-afterAll(() => rm(scratch, { recursive: true }));
+const before = process.cwd();
+process.chdir(scratch);
+afterAll(async () => {
+  process.chdir(before);
+  await rm(scratch, { recursive: true });
+});
 
 interface Outcome {
-  readonly code: number | null;
+  readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-function alignprop(...args: string[]): Promise<Outcome> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [MAIN, ...args], { cwd: scratch, timeout: 50_000, killSignal: "SIGKILL" });
-    let [stdout, stderr] = ["", ""];
-    child.stdout.on("data", (text) => {
-      stdout += text;
-    });
-    child.stderr.on("data", (text) => {
-      stderr += text;
-    });
-    child.on("error", reject);
-    child.on("close", (code) => resolve({ code, stdout, stderr }));
+async function alignprop(...args: string[]): Promise<Outcome> {
+  let [stdout, stderr] = ["", ""];
+  const code = await runCommandLine(args, {
+    isTTY: false,
+    print: (line) => {
+      stdout += `${line}\n`;
+    },
+    say: (line) => {
+      stderr += `${line}\n`;
+    },
+    update: (line) => {
+      stderr += `\r${line}`;
+    },
   });
+  return { code, stdout, stderr };
 }
 
 const recipe = join(scratch, "tiny.yaml");

@@ -16,22 +16,22 @@
  */
 export default function evolution(_toolkit, { sigma = 0.01 }) {
   return {
-    kind: "update",
+    kind: "direct",
     name: "evolution",
     usesRewardGradient: false,
     // No U-Net call has its gradient taken.
     mask: (steps) => new Array(steps).fill(false),
     needsDx: () => false,
 
-    async learn(tools) {
-      const { parameters, samples, gradient, total } = tools;
+    async addGradient(context) {
+      const { parameters, samples, gradient, globalBatchSize } = context;
       const delta = samples[0].rng(0).normals(parameters.length);
       let difference = 0;
       for (const sign of [1, -1]) {
         const moved = parameters.map((value, j) => value + sign * sigma * delta[j]);
-        const { final } = await tools.sample({ parameters: moved });
-        const { losses } = await tools.reward(final);
-        for (const loss of losses) difference += (sign * loss) / total;
+        const { final } = await context.sample({ parameters: moved });
+        const { losses } = await context.score(final);
+        for (const loss of losses) difference += (sign * loss) / globalBatchSize;
       }
       for (let j = 0; j < gradient.length; j++) gradient[j] += (difference / (2 * sigma)) * delta[j];
     },

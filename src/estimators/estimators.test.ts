@@ -3,7 +3,7 @@
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { tinySettings } from "../../test/tiny.js";
 import type { Settings, SettingsInput } from "../config/settings.js";
 import type { FileContent } from "../io/files.js";
@@ -21,7 +21,8 @@ interface Run {
   readonly adapter: Buffer | undefined;
 }
 
-async function run(settings: Settings, folder?: string, resume?: string): Promise<Run> {
+/** `folder` receives the checkpoint of step `at`, or of every step in turn, so that the last one stays. */
+async function run(settings: Settings, folder?: string, resume?: string, at?: number): Promise<Run> {
   const rows: Run["rows"] = [];
   const evaluated: number[] = [];
   let adapter: Buffer | undefined;
@@ -37,7 +38,7 @@ async function run(settings: Settings, folder?: string, resume?: string): Promis
       }
       if (event.kind !== "checkpointed") return;
       adapter = bytes(event.files.get(PEFT_FILE));
-      for (const [name, content] of folder ? event.files : []) {
+      for (const [name, content] of folder && event.step === (at ?? event.step) ? event.files : []) {
         const path = join(folder as string, name);
         await mkdir(dirname(path), { recursive: true });
         await writeFile(path, bytes(content));
@@ -109,10 +110,14 @@ for (const [name, changes] of Object.entries(ESTIMATORS)) {
   describe(name, () => {
     const settings = (steps: number) => tinySettings({ ...changes, evaluation: { every: 4, batch: 2 }, steps });
 
+    let folder: string;
+    let whole: Run;
+    beforeAll(async () => {
+      folder = await mkdtemp(join(scratch, "resume"));
+      whole = await run(settings(4), folder, undefined, 2);
+    });
+
     test("trains, and after an interruption goes on with the very numbers of a run in one go", async () => {
-      const whole = await run(settings(4));
-      const folder = await mkdtemp(join(scratch, "resume"));
-      await run(settings(2), folder);
       const resumed = await run(settings(4), undefined, folder);
       expect(whole.rows).toHaveLength(4);
       for (const { grad_norm } of whole.rows) expect(grad_norm).toBeGreaterThan(0);
@@ -122,7 +127,7 @@ for (const [name, changes] of Object.entries(ESTIMATORS)) {
 
     test("costs what its plan counts", async () => {
       const one = settings(1);
-      const [row] = (await run(one)).rows;
+      const [row] = whole.rows;
       const counted = await plan(one, { calibrate: false });
       const { unetForwardCallsPerStep, unetBackwardCallsPerStep, unetRecomputedCallsPerStep } = counted;
       const calls = unetForwardCallsPerStep + unetBackwardCallsPerStep + unetRecomputedCallsPerStep;

@@ -6,7 +6,7 @@ import { expect } from "vitest";
 import { InputError } from "../../src/errors/index.js";
 import { Rng } from "../../src/tensor/rng.js";
 
-export const MUTATIONS = 10_000;
+const MUTATIONS = 10_000;
 /** For a machine that is busy with other work; a mutation that hangs is found all the same. */
 export const LIMIT = { timeout: 300_000 };
 /** What readers may take beside their small inputs; a file that asks for more must be refused before it is given. */
