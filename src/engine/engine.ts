@@ -1,6 +1,7 @@
 /** The operations of one replica on one micro-batch of `batch` samples, independent of the estimator. */
+
 import type { DdimStep } from "../diffusion/ddim.js";
-import { type ConditioningInputs, Sampler } from "../pipeline/index.js";
+import { type ConditioningInputs, type PromptEncoder, Sampler } from "../pipeline/index.js";
 import type { BatchGradients, BatchLosses } from "../rewards/index.js";
 import type { Runtime, SavedOutputs } from "../runtime/runtime.js";
 import { LatentScorer } from "../scoring/index.js";
@@ -52,12 +53,15 @@ export interface VjpResult {
   readonly dx?: Float32Array | undefined;
 }
 
+export interface EngineOptions extends SavingPlan {
+  /** A text encoder that several replicas share; compiled when left out. */
+  readonly prompts?: Promise<PromptEncoder>;
+}
+
 /** The engine of a real run: programs of ONNX Runtime. */
 export class CompiledEngine implements Engine {
   private constructor(
-    readonly sampler: Sampler,
-    private readonly unetVjp: UnetVjp,
-    private readonly scorer: LatentScorer,
+    private readonly programs: { readonly sampler: Sampler; readonly vjp: UnetVjp; readonly scorer: LatentScorer },
     readonly maxSavedCalls: number,
     readonly parameterCount: number,
   ) {}
@@ -66,16 +70,20 @@ export class CompiledEngine implements Engine {
     runtime: Runtime,
     { settings, pipeline, reward, layout }: TrainingSetup,
     graphs: TrainingGraphs,
-    memory: SavingPlan,
+    { maxSavedCalls, recomputes, prompts: encoder }: EngineOptions,
   ): Promise<CompiledEngine> {
     const { sampling, prompts, loss, batch } = settings;
-    const options = { graphs: graphs.sampler, negativePrompt: prompts.negative };
+    const options = { graphs: graphs.sampler, negativePrompt: prompts.negative, ...(encoder && { prompts: encoder }) };
     const [sampler, vjp, scorer] = await Promise.all([
       Sampler.compile(runtime, pipeline, sampling, options),
-      UnetVjp.compile(runtime, pipeline.weights, graphs, memory),
+      UnetVjp.compile(runtime, pipeline.weights, graphs, { maxSavedCalls, recomputes }),
       LatentScorer.compile(runtime, pipeline, reward, { graphs: graphs.scorer, loss, samples: batch.total }),
     ]);
-    return new CompiledEngine(sampler, vjp, scorer, memory.maxSavedCalls, layout.size);
+    return new CompiledEngine({ sampler, vjp, scorer }, maxSavedCalls, layout.size);
+  }
+
+  get sampler(): Sampler {
+    return this.programs.sampler;
   }
 
   get steps(): readonly DdimStep[] {
@@ -101,28 +109,32 @@ export class CompiledEngine implements Engine {
     save: boolean,
   ): Promise<ForwardResult> {
     if (!save) return { output: await this.sampler.predict(conditioning, x, step) };
-    const { outputs, kept } = await this.unetVjp.forward({ ...conditioning, ...this.sampler.latentInputs(x, step) });
+    const { outputs, kept } = await this.programs.vjp.forward({
+      ...conditioning,
+      ...this.sampler.latentInputs(x, step),
+    });
     return { output: toFloat32(outputs.output as HostTensor), residuals: kept };
   }
 
   async backward(conditioning: ConditioningInputs, { x, step, upstream, residuals }: BackwardCall): Promise<VjpResult> {
     const inputs = this.sampler.latentInputs(x, step);
     const feeds = { ...conditioning, ...inputs, upstream: float32(upstream, inputs.latents.shape) };
-    const { dParameters, dLatents } = await this.unetVjp.backward(feeds, residuals);
+    const { dParameters, dLatents } = await this.programs.vjp.backward(feeds, residuals);
     return { dParameters: toFloat32(dParameters as HostTensor), dx: dLatents && toFloat32(dLatents) };
   }
 
   scoreWithGradient(latents: Float32Array, prompts: readonly string[]): Promise<BatchGradients> {
-    return this.scorer.scoreWithGradient(this.sampler.latents(latents), prompts);
+    return this.programs.scorer.scoreWithGradient(this.sampler.latents(latents), prompts);
   }
 
   score(latents: Float32Array, prompts: readonly string[]): Promise<BatchLosses> {
-    return this.scorer.score(this.sampler.latents(latents), prompts);
+    return this.programs.scorer.score(this.sampler.latents(latents), prompts);
   }
 
   async release(): Promise<void> {
-    await this.sampler.release();
-    await this.unetVjp.release();
-    await this.scorer.release();
+    const { sampler, vjp, scorer } = this.programs;
+    await sampler.release();
+    await vjp.release();
+    await scorer.release();
   }
 }

@@ -6,7 +6,7 @@
 import { shareOf } from "../cluster/index.js";
 import type { DeviceSettings, SettingsPart } from "../config/index.js";
 import type { DirectEstimator, RolloutEstimator, TrainingSample } from "../estimators/index.js";
-import { choosePrecision, type Precision, type TrainableLayout } from "../pipeline/index.js";
+import { choosePrecision, type Precision, PromptEncoder, type TrainableLayout } from "../pipeline/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { CompiledEngine } from "./engine.js";
 import { requireFiniteParameters } from "./finite.js";
@@ -111,16 +111,17 @@ export class Replicas implements Workers {
   }
 }
 
-/** Compiles the same graphs in each runtime. */
+/** Compiles the same graphs in each runtime. The replicas share the text encoder of the first one. */
 export async function compileReplicas(
   runtimes: readonly Runtime[],
   setup: TrainingSetup,
   graphs: TrainingGraphs,
   memory: SavingPlan,
 ): Promise<CompiledReplica[]> {
+  const prompts = PromptEncoder.compile(runtimes[0] as Runtime, setup.pipeline, graphs.sampler.text);
   return Promise.all(
     runtimes.map(async (runtime) => {
-      const engine = await CompiledEngine.compile(runtime, setup, graphs, memory);
+      const engine = await CompiledEngine.compile(runtime, setup, graphs, { ...memory, prompts });
       return { runtime, engine, workers: new Replica(engine, setup.reward.name) };
     }),
   );

@@ -6,6 +6,15 @@ import { bytesOf, type Value } from "./value.js";
  * stay alive to the end. A reshape takes no memory: it is a view of its input.
  */
 export function liveBytes(graph: Graph): number {
+  const known = counted.get(graph) ?? countLiveBytes(graph);
+  counted.set(graph, known);
+  return known;
+}
+
+/** A plan asks for the same graphs several times. */
+const counted = new WeakMap<Graph, number>();
+
+function countLiveBytes(graph: Graph): number {
   const order = topologicalOrder(Object.values(graph.outputs)).filter(({ inputs }) => inputs.length > 0);
   const views = new Map<Value, Value>();
   const storage = (value: Value) => views.get(value) ?? value;

@@ -1,5 +1,5 @@
 /** Encodes images as PNG: one by one, or several on a contact sheet with labels. */
-import sharp from "sharp";
+import { loadSharp } from "./sharp.js";
 
 export interface Picture {
   readonly width: number;
@@ -42,8 +42,9 @@ export function rgbBytes({ width, height, pixels }: Picture): Uint8Array {
 }
 
 /** The PNG file of one image, enlarged by `scale`. */
-export function encodePng(image: Picture, { scale = 1 }: { scale?: number } = {}): Promise<Buffer> {
+export async function encodePng(image: Picture, { scale = 1 }: { scale?: number } = {}): Promise<Buffer> {
   const raw = { width: image.width * scale, height: image.height * scale, channels: 3 as const };
+  const sharp = await loadSharp();
   return sharp(enlarge(rgbBytes(image), image.width, image.height, scale), { raw })
     .png()
     .toBuffer();
@@ -92,6 +93,7 @@ export async function contactSheet(
       texts.push(textSvg(line, left + cellWidth / 2, top + cellHeight + (row + 1) * LINE_HEIGHT, cellWidth));
     });
   });
+  const sharp = await loadSharp();
   const sheet = sharp(canvas, { raw: { width, height, channels: 3 } });
   if (texts.length > 0) {
     const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">${texts.join("")}</svg>`;

@@ -1,8 +1,8 @@
 /** Reads the user's image files, in any format that sharp reads. */
-import sharp from "sharp";
 import { InputError } from "../errors/index.js";
 import { readFully, withFile } from "../io/files.js";
 import type { RgbImage } from "./rgb.js";
+import { loadSharp } from "./sharp.js";
 
 const MAX_BYTES = 2 ** 28;
 /** Far above the size that diffusion models generate. A file of a few bytes may decode to gigabytes. */
@@ -26,6 +26,7 @@ export async function readImage(path: string): Promise<RgbImage> {
     await readFully(file, content, 0, path);
     return content;
   });
+  const sharp = await loadSharp();
   const { data, info } = await sharp(bytes, { limitInputPixels: MAX_PIXELS, failOn: "error" })
     .autoOrient()
     .toColourspace("srgb")

@@ -34,16 +34,7 @@ export {
 } from "./elementwise.js";
 export { gather, gatherElements, scatterElements, scatterRows } from "./indexing.js";
 export { linear, matmul, matrixTranspose } from "./matmul.js";
-export {
-  broadcastTo,
-  concat,
-  flip,
-  pad,
-  repeatBatch,
-  reshape,
-  slice,
-  transpose,
-} from "./movement.js";
+export { broadcastTo, concat, flip, pad, repeatBatch, reshape, slice, transpose } from "./movement.js";
 export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
 export { averagePool, maxPool, upsampleNearest } from "./pool.js";
 export { allAxes, max, mean, sum } from "./reduce.js";

@@ -9,9 +9,9 @@ import type { Pipeline } from "./pipeline.js";
 /** Number of cached embeddings: 120 MB for Stable Diffusion 1 and 2, 320 MB for XL. Runs draw from a short list of prompts again and again. */
 const MOST_CACHED = 512;
 
-/** Prompts as embeddings for the U-Net, with a cache. */
+/** Prompts as embeddings for the U-Net, with a cache. Samplers of several runtimes may share one. */
 export class PromptEncoder {
-  private readonly cache = new Map<string, Conditioning<HostTensor>>();
+  private readonly cache = new Map<string, Promise<Conditioning<HostTensor>>>();
 
   private constructor(
     private readonly pipeline: Pipeline,
@@ -41,15 +41,19 @@ export class PromptEncoder {
     return this.program.release();
   }
 
-  private async encodeOne(prompt: string): Promise<Conditioning<HostTensor>> {
+  private encodeOne(prompt: string): Promise<Conditioning<HostTensor>> {
     const known = this.cache.get(prompt);
     if (known) return known;
-    const { text, pooled } = await this.program.run(this.read(prompt));
-    const encoded = { text: text as HostTensor, ...(pooled && { pooled }) };
+    const encoding = this.run(prompt);
     const [oldest] = this.cache.keys();
     if (this.cache.size >= MOST_CACHED && oldest !== undefined) this.cache.delete(oldest);
-    this.cache.set(prompt, encoded);
-    return encoded;
+    this.cache.set(prompt, encoding);
+    return encoding;
+  }
+
+  private async run(prompt: string): Promise<Conditioning<HostTensor>> {
+    const { text, pooled } = await this.program.run(this.read(prompt));
+    return { text: text as HostTensor, ...(pooled && { pooled }) };
   }
 
   /** The inputs of the text encoders. */

@@ -58,22 +58,28 @@ export function samplerGraphs(
 
 export interface SamplerOptions {
   readonly negativePrompt?: string;
-  /** Shared with another sampler of the same runtime; compiled when left out. */
-  readonly prompts?: PromptEncoder;
+  /** Shared with other samplers, and not released with this one. Compiled when left out. */
+  readonly prompts?: PromptEncoder | Promise<PromptEncoder>;
+}
+
+interface SamplerParts {
+  readonly runtime: Runtime;
+  readonly graphs: SamplerGraphs;
+  readonly denoise: Program;
+  readonly prompts: PromptEncoder;
+  readonly ownsPrompts: boolean;
+  /** Undefined without guidance. */
+  readonly negativePrompt: string | undefined;
 }
 
 export class Sampler {
   private decoder: Promise<Program> | undefined;
 
   private constructor(
-    private readonly runtime: Runtime,
     readonly pipeline: Pipeline,
-    private readonly graphs: SamplerGraphs,
+    /** The denoising steps of the chain. */
     readonly steps: readonly DdimStep[],
-    readonly prompts: PromptEncoder,
-    private readonly denoise: Program,
-    /** Undefined without guidance. */
-    private readonly negativePrompt: string | undefined,
+    private readonly parts: SamplerParts,
   ) {}
 
   static async compile(
@@ -94,26 +100,38 @@ export class Sampler {
       runtime.compile(built.denoise, pipeline.weights),
     ]);
     const negative = isGuided(sampling.guidance_scale) ? negativePrompt : undefined;
-    return new Sampler(runtime, pipeline, built, chain, encoder, denoise, negative);
+    return new Sampler(pipeline, chain, {
+      runtime,
+      graphs: built,
+      denoise,
+      prompts: encoder,
+      ownsPrompts: prompts === undefined,
+      negativePrompt: negative,
+    });
+  }
+
+  /** The text encoder, to share with another sampler. */
+  get prompts(): PromptEncoder {
+    return this.parts.prompts;
   }
 
   /** Images per call. */
   get batch(): number {
-    return this.graphs.batch;
+    return this.parts.graphs.batch;
   }
 
   /** Numbers in the latents of one image. */
   get latentElements(): number {
-    const { height, width } = this.graphs.size;
+    const { height, width } = this.parts.graphs.size;
     return this.pipeline.unet.inChannels * height * width;
   }
 
   /** The inputs for one prompt per image of the batch. */
   async condition(prompts: readonly string[], parameters?: Float32Array): Promise<ConditioningInputs> {
-    const { negativePrompt } = this;
-    const conditional = await this.prompts.encode(prompts);
+    const { negativePrompt, prompts: encoder } = this.parts;
+    const conditional = await encoder.encode(prompts);
     const unconditional =
-      negativePrompt !== undefined && (await this.prompts.encodeNegative(negativePrompt, prompts.length));
+      negativePrompt !== undefined && (await encoder.encodeNegative(negativePrompt, prompts.length));
     return {
       ...named(conditional, ""),
       ...(unconditional && named(unconditional, UNCONDITIONAL)),
@@ -123,7 +141,7 @@ export class Sampler {
 
   /** One U-Net call with guidance: latents of the batch at a step of the chain → the model's output. */
   async predict(conditioning: ConditioningInputs, x: Float32Array, step: number): Promise<Float32Array> {
-    const { output } = await this.denoise.run({ ...conditioning, ...this.latentInputs(x, step) });
+    const { output } = await this.parts.denoise.run({ ...conditioning, ...this.latentInputs(x, step) });
     return toFloat32(output as HostTensor);
   }
 
@@ -150,21 +168,22 @@ export class Sampler {
 
   /** Latents of the batch as a tensor [b, c, h, w]. */
   latents(x: Float32Array): HostTensor {
-    const { height, width } = this.graphs.size;
+    const { height, width } = this.parts.graphs.size;
     return float32(x, [this.batch, this.pipeline.unet.inChannels, height, width]);
   }
 
   /** latents of the batch → images [b, 3, H, W] in 0 … 1. The first call compiles the decoder. */
   async decode(latents: Float32Array): Promise<HostTensor> {
-    this.decoder ??= this.runtime.compile(this.graphs.decode, this.pipeline.weights);
+    this.decoder ??= this.parts.runtime.compile(this.parts.graphs.decode, this.pipeline.weights);
     const program = await this.decoder;
     const { images } = await program.run({ latents: this.latents(latents) });
     return images as HostTensor;
   }
 
   async release(): Promise<void> {
-    await this.prompts.release();
-    await this.denoise.release();
+    const { denoise, prompts, ownsPrompts } = this.parts;
+    if (ownsPrompts) await prompts.release();
+    await denoise.release();
     await (await this.decoder)?.release();
   }
 }

@@ -4,7 +4,7 @@ import { InputError } from "../errors/index.js";
 import type { Graph } from "../graph/graph.js";
 import { liveBytes } from "../graph/live-bytes.js";
 import { bytesOf, showType, type TensorType } from "../graph/value.js";
-import { emit } from "../onnx/emit.js";
+import { emit, type OnnxModel } from "../onnx/emit.js";
 import { add, input } from "../ops/index.js";
 import type { HostTensor } from "../tensor/host.js";
 import { sameShape } from "../tensor/shape.js";
@@ -111,7 +111,7 @@ export class Runtime {
 
   /** Compiles a graph. `weights` provides the data of its parameters. */
   async compile(graph: Graph, weights?: WeightSource): Promise<Program> {
-    const { bytes, weightFolder } = emit(graph, weights);
+    const { bytes, weightFolder } = modelOf(graph, weights);
     const options = {
       executionProviders: [...acceleratorOf(this.device, this.gpu), "cpu"],
       intraOpNumThreads: this.threads,
@@ -210,6 +210,20 @@ export class Runtime {
       this.worker.postMessage({ id, request });
     });
   }
+}
+
+/** Larger models, which hold copies of weights, are not worth the memory. */
+const MAX_CACHED_BYTES = 2 ** 24;
+
+const models = new WeakMap<Graph, { readonly weights: WeightSource | undefined; readonly model: OnnxModel }>();
+
+/** The model of a graph. Replicas compile the same graph with the same weights, and it is emitted once for all of them. */
+function modelOf(graph: Graph, weights: WeightSource | undefined): OnnxModel {
+  const known = models.get(graph);
+  if (known && known.weights === weights) return known.model;
+  const model = emit(graph, weights);
+  if (model.bytes.length <= MAX_CACHED_BYTES) models.set(graph, { weights, model });
+  return model;
 }
 
 function acceleratorOf(device: Device, gpu: number) {

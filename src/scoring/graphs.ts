@@ -3,6 +3,7 @@
  * gradient back to the latents. If a reward limits its own batch size, they are separate programs: the decoder, each part of the
  * reward on a batch of its own, and the gradient of the decoder, which recomputes the decoder's forward pass.
  */
+
 import { gradients } from "../autodiff/index.js";
 import type { LossSettings } from "../config/index.js";
 import { InputError } from "../errors/index.js";
@@ -11,9 +12,11 @@ import type { Value } from "../graph/value.js";
 import { abs, add, filled, input, mul, neg, sub } from "../ops/index.js";
 import { decodeGraph, type LatentSize, type Pipeline, toImages } from "../pipeline/index.js";
 import type { Reward, RewardPart } from "../rewards/index.js";
+import { merge, type WeightSource } from "../weights/source.js";
 
 export type TrainingScorerGraphs =
-  | { readonly kind: "joint"; readonly graph: Graph }
+  /** `weights` are those of the model and of the reward. */
+  | { readonly kind: "joint"; readonly graph: Graph; readonly weights: WeightSource }
   | {
       readonly kind: "separate";
       readonly decode: Graph;
@@ -73,7 +76,10 @@ export function trainingScorerGraphs(
     );
   }
   const isSeparate = parts.some((part) => partBatch(part, batch) < batch);
-  if (!isSeparate) return { kind: "joint", graph: jointGraph(pipeline, reward, options) };
+  if (!isSeparate) {
+    const weights = merge(pipeline.weights, reward.weights);
+    return { kind: "joint", graph: jointGraph(pipeline, reward, options), weights };
+  }
   const decode = decodeGraph(pipeline, batch, size);
   const [, , height, width] = imageShape(decode);
   return {

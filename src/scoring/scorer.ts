@@ -4,7 +4,6 @@ import type { Pipeline } from "../pipeline/index.js";
 import type { BatchGradients, BatchLosses, BatchRewards, Reward } from "../rewards/index.js";
 import type { Program, Runtime } from "../runtime/runtime.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
-import { merge } from "../weights/source.js";
 import { type ImageShape, imageScorerGraphs, lossAndSlope, partOutput, type TrainingScorerGraphs } from "./graphs.js";
 import { byLabel, compileParts, type PartProgram, type PartScores, runParts } from "./part-programs.js";
 
@@ -151,11 +150,11 @@ type Programs =
 async function compilePrograms(
   runtime: Runtime,
   pipeline: Pipeline,
-  reward: Reward,
+  _reward: Reward,
   graphs: TrainingScorerGraphs,
 ): Promise<Programs> {
   if (graphs.kind === "joint") {
-    return { kind: "joint", program: await runtime.compile(graphs.graph, merge(pipeline.weights, reward.weights)) };
+    return { kind: "joint", program: await runtime.compile(graphs.graph, graphs.weights) };
   }
   const [decode, parts] = await Promise.all([
     runtime.compile(graphs.decode, pipeline.weights),

@@ -7,10 +7,10 @@ import { spawn } from "node:child_process";
 import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, delimiter, join, resolve } from "node:path";
-import sharp from "sharp";
 import { z } from "zod";
 import { type ErrorFacts, InputError, quote } from "../../errors/index.js";
-import { type HostTensor, toFloat32 } from "../../tensor/host.js";
+import { encodePng } from "../../images/contact-sheet.js";
+import { type RgbImage, toRgb } from "../../images/rgb.js";
 import { fromTensors } from "../../weights/source.js";
 import { commonSettings, MAXIMIZE, rewardKind } from "../kind.js";
 
@@ -56,7 +56,7 @@ export const program = rewardKind({
       scoreExternally: async (images, prompts) => {
         const rewards: number[] = [];
         for (const [i, prompt] of prompts.entries()) {
-          const image = await encodePng(images, i);
+          const image = await encodePng(toRgb(images)[i] as RgbImage);
           rewards.push(await score(image, prompt, { command, timeout }));
         }
         return rewards;
@@ -94,20 +94,6 @@ async function score(png: Buffer, prompt: string, { command, timeout }: Invocati
   } finally {
     await rm(folder, { recursive: true });
   }
-}
-
-/** Image i of images [b, 3, h, w] in 0 … 1 */
-async function encodePng(images: HostTensor, i: number): Promise<Buffer> {
-  const [, channels, height, width] = images.shape as [number, number, number, number];
-  const plane = height * width;
-  const planes = toFloat32(images).subarray(i * channels * plane, (i + 1) * channels * plane);
-  const pixels = new Uint8Array(channels * plane);
-  for (let at = 0; at < pixels.length; at++) {
-    pixels[at] = Math.round(255 * (planes[(at % channels) * plane + Math.floor(at / channels)] as number));
-  }
-  return await sharp(pixels, { raw: { width, height, channels: 3 } })
-    .png()
-    .toBuffer();
 }
 
 /** Runs a command that must print one number and nothing else. */

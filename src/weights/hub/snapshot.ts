@@ -8,7 +8,6 @@
  */
 import { copyFile, lstat, mkdir, readdir, readFile, rm, stat, statfs, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
-import { listFiles, modelInfo } from "@huggingface/hub";
 import { type ErrorFacts, InputError, quote } from "../../errors/index.js";
 import { writeFileAtomic } from "../../io/atomic.js";
 import { showBytes } from "../../io/bytes.js";
@@ -175,6 +174,8 @@ async function listRepository(id: HubId, hub: Hub, fetch: HubFetch): Promise<Rep
     );
   };
   try {
+    // Loaded only when the hub is asked.
+    const { listFiles, modelInfo } = await import("@huggingface/hub");
     const { sha: commit } = await modelInfo({
       ...request,
       name: id.repo,
