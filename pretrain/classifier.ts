@@ -26,7 +26,7 @@ const BATCH = 64;
 function classify(scope: Scope, pixels: Value): Value {
   let h = pixels;
   for (const [i, channels] of [32, 64, 96, 128].entries()) {
-    h = conv2d(scope.at("convs").at(i), h, channels, 3, { stride: 2, padding: 1 });
+    h = conv2d(scope.at("convs").at(i), h, { outChannels: channels, kernel: 3, stride: 2, padding: 1 });
     h = silu(groupNorm(scope.at("norms").at(i), h, 8, 1e-5));
   }
   return linear(scope.at("head"), mean(h, [2, 3]), ANIMALS.length);

@@ -25,7 +25,7 @@ test("more scores than are computed at once give the gradients that all at once 
   };
   const outputs = {
     ...of(attention(q, k, v, heads), "parts"),
-    ...of(maskedAttention(q, k, v, heads, zeros([n, m])), "whole"),
+    ...of(maskedAttention(q, k, v, { heads, mask: zeros([n, m]) }), "whole"),
   };
   const program = await runtime.compile({ name: "attention", inputs, outputs });
   const rng = new Rng(1);

@@ -111,9 +111,9 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
   transpose: [{ shapes: [[2, 3, 4]], build: (x) => o.transpose(x, [2, 0, 1]) }],
   broadcastTo: [{ shapes: [[3, 1]], build: (x) => o.broadcastTo(x, [2, 3, 4]) }],
   slice: [
-    { shapes: [[4, 5]], build: (x) => o.slice(x, 1, 1, 4) },
-    { shapes: [[4, 7]], build: (x) => o.slice(x, 1, 1, 7, 2) },
-    { shapes: [[8]], build: (x) => o.slice(x, 0, 0, 8, 3) },
+    { shapes: [[4, 5]], build: (x) => o.slice(x, 1, [1, 4]) },
+    { shapes: [[4, 7]], build: (x) => o.slice(x, 1, [1, 7], { step: 2 }) },
+    { shapes: [[8]], build: (x) => o.slice(x, 0, [0, 8], { step: 3 }) },
   ],
   flip: [{ shapes: [[2, 3, 4]], build: (x) => o.flip(x, [0, -1]) }],
   pad: [
@@ -277,7 +277,7 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
   layerNorm: [{ shapes: [[2, 3, 5], [5], [5]], build: (x, s, b) => o.layerNorm(x, s, b) }],
   standardize: [
     { shapes: [[2, 3, 5]], build: (x) => o.standardize(x) },
-    { shapes: [[2, 6, 2, 3], [6], [6]], build: (x, s, b) => o.groupNorm(x, 3, s, b) },
+    { shapes: [[2, 6, 2, 3], [6], [6]], build: (x, s, b) => o.groupNorm(x, 3, { scale: s, bias: b }) },
   ],
   softmax: [{ shapes: [[2, 3, 4]], build: o.softmax }],
 };

@@ -104,7 +104,7 @@ describe("a reward of the user's own", () => {
   });
 
   test("is trained on as it is given in code", async () => {
-    const red = defineReward({ name: "red", build: (images) => ops.mean(ops.slice(images, 1, 0, 1), [1, 2, 3]) });
+    const red = defineReward({ name: "red", build: (images) => ops.mean(ops.slice(images, 1, [0, 1]), [1, 2, 3]) });
     const seen: StepMetrics[] = [];
     const settings = tinySettings({ steps: 1 });
     await train(settings, (event) => void (event.kind === "stepped" && seen.push(event.metrics)), { reward: red });

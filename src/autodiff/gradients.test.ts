@@ -86,11 +86,11 @@ describe("the cost of a gradient", () => {
 describe("accumulation", () => {
   test("concatenates the gradients of two slices that cover a value, and adds those of overlapping slices", () => {
     const x = input([2, 4]);
-    const slices = [slice(x, 1, 0, 2), slice(x, 1, 2, 4)].map((value) => ({ value, gradient: input([2, 2]) }));
+    const slices = [slice(x, 1, [0, 2]), slice(x, 1, [2, 4])].map((value) => ({ value, gradient: input([2, 2]) }));
     for (const order of [slices, [...slices].reverse()]) expect(opsOf(...gradients(order, [x]))).not.toContain("pad");
     // y = (x₀ x₁, x₁ x₂): dx = (x₁, x₀ + x₂, x₁)
     const z = input([1, 3]);
-    const y = mul(slice(z, 1, 0, 2), slice(z, 1, 1, 3));
+    const y = mul(slice(z, 1, [0, 2]), slice(z, 1, [1, 3]));
     const [dz] = gradients([{ value: y, gradient: ones([1, 2]) }], [z]);
     expect(evaluate(dz, { z: [z, [2, 3, 5]] })).toEqual([3, 7, 3]);
   });

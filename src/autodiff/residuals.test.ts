@@ -43,13 +43,13 @@ const WIDE = 130;
 /** A small network of the parts of a U-Net: a ResNet block, a Linear with an adapter, a gate and skip connections. */
 function smallNet(): Graph {
   const [x, a, b] = [input([2, WIDE, 2, 1]), input([2, WIDE]), input([WIDE, 2])];
-  const normed = silu(groupNorm(x, 2, parameterOf("g", WIDE), parameterOf("h", WIDE)));
+  const normed = silu(groupNorm(x, 2, { scale: parameterOf("g", WIDE), bias: parameterOf("h", WIDE) }));
   const h = add(conv2d(normed, parameterOf("w", WIDE, WIDE, 3, 1), undefined, { padding: [1, 0, 1, 0] }), x);
   const tokens = transpose(reshape(h, [2, WIDE, 2]), [0, 2, 1]);
   const normal = layerNorm(tokens, parameterOf("s", WIDE), parameterOf("t", WIDE));
   const q = add(linear(normal, parameterOf("q", WIDE, WIDE)), linear(linear(normal, a), b));
   const gate = linear(softmax(q), parameterOf("v", 8, WIDE));
-  const mixed = mul(slice(gate, 2, 0, 4), sigmoid(slice(gate, 2, 4, 8)));
+  const mixed = mul(slice(gate, 2, [0, 4]), sigmoid(slice(gate, 2, [4, 8])));
   const y = linear(concat([mixed, tokens], 2), parameterOf("o", 2, WIDE + 4));
   return jointOf({ x, a, b }, y, ["x", "a", "b"]);
 }
@@ -118,7 +118,7 @@ describe("the saved residual", () => {
   });
 
   test("is the slice that is read, not the larger value that it is taken from", () => {
-    const part = slice(linear(x, parameterOf("a", 100, WIDE)), 1, 0, 5);
+    const part = slice(linear(x, parameterOf("a", 100, WIDE)), 1, [0, 5]);
     expect(savedShapes(split(mul(part, part)))).toEqual([[2, 5]]);
   });
 

@@ -45,8 +45,8 @@ export function guided(
     text: concat([unconditional.text, conditional.text], 0),
     ...(pooled && unconditional.pooled && { pooled: concat([unconditional.pooled, pooled], 0) }),
   });
-  const withoutText = slice(both, 0, 0, batch);
-  const withText = slice(both, 0, batch, 2 * batch);
+  const withoutText = slice(both, 0, [0, batch]);
+  const withText = slice(both, 0, [batch, 2 * batch]);
   return add(withoutText, mul(sub(withText, withoutText), scale));
 }
 

@@ -26,23 +26,25 @@ export function resnetBlock(
 ): Value {
   const act = activations[activation];
   let h = act(groupNorm(scope.at("norm1"), x, groups, epsilon));
-  h = conv2d(scope.at("conv1"), h, outChannels, 3, { padding: 1 });
+  h = conv2d(scope.at("conv1"), h, { outChannels, kernel: 3, padding: 1 });
   const timeFeatures = timeScaleShift ? 2 * outChannels : outChannels;
   const t = time && reshape(linear(scope.at("time_emb_proj"), time, timeFeatures), [-1, timeFeatures, 1, 1]);
   if (t && !timeScaleShift) h = add(h, t);
   h = groupNorm(scope.at("norm2"), h, groups, epsilon);
   if (t && timeScaleShift) {
-    h = add(mul(h, add(slice(t, 1, 0, outChannels), 1)), slice(t, 1, outChannels, timeFeatures));
+    h = add(mul(h, add(slice(t, 1, [0, outChannels]), 1)), slice(t, 1, [outChannels, timeFeatures]));
   }
   h = act(h);
-  h = conv2d(scope.at("conv2"), h, outChannels, 3, { padding: 1, zeroInit });
-  const shortcut = x.shape[1] === outChannels ? x : conv2d(scope.at("conv_shortcut"), x, outChannels, 1);
+  h = conv2d(scope.at("conv2"), h, { outChannels, kernel: 3, padding: 1, zeroInit });
+  const shortcut = x.shape[1] === outChannels ? x : conv2d(scope.at("conv_shortcut"), x, { outChannels, kernel: 1 });
   return add(shortcut, h);
 }
 
 /** Downsample2D: x [b, c, h, w] → [b, c, h/2, w/2]. With padding 0 (the VAE), only the right and bottom are padded. */
 export function downsample(scope: Scope, x: Value, padding: number): Value {
-  return conv2d(scope.at("conv"), x, x.shape[1] as number, 3, {
+  return conv2d(scope.at("conv"), x, {
+    outChannels: x.shape[1] as number,
+    kernel: 3,
     stride: 2,
     padding: padding === 0 ? [0, 0, 1, 1] : padding,
   });
@@ -50,5 +52,5 @@ export function downsample(scope: Scope, x: Value, padding: number): Value {
 
 /** Upsample2D: x [b, c, h, w] → [b, c, 2h, 2w] */
 export function upsample(scope: Scope, x: Value): Value {
-  return conv2d(scope.at("conv"), upsampleNearest(x, 2), x.shape[1] as number, 3, { padding: 1 });
+  return conv2d(scope.at("conv"), upsampleNearest(x, 2), { outChannels: x.shape[1] as number, kernel: 3, padding: 1 });
 }

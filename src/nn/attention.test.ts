@@ -42,7 +42,7 @@ for (const heads of [1, 2, 6]) {
     const rng = new Rng(3);
     const [q, k, v] = [rng.normals(n * c), rng.normals(m * c), rng.normals(m * c)];
     const inputs = { q: input([1, n, c]), k: input([1, m, c]), v: input([1, m, c]) };
-    const out = maskedAttention(inputs.q, inputs.k, inputs.v, heads, zeros([n, m]));
+    const out = maskedAttention(inputs.q, inputs.k, inputs.v, { heads, mask: zeros([n, m]) });
     const result = interpret(
       { name: "attention", inputs, outputs: { out } },
       { q: fromNumbers(q, [1, n, c]), k: fromNumbers(k, [1, m, c]), v: fromNumbers(v, [1, m, c]) },
@@ -55,5 +55,5 @@ for (const heads of [1, 2, 6]) {
 
 test("the number of heads must divide the number of features", () => {
   const x = input([1, 3, 6]);
-  expect(() => maskedAttention(x, x, x, 4, zeros([3, 3]))).toThrow("4 heads do not divide 6 features");
+  expect(() => maskedAttention(x, x, x, { heads: 4, mask: zeros([3, 3]) })).toThrow("4 heads do not divide 6 features");
 });

@@ -6,7 +6,12 @@ import { add, matmul, mul, reshape, softmax, transpose } from "../ops/index.js";
  * to the scores [b, heads, n, m]. Without a mask, use `ops.attention`: it never stores
  * the scores.
  */
-export function maskedAttention(query: Value, key: Value, value: Value, heads: number, mask: Value): Value {
+export function maskedAttention(
+  query: Value,
+  key: Value,
+  value: Value,
+  { heads, mask }: { readonly heads: number; readonly mask: Value },
+): Value {
   const [batch, tokens, features] = query.shape as [number, number, number];
   if (features % heads !== 0) throw new TypeError(`attention: ${heads} heads do not divide ${features} features`);
   const split = (x: Value) =>

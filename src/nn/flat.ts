@@ -40,7 +40,7 @@ export function flatLayout<T extends { readonly name: string; readonly shape: Sh
  * respect to these values and call `joinFlat` with the gradients.
  */
 export function splitFlat(layout: FlatLayout, flat: Value): Value[] {
-  return layout.entries.map(({ shape, offset }) => reshape(slice(flat, 0, offset, offset + sizeOf(shape)), shape));
+  return layout.entries.map(({ shape, offset }) => reshape(slice(flat, 0, [offset, offset + sizeOf(shape)]), shape));
 }
 
 /** One value for each entry → [size]. An undefined part, such as a missing gradient, becomes zeros. */

@@ -35,17 +35,19 @@ export function linear(
 export function conv2d(
   scope: Scope,
   x: Value,
-  outChannels: number,
-  kernel: number,
   {
+    outChannels,
+    kernel,
     stride = 1,
     padding = 0,
     bias = true,
     zeroInit = false,
   }: LayerOptions & {
+    readonly outChannels: number;
+    readonly kernel: number;
     readonly stride?: number;
     readonly padding?: number | readonly [number, number, number, number];
-  } = {},
+  },
 ): Value {
   const inChannels = channels(x, 1);
   const init = zeroInit ? ZEROS : fanInUniform(inChannels * kernel * kernel);
@@ -67,13 +69,8 @@ function withAdapter(scope: Scope, x: Value, y: Value, layer: Adaptable): Value 
 /** Group normalization of x [b, c, ...]. */
 export function groupNorm(scope: Scope, x: Value, groups: number, epsilon: number): Value {
   const shape = [channels(x, 1)];
-  return ops.groupNorm(
-    x,
-    groups,
-    scope.parameter("weight", shape, ONES),
-    scope.parameter("bias", shape, ZEROS),
-    epsilon,
-  );
+  const [scale, bias] = [scope.parameter("weight", shape, ONES), scope.parameter("bias", shape, ZEROS)];
+  return ops.groupNorm(x, groups, { scale, bias, epsilon });
 }
 
 /** Layer normalization over the last axis. */

@@ -107,7 +107,12 @@ describe("a trainable scope", () => {
 
   test("initializes as PyTorch does: convolutions uniform in ±1/√fanIn, norms as the identity", () => {
     const { parameters } = survey("m", (scope) =>
-      groupNorm(scope.at("norm"), conv2d(scope.at("conv"), input([1, 8, 4, 4]), 64, 3), 4, 1e-5),
+      groupNorm(
+        scope.at("norm"),
+        conv2d(scope.at("conv"), input([1, 8, 4, 4]), { outChannels: 64, kernel: 3 }),
+        4,
+        1e-5,
+      ),
     );
     const tensors = flatTensors(parameters, initialParameters(parameters, new Rng(1)));
     const weights = tensors.get("m.conv.weight")?.data as Float32Array;

@@ -28,24 +28,24 @@ export const attentionOp: OpDef<AttentionAttrs> = {
     const m = k.shape[1] as number;
     const d = c / heads;
     const data = new Float64Array(q.data.length);
-    const row = (x: F64Array, tokens: number, b: number, token: number, head: number) => {
+    const row = (x: F64Array, tokens: number, [b, token, head]: readonly [number, number, number]) => {
       const start = (b * tokens + token) * c + head * d;
       return x.data.subarray(start, start + d);
     };
     for (let b = 0; b < batch; b++) {
       for (let head = 0; head < heads; head++) {
         for (let i = 0; i < n; i++) {
-          const queryRow = row(q, n, b, i, head);
+          const queryRow = row(q, n, [b, i, head]);
           const scores = Float64Array.from(
             { length: m },
-            (_, j) => dot(queryRow, row(k, m, b, j, head)) / Math.sqrt(d),
+            (_, j) => dot(queryRow, row(k, m, [b, j, head])) / Math.sqrt(d),
           );
           const top = scores.reduce((a, score) => Math.max(a, score), Number.NEGATIVE_INFINITY);
           const weights = scores.map((score) => Math.exp(score - top));
           const total = weights.reduce((sum, weight) => sum + weight, 0);
           const out = data.subarray((b * n + i) * c + head * d, (b * n + i) * c + (head + 1) * d);
           for (const [j, weight] of weights.entries()) {
-            for (const [feature, x] of row(v, m, b, j, head).entries()) {
+            for (const [feature, x] of row(v, m, [b, j, head]).entries()) {
               out[feature] = (out[feature] as number) + (weight / total) * x;
             }
           }

@@ -227,7 +227,12 @@ export function broadcastTo(x: Value, shape: Shape): Value {
 }
 
 /** x[start:stop:step] along one axis. */
-export function slice(x: Value, axis: number, start: number, stop: number, step = 1): Value {
+export function slice(
+  x: Value,
+  axis: number,
+  [start, stop]: readonly [start: number, stop: number],
+  { step = 1 }: { readonly step?: number } = {},
+): Value {
   const at = normalizeAxis(axis, x.shape.length, "slice");
   if (start === 0 && stop === x.shape[at] && step === 1) return x;
   return apply1(sliceOp, [x], { axis: at, start, stop, step });

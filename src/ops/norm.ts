@@ -128,7 +128,11 @@ export function standardize(x: Value, epsilon = 1e-5): Value {
 /**
  * Group normalization of x [b, c, ...] over each group of channels and its pixels (Wu & He 2018), scale and bias [c].
  */
-export function groupNorm(x: Value, groups: number, scale: Value, bias: Value, epsilon = 1e-5): Value {
+export function groupNorm(
+  x: Value,
+  groups: number,
+  { scale, bias, epsilon = 1e-5 }: { readonly scale: Value; readonly bias: Value; readonly epsilon?: number },
+): Value {
   const [batch, channels, ...pixels] = x.shape as [number, number, ...number[]];
   if (channels % groups !== 0)
     throw new TypeError(`groupNorm: ${channels} channels are not divisible into ${groups} groups`);

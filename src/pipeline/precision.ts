@@ -96,7 +96,7 @@ function probeGraph(): Graph {
     weight: input([channels, channels]),
     upstream: input([2, channels, 2 * size, 2 * size]),
   };
-  const h = silu(groupNorm(inputs.x, 2, inputs.scale, inputs.bias));
+  const h = silu(groupNorm(inputs.x, 2, { scale: inputs.scale, bias: inputs.bias }));
   const tokens = reshape(transpose(conv2d(h, inputs.kernel, inputs.bias, { padding: 1 }), [0, 2, 3, 1]), [
     2,
     -1,

@@ -9,7 +9,7 @@ import type { WeightSource } from "../weights/source.js";
  * `defineReward` fills in what a simple reward does not need:
  *
  * @example
- * const red = defineReward({ name: "red", build: (images) => ops.mean(ops.slice(images, 1, 0, 1), [1, 2, 3]) });
+ * const red = defineReward({ name: "red", build: (images) => ops.mean(ops.slice(images, 1, [0, 1]), [1, 2, 3]) });
  */
 export interface Reward {
   /** Name in metrics and messages. */

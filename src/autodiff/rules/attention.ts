@@ -57,11 +57,11 @@ export const attentionRules: Rules<Pick<typeof OPS, "attention">> = {
     // Concatenate the three gradients of a part, so that the runtime finishes one part before it starts the next.
     const parts: Value[] = [];
     for (let start = 0; start < batches; start += atOnce) {
-      const part = split.map((x) => slice(x, 0, start, Math.min(batches, start + atOnce))) as HeadInputs;
+      const part = split.map((x) => slice(x, 0, [start, Math.min(batches, start + atOnce)])) as HeadInputs;
       parts.push(concat(headGradients(part), 1));
     }
     const all = concat(parts, 0);
-    const tokens = (from: number, count: number) => () => joinHeads(slice(all, 1, from, from + count), heads);
+    const tokens = (from: number, count: number) => () => joinHeads(slice(all, 1, [from, from + count]), heads);
     return [tokens(0, n), tokens(n, m), tokens(n + m, m)];
   },
 };

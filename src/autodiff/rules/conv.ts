@@ -51,8 +51,8 @@ function weightGradient(
   for (let i = 0; i < (kh as number); i++) {
     for (let j = 0; j < (kw as number); j++) {
       const [row, column] = [i * dilation, j * dilation];
-      const rows = slice(channelsFirst, 2, row, row + (height - 1) * stride + 1, stride);
-      const shifted = slice(rows, 3, column, column + (width - 1) * stride + 1, stride);
+      const rows = slice(channelsFirst, 2, [row, row + (height - 1) * stride + 1], { step: stride });
+      const shifted = slice(rows, 3, [column, column + (width - 1) * stride + 1], { step: stride });
       const flat = reshape(shifted, [groups, c / groups, -1]);
       taps.push(
         groups === 1

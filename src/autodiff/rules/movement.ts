@@ -31,7 +31,7 @@ export const movementRules: Rules<Movement> = {
   pad: (dy, { inputs: [x], attrs: { before } }) => [
     () =>
       x.shape.reduce(
-        (part, extent, axis) => slice(part, axis, before[axis] as number, (before[axis] as number) + extent),
+        (part, extent, axis) => slice(part, axis, [before[axis] as number, (before[axis] as number) + extent]),
         dy,
       ),
   ],
@@ -40,7 +40,7 @@ export const movementRules: Rules<Movement> = {
     return inputs.map((x) => {
       const from = start;
       start += x.shape[axis] as number;
-      return () => slice(dy, axis, from, from + (x.shape[axis] as number));
+      return () => slice(dy, axis, [from, from + (x.shape[axis] as number)]);
     });
   },
 };
@@ -80,7 +80,7 @@ function dilate(x: Value, axis: number, step: number): Value {
     padded,
     x.shape.map((size, i) => (i === axis ? size * step : size)),
   );
-  return slice(flat, axis, 0, (extent - 1) * step + 1);
+  return slice(flat, axis, [0, (extent - 1) * step + 1]);
 }
 
 /** Undoes broadcasting: sums x over the axes that were added or repeated, back to `shape`. */

@@ -30,7 +30,7 @@ export function blipText(scope: Scope, config: BlipTextConfig, { ids, mask, imag
   const embeddings = scope.at("embeddings");
   const words = embedding(embeddings.at("word_embeddings"), ids, vocabSize, hiddenSize);
   const positions = embeddings.at("position_embeddings").parameter("weight", [maxPositions, hiddenSize], NORMAL);
-  let h = layerNorm(embeddings.at("LayerNorm"), add(words, slice(positions, 0, 0, tokens)), EPSILON);
+  let h = layerNorm(embeddings.at("LayerNorm"), add(words, slice(positions, 0, [0, tokens])), EPSILON);
   // Added to the attention scores: 0 for tokens, far below any score for padding.
   const paddingMask = reshape(mul(sub(mask, 1), 1e9), [batch, 1, 1, tokens]);
   for (let i = 0; i < layers; i++) {
@@ -54,7 +54,7 @@ function attend(
   const query = linear(projections.at("query"), x, features);
   const key = linear(projections.at("key"), context, features);
   const value = linear(projections.at("value"), context, features);
-  const mixed = mask ? maskedAttention(query, key, value, heads, mask) : attention(query, key, value, heads);
+  const mixed = mask ? maskedAttention(query, key, value, { heads, mask }) : attention(query, key, value, heads);
   const output = scope.at("output");
   return layerNorm(output.at("LayerNorm"), add(linear(output.at("dense"), mixed, features), x), EPSILON);
 }

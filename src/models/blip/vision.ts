@@ -32,7 +32,7 @@ export function blipVision(scope: Scope, config: BlipVisionConfig, pixels: Value
 function selfAttention(scope: Scope, x: Value, heads: number): Value {
   const features = x.shape[2] as number;
   const fused = linear(scope.at("qkv"), x, 3 * features);
-  const [query, key, value] = [0, 1, 2].map((i) => slice(fused, 2, i * features, (i + 1) * features)) as [
+  const [query, key, value] = [0, 1, 2].map((i) => slice(fused, 2, [i * features, (i + 1) * features])) as [
     Value,
     Value,
     Value,

@@ -28,7 +28,7 @@ function selfAttention(scope: Scope, { hiddenSize, heads }: ClipTowerConfig, x: 
   const query = linear(scope.at("q_proj"), x, hiddenSize);
   const key = linear(scope.at("k_proj"), x, hiddenSize);
   const value = linear(scope.at("v_proj"), x, hiddenSize);
-  const mixed = mask ? maskedAttention(query, key, value, heads, mask) : attention(query, key, value, heads);
+  const mixed = mask ? maskedAttention(query, key, value, { heads, mask }) : attention(query, key, value, heads);
   return linear(scope.at("out_proj"), mixed, hiddenSize);
 }
 

@@ -36,7 +36,7 @@ export function clipTextStates(scope: Scope, config: ClipTextConfig, ids: Value)
   const positions = embeddings
     .at("position_embedding")
     .parameter("weight", [config.maxPositions, config.hiddenSize], NORMAL);
-  const embedded = add(words, slice(positions, 0, 0, tokens));
+  const embedded = add(words, slice(positions, 0, [0, tokens]));
   const states = clipEncoder(model.at("encoder"), config, embedded, causalMask(tokens));
   const [penultimate, final] = states.slice(-2) as [Value, Value];
   return { last: layerNorm(model.at("final_layer_norm"), final, config.layerNormEps), penultimate };

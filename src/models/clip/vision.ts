@@ -28,5 +28,5 @@ export function clipVision(scope: Scope, config: ClipVisionConfig, pixels: Value
   // The checkpoints spell it "pre_layrnorm".
   let h = layerNorm(model.at("pre_layrnorm"), add(tokens, positions), layerNormEps);
   h = clipEncoder(model.at("encoder"), config, h).at(-1) as Value;
-  return layerNorm(model.at("post_layernorm"), reshape(slice(h, 1, 0, 1), [batch, hiddenSize]), layerNormEps);
+  return layerNorm(model.at("post_layernorm"), reshape(slice(h, 1, [0, 1]), [batch, hiddenSize]), layerNormEps);
 }

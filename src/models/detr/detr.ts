@@ -10,7 +10,7 @@ export function detrLogits(scope: Scope, config: DetrConfig, pixels: Value): Val
   const { dModel, queries, labels } = config;
   const model = scope.at("model");
   const features = resNet(scope.at(BACKBONE), config.backbone, pixels);
-  const projected = conv2d(model.at("input_projection"), features, dModel, 1);
+  const projected = conv2d(model.at("input_projection"), features, { outChannels: dModel, kernel: 1 });
   const [batch, , height, width] = projected.shape as [number, number, number, number];
   const positions = sinePositions(height, width, dModel);
   let memory = transpose(reshape(projected, [batch, dModel, height * width]), [0, 2, 1]);

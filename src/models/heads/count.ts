@@ -40,7 +40,7 @@ export async function openCountHead(folder: string, path: string) {
 export function countLogits(scope: Scope, { widths, most }: CountConfig, images: Value): Value {
   let h = sub(mul(images, 2), 1);
   for (const [i, channels] of widths.entries()) {
-    h = conv2d(scope.at("convs").at(i), h, channels, 3, { stride: 2, padding: 1 });
+    h = conv2d(scope.at("convs").at(i), h, { outChannels: channels, kernel: 3, stride: 2, padding: 1 });
     h = silu(groupNorm(scope.at("norms").at(i), h, GROUPS, 1e-5));
   }
   return linear(scope.at("head"), mean(h, [2, 3]), most);

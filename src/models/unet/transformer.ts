@@ -27,13 +27,13 @@ export function transformer2d(
   let h = groupNorm(scope.at("norm"), x, groups, 1e-6);
   h = useLinearProjection
     ? linear(scope.at("proj_in"), toTokens(h), channels)
-    : toTokens(conv2d(scope.at("proj_in"), h, channels, 1));
+    : toTokens(conv2d(scope.at("proj_in"), h, { outChannels: channels, kernel: 1 }));
   for (let layer = 0; layer < layers; layer++) {
     h = basicTransformerBlock(scope.at("transformer_blocks").at(layer), h, context, { heads, onlyCrossAttention });
   }
   h = useLinearProjection
     ? toImage(linear(scope.at("proj_out"), h, channels, { zeroInit: true }))
-    : conv2d(scope.at("proj_out"), toImage(h), channels, 1, { zeroInit: true });
+    : conv2d(scope.at("proj_out"), toImage(h), { outChannels: channels, kernel: 1, zeroInit: true });
   return add(h, repeatBatch(x, h));
 }
 
@@ -71,6 +71,6 @@ function feedForward(scope: Scope, x: Value): Value {
   const features = x.shape[2] as number;
   const inner = 4 * features;
   const projected = linear(scope.at("net").at(0).at("proj"), x, 2 * inner);
-  const gated = mul(slice(projected, 2, 0, inner), gelu(slice(projected, 2, inner, 2 * inner)));
+  const gated = mul(slice(projected, 2, [0, inner]), gelu(slice(projected, 2, [inner, 2 * inner])));
   return linear(scope.at("net").at(2), gated, features);
 }

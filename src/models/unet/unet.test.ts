@@ -275,7 +275,7 @@ describe("against diffusers", () => {
       const [batch, , height, width] = golden.tensor("input.sample").shape as [number, number, number, number];
       const inputs = unetInputs(config, { batch, height, width, tokens: 5, timesteps: 1 });
       const { sample, timestep, encoderHiddenStates } = inputs;
-      const shared = slice(sample, 0, 0, 1);
+      const shared = slice(sample, 0, [0, 1]);
       const predict = (latents: Value) =>
         unet(frozenScope(weights, "unet"), config, { sample: latents, timestep, encoderHiddenStates });
       const outputs = Object.fromEntries(

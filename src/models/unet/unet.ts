@@ -71,7 +71,7 @@ export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Valu
 
   const centered = config.centerInputSample ? sub(mul(sample, 2), 1) : sample;
   const padding = (config.convInKernel - 1) / 2;
-  let h = conv2d(scope.at("conv_in"), centered, first.channels, config.convInKernel, { padding });
+  let h = conv2d(scope.at("conv_in"), centered, { outChannels: first.channels, kernel: config.convInKernel, padding });
   // The pooled prompt is added to the time embedding, so the branches differ from the first ResNet block on.
   if (added) h = repeatBatch(h, encoderHiddenStates);
   const skips = [h];
@@ -119,7 +119,9 @@ export function unet(scope: Scope, config: UnetConfig, inputs: UnetInputs): Valu
   }
 
   h = act(groupNorm(scope.at("conv_norm_out"), h, config.normNumGroups, config.normEps));
-  return conv2d(scope.at("conv_out"), h, config.outChannels, config.convOutKernel, {
+  return conv2d(scope.at("conv_out"), h, {
+    outChannels: config.outChannels,
+    kernel: config.convOutKernel,
     padding: (config.convOutKernel - 1) / 2,
     zeroInit: true,
   });

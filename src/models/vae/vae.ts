@@ -23,7 +23,7 @@ export function encode(scope: Scope, config: VaeConfig, pixels: Value): { mean: 
   const resnet = resnetOptions(config);
   const encoder = scope.at("encoder");
 
-  let h = conv2d(encoder.at("conv_in"), pixels, channels[0] as number, 3, { padding: 1 });
+  let h = conv2d(encoder.at("conv_in"), pixels, { outChannels: channels[0] as number, kernel: 3, padding: 1 });
   for (const [level, outChannels] of channels.entries()) {
     const block = encoder.at("down_blocks").at(level);
     for (let layer = 0; layer < config.layersPerBlock; layer++) {
@@ -33,12 +33,12 @@ export function encode(scope: Scope, config: VaeConfig, pixels: Value): { mean: 
   }
   h = midBlock(encoder.at("mid_block"), h, config);
   h = silu(groupNorm(encoder.at("conv_norm_out"), h, config.normNumGroups, EPSILON));
-  h = conv2d(encoder.at("conv_out"), h, 2 * latentChannels, 3, { padding: 1 });
-  if (config.useQuantConv) h = conv2d(scope.at("quant_conv"), h, 2 * latentChannels, 1);
+  h = conv2d(encoder.at("conv_out"), h, { outChannels: 2 * latentChannels, kernel: 3, padding: 1 });
+  if (config.useQuantConv) h = conv2d(scope.at("quant_conv"), h, { outChannels: 2 * latentChannels, kernel: 1 });
 
   return {
-    mean: slice(h, 1, 0, latentChannels),
-    logvar: clip(slice(h, 1, latentChannels, 2 * latentChannels), -30, 20),
+    mean: slice(h, 1, [0, latentChannels]),
+    logvar: clip(slice(h, 1, [latentChannels, 2 * latentChannels]), -30, 20),
   };
 }
 
@@ -49,8 +49,9 @@ export function decode(scope: Scope, config: VaeConfig, latents: Value): Value {
   const decoder = scope.at("decoder");
 
   let h = latents;
-  if (config.usePostQuantConv) h = conv2d(scope.at("post_quant_conv"), h, config.latentChannels, 1);
-  h = conv2d(decoder.at("conv_in"), h, channels[0] as number, 3, { padding: 1 });
+  if (config.usePostQuantConv)
+    h = conv2d(scope.at("post_quant_conv"), h, { outChannels: config.latentChannels, kernel: 1 });
+  h = conv2d(decoder.at("conv_in"), h, { outChannels: channels[0] as number, kernel: 3, padding: 1 });
   h = midBlock(decoder.at("mid_block"), h, config);
   for (const [level, outChannels] of channels.entries()) {
     const block = decoder.at("up_blocks").at(level);
@@ -60,7 +61,7 @@ export function decode(scope: Scope, config: VaeConfig, latents: Value): Value {
     if (level < channels.length - 1) h = upsample(block.at("upsamplers").at(0), h);
   }
   h = silu(groupNorm(decoder.at("conv_norm_out"), h, config.normNumGroups, EPSILON));
-  return conv2d(decoder.at("conv_out"), h, config.outChannels, 3, { padding: 1 });
+  return conv2d(decoder.at("conv_out"), h, { outChannels: config.outChannels, kernel: 3, padding: 1 });
 }
 
 /** UNetMidBlock2D: x [b, c, h, w] → same shape */

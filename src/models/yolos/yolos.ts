@@ -47,13 +47,13 @@ export function yolosLogits(scope: Scope, config: YolosConfig, pixels: Value): V
   for (let i = 0; i < layers; i++) {
     h = encoderLayer(model.at("encoder").at("layer").at(i), config, h);
     if (middle && i < layers - 1) {
-      const own = reshape(slice(middle, 0, i, i + 1), [1, positionCount, hiddenSize]);
+      const own = reshape(slice(middle, 0, [i, i + 1]), [1, positionCount, hiddenSize]);
       h = add(h, interpolated(own, config, grid));
     }
   }
   h = layerNorm(model.at("layernorm"), h, layerNormEps);
   const count = h.shape[1] as number;
-  return classScores(scope.at("class_labels_classifier"), config, slice(h, 1, count - detectionTokens, count));
+  return classScores(scope.at("class_labels_classifier"), config, slice(h, 1, [count - detectionTokens, count]));
 }
 
 /**
@@ -66,12 +66,15 @@ function interpolated(positions: Value, config: YolosConfig, [rows, columns]: re
   if (rows === fromRows && columns === fromColumns) return positions;
   const patches = fromRows * fromColumns;
   // [c, rows, columns], so that the matrix products act on rows and columns.
-  const plane = transpose(reshape(slice(positions, 1, 1, 1 + patches), [fromRows, fromColumns, hiddenSize]), [2, 0, 1]);
+  const plane = transpose(
+    reshape(slice(positions, 1, [1, 1 + patches]), [fromRows, fromColumns, hiddenSize]),
+    [2, 0, 1],
+  );
   const tall = matmul(bicubicMatrix(fromRows, rows), plane);
   const resized = matmul(tall, bicubicMatrix(fromColumns, columns), { transposeB: true });
   const tokens = reshape(transpose(resized, [1, 2, 0]), [1, rows * columns, hiddenSize]);
-  const detections = slice(positions, 1, 1 + patches, 1 + patches + detectionTokens);
-  return concat([slice(positions, 1, 0, 1), tokens, detections], 1);
+  const detections = slice(positions, 1, [1 + patches, 1 + patches + detectionTokens]);
+  return concat([slice(positions, 1, [0, 1]), tokens, detections], 1);
 }
 
 function encoderLayer(scope: Scope, config: YolosConfig, x: Value): Value {

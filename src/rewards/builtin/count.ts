@@ -100,7 +100,7 @@ async function openCounter(
     expected(images) {
       const probabilities = opened.detect(images);
       const [b, detections] = probabilities.shape as [number, number, number];
-      const each = classes.map((at) => reshape(slice(probabilities, 2, at, at + 1), [b, detections]));
+      const each = classes.map((at) => reshape(slice(probabilities, 2, [at, at + 1]), [b, detections]));
       return sum(
         each.reduce((total, one) => add(total, one)),
         1,

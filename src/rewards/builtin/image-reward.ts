@@ -78,7 +78,7 @@ export const imageReward = rewardKind({
         const pixels = clipPixels(images, config.vision.imageSize);
         const image = blipVision(blip.at("visual_encoder"), config.vision, pixels);
         const states = blipText(blip.at("text_encoder"), config.text, { ids, mask, image });
-        const first = reshape(slice(states, 1, 0, 1), [count, hiddenSize]);
+        const first = reshape(slice(states, 1, [0, 1]), [count, hiddenSize]);
         const scores = aestheticScore(scope.at("mlp"), head, first);
         return { rewards: div(sub(scores, MEAN), STD), inputs: { reward_ids: ids, reward_mask: mask } };
       },

@@ -75,8 +75,8 @@ export function jpegKilobytes(images: Value, { quality = 95, subsampling = "4:2:
   const padded = padByEdge(padByEdge(images, 2, unit), 3, unit);
   const shift = constant([-128, 0, 0], [3]);
   const ycbcr = conv2d(mul(padded, 255), constant(TO_YCBCR, [3, 3, 1, 1]), shift);
-  const luminance = slice(ycbcr, 1, 0, 1);
-  const chrominance = slice(ycbcr, 1, 1, 3);
+  const luminance = slice(ycbcr, 1, [0, 1]);
+  const chrominance = slice(ycbcr, 1, [1, 3]);
   const subsampled = subsampling === "4:2:0" ? averagePool(chrominance, 2) : chrominance;
   const magnitude = add(
     magnitudeBits(luminance, quantization(LUMINANCE, quality)),
@@ -96,11 +96,13 @@ function magnitudeBits(planes: Value, steps: readonly number[]): Value {
   const spectrum = matmul(matmul(dct, block), dct, { transposeB: true });
   const coefficients = reshape(div(spectrum, constant(steps, [8, 8])), [batch, channels, blocks, 64]);
 
-  const dc = slice(coefficients, 3, 0, 1);
-  const ac = slice(coefficients, 3, 1, 64);
+  const dc = slice(coefficients, 3, [0, 1]);
+  const ac = slice(coefficients, 3, [1, 64]);
   // The predecessor of the first block counts as 0.
   const difference =
-    blocks === 1 ? dc : concat([slice(dc, 2, 0, 1), sub(slice(dc, 2, 1, blocks), slice(dc, 2, 0, blocks - 1))], 2);
+    blocks === 1
+      ? dc
+      : concat([slice(dc, 2, [0, 1]), sub(slice(dc, 2, [1, blocks]), slice(dc, 2, [0, blocks - 1]))], 2);
   const bits = (values: Value) => sum(mul(log(add(abs(values), 1)), Math.LOG2E), [1, 2, 3]);
   return add(bits(difference), bits(ac));
 }
@@ -116,7 +118,7 @@ function padByEdge(x: Value, axis: number, block: number): Value {
   const extent = x.shape[axis] as number;
   const missing = (block - (extent % block)) % block;
   if (missing === 0) return x;
-  const edge = slice(x, axis, extent - 1, extent);
+  const edge = slice(x, axis, [extent - 1, extent]);
   const shape = x.shape.map((size, i) => (i === axis ? missing : size));
   return concat([x, broadcastTo(edge, shape)], axis);
 }

@@ -32,7 +32,7 @@ export interface RewardDefinition {
  *
  * @example
  * // Prefers images that are as red as possible.
- * const red = defineReward({ name: "red", build: (images) => ops.mean(ops.slice(images, 1, 0, 1), [1, 2, 3]) });
+ * const red = defineReward({ name: "red", build: (images) => ops.mean(ops.slice(images, 1, [0, 1]), [1, 2, 3]) });
  *
  * @throws TypeError for an invalid name, and from `build` if the result is not float32 [b].
  */
@@ -83,7 +83,7 @@ export interface RewardToolkit {
  * export default ({ defineReward, ops }, { channel = 0 }) =>
  *   defineReward({
  *     name: "channel",
- *     build: (images) => ops.mean(ops.slice(images, 1, channel, channel + 1), [1, 2, 3]),
+ *     build: (images) => ops.mean(ops.slice(images, 1, [channel, channel + 1]), [1, 2, 3]),
  *   });
  */
 export type RewardModule =

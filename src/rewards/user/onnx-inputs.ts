@@ -117,10 +117,10 @@ export function inBatches(images: Value, { shape }: OnnxInput, f: (images: Value
   const parts: Value[] = [];
   for (let start = 0; start < batch; start += modelBatch) {
     const count = Math.min(modelBatch, batch - start);
-    const part = slice(images, 0, start, start + count);
-    const last = slice(part, 0, count - 1, count);
+    const part = slice(images, 0, [start, start + count]);
+    const last = slice(part, 0, [count - 1, count]);
     const full = concat([part, ...new Array<Value>(modelBatch - count).fill(last)], 0);
-    parts.push(slice(f(full), 0, 0, count));
+    parts.push(slice(f(full), 0, [0, count]));
   }
   return concat(parts, 0);
 }

@@ -133,7 +133,7 @@ export function preprocess(images: Value, spec: Preprocessing, path: string): Va
     spec.channels === "rgb"
       ? scaled
       : concat(
-          [2, 1, 0].map((i) => slice(scaled, 1, i, i + 1)),
+          [2, 1, 0].map((i) => slice(scaled, 1, [i, i + 1])),
           1,
         );
   return spec.layout === "nchw" ? channels : transpose(channels, [0, 2, 3, 1]);
@@ -169,7 +169,7 @@ function centerCrop(images: Value, [height, width]: Size, path: string): Value {
     );
   }
   const [top, left] = [Math.floor((h - height) / 2), Math.floor((w - width) / 2)];
-  return slice(slice(images, 2, top, top + height), 3, left, left + width);
+  return slice(slice(images, 2, [top, top + height]), 3, [left, left + width]);
 }
 
 const side = z.int().min(1).max(8192);

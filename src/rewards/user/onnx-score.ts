@@ -79,7 +79,7 @@ export function rewardsFrom(y: Value, batch: number, scoring: Scoring): Value {
     });
   }
   const rows = reshape(y, [batch, perImage / classes, classes]);
-  const ofClass = slice(classScores(rows, score), 2, classIndex, classIndex + 1);
+  const ofClass = slice(classScores(rows, score), 2, [classIndex, classIndex + 1]);
   const scores = reshape(ofClass, [batch, perImage / classes]);
   // A detector has a row per query: the most confident one counts.
   return perImage === classes ? reshape(scores, [batch]) : max(scores, 1);

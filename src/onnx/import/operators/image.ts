@@ -123,7 +123,7 @@ function convolution(node: OnnxNode): Value {
   // Different strides per axis: convolve with stride 1, then subsample.
   const dense = conv2d(x, weight, bias, options);
   const [, , height, width] = dense.shape as [number, number, number, number];
-  return asSignal(slice(slice(dense, 2, 0, height, down), 3, 0, width, across), given);
+  return asSignal(slice(slice(dense, 2, [0, height], { step: down }), 3, [0, width], { step: across }), given);
 }
 
 function transposedConvolution(node: OnnxNode): Value {

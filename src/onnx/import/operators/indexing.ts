@@ -47,11 +47,11 @@ function sliced(node: OnnxNode): Value {
     const from = (position: number) => (position < 0 ? position + extent : position);
     const [start, end] = [from(starts[i] as number), from(ends[i] as number)];
     const within = (position: number) => Math.min(Math.max(position, 0), extent);
-    if (step > 0) return slice(part, axis, within(start), Math.max(within(start), within(end)), step);
+    if (step > 0) return slice(part, axis, [within(start), Math.max(within(start), within(end))], { step });
     // A negative step is a positive one on the flipped axis. An end below -extent includes the first element.
     const first = within(extent - 1 - Math.min(start, extent - 1));
     const last = within(extent - 1 - Math.max(end, -1));
-    return slice(flip(part, [axis]), axis, first, Math.max(first, last), -step);
+    return slice(flip(part, [axis]), axis, [first, Math.max(first, last)], { step: -step });
   }, x);
 }
 
@@ -70,7 +70,7 @@ function split(node: OnnxNode): Value[] {
   let start = 0;
   return sizes.map((size) => {
     start += size;
-    return slice(x, axis, start - size, start);
+    return slice(x, axis, [start - size, start]);
   });
 }
 
@@ -79,7 +79,7 @@ export function take(x: Value, axis: number, indices: readonly number[]): Value 
   const [first = 0, second = first + 1] = indices;
   const step = second - first;
   if (indices.length > 0 && step > 0 && indices.every((index, i) => index === first + i * step)) {
-    return slice(x, axis, first, (indices.at(-1) as number) + 1, step);
+    return slice(x, axis, [first, (indices.at(-1) as number) + 1], { step });
   }
   return gatherAlong(x, axis, integers(indices));
 }

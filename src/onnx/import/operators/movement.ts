@@ -92,7 +92,7 @@ function padded(node: OnnxNode): Value {
     const extent = part.shape[axis] as number;
     const [start, stop] = [Math.max(0, -before), extent - Math.max(0, -after)];
     return start <= stop
-      ? slice(part, axis, start, stop)
+      ? slice(part, axis, [start, stop])
       : node.fail(`negative pads crop axis ${axis} by more than its length ${extent}`);
   }, x);
   const growth = around.map(([before, after]): [number, number] => [Math.max(0, before), Math.max(0, after)]);

@@ -48,7 +48,11 @@ function groupNormalization(node: OnnxNode): Value {
     value.shape[0] === channels
       ? value
       : reshape(broadcastTo(reshape(value, [-1, 1]), [count, channels / count]), [-1]);
-  return groupNorm(x, count, perChannel(node.input(1)), perChannel(node.input(2)), node.float("epsilon") ?? EPSILON);
+  return groupNorm(x, count, {
+    scale: perChannel(node.input(1)),
+    bias: perChannel(node.input(2)),
+    epsilon: node.float("epsilon") ?? EPSILON,
+  });
 }
 
 function layerNormalization(node: OnnxNode): Value {
@@ -82,7 +86,7 @@ function localResponseNormalization(node: OnnxNode): Value {
   const before = Math.floor((size - 1) / 2);
   const around = x.shape.map((_, axis): [number, number] => (axis === 1 ? [before, size - 1 - before] : [0, 0]));
   const squares = pad(mul(x, x), around);
-  const parts = Array.from({ length: size }, (_, i) => slice(squares, 1, i, i + channels));
+  const parts = Array.from({ length: size }, (_, i) => slice(squares, 1, [i, i + channels]));
   const scale = (node.float("alpha") ?? 1e-4) / size;
   const power = pow(add(mul(parts.reduce(add), scale), node.float("bias") ?? 1), -(node.float("beta") ?? 0.75));
   return mul(x, power);
@@ -117,7 +121,11 @@ export const norms: Operators = {
   InstanceNormalization: (node) => {
     const x = node.input(0);
     const channels = x.shape[1] ?? node.fail(`${showShape(x.shape)} has no channels`);
-    return groupNorm(x, channels, node.input(1), node.input(2), node.float("epsilon") ?? EPSILON);
+    return groupNorm(x, channels, {
+      scale: node.input(1),
+      bias: node.input(2),
+      epsilon: node.float("epsilon") ?? EPSILON,
+    });
   },
   GroupNormalization: groupNormalization,
   LayerNormalization: layerNormalization,
