@@ -65,16 +65,13 @@ export async function planMemory(
     trajectoryBytes(setup, division, graphs, wanted) +
     layout.size * (BYTES_PER_PARAMETER + (hasBase ? BYTES_PER_BASE_PARAMETER : 0));
   const { residualBytes } = graphs.split;
-  const always = programsOf(setup, graphs);
-  const { vjp } = unetGraphs(setup, graphs);
+  const always = [...programsOf(setup, graphs)].map(sizeOfProgram);
+  const vjp = sizeOfProgram(unetGraphs(setup, graphs).vjp);
+  const split = [graphs.split.forward, graphs.split.backward].map(sizeOfProgram);
   const expected = (saved: number, recomputes: boolean) =>
     PROCESS_BYTES +
     ownBytes +
-    programBytes([
-      ...always,
-      ...(recomputes ? [vjp] : []),
-      ...(saved > 0 ? [graphs.split.forward, graphs.split.backward] : []),
-    ]) +
+    programBytes([...always, ...(recomputes ? [vjp] : []), ...(saved > 0 ? split : [])]) +
     // The residuals of one call are among the forward program's values.
     Math.max(0, saved - 1) * residualBytes;
   const plan = (maxSavedCalls: number, recomputes: boolean): MemoryPlan => {
@@ -134,14 +131,26 @@ function programsOf(setup: TrainingSetup, graphs: TrainingGraphs): ReadonlySet<G
   ]);
 }
 
-/** Bytes of programs that are loaded together and run one at a time. */
-function programBytes(graphs: readonly Graph[]): number {
-  const returning = graphs.filter(returnsMemory).map(workingBytes);
-  const keeping = graphs.filter((graph) => !returnsMemory(graph)).map(workingBytes);
-  return sum(graphs.map(weightBytes)) + sum(keeping) + Math.max(0, ...returning);
+/** Bytes of one program. */
+interface ProgramSize {
+  readonly weights: number;
+  readonly working: number;
+  /** True if the program returns its working memory after each run. */
+  readonly returns: boolean;
 }
 
-const workingBytes = (graph: Graph) => liveBytes(graph) * SURPLUS;
+const sizeOfProgram = (graph: Graph): ProgramSize => ({
+  weights: weightBytes(graph),
+  working: liveBytes(graph) * SURPLUS,
+  returns: returnsMemory(graph),
+});
+
+/** Bytes of programs that are loaded together and run one at a time. */
+function programBytes(programs: readonly ProgramSize[]): number {
+  const returning = programs.filter(({ returns }) => returns).map(({ working }) => working);
+  const keeping = programs.filter(({ returns }) => !returns).map(({ working }) => working);
+  return sum(programs.map(({ weights }) => weights)) + sum(keeping) + Math.max(0, ...returning);
+}
 
 /** Weights that the graph reads as the file stores them stay mapped beside the kernels' copy. */
 function weightBytes(graph: Graph): number {
