@@ -1,11 +1,11 @@
 /**
- * Reads back the output of all trackers with the real programs: TensorBoard, an MLflow server with its Python client, and
- * `wandb sync`.
+ * Reads back the output of all trackers with the real programs: TensorBoard, an MLflow server with its Python client,
+ * and `wandb sync`.
  *
  *     npm run parity:trackers -- --python path/to/python     (its packages: parity/requirements.txt)
  *
- * A run with made-up numbers and images is killed after step 3, resumes from its checkpoint at step 2, and ends at step 4. Each step
- * must be present once. W&B's own client uploads the offline run to the small W&B service of the tests.
+ * A run with made-up numbers and images is killed after step 3, resumes from its checkpoint at step 2, and ends at step
+ * 4. Each step must be present once. W&B's own client uploads the offline run to the small W&B service of the tests.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";

@@ -17,7 +17,9 @@ export interface SmallAnswer {
 
 export interface SmallServer {
   readonly address: string;
-  /** Simulated faults: `status` is the answer to every request; with `away`, connections are closed without an answer. */
+  /**
+   * Simulated faults: `status` is the answer to every request; with `away`, connections are closed without an answer.
+   */
   faults: { status?: number; away?: boolean };
   close(): Promise<void>;
 }

@@ -1,6 +1,6 @@
 /**
- * A small Weights & Biases service: the parts of GraphQL, `file_stream` and uploads that a run needs. W&B's own client can use it
- * too (parity/trackers.ts).
+ * A small Weights & Biases service: the parts of GraphQL, `file_stream` and uploads that a run needs. W&B's own client
+ * can use it too (parity/trackers.ts).
  */
 import { type SmallAnswer, type SmallRequest, type SmallServer, startServer } from "./small-server.js";
 

@@ -8,9 +8,12 @@ import { plan } from "../../test/made-up-run.js";
 import { settingsFrom } from "../config/load.js";
 import type { SettingsInput } from "../config/settings.js";
 import { fillFolder, writeFolderAtomic } from "../io/atomic-folder.js";
+import { UNET_FILES } from "../pipeline/export.js";
 import type { EvaluationResult } from "../scoring/evaluation.js";
+import { float32 } from "../tensor/host.js";
 import type { StepMetrics } from "../train/events.js";
-import { adapterPath, recipeOfAdapter, savedSteps } from "./record/checkpoints.js";
+import { safetensorsChunks } from "../weights/safetensors.js";
+import { adapterPath, openAdapter, recipeOfAdapter, savedSteps } from "./record/checkpoints.js";
 import { readMetrics } from "./record/metrics.js";
 import { readSamples } from "./record/samples.js";
 import { RunFolder } from "./run-folder.js";
@@ -144,6 +147,18 @@ describe("a run as an adapter", () => {
     const run = await start("young");
     await expect(adapterPath(run.path)).rejects.toThrow(inputError("run-incomplete", { path: run.path }));
   });
+});
+
+test("a run that trained the whole U-Net cannot be opened as an adapter", async () => {
+  const run = await start("unet");
+  const weights = Buffer.concat(safetensorsChunks(new Map([["conv_in.bias", float32(new Float32Array(1), [1])]])));
+  const files = new Map([
+    [UNET_FILES.config, Buffer.from("{}")],
+    [UNET_FILES.weights, weights],
+  ]);
+  await run.observe({ kind: "checkpointed", step: 1, files });
+  const facts = { path: run.path, found: "unet", expected: "adapter" };
+  await expect(openAdapter(run.path, "mix blends adapters")).rejects.toThrow(inputError("adapter-unsupported", facts));
 });
 
 describe("a run with an early-stop rule", () => {

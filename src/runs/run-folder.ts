@@ -4,7 +4,7 @@
  *     config.yaml                 the resolved settings
  *     metrics.jsonl               one row per training step
  *     samples/step-000010/        the images of an evaluation, and index.json
- *     checkpoints/step-000010/    the adapter in two formats and the training state; after the run, a model card with images
+ *     checkpoints/step-000010/    the adapter in two formats and the training state; at the end of the run, a model card
  *     report.html                 all of it on one page
  *
  * Nothing is created before training starts, so bad input leaves no files behind.

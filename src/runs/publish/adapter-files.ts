@@ -16,8 +16,9 @@ export interface PushedFile {
 }
 
 /**
- * The files to publish of a run (its best checkpoint) or of a folder with an adapter: the weights, the model card and its
- * images, but not the training state. Writes the model card first if the folder is a checkpoint of a run and has none.
+ * The files to publish of a run (its best checkpoint) or of a folder with an adapter: the weights, the model card and
+ * its images, but not the training state. Writes the model card first if the folder is a checkpoint of a run and has
+ * none.
  *
  * @throws InputError `file-not-found` or `file-unreadable` if `path` is not such a folder
  */

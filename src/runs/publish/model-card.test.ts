@@ -69,7 +69,7 @@ describe("the model card", async () => {
     expect((await readdir(folder(3))).sort()).toEqual(["README.md", "images", PEFT_FILE, "vivid.kohya.safetensors"]);
     expect((await readdir(join(folder(2), "images"))).sort()).toEqual(["000_a-fox.png", "001_two-wolves-b.png"]);
     expect(await readFile(join(folder(2), "README.md"), "utf8")).toContain(
-      "It was trained for\n2 steps of 128 images.",
+      "It was\ntrained for 2 steps of 128 images.",
     );
     const image = await readFile(join(folder(2), "images/000_a-fox.png"));
     expect(image).not.toEqual(await readFile(join(folder(3), "images/000_a-fox.png")));

@@ -1,6 +1,7 @@
 /**
- * The model card of a checkpoint: a `README.md` with the metadata of the Hugging Face hub, results, and instructions for use.
- * It is made from the run's folder, and its images are copied beside it, so that the checkpoint's folder is self-contained.
+ * The model card of a checkpoint: a `README.md` with the metadata of the Hugging Face hub, results, and instructions
+ * for use. It is made from the run's folder, and its images are copied beside it, so that the checkpoint's folder is
+ * self-contained.
  */
 
 import { existsSync } from "node:fs";
@@ -86,8 +87,8 @@ ${frontMatter(card)}---
 # ${name}
 
 ${settings.trainable === "unet" ? `The U-Net of ${code(modelName(settings))}` : `A LoRA adapter for ${code(modelName(settings))}`} that was fine-tuned on the **${rewardTitle(reward)}** reward with AlignProp, which
-back-propagates the reward through the denoising chain ([Prabhudesai et al. 2023](https://arxiv.org/abs/2310.03739)). It was trained for
-${training}.
+back-propagates the reward through the denoising chain ([Prabhudesai et al. 2023](https://arxiv.org/abs/2310.03739)). It was
+trained for ${training}.
 
 ${outcome(card)}${gallery(card)}${curve(card)}${usage(card)}## Settings
 
@@ -226,7 +227,10 @@ alignprop generate --adapter . --model ${shell(model)} --prompt ${shell(prompt)}
 `;
 }
 
-/** The settings that determine the result, as in the run's `config.yaml`, but with the number of prompts instead of a list. */
+/**
+ * The settings that determine the result, as in the run's `config.yaml`, but with the number of prompts instead of a
+ * list.
+ */
 function settingsOf(settings: RunRecord["settings"]) {
   const { seed, prompts, sampling, loss, trainable, lora, estimator, optimizer, ema, batch } = settings;
   // Only the file name of `start`: the card does not reveal paths of this machine.

@@ -48,8 +48,8 @@ export function requireRepoId(repo: string): void {
 }
 
 /**
- * Commits the files, after it has created the repository and the branch if they do not exist. Returns their web address and the
- * id of the commit.
+ * Commits the files, after it has created the repository and the branch if they do not exist. Returns their web address
+ * and the id of the commit.
  *
  * @throws InputError `hub-denied` or `hub-not-found`
  */

@@ -58,8 +58,8 @@ export function finalSteps(
 }
 
 /**
- * Resolves the path of a run's folder to its best checkpoint, or to its last one if none was evaluated. Returns any other
- * path unchanged.
+ * Resolves the path of a run's folder to its best checkpoint, or to its last one if none was evaluated. Returns any
+ * other path unchanged.
  *
  * @throws InputError `run-incomplete` if the run has no checkpoint
  */

@@ -71,7 +71,9 @@ export async function requireWritable(path: string): Promise<void> {
   }
 }
 
-/** Creates the folder of a new run: `out`, or the first free `runs/<name>-<n>`, even if two runs start at the same time. */
+/**
+ * Creates the folder of a new run: `out`, or the first free `runs/<name>-<n>`, even if two runs start at the same time.
+ */
 export async function makeRunFolder({ out, name }: { out: string | null; name: string }): Promise<string> {
   try {
     if (out !== null) {

@@ -33,8 +33,8 @@ export async function writeSamples(run: string, step: number, result: Evaluation
 }
 
 /**
- * Writes an evaluation into a folder of the user: images named like `000_a-cat.png`, `index.json`, and `evaluation.json` with
- * `summary`. Returns the names of the images.
+ * Writes an evaluation into a folder of the user: images named like `000_a-cat.png`, `index.json`, and
+ * `evaluation.json` with `summary`. Returns the names of the images.
  */
 export async function writeEvaluation(path: string, result: EvaluationResult, summary: object): Promise<string[]> {
   const names = result.prompts.map(imageFileName);

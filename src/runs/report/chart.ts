@@ -27,7 +27,10 @@ export interface Mark {
 export interface ChartOptions {
   readonly title: string;
   readonly series: readonly Series[];
-  /** Width in the units of the SVG. If it is near the width in CSS pixels on the page, the text has the size of the page's text. */
+  /**
+   * Width in the units of the SVG. If it is near the width in CSS pixels on the page, the text has the size of the
+   * page's text.
+   */
   readonly width?: number;
   readonly height?: number;
   /** First and last step of the axis, so that several charts can share one. Default: the range of the points. */

@@ -34,11 +34,7 @@ export function stopText(reason: StopReason, settings: Titles & SettingsPart<"ea
 }
 
 /** The early-stop rule in one or two sentences. */
-export function ruleText(settings: Titles & SettingsPart<"early_stop">): string {
-  const { early_stop: rule } = settings;
-  if (rule === null) {
-    return "The run has no early-stop rule: it trains for all of its steps, and the checkpoint with the highest evaluation reward is the best.";
-  }
+export function ruleText(rule: EarlyStopSettings, settings: Titles): string {
   const conditions = [
     ...(rule.patience === null
       ? []

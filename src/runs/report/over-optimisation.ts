@@ -5,8 +5,8 @@
  *     held-out reward   below its peak by more than its noise, while the reward is above its value at that peak
  *     diversity         below a share of the base model's
  *
- * All evaluations use the same prompts and seeds, so the change of the held-out reward is measured per image. Its noise is two
- * standard errors of the mean of these changes.
+ * All evaluations use the same prompts and seeds, so the change of the held-out reward is measured per image. Its noise
+ * is two standard errors of the mean of these changes.
  */
 
 import type { SettingsPart } from "../../config/index.js";

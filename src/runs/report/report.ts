@@ -114,7 +114,10 @@ function axisOf({ metrics, evaluations }: RunRecord): readonly [number, number] 
   return [Math.min(...steps), Math.max(...steps)];
 }
 
-/** The best checkpoint, and the onset of over-optimisation unless it is at the first evaluation, where its label has no room. */
+/**
+ * The best checkpoint, and the onset of over-optimisation unless it is at the first evaluation, where its label has no
+ * room.
+ */
 function marksOf({ best, evaluations }: RunRecord, onset: number | undefined): Mark[] {
   if (evaluations.length < 3) return [];
   const showsOnset = onset !== undefined && onset !== best && onset !== evaluations[0]?.step;
@@ -126,12 +129,13 @@ function marksOf({ best, evaluations }: RunRecord, onset: number | undefined): M
 
 /** Why the run stopped early, or the early-stop rule if it did not. Empty for a run without a rule. */
 function ending({ settings, stopped, best, metrics }: RunRecord): string {
-  if (settings.early_stop === null) return "";
+  const { early_stop: rule } = settings;
+  if (rule === null) return "";
   const step = metrics.at(-1)?.step;
   const bestText = best === undefined || best === step ? "" : ` The best checkpoint is step ${best}.`;
   return stopped
     ? `The run stopped early, after step ${step} of ${settings.train.steps}: ${stopText(stopped, settings)}.${bestText} `
-    : `${ruleText(settings)}${bestText} `;
+    : `${ruleText(rule, settings)}${bestText} `;
 }
 
 /** A chart for each part of a combined reward, before scale and weight are applied. */
@@ -183,12 +187,15 @@ function tiles({ metrics, evaluations }: RunRecord): Html[] {
     found.push(["reward after", `${format(after.mean)} ± ${format(after.std)}`]);
   found.push(["steps", String(metrics.at(-1)?.step ?? 0)]);
   found.push(["training images", String(metrics.at(-1)?.samples ?? 0)]);
-  found.push(["training time", `${duration(seconds)}, ${duration(seconds / Math.max(1, metrics.length))} a step`]);
+  found.push(["training time", `${duration(seconds)}, ${duration(seconds / Math.max(1, metrics.length))} per step`]);
   found.push(["peak memory", `${(peak / 2 ** 30).toFixed(2)} GiB`]);
   return found.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`);
 }
 
-/** A card for each evaluation prompt: for every seed, the first and the last image side by side, and those in between below. */
+/**
+ * A card for each evaluation prompt: for every seed, the first and the last image side by side, and those in between
+ * below.
+ */
 function images({ shown, path, settings }: RunRecord): Html {
   const [before, after] = [shown[0], shown.at(-1)];
   if (before === undefined || after === undefined) return html``;

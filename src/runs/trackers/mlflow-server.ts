@@ -1,4 +1,6 @@
-/** An MLflow tracking server: its address and credentials, requests to its REST API 2.0, and the check before training. */
+/**
+ * An MLflow tracking server: its address and credentials, requests to its REST API 2.0, and the check before training.
+ */
 import { z } from "zod";
 import type { SettingsOf } from "../../config/index.js";
 import { InputError } from "../../errors/index.js";
@@ -28,7 +30,8 @@ export function serverOf({ uri }: SettingsOf<"mlflow">, env: NodeJS.ProcessEnv):
   if (given === undefined) {
     throw new InputError(
       "setting-invalid",
-      "mlflow: no tracking server is given. Set MLFLOW_TRACKING_URI, or trackers: [{ name: mlflow, uri: http://localhost:5000 }].",
+      "mlflow: no tracking server is given. Set MLFLOW_TRACKING_URI, or " +
+        "trackers: [{ name: mlflow, uri: http://localhost:5000 }].",
       { ...facts, found: null },
     );
   }
@@ -37,8 +40,8 @@ export function serverOf({ uri }: SettingsOf<"mlflow">, env: NodeJS.ProcessEnv):
   if (!URL.canParse(given) || !/^https?:$/.test(new URL(given).protocol)) {
     throw new InputError(
       "setting-invalid",
-      `mlflow: ${source} must be the address of a tracking server, such as http://localhost:5000. To use a folder or a database, ` +
-        "start a server on it (mlflow server).",
+      `mlflow: ${source} must be the address of a tracking server, such as http://localhost:5000. To use a folder ` +
+        "or a database, start a server on it (mlflow server).",
       { ...facts, expected: "http or https address" },
     );
   }

@@ -1,6 +1,6 @@
 /**
- * Tracking in MLflow: metrics, parameters, images in the layout of `mlflow.log_image`, and at the end the report and the adapter as
- * artifacts.
+ * Tracking in MLflow: metrics, parameters, images in the layout of `mlflow.log_image`, and at the end the report and
+ * the adapter as artifacts.
  */
 import { createHash } from "node:crypto";
 import { openAsBlob } from "node:fs";
@@ -179,7 +179,10 @@ class Mlflow implements Tracker {
     await this.#save({});
   }
 
-  /** Asks the server for the last step, because a process may be killed after it sent a row and before it saved its state. */
+  /**
+   * Asks the server for the last step, because a process may be killed after it sent a row and before it saved its
+   * state.
+   */
   async #resume({ run }: State): Promise<void> {
     await this.#post(["runs", "update"], { run_id: run, status: "RUNNING" });
     const url = endpoint(this.#server, "runs", "get");
@@ -238,7 +241,9 @@ class Mlflow implements Tracker {
     await this.#logArtifact(["images", `${name}+compressed.webp`], new Blob([thumbnail], { type: "image/webp" }));
   }
 
-  /** Uploads through the tracking server. Another artifact store would need credentials that the server does not give. */
+  /**
+   * Uploads through the tracking server. Another artifact store would need credentials that the server does not give.
+   */
   async #logArtifact(path: readonly string[], body: Blob): Promise<void> {
     const { artifacts } = this.#created;
     const folder = URL.canParse(artifacts) ? new URL(artifacts) : undefined;
@@ -258,7 +263,9 @@ class Mlflow implements Tracker {
   }
 }
 
-/** Artifacts of the whole run, as [path in the server, file]: the report, and the best adapter if the run trains one. */
+/**
+ * Artifacts of the whole run, as [path in the server, file]: the report, and the best adapter if the run trains one.
+ */
 async function finalArtifacts(run: string, adapter: boolean): Promise<[string[], string][]> {
   const report = join(run, runFiles.report);
   const files: [string[], string][] = (await exists(report)) ? [[[runFiles.report], report]] : [];

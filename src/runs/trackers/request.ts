@@ -47,8 +47,8 @@ export interface Request {
 }
 
 /**
- * Sends a request and returns the text of a successful answer. Messages name the service by `name` and by its address without the
- * user and the query, because the query of an upload link contains a signature.
+ * Sends a request and returns the text of a successful answer. Messages name the service by `name` and by its address
+ * without the user and the query, because the query of an upload link contains a signature.
  *
  * @throws Unreachable or Refused
  */

@@ -28,6 +28,9 @@ export interface TrackedImage {
   readonly path: string;
 }
 
+/** Key and tag prefix of the images. Saved dashboards depend on it, so it does not change. */
+export const IMAGES_KEY = "pictures";
+
 /** Images logged per step. The run's folder has all of them. */
 const MAX_IMAGES = 64;
 

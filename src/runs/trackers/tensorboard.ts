@@ -1,10 +1,13 @@
-/** Tracking in TensorBoard: event files in `tensorboard/` of the run's folder. `tensorboard --logdir runs` shows all runs. */
+/**
+ * Tracking in TensorBoard: event files in `tensorboard/` of the run's folder. `tensorboard --logdir runs` shows all
+ * runs.
+ */
 import { appendFile, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { configText, imageFileName } from "../record/index.js";
 import { type EventContent, eventRecord, imageValue, tensorValue } from "./event-file.js";
-import { captionOf, readPng, type TrackedImage, type TrackedRow } from "./row.js";
+import { captionOf, IMAGES_KEY, readPng, type TrackedImage, type TrackedRow } from "./row.js";
 import type { TrackedRun, Tracker, TrackerOptions } from "./tracker.js";
 
 const stateSchema = z.object({ step: z.int().min(-1) });
@@ -49,11 +52,12 @@ class Tensorboard implements Tracker {
       await this.#add(step, { scalars }, time);
       const values: Uint8Array[] = [];
       for (const [i, image] of images.entries()) {
-        // TensorBoard shows the first description of a tag, so it must not contain the reward, which changes at each step.
+        // TensorBoard shows the first description of a tag, so it must not contain the reward, which changes at each
+        // step.
         const { prompt, seed, path } = image;
         const labels = { title: prompt, description: `${escaped(prompt)}, seed ${seed}` };
         values.push(
-          imageValue(`pictures/${imageFileName(prompt, i).replace(/\.png$/, "")}`, await readPng(path), labels),
+          imageValue(`${IMAGES_KEY}/${imageFileName(prompt, i).replace(/\.png$/, "")}`, await readPng(path), labels),
         );
       }
       if (images.length > 0) await this.#add(step, { values: [...values, captionTable(images)] }, time);

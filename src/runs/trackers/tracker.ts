@@ -27,8 +27,8 @@ export interface TrackerOptions {
 }
 
 /**
- * Logs a run. A tracker is opened before training starts, and wrong settings are an InputError then. Later its failures never
- * stop the run: it sends in the background and warns once.
+ * Logs a run. A tracker is opened before training starts, and wrong settings are an InputError then. Later its failures
+ * never stop the run: it sends in the background and warns once.
  */
 export interface Tracker {
   /** Returns the first step whose row it needs, because it may have logged the earlier steps of a resumed run. */

@@ -1,6 +1,6 @@
 /**
- * The trackers of a run. Sends them the rows of each event, and saves their states in `trackers.json` in the run's folder, so that
- * a resumed run continues in the same place.
+ * The trackers of a run. Sends them the rows of each event, and saves their states in `trackers.json` in the run's
+ * folder, so that a resumed run continues in the same place.
  */
 import { join } from "node:path";
 import { z } from "zod";

@@ -1,6 +1,6 @@
 /**
- * The file that `wandb sync` reads: Record messages (wandb/proto/wandb_internal.proto) in LevelDB's log format. That is 32 KiB blocks
- * of chunks, each with CRC-32, length and kind. A header of W&B is part of the first block.
+ * The file that `wandb sync` reads: Record messages (wandb/proto/wandb_internal.proto) in LevelDB's log format. That is
+ * 32 KiB blocks of chunks, each with CRC-32, length and kind. A header of W&B is part of the first block.
  */
 import { appendFile, writeFile } from "node:fs/promises";
 import { crc32 } from "node:zlib";

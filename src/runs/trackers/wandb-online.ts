@@ -1,6 +1,6 @@
 /**
- * Online tracking in W&B, over the HTTP API of its own clients: GraphQL for the run and the upload links, `file_stream` for the lines of
- * the history and the summary.
+ * Online tracking in W&B, over the HTTP API of its own clients: GraphQL for the run and the upload links, `file_stream`
+ * for the lines of the history and the summary.
  */
 import { basename } from "node:path";
 import { z } from "zod";

@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { z } from "zod";
 import type { Settings } from "../../config/index.js";
-import { captionOf, type Png, readPng, type TrackedRow } from "./row.js";
+import { captionOf, IMAGES_KEY, type Png, readPng, type TrackedRow } from "./row.js";
 import type { Outcome } from "./tracker.js";
 
 /** Valid names of entities and projects. */
@@ -62,7 +62,7 @@ export async function historyOf(row: TrackedRow, began: number) {
   const [first] = read;
   const values: Record<string, unknown> = {
     ...Object.fromEntries(scalars),
-    ...(first && { pictures: imagesValue(first, media, images.map(captionOf)) }),
+    ...(first && { [IMAGES_KEY]: imagesValue(first, media, images.map(captionOf)) }),
     _step: step,
     _timestamp: time / 1000,
     _runtime: (time - began) / 1000,
@@ -77,7 +77,7 @@ function imagesValue({ width, height }: Png, media: readonly MediaFile[], captio
 
 function mediaPath(step: number, index: number, bytes: Buffer): string {
   const hash = createHash("sha256").update(bytes).digest("hex").slice(0, 20);
-  return `media/images/pictures_${step}_${index}_${hash}.png`;
+  return `media/images/${IMAGES_KEY}_${step}_${index}_${hash}.png`;
 }
 
 /** Exit codes of the run's process. W&B shows 0 as finished and others as failed. */

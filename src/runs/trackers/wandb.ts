@@ -70,7 +70,8 @@ function accountOf(env: NodeJS.ProcessEnv): Account {
     // The address may hold a password, so the message does not repeat it.
     throw new InputError(
       "setting-invalid",
-      "WANDB_BASE_URL: is not the address of a W&B server, such as https://api.wandb.ai. Give an http or https address without a user.",
+      "WANDB_BASE_URL: is not the address of a W&B server, such as https://api.wandb.ai. Give an http or https address " +
+        "without a user.",
       { variable: "WANDB_BASE_URL", expected: "http or https address" },
     );
   }
