@@ -1,10 +1,11 @@
 /**
- * What trackers wrote, read back by the real programs: TensorBoard, an MLflow server with its Python client, and `wandb sync`.
+ * Reads back the output of all trackers with the real programs: TensorBoard, an MLflow server with its Python client,
+ * and `wandb sync`.
  *
  *     npm run parity:trackers -- --python path/to/python     (its packages: parity/requirements.txt)
  *
- * A run with made-up numbers and pictures is killed after step 3, goes on from its checkpoint at step 2, and ends at step 4: so
- * each step must be there once. The service of W&B is a small one on this machine, to which W&B's own client sends.
+ * A run with made-up numbers and images is killed after step 3, resumes from its checkpoint at step 2, and ends at step
+ * 4. Each step must be present once. W&B's own client uploads the offline run to the small W&B service of the tests.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -32,9 +33,9 @@ try {
   ];
   const killed = await startRun(out, trackers);
   await killed.stepsTo(3);
-  await sent(3);
-  // Half a record, as a kill leaves it.
-  await breakOff(path.join(out, "tensorboard"));
+  await waitForMlflow(3);
+  // A killed process may leave an incomplete record.
+  await appendIncomplete(path.join(out, "tensorboard"));
   const again = await resumeRun(out);
   await again.stepsTo(4);
   const online = await startRun(path.join(folder, "runs", "online"), ["wandb"], {
@@ -47,7 +48,7 @@ try {
   await writeFile(path.join(folder, "expected.json"), JSON.stringify(await expected()));
   const rows = await readBack();
   rows.push(await syncedRows());
-  console.log("read back by                          scalars   pictures   captions   steps");
+  console.log("read back by                          scalars    images     captions   steps");
   for (const { by, scalars, pictures, captions, steps } of rows) {
     const numbers = [scalars, pictures, captions].map((n) => String(n).padEnd(10)).join(" ");
     console.log(`${by.padEnd(36)}  ${numbers}${steps.join(" ")}`);
@@ -60,14 +61,14 @@ try {
 
 interface Row {
   readonly by: string;
-  /** How many agree. What does not ends the script. */
+  /** Number of equal values. A difference ends the script. */
   readonly scalars: number;
   readonly pictures: number;
   readonly captions: number;
   readonly steps: readonly number[];
 }
 
-/** What must be there, by step: numbers by name; pixels, prompt and caption of each picture. */
+/** The expected content of each step: numbers by name, and the pixels, prompt and caption of each image. */
 async function expected(): Promise<object> {
   const steps = [];
   for (const step of [0, 1, 2, 3, 4]) {
@@ -76,16 +77,16 @@ async function expected(): Promise<object> {
     const scalars = step === 0 ? base : Object.fromEntries((await stepRow(out, metricsOf(step))).scalars);
     const shown = [0, 2, 4].includes(step) ? images : [];
     const pictures = shown.map(({ width, height, pixels }, i) => {
-      const about = { prompt: PROMPTS[i] as string, seed: seeds[i] as number, reward: rewards[i] as number };
-      return { ...about, width, height, pixels: [...pixels], caption: captionOf({ ...about, path: "" }) };
+      const labels = { prompt: PROMPTS[i] as string, seed: seeds[i] as number, reward: rewards[i] as number };
+      return { ...labels, width, height, pixels: [...pixels], caption: captionOf({ ...labels, path: "" }) };
     });
     steps.push({ step, scalars, pictures });
   }
   return { steps };
 }
 
-/** Until MLflow has this step. */
-async function sent(step: number): Promise<void> {
+/** Waits until this step is sent to MLflow. */
+async function waitForMlflow(step: number): Promise<void> {
   for (let tries = 0; tries < 600; tries++) {
     const { mlflow } = JSON.parse(await readFile(path.join(out, "trackers.json"), "utf8"));
     if (mlflow?.step === step) return;
@@ -94,7 +95,7 @@ async function sent(step: number): Promise<void> {
   throw new Error(`MLflow did not get step ${step} in a minute`);
 }
 
-async function breakOff(tensorboard: string): Promise<void> {
+async function appendIncomplete(tensorboard: string): Promise<void> {
   const [name = ""] = await readdir(tensorboard);
   await writeFile(path.join(tensorboard, name), new Uint8Array([200, 0, 0, 0, 0, 0, 0, 0, 1]), { flag: "a" });
 }
@@ -106,14 +107,14 @@ async function readBack(): Promise<Row[]> {
   return JSON.parse(stdout.slice(stdout.indexOf("[{"))) as Row[];
 }
 
-/** W&B's own client reads the offline run and sends it to the small service, which then has what the online run sent it. */
+/** Uploads the offline run with W&B's own client, and compares it with the online run on the small service. */
 async function syncedRows(): Promise<Row> {
   const [name = ""] = await readdir(path.join(out, "wandb"));
   const env = { ...quiet(), WANDB_BASE_URL: wandb.address, WANDB_API_KEY: KEY };
   await promisify(execFile)(python, ["-m", "wandb", "sync", path.join(out, "wandb", name)], { cwd: folder, env });
   const runs = [...wandb.runs.values()];
   const [online, synced] = ["online", "made-up"].map((display) => runs.find((run) => run.displayName === display));
-  if (online === undefined || synced === undefined) throw new Error("a run did not arrive");
+  if (online === undefined || synced === undefined) throw new Error("a run was not uploaded");
   let [scalars, pictures, captions] = [0, 0, 0];
   for (const [step, row] of online.history) {
     const found = synced.history.get(step) ?? {};
@@ -191,7 +192,7 @@ function freePort(): Promise<number> {
   });
 }
 
-/** Nothing of these programs leaves the machine. */
+/** Disables the telemetry of these programs. */
 function quiet(): NodeJS.ProcessEnv {
   return { ...process.env, MLFLOW_DISABLE_TELEMETRY: "true", DO_NOT_TRACK: "true", WANDB_ERROR_REPORTING: "false" };
 }

@@ -1,4 +1,4 @@
-/** A run's events without its training: numbers and pictures that are made up, told to a real run's folder and its trackers. */
+/** Events of a run without training: sends made-up numbers and images to a real run folder and its trackers. */
 
 import { basename } from "node:path";
 import { settingsFrom } from "../src/config/load.js";
@@ -31,7 +31,7 @@ export const plan: Plan = {
   imagesPerEvaluation: 1,
 };
 
-/** With what Markdown, XML and file names give a meaning. */
+/** The second one has characters that are special in Markdown, HTML and file names. */
 export const PROMPTS = ["a fox", "two *dogs* | <b>猫</b>, at 50% + night"];
 
 const EVALUATED = [0, 2, 4];
@@ -47,7 +47,7 @@ export function metricsOf(step: number): StepMetrics {
     reward_std: 0.125,
     reward_queries: step * 4,
     unet_calls: step * 80,
-    // As of an update that was skipped.
+    // Step 3 is a skipped optimizer update.
     ...(step === 3 ? { grad_norm: null, loss_scale: 2 ** 15, skipped: true as const } : { grad_norm: 1e-7 * step }),
     seconds: 1.5,
     peak_rss_bytes: 3 * 2 ** 30,
@@ -69,42 +69,46 @@ export function evaluationOf(step: number): EvaluationResult {
 export interface MadeUpRun {
   readonly folder: RunFolder;
   readonly trackers: Trackers;
-  readonly said: string[];
+  readonly messages: string[];
   readonly warnings: string[];
   tell(event: TrainEvent): Promise<void>;
-  /** Steps up to `last`, with a checkpoint at step 2 and at the end. */
+  /** Sends the events of the next steps up to `last`, with a checkpoint at steps 2 and 4. Step 4 finishes the run. */
   stepsTo(last: number): Promise<void>;
 }
 
-/** A new run of 4 steps, told that it starts and what the model was. */
+/** A new run of 4 steps that has started and evaluated the base model. */
 export async function startRun(
   out: string,
   trackers: SettingsInput["trackers"],
   options: Partial<TrackersOptions> = {},
 ): Promise<MadeUpRun> {
   const settings = await settingsFrom({ out, train: { steps: 4 }, trackers, lora: { rank: 4 } }, basename(out));
-  const run = await watched(await RunFolder.plan(settings), options);
+  const run = await withTrackers(await RunFolder.plan(settings), options);
   await run.tell({ kind: "started", plan, step: 0 });
   await run.tell({ kind: "evaluated", step: 0, result: evaluationOf(0) });
   return run;
 }
 
-/** The run goes on from its checkpoint at step 2. */
+/** Resumes the run from its checkpoint at step 2. */
 export async function resumeRun(
   path: string,
   options: Partial<TrackersOptions> = {},
   trackers?: SettingsInput["trackers"],
 ): Promise<MadeUpRun> {
   const change = trackers === undefined ? [] : [{ path: ["trackers"], value: trackers, origin: "the test" }];
-  const run = await watched(await RunFolder.resume(path, change), options);
+  const run = await withTrackers(await RunFolder.resume(path, change), options);
   await run.tell({ kind: "started", plan, step: 2 });
   return run;
 }
 
-async function watched(folder: RunFolder, options: Partial<TrackersOptions>): Promise<MadeUpRun> {
-  const [said, warnings]: string[][] = [[], []] as [string[], string[]];
-  const told = { warn: (line: string) => void warnings.push(line), tell: (line: string) => void said.push(line) };
-  const trackers = await Trackers.open(folder, { env: {}, ...told, ...options });
+async function withTrackers(folder: RunFolder, options: Partial<TrackersOptions>): Promise<MadeUpRun> {
+  const messages: string[] = [];
+  const warnings: string[] = [];
+  const callbacks = {
+    warn: (message: string) => void warnings.push(message),
+    tell: (message: string) => void messages.push(message),
+  };
+  const trackers = await Trackers.open(folder, { env: {}, ...callbacks, ...options });
   const tell = async (event: TrainEvent) => {
     await folder.observe(event);
     await trackers.observe(event);
@@ -119,7 +123,7 @@ async function watched(folder: RunFolder, options: Partial<TrackersOptions>): Pr
       await tell({ kind: "finished", result: { step: 4, steps: 4, interrupted: false, seconds: 1 } });
     }
   };
-  return { folder, trackers, said, warnings, tell, stepsTo };
+  return { folder, trackers, messages, warnings, tell, stepsTo };
 }
 
 const FILES = new Map([

@@ -1,4 +1,4 @@
-/** A small MLflow tracking server on this machine: the routes that a run needs, with the real one's limits and refusals. */
+/** A small MLflow tracking server: the routes that a run needs, with the limits and errors of the real server. */
 import { type SmallAnswer, type SmallRequest, type SmallServer, startServer } from "./small-server.js";
 
 export interface MlflowServerRun {
@@ -12,12 +12,14 @@ export interface MlflowServerRun {
 }
 
 export interface MlflowServer extends SmallServer {
-  /** Their ids by name. */
+  /** Ids by name. */
   readonly experiments: Map<string, string>;
+  /** Names of deleted experiments. */
+  readonly deleted: Set<string>;
   readonly runs: Map<string, MlflowServerRun>;
-  /** As every request brought it. */
+  /** The Authorization headers of all requests. */
   readonly authorizations: Set<string | undefined>;
-  /** Where it keeps artifacts; else through itself. */
+  /** Address of the artifacts; by default they go through the server. */
   artifactRoot: string;
 }
 
@@ -28,9 +30,10 @@ const refusal = (error_code: string, message: string, status = 400): SmallAnswer
 
 export async function startMlflow(authorization?: string): Promise<MlflowServer> {
   const experiments = new Map<string, string>();
+  const deleted = new Set<string>();
   const runs = new Map<string, MlflowServerRun>();
   const authorizations: MlflowServer["authorizations"] = new Set();
-  let made = 0;
+  let created = 0;
 
   const answer = ({ method, url, headers, body }: SmallRequest): SmallAnswer => {
     authorizations.add(headers.authorization);
@@ -46,17 +49,18 @@ export async function startMlflow(authorization?: string): Promise<MlflowServer>
     switch (`${method} ${url.pathname.replace("/api/2.0/mlflow/", "")}`) {
       case "GET experiments/get-by-name": {
         const name = url.searchParams.get("experiment_name") as string;
-        const id = experiments.get(name);
+        const id = deleted.has(name) ? "deleted" : experiments.get(name);
         if (id === undefined) return refusal("RESOURCE_DOES_NOT_EXIST", `no experiment ${name}`, 404);
-        return { json: { experiment: { experiment_id: id, name, lifecycle_stage: "active" } } };
+        const lifecycle_stage = deleted.has(name) ? "deleted" : "active";
+        return { json: { experiment: { experiment_id: id, name, lifecycle_stage } } };
       }
       case "POST experiments/create": {
-        if (experiments.has(json.name)) return refusal("RESOURCE_ALREADY_EXISTS", "it is there");
+        if (experiments.has(json.name)) return refusal("RESOURCE_ALREADY_EXISTS", "it exists already");
         experiments.set(json.name, String(experiments.size + 1));
         return { json: { experiment_id: experiments.get(json.name) } };
       }
       case "POST runs/create": {
-        const id = `run${++made}`;
+        const id = `run${++created}`;
         const tags = new Map<string, string>(
           json.tags.map(({ key, value }: { key: string; value: string }) => [key, value]),
         );
@@ -75,7 +79,7 @@ export async function startMlflow(authorization?: string): Promise<MlflowServer>
         const run = runs.get(json.run_id);
         if (run === undefined) return refusal("RESOURCE_DOES_NOT_EXIST", "no such run", 404);
         if (json.status) run.status = json.status;
-        return logged(run, json);
+        return log(run, json);
       }
       default:
         return { status: 404, json: { message: "no such route" } };
@@ -84,6 +88,7 @@ export async function startMlflow(authorization?: string): Promise<MlflowServer>
 
   const server: MlflowServer = Object.assign(await startServer(answer), {
     experiments,
+    deleted,
     runs,
     authorizations,
     artifactRoot: "mlflow-artifacts:",
@@ -96,7 +101,7 @@ interface Batch {
   params?: { key: string; value: string }[];
 }
 
-function logged(run: MlflowServerRun, { metrics = [], params = [] }: Batch): SmallAnswer {
+function log(run: MlflowServerRun, { metrics = [], params = [] }: Batch): SmallAnswer {
   if (metrics.length > 1000 || params.length > 100) return refusal("INVALID_PARAMETER_VALUE", "too many at once");
   for (const { key, value } of [...metrics, ...params]) {
     if (!/^[\w\-. /:]{1,250}$/.test(key) || String(value).length > 6000)

@@ -1,4 +1,4 @@
-/** An HTTP server on this machine for tests: requests with their whole body, and answers in JSON. */
+/** A local HTTP server for tests. It reads requests with their whole body and answers in JSON. */
 import { createServer, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
 import { gunzipSync } from "node:zlib";
@@ -17,7 +17,9 @@ export interface SmallAnswer {
 
 export interface SmallServer {
   readonly address: string;
-  /** What goes wrong. `status`: answered to everything; `away`: connections are cut. */
+  /**
+   * Simulated faults: `status` is the answer to every request; with `away`, connections are closed without an answer.
+   */
   faults: { status?: number; away?: boolean };
   close(): Promise<void>;
 }
@@ -34,7 +36,7 @@ export async function startServer(answer: (request: SmallRequest) => SmallAnswer
     const { status = 200, json = {} } =
       fault === undefined
         ? answer({ method: request.method ?? "GET", url, headers: request.headers, body })
-        : { status: fault, json: { message: "as the test wants it" } };
+        : { status: fault, json: { message: "simulated fault" } };
     response.writeHead(status, { "Content-Type": "application/json" }).end(JSON.stringify(json));
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));

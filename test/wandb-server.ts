@@ -1,6 +1,6 @@
 /**
- * A small Weights & Biases service on this machine: what a run needs of its GraphQL, `file_stream` and uploads. W&B's own
- * client takes it for one (parity/trackers.ts).
+ * A small Weights & Biases service: the parts of GraphQL, `file_stream` and uploads that a run needs. W&B's own client
+ * can use it too (parity/trackers.ts).
  */
 import { type SmallAnswer, type SmallRequest, type SmallServer, startServer } from "./small-server.js";
 
@@ -9,7 +9,7 @@ export interface WandbServerRun {
   readonly project: string;
   displayName: string | null;
   config: Record<string, { value: unknown }>;
-  /** By line. */
+  /** Rows by line number. */
   readonly history: Map<number, Record<string, unknown>>;
   summary: Record<string, unknown>;
   readonly files: Map<string, Buffer>;
@@ -18,34 +18,34 @@ export interface WandbServerRun {
 }
 
 export interface WandbServer extends SmallServer {
-  /** By their ids. */
+  /** Runs by id. */
   readonly runs: Map<string, WandbServerRun>;
-  /** How often a line of a history came that was there. */
+  /** Number of history lines that were sent again. */
   rewritten: number;
-  /** What was asked of which route, in order. */
-  readonly asked: string[];
+  /** The requests in order, by route. */
+  readonly requests: string[];
 }
 
-/** Its one account is `someone`, with the API key `key`. */
+/** Has one account, `someone`, with the API key `key`. */
 export async function startWandb(key: string): Promise<WandbServer> {
   const runs = new Map<string, WandbServerRun>();
-  const asked: string[] = [];
-  const known = `Basic ${Buffer.from(`api:${key}`).toString("base64")}`;
+  const requests: string[] = [];
+  const expected = `Basic ${Buffer.from(`api:${key}`).toString("base64")}`;
 
   const answer = (request: SmallRequest): SmallAnswer => {
     const { url, headers, body } = request;
     const [, route, ...rest] = url.pathname.split("/").map(decodeURIComponent);
-    // As stores with signed addresses: no key is wanted here, but nor may one come that is wrong.
+    // Like a store with signed links, this route does not check the key.
     if (route === "upload") {
       const [id, ...path] = rest;
-      asked.push(`upload ${path.join("/")}`);
+      requests.push(`upload ${path.join("/")}`);
       runs.get(id as string)?.files.set(path.join("/"), body);
       return {};
     }
-    if (headers.authorization !== known) return { status: 401, json: { error: "user is not logged in" } };
+    if (headers.authorization !== expected) return { status: 401, json: { error: "user is not logged in" } };
     if (route === "graphql") return { json: { data: graphql(JSON.parse(body.toString())) } };
     if (route === "files" && rest[3] === "file_stream") {
-      asked.push("file_stream");
+      requests.push("file_stream");
       const run = runs.get(rest[2] as string);
       if (run === undefined) return { status: 404, json: { error: "run not found" } };
       stream(run, JSON.parse(body.toString()) as StreamBody);
@@ -56,7 +56,7 @@ export async function startWandb(key: string): Promise<WandbServer> {
 
   const graphql = ({ query, variables }: { query: string; variables: Record<string, unknown> }): object => {
     if (query.includes("upsertBucket")) {
-      asked.push("upsertBucket");
+      requests.push("upsertBucket");
       const { project, entity, displayName, config } = variables;
       const name = variables.name as string;
       const found = runs.get(name);
@@ -70,12 +70,12 @@ export async function startWandb(key: string): Promise<WandbServer> {
       return { upsertBucket: { bucket: { ...bucket, ...state }, inserted: found === undefined } };
     }
     if (query.includes("createRunFiles")) {
-      asked.push("createRunFiles");
+      requests.push("createRunFiles");
       const { run, files } = variables as { run: string; files: string[] };
       const uploads = files.map((name) => ({ name, uploadUrl: `${server.address}/upload/${run}/${encodeURI(name)}` }));
       return { createRunFiles: { runID: `id-of-${run}`, uploadHeaders: [], files: uploads } };
     }
-    asked.push("viewer");
+    requests.push("viewer");
     const viewer = {
       id: "viewer",
       entity: "someone",
@@ -100,7 +100,7 @@ export async function startWandb(key: string): Promise<WandbServer> {
     if (exitcode !== undefined) run.exitcode = exitcode;
   };
 
-  const server: WandbServer = Object.assign(await startServer(answer), { runs, asked, rewritten: 0 });
+  const server: WandbServer = Object.assign(await startServer(answer), { runs, requests, rewritten: 0 });
   return server;
 }
 

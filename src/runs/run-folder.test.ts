@@ -3,13 +3,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
+import { inputError } from "../../test/errors.js";
 import { plan } from "../../test/made-up-run.js";
 import { settingsFrom } from "../config/load.js";
 import type { SettingsInput } from "../config/settings.js";
 import { fillFolder, writeFolderAtomic } from "../io/atomic-folder.js";
+import { UNET_FILES } from "../pipeline/export.js";
 import type { EvaluationResult } from "../scoring/evaluation.js";
+import { float32 } from "../tensor/host.js";
 import type { StepMetrics } from "../train/events.js";
-import { adapterPath, recipeOfAdapter, savedSteps } from "./record/checkpoints.js";
+import { safetensorsChunks } from "../weights/safetensors.js";
+import { adapterPath, openAdapter, recipeOfAdapter, savedSteps } from "./record/checkpoints.js";
 import { readMetrics } from "./record/metrics.js";
 import { readSamples } from "./record/samples.js";
 import { RunFolder } from "./run-folder.js";
@@ -47,7 +51,7 @@ async function start(name: string, changes: SettingsInput = {}): Promise<RunFold
   return run;
 }
 
-/** A step with the mean reward of its evaluation, and a checkpoint. */
+/** The events of a step that evaluates, with this mean reward, and saves a checkpoint. */
 async function step(run: RunFolder, number: number, reward: number): Promise<void> {
   await run.observe({ kind: "evaluated", step: number, result: evaluation(reward) });
   await run.observe({ kind: "stepped", metrics: metrics(number, reward) });
@@ -55,13 +59,13 @@ async function step(run: RunFolder, number: number, reward: number): Promise<voi
 }
 
 describe("a run's folder", () => {
-  test("is not made before training starts", async () => {
+  test("is not created before training starts", async () => {
     const out = join(scratch, "late");
     await RunFolder.plan(await settingsFrom({ out }));
     await expect(readdir(out)).rejects.toThrow("ENOENT");
   });
 
-  test("holds settings, a row a step, pictures with their rewards, checkpoints and a report", async () => {
+  test("holds settings, a row per step, images with their rewards, checkpoints and a report", async () => {
     const run = await start("whole");
     await run.observe({ kind: "evaluated", step: 0, result: evaluation(1) });
     await step(run, 1, 2);
@@ -82,25 +86,25 @@ describe("a run's folder", () => {
     ]);
   });
 
-  test("has settings that are a recipe of the same run", async () => {
+  test("has settings that serve as a recipe for the same run", async () => {
     const run = await start("config");
     const text = await readFile(join(run.path, "config.yaml"), "utf8");
     expect(await settingsFrom(parse(text) as SettingsInput)).toEqual(run.settings);
   });
 
-  test("keeps the last checkpoints and the best", async () => {
+  test("keeps the last checkpoints and the best one", async () => {
     const run = await start("keep", { checkpoint: { every: 1, keep_last: 2, keep_best: true } });
     for (const [number, reward] of [5, 9, 6, 7, 8].entries()) await step(run, number + 1, reward);
     expect(await savedSteps(run.path)).toEqual([2, 4, 5]);
   });
 
-  test("keeps the last checkpoints alone where the best is not asked for", async () => {
+  test("keeps only the last checkpoints with keep_best: false", async () => {
     const run = await start("keep-last", { checkpoint: { every: 1, keep_last: 1, keep_best: false } });
     for (const [number, reward] of [9, 6, 7].entries()) await step(run, number + 1, reward);
     expect(await savedSteps(run.path)).toEqual([3]);
   });
 
-  test("gets the first free number where it has no name", async () => {
+  test("gets the first free number if settings.out is null", async () => {
     const before = process.cwd();
     process.chdir(scratch);
     try {
@@ -119,7 +123,7 @@ describe("a run's folder", () => {
 });
 
 describe("an adapter in a run's folder", () => {
-  test("knows its run's recipe, named by run, by checkpoint or by file", async () => {
+  test("leads to the recipe of its run, from the run, the checkpoint or the file", async () => {
     const run = await start("adapters");
     await step(run, 1, 5);
     const checkpoint = join(run.path, "checkpoints/step-000001");
@@ -131,7 +135,7 @@ describe("an adapter in a run's folder", () => {
 });
 
 describe("a run as an adapter", () => {
-  test("is the checkpoint with the best evaluation, not the last", async () => {
+  test("is the checkpoint with the best evaluation, not the last one", async () => {
     const run = await start("best");
     for (const [number, reward] of [5, 7, 6].entries()) await step(run, number + 1, reward);
     expect(await adapterPath(run.path)).toBe(join(run.path, "checkpoints/step-000002"));
@@ -141,19 +145,31 @@ describe("a run as an adapter", () => {
 
   test("is refused before its first checkpoint", async () => {
     const run = await start("young");
-    await expect(adapterPath(run.path)).rejects.toThrow(/has no checkpoint yet/);
+    await expect(adapterPath(run.path)).rejects.toThrow(inputError("run-incomplete", { path: run.path }));
   });
 });
 
-describe("a run with a rule", () => {
-  const watched: SettingsInput = {
+test("a run that trained the whole U-Net cannot be opened as an adapter", async () => {
+  const run = await start("unet");
+  const weights = Buffer.concat(safetensorsChunks(new Map([["conv_in.bias", float32(new Float32Array(1), [1])]])));
+  const files = new Map([
+    [UNET_FILES.config, Buffer.from("{}")],
+    [UNET_FILES.weights, weights],
+  ]);
+  await run.observe({ kind: "checkpointed", step: 1, files });
+  const facts = { path: run.path, found: "unet", expected: "adapter" };
+  await expect(openAdapter(run.path, "mix blends adapters")).rejects.toThrow(inputError("adapter-unsupported", facts));
+});
+
+describe("a run with an early-stop rule", () => {
+  const monitored: SettingsInput = {
     checkpoint: { every: 1, keep_last: 1 },
     evaluation: { held_out: "clip" },
     early_stop: { patience: 2 },
     train: { steps: 9 },
   };
 
-  /** A step whose reward rises on, with the held-out reward that is given. */
+  /** The events of a step whose reward keeps rising, with this held-out reward. */
   async function held(run: RunFolder, number: number, heldOut: number): Promise<void> {
     const result = { ...evaluation(number), heldOut: { rewards: [heldOut], mean: heldOut, std: 0 } };
     await run.observe({ kind: "evaluated", step: number, result });
@@ -162,8 +178,8 @@ describe("a run with a rule", () => {
     await run.observe({ kind: "checkpointed", step: number, files: state });
   }
 
-  test("keeps and names the checkpoint that is best by it, and says so in its report", async () => {
-    const run = await start("ruled", watched);
+  test("keeps the checkpoint that is best by the rule, resolves to it, and reports it", async () => {
+    const run = await start("ruled", monitored);
     for (const [number, heldOut] of [0.5, 0.9, 0.7].entries()) await held(run, number + 1, heldOut);
     expect(await savedSteps(run.path)).toEqual([2, 3]);
     expect(await adapterPath(run.path)).toBe(join(run.path, "checkpoints/step-000002"));
@@ -177,11 +193,15 @@ describe("a run with a rule", () => {
     expect(report).toContain("The best checkpoint is step 2.");
   });
 
-  test("that has ended it is not resumed, unless the rule is another", async () => {
-    const run = await start("ended", watched);
+  test("is not resumed after the rule ended it, unless the rule is changed", async () => {
+    const run = await start("ended", monitored);
     for (const [number, heldOut] of [0.9, 0.8, 0.7].entries()) await held(run, number + 1, heldOut);
+    const suggestion = "--set early_stop=null";
+    const facts = { path: run.path, step: 3, setting: "early_stop", reason: "no improvement", suggestion };
+    const refused = expect(RunFolder.resume(run.path)).rejects;
+    await refused.toThrow(inputError("run-finished", facts));
     await expect(RunFolder.resume(run.path)).rejects.toThrow(
-      /its early_stop ended the run: the held-out clip reward has not risen above its 0\.900 of step 1 in 2 evaluations\. To go on all the same, add --set early_stop=null/,
+      "the held-out clip reward has not risen above the 0.900 of step 1 in 2 evaluations",
     );
     const override = { path: ["early_stop"], value: null, origin: "--set early_stop=null" };
     expect((await RunFolder.resume(run.path, [override])).settings.early_stop).toBeNull();
@@ -189,34 +209,40 @@ describe("a run with a rule", () => {
 });
 
 describe("an output folder is refused", () => {
-  test("where it holds something, with what to do", async () => {
+  test("if it is not empty", async () => {
     await mkdir(join(scratch, "full"));
     await writeFile(join(scratch, "full/note.txt"), "");
     const settings = await settingsFrom({ out: join(scratch, "full") });
-    await expect(RunFolder.plan(settings)).rejects.toThrow(
-      /the folder is not empty \(1 entries, such as note.txt\); name another$/,
+    const facts = { path: join(scratch, "full"), entries: 1, example: "note.txt", suggestion: undefined };
+    await expect(RunFolder.plan(settings)).rejects.toThrow(inputError("output-exists", facts));
+  });
+
+  test("if it holds a run, with the option that resumes it", async () => {
+    const run = await start("taken");
+    await expect(RunFolder.plan(run.settings)).rejects.toThrow(
+      inputError("output-exists", { path: run.path, suggestion: `--resume ${run.path}` }),
     );
   });
 
-  test("where it holds a run, with how to go on", async () => {
-    const run = await start("taken");
-    await expect(RunFolder.plan(run.settings)).rejects.toThrow(`or go on with this run: --resume ${run.path}`);
-  });
-
-  test("where it or a part of its path is a file", async () => {
+  test("if it or a parent of it is a file", async () => {
     await writeFile(join(scratch, "file"), "");
-    await expect(RunFolder.plan(await settingsFrom({ out: join(scratch, "file") }))).rejects.toThrow(/is a file/);
-    await expect(RunFolder.plan(await settingsFrom({ out: join(scratch, "file/run") }))).rejects.toThrow(/is a file/);
+    const file = join(scratch, "file");
+    await expect(RunFolder.plan(await settingsFrom({ out: file }))).rejects.toThrow(
+      inputError("output-unwritable", { path: file, found: "file" }),
+    );
+    await expect(RunFolder.plan(await settingsFrom({ out: join(file, "run") }))).rejects.toThrow(
+      inputError("output-unwritable", { path: join(file, "run"), folder: file, found: "file" }),
+    );
   });
 });
 
 describe("resuming", () => {
-  test("goes on from the last checkpoint and forgets the steps after it", async () => {
+  test("continues from the last checkpoint and deletes the steps after it", async () => {
     const run = await start("resumed");
     await step(run, 1, 5);
     await run.observe({ kind: "evaluated", step: 2, result: evaluation(6) });
     await run.observe({ kind: "stepped", metrics: metrics(2, 6) });
-    // The process was killed while it wrote.
+    // The process was killed while it was writing.
     await writeFile(join(run.path, "metrics.jsonl"), '{"step": 3, "lo', { flag: "a" });
     await mkdir(join(run.path, "checkpoints/.step-000002.x.tmp"));
     await writeFile(join(run.path, ".report.html.x.tmp"), "");
@@ -233,25 +259,29 @@ describe("resuming", () => {
     expect((await readMetrics(run.path)).map((row) => row.eval_reward_mean)).toEqual([5, 4]);
   });
 
-  test("takes settings over the run's own", async () => {
+  test("applies overrides to the settings of the run", async () => {
     const run = await start("longer");
     await step(run, 1, 5);
     const overrides = [{ path: ["train", "steps"], value: 99, origin: "--steps 99" }];
     expect((await RunFolder.resume(run.path, overrides)).settings).toEqual({ ...run.settings, train: { steps: 99 } });
   });
 
-  test("is refused where there is no run, no checkpoint, or nothing left to do", async () => {
-    await expect(RunFolder.resume(scratch)).rejects.toThrow(/not a run's folder: it has no config.yaml/);
+  test("is refused without a run, without a checkpoint, and after the last step", async () => {
+    await expect(RunFolder.resume(scratch)).rejects.toThrow(
+      inputError("run-not-found", { path: scratch, expected: "config.yaml" }),
+    );
     const fresh = await start("fresh");
-    await expect(RunFolder.resume(fresh.path)).rejects.toThrow(/ended before its first checkpoint/);
+    await expect(RunFolder.resume(fresh.path)).rejects.toThrow(inputError("run-incomplete", { path: fresh.path }));
     const done = await start("done", { train: { steps: 1 } });
     await step(done, 1, 5);
-    await expect(RunFolder.resume(done.path)).rejects.toThrow(/has done all of its 1 steps; for more, add --steps 2/);
+    await expect(RunFolder.resume(done.path)).rejects.toThrow(
+      inputError("run-finished", { path: done.path, step: 1, steps: 1, suggestion: "--steps 2" }),
+    );
   });
 });
 
-describe("a folder written at once", () => {
-  test("leaves nothing where filling it fails, and what was there stays", async () => {
+describe("a folder that is written atomically", () => {
+  test("keeps its old content and leaves no other files if filling it fails", async () => {
     const path = join(scratch, "atomic/step-000001");
     await writeFolderAtomic(path, (folder) => writeFile(join(folder, "a"), "old"));
     const failing = writeFolderAtomic(path, async (folder) => {
@@ -263,15 +293,15 @@ describe("a folder written at once", () => {
     expect(await readFile(join(path, "a"), "utf8")).toBe("old");
   });
 
-  test("takes the place of the one that was there", async () => {
+  test("replaces the existing folder", async () => {
     const path = join(scratch, "again/step-000001");
     for (const name of ["a", "b"]) await writeFolderAtomic(path, (folder) => writeFile(join(folder, name), ""));
     expect(await readdir(path)).toEqual(["b"]);
   });
 });
 
-describe("a folder that a person named", () => {
-  test("may be the working folder", async () => {
+describe("a folder of the user", () => {
+  test("may be the working directory", async () => {
     const before = process.cwd();
     const path = await mkdtemp(join(scratch, "here-"));
     process.chdir(path);
@@ -283,7 +313,7 @@ describe("a folder that a person named", () => {
     expect(await readdir(path)).toEqual(["a"]);
   });
 
-  test("is as it was where filling it fails", async () => {
+  test("is left as it was if filling it fails", async () => {
     const failing = (path: string) =>
       fillFolder(path, async (folder) => {
         await writeFile(join(folder, "a"), "half");

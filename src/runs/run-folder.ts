@@ -1,13 +1,13 @@
 /**
- * The folder of a run. It listens to training and writes what happens:
+ * The folder of a run. It observes training and records it:
  *
- *     config.yaml                 the settings, resolved in full
- *     metrics.jsonl               a row per step
- *     samples/step-000010/        the evaluation's pictures, index.json
- *     checkpoints/step-000010/    the adapter in two formats, and what resuming needs; at the end a model card with pictures
- *     report.html                 all of it to look at
+ *     config.yaml                 the resolved settings
+ *     metrics.jsonl               one row per training step
+ *     samples/step-000010/        the images of an evaluation, and index.json
+ *     checkpoints/step-000010/    the adapter in two formats and the training state; at the end of the run, a model card
+ *     report.html                 all of it on one page
  *
- * Nothing is created before training has started, so bad input leaves nothing behind.
+ * Nothing is created before training starts, so bad input leaves no files behind.
  */
 import { rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
@@ -45,66 +45,80 @@ export class RunFolder {
 
   private constructor(
     readonly settings: Settings,
-    /** The checkpoint's folder that the run goes on from. */
+    /** Folder of the checkpoint that the run resumes from; undefined for a new run. */
     readonly resumeFrom?: string,
     path?: string,
   ) {
     this.#path = path;
   }
 
-  /** A new run. Checks that `settings.out` can take it; writes nothing yet. */
+  /**
+   * A new run. Writes nothing yet.
+   *
+   * @throws InputError `output-exists` or `output-unwritable` if the run cannot be written to `settings.out`
+   */
   static async plan(settings: Settings): Promise<RunFolder> {
     if (settings.out !== null) await requireEmpty(settings.out);
     await requireWritable(settings.out ?? "runs");
     return new RunFolder(settings);
   }
 
-  /** A run whose folder another process writes. */
+  /** A run whose folder is written by rank 0, for the other ranks. */
   static elsewhere(settings: Settings): RunFolder {
     return new RunFolder(settings);
   }
 
-  /** Goes on with the run in `path` from its last checkpoint, with its own settings but for what may change. */
+  /**
+   * Resumes the run in `path` from its last checkpoint, with the run's own settings and `overrides` on top.
+   *
+   * @throws InputError `run-not-found`, `run-incomplete` without a checkpoint, or `run-finished`
+   */
   static async resume(path: string, overrides: readonly Override[] = []): Promise<RunFolder> {
     const config = join(path, runFiles.config);
     if ((await stat(config).catch(() => undefined)) === undefined) {
       throw new InputError(
-        "output-unwritable",
-        `--resume ${path}: this is not a run's folder: it has no ${runFiles.config}`,
+        "run-not-found",
+        `--resume ${path}: this is not a run's folder, because it has no ${runFiles.config}. Give the folder of a run.`,
+        { option: "--resume", path, expected: runFiles.config },
       );
     }
     const settings = { ...(await loadSettings({ recipe: resolve(config), overrides })), out: path };
     const step = (await savedSteps(path)).at(-1);
     if (step === undefined) {
       throw new InputError(
-        "output-unwritable",
-        `--resume ${path}: the run ended before its first checkpoint, so there is nothing to go on from; start it again`,
+        "run-incomplete",
+        `--resume ${path}: the run ended before its first checkpoint, so it cannot be resumed. Start a new run.`,
+        { option: "--resume", path },
       );
     }
     if (step >= settings.train.steps) {
+      const suggestion = `--steps ${step * 2}`;
       throw new InputError(
-        "output-unwritable",
-        `--resume ${path}: the run has done all of its ${step} steps; for more, add --steps ${step * 2}`,
+        "run-finished",
+        `--resume ${path}: all ${settings.train.steps} steps are done. To train further, add ${suggestion}.`,
+        { option: "--resume", path, step, steps: settings.train.steps, suggestion },
       );
     }
     const rows = (await readMetrics(path)).filter((row) => row.step <= step);
     const { stop } = verdict(await readHistory(path, rows), settings.early_stop);
     if (stop) {
+      const suggestion = "--set early_stop=null";
       throw new InputError(
-        "output-unwritable",
-        `--resume ${path}: its early_stop ended the run: ${stopText(stop, settings)}. To go on all the same, add --set early_stop=null, or another rule`,
+        "run-finished",
+        `--resume ${path}: early_stop ended the run: ${stopText(stop, settings)}. To train further, add ${suggestion} or set another rule.`,
+        { option: "--resume", path, step, setting: "early_stop", reason: stop.kind, suggestion },
       );
     }
     return new RunFolder(settings, checkpointFolder(path, step), path);
   }
 
-  /** Known once training has started. */
+  /** Available once training has started, or if the run is resumed. */
   get path(): string {
-    if (this.#path === undefined) throw new Error("the run's folder is made when training starts");
+    if (this.#path === undefined) throw new Error("the run's folder is created when training starts");
     return this.#path;
   }
 
-  /** Whether there is anything of this run in its folder. */
+  /** True once the "started" event has been handled, so that the folder has content of this run. */
   get started(): boolean {
     return this.#started;
   }

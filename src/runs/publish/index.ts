@@ -1,2 +1,3 @@
+export { filesToPush } from "./adapter-files.js";
 export { writeModelCard } from "./model-card.js";
-export { filesToPush, push, requireRepoId, requireToken } from "./push.js";
+export { push, requireRepoId, requireToken } from "./push.js";

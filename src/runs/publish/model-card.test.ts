@@ -12,7 +12,7 @@ import { RunFolder } from "../run-folder.js";
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-card-"));
 afterAll(() => rm(scratch, { recursive: true }));
 
-/** A run of three updates, of which the second is the best, and what lies beside its adapters. */
+/** A run of three steps, of which the second has the best evaluation, and its model cards. */
 async function cards(name: string, changes: SettingsInput, prompts = ["a fox", "two | `wolves`\n```<b>"]) {
   const settings = await settingsFrom({ out: join(scratch, name), ...changes }, name);
   const run = await RunFolder.plan(settings);
@@ -62,26 +62,28 @@ describe("the model card", async () => {
         { text: "two | `wolves`\n```<b>", output: { url: "images/001_two-wolves-b.png" } },
       ],
     });
-    expect(card).toMatch(/^# license: yours to name/m);
+    expect(card).toMatch(/^# license: choose one/m);
   });
 
-  test("lies beside the last adapter and the best, with the pictures that it shows", async () => {
+  test("is written beside the last adapter and the best one, with its images", async () => {
     expect((await readdir(folder(3))).sort()).toEqual(["README.md", "images", PEFT_FILE, "vivid.kohya.safetensors"]);
     expect((await readdir(join(folder(2), "images"))).sort()).toEqual(["000_a-fox.png", "001_two-wolves-b.png"]);
-    expect(await readFile(join(folder(2), "README.md"), "utf8")).toContain("It has had\n2 updates of 128 pictures.");
-    const picture = await readFile(join(folder(2), "images/000_a-fox.png"));
-    expect(picture).not.toEqual(await readFile(join(folder(3), "images/000_a-fox.png")));
+    expect(await readFile(join(folder(2), "README.md"), "utf8")).toContain(
+      "It was\ntrained for 2 steps of 128 images.",
+    );
+    const image = await readFile(join(folder(2), "images/000_a-fox.png"));
+    expect(image).not.toEqual(await readFile(join(folder(3), "images/000_a-fox.png")));
     for (const [, url] of card.matchAll(/!\[.*\]\((.*)\)/g)) {
       expect(await readdir(join(folder(3), "images"))).toContain(url?.replace("images/", ""));
     }
   });
 
-  test("tells the rewards", () => {
+  test("shows the rewards", () => {
     expect(card).toContain("the aesthetic reward went from 4.00 ± 0.500 to 6.00 ± 0.500");
     expect(card).toContain("| 0 | | 4.00 ± 0.500 | |\n| 1 | 4.00 ± 0.250 | 5.00 ± 0.500 | 0.0500 |\n");
   });
 
-  test("says how to load the adapter, with the run's own sampling", () => {
+  test("shows how to load the adapter, with the sampling settings of the run", () => {
     expect(card).toContain(`DiffusionPipeline.from_pretrained("${model}")`);
     expect(card).toContain(`weight_name="${PEFT_FILE}"`);
     expect(card).toContain('negative_prompt="blurry \\"x\\""');
@@ -93,9 +95,9 @@ describe("the model card", async () => {
     );
   });
 
-  test("keeps what prompts hold from becoming markup", () => {
+  test("escapes Markdown in prompts", () => {
     expect(card).toContain("two \\| \\`wolves\\` \\`\\`\\`\\<b\\> | 41 |");
-    // Three blocks of code, each begun and ended.
+    // Three code blocks, each with its start and its end.
     expect(card.match(/^```.*$/gm)).toEqual(["```python", "```", "```sh", "```", "```yaml", "```"]);
   });
 });

@@ -1,6 +1,7 @@
 /**
- * `README.md` beside an adapter: what the Hugging Face hub shows of it, and what a person needs to use it. It is made from
- * the run's folder alone, and its pictures lie beside it, so that the checkpoint's folder can go anywhere.
+ * The model card of a checkpoint: a `README.md` with the metadata of the Hugging Face hub, results, and instructions
+ * for use. It is made from the run's folder, and its images are copied beside it, so that the checkpoint's folder is
+ * self-contained.
  */
 
 import { existsSync } from "node:fs";
@@ -30,26 +31,26 @@ import {
 } from "../record/index.js";
 import { format, monitorTitle } from "../report/index.js";
 
-/** Texts stay on one line, so that none can end the block that it stands in. */
+/** Keeps every string on one line, so that none can end the YAML block around it. */
 const YAML = { lineWidth: 0, blockQuote: false } as const;
 
-/** A card is looked at, not studied. */
-const most = { pictures: 6, rows: 12 };
+/** Limits the length of the card. */
+const MAX = { images: 6, rows: 12 };
 
-/** Writes the card of the checkpoint of `step`. */
+/** Writes the model card of a checkpoint and its images, with the results up to that step. */
 export async function writeModelCard(run: string, step: number): Promise<void> {
   const folder = checkpointFolder(run, step);
   const evaluations = (await readEvaluations(run)).filter((evaluation) => evaluation.step <= step);
   const shown = evaluations.at(-1);
-  const samples = shown === undefined ? [] : evenly(await readSamples(run, shown.step), most.pictures);
-  const pictures = samples.map((sample, i) => ({
+  const samples = shown === undefined ? [] : evenly(await readSamples(run, shown.step), MAX.images);
+  const images = samples.map((sample, i) => ({
     ...sample,
     url: `${cardFiles.images}/${imageFileName(sample.prompt, i)}`,
   }));
   if (shown !== undefined) {
-    await writeFolderAtomic(join(folder, cardFiles.images), async (images) => {
-      for (const { file, url } of pictures) {
-        await copyFile(join(samplesFolder(run, shown.step), basename(file)), join(images, basename(url)));
+    await writeFolderAtomic(join(folder, cardFiles.images), async (imageFolder) => {
+      for (const { file, url } of images) {
+        await copyFile(join(samplesFolder(run, shown.step), basename(file)), join(imageFolder, basename(url)));
       }
     });
   }
@@ -58,7 +59,7 @@ export async function writeModelCard(run: string, step: number): Promise<void> {
     settings: await loadSettings({ recipe: join(run, runFiles.config) }),
     metrics: (await readMetrics(run)).filter((row) => row.step <= step),
     evaluations,
-    pictures,
+    images,
     kohya: (await readdir(folder)).find((name) => name.endsWith(".kohya.safetensors")),
   });
   await writeFileAtomic(join(folder, cardFiles.card), card);
@@ -68,24 +69,26 @@ interface Card {
   readonly step: number;
   readonly settings: RunRecord["settings"];
   readonly metrics: readonly StepMetrics[];
-  /** Up to this step; the first is the model as it was. */
+  /** Evaluations up to this step. The first one is of the base model. */
   readonly evaluations: readonly EvaluationRecord[];
-  readonly pictures: readonly (SampleEntry & { readonly url: string })[];
+  /** `url` is relative to the card. */
+  readonly images: readonly (SampleEntry & { readonly url: string })[];
+  /** Name of the file in kohya's format, if there is one. */
   readonly kohya: string | undefined;
 }
 
 export function renderCard(card: Card): string {
   const { settings, step } = card;
   const { name, reward } = settings;
-  const updates = `${step} ${step === 1 ? "update" : "updates"} of ${settings.batch.total} pictures`;
+  const training = `${step} ${step === 1 ? "step" : "steps"} of ${settings.batch.total} images`;
   return `---
 ${frontMatter(card)}---
 
 # ${name}
 
-${settings.trainable === "unet" ? `The U-Net of ${code(modelName(settings))}` : `A LoRA adapter for ${code(modelName(settings))}`} that was fine-tuned on the **${rewardTitle(reward)}** reward with AlignProp: the gradient of the
-reward, sent back through the denoising chain ([Prabhudesai et al. 2023](https://arxiv.org/abs/2310.03739)). It has had
-${updates}.
+${settings.trainable === "unet" ? `The U-Net of ${code(modelName(settings))}` : `A LoRA adapter for ${code(modelName(settings))}`} that was fine-tuned on the **${rewardTitle(reward)}** reward with AlignProp, which
+back-propagates the reward through the denoising chain ([Prabhudesai et al. 2023](https://arxiv.org/abs/2310.03739)). It was
+trained for ${training}.
 
 ${outcome(card)}${gallery(card)}${curve(card)}${usage(card)}## Settings
 
@@ -94,8 +97,8 @@ ${stringify(settingsOf(settings), YAML)}\`\`\`
 `;
 }
 
-/** The hub's metadata (huggingface.co/docs/hub/model-cards). The licence is not ours to choose. */
-function frontMatter({ settings: { model, trainable }, pictures }: Card): string {
+/** The hub's metadata (huggingface.co/docs/hub/model-cards). Only the user can choose the license. */
+function frontMatter({ settings: { model, trainable }, images }: Card): string {
   const whole = trainable === "unet";
   const onHub = hubId(model);
   const metadata = {
@@ -104,19 +107,19 @@ function frontMatter({ settings: { model, trainable }, pictures }: Card): string
     pipeline_tag: "text-to-image",
     tags: ["text-to-image", "diffusers", ...(whole ? [] : ["lora"]), "stable-diffusion", "alignprop"],
     instance_prompt: null,
-    ...(pictures.length > 0 && { widget: pictures.map(({ prompt, url }) => ({ text: prompt, output: { url } })) }),
+    ...(images.length > 0 && { widget: images.map(({ prompt, url }) => ({ text: prompt, output: { url } })) }),
   };
   const unknown = onHub === undefined ? "# base_model: the id of the base model on the hub\n" : "";
-  const licence = "# license: yours to name, within what the base model's licence allows\n";
-  return `${stringify(metadata, YAML)}${unknown}${licence}`;
+  const license = "# license: choose one that the license of the base model allows\n";
+  return `${stringify(metadata, YAML)}${unknown}${license}`;
 }
 
-/** The model as the hub names it, where it was named so. */
+/** The model's id on the hub; undefined if the setting is a path. */
 function hubId(model: string): string | undefined {
   return /^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(model) && !existsSync(locate(model)) ? model : undefined;
 }
 
-/** Where a folder lies on this machine is nobody's business. */
+/** The model's id, or the name of its folder. The card does not reveal paths of this machine. */
 function modelName({ model }: SettingsPart<"model">): string {
   return hubId(model) ?? basename(model);
 }
@@ -125,51 +128,51 @@ function outcome({ evaluations, settings }: Card): string {
   const [before, after] = [evaluations[0], evaluations.at(-1)];
   if (before === undefined || after === undefined || before === after) return "";
   return (
-    `On the evaluation's prompts, drawn on the same noise, the ${rewardTitle(settings.reward)} reward went from ${spread(before)} ` +
-    `to ${spread(after)} (mean ± standard deviation over the pictures).${watched(before, after, settings)}\n\n`
+    `On the evaluation prompts, sampled from the same noise, the ${rewardTitle(settings.reward)} reward went from ${spread(before)} ` +
+    `to ${spread(after)} (mean ± standard deviation over the images).${monitored(before, after, settings)}\n\n`
   );
 }
 
-/** What was not trained, so that nobody takes a reward alone for quality. */
-function watched(before: EvaluationRecord, after: EvaluationRecord, settings: RunRecord["settings"]): string {
+/** Changes of the held-out reward and the diversity: a higher reward alone does not mean better images. */
+function monitored(before: EvaluationRecord, after: EvaluationRecord, settings: RunRecord["settings"]): string {
   const held =
     before.heldOut && after.heldOut
-      ? ` On the same pictures ${monitorTitle("held-out", settings)}, which nothing was trained on, went from ${format(before.heldOut.mean)} to ${format(after.heldOut.mean)}.`
+      ? ` On the same images ${monitorTitle("held-out", settings)}, which was not trained on, went from ${format(before.heldOut.mean)} to ${format(after.heldOut.mean)}.`
       : "";
   const diverse =
     before.diversity && after.diversity
-      ? ` Their diversity (mean cosine distance of the CLIP embeddings of a prompt's pictures) went from ${format(before.diversity.mean)} to ${format(after.diversity.mean)}.`
+      ? ` Their diversity (mean cosine distance of the CLIP embeddings of a prompt's images) went from ${format(before.diversity.mean)} to ${format(after.diversity.mean)}.`
       : "";
   return held + diverse;
 }
 
-function gallery({ pictures, settings }: Card): string {
-  if (pictures.length === 0) return "";
-  const rows = pictures.map(
+function gallery({ images, settings }: Card): string {
+  if (images.length === 0) return "";
+  const rows = images.map(
     ({ url, prompt, seed, reward }) =>
       `| ![${markdown(prompt)}](${encodeURI(url)}) | ${markdown(prompt)} | ${seed} | ${format(reward)} |`,
   );
-  return `## Pictures\n\n| | prompt | seed | ${rewardTitle(settings.reward)} |\n| --- | --- | --- | --- |\n${rows.join("\n")}\n\n`;
+  return `## Images\n\n| | prompt | seed | ${rewardTitle(settings.reward)} |\n| --- | --- | --- | --- |\n${rows.join("\n")}\n\n`;
 }
 
 function curve({ metrics, evaluations }: Card): string {
   const evaluated = new Map(evaluations.map((evaluation) => [evaluation.step, evaluation]));
   const first = evaluated.get(0);
-  const rows = evenly(metrics, most.rows).map((row) => {
+  const rows = evenly(metrics, MAX.rows).map((row) => {
     const evaluation = evaluated.get(row.step);
     const training = spread({ mean: row.reward_mean, std: row.reward_std });
     return `| ${row.step} | ${training} | ${evaluation === undefined ? "" : spread(evaluation)} | ${format(row.loss)} |`;
   });
   if (first !== undefined) rows.unshift(`| 0 | | ${spread(first)} | |`);
   if (rows.length === 0) return "";
-  return `## Reward\n\n| update | training | evaluation | loss |\n| --- | --- | --- | --- |\n${rows.join("\n")}\n\n`;
+  return `## Reward\n\n| step | training | evaluation | loss |\n| --- | --- | --- | --- |\n${rows.join("\n")}\n\n`;
 }
 
-function usage({ settings, pictures, kohya }: Card): string {
+function usage({ settings, images, kohya }: Card): string {
   const { prompts, sampling } = settings;
   const model = hubId(settings.model) ?? `path/to/${modelName(settings)}`;
-  const { prompt, seed } = pictures[0] ?? { prompt: prompts.eval[0] ?? "", seed: 0 };
-  const python = (text: string) => JSON.stringify(text);
+  const { prompt, seed } = images[0] ?? { prompt: prompts.eval[0] ?? "", seed: 0 };
+  const python = (value: string) => JSON.stringify(value);
   const negative = prompts.negative === "" ? "" : `\n    negative_prompt=${python(prompts.negative)},`;
   const size = [
     ...(sampling.height === null ? [] : [`height=${sampling.height}`]),
@@ -180,7 +183,7 @@ function usage({ settings, pictures, kohya }: Card): string {
       ? ""
       : `### ComfyUI and A1111
 
-Put \`${kohya}\` into ComfyUI's \`models/loras\` and load it with "Load LoRA", or into A1111's \`models/Lora\` and write
+In ComfyUI, put \`${kohya}\` into \`models/loras\` and load it with "Load LoRA". In A1111, put it into \`models/Lora\` and write
 \`<lora:${kohya.replace(/\.safetensors$/, "")}:1>\` into the prompt. Sample with DDIM, ${sampling.steps} steps, CFG ${sampling.guidance_scale}.
 
 `;
@@ -224,21 +227,24 @@ alignprop generate --adapter . --model ${shell(model)} --prompt ${shell(prompt)}
 `;
 }
 
-/** What decides what was learnt, as in the run's `config.yaml`, but for lists of prompts that may be long. */
+/**
+ * The settings that determine the result, as in the run's `config.yaml`, but with the number of prompts instead of a
+ * list.
+ */
 function settingsOf(settings: RunRecord["settings"]) {
   const { seed, prompts, sampling, loss, trainable, lora, estimator, optimizer, ema, batch } = settings;
-  // The adapter's own file says where it started; where that lay on this machine, nobody needs to know.
+  // Only the file name of `start`: the card does not reveal paths of this machine.
   const { start, ...adapter } = lora;
-  const learnt =
+  const loraSettings =
     trainable === "unet" ? {} : { lora: { ...adapter, ...(start !== null && { start: basename(start) }) } };
   const { template, negative } = prompts;
   const [model, reward] = [modelName(settings), rewardTitle(settings.reward)];
-  const counted = { train: `${prompts.train.length} prompts`, eval: `${prompts.eval.length} prompts` };
-  const shown = { ...counted, template, negative };
-  const averaged = ema.decay === null ? {} : { ema };
+  const counts = { train: `${prompts.train.length} prompts`, eval: `${prompts.eval.length} prompts` };
+  const shown = { ...counts, template, negative };
+  const emaSettings = ema.decay === null ? {} : { ema };
   return {
-    ...{ model, seed, prompts: shown, sampling, reward, loss, trainable, ...learnt, estimator, optimizer },
-    ...{ ...averaged, batch },
+    ...{ model, seed, prompts: shown, sampling, reward, loss, trainable, ...loraSettings, estimator, optimizer },
+    ...{ ...emaSettings, batch },
   };
 }
 
@@ -246,10 +252,10 @@ const spread = ({ mean, std }: { mean: number; std: number }) => `${format(mean)
 
 const code = (text: string) => `\`${text.replaceAll("`", "'")}\``;
 
-/** Text that Markdown leaves as it is, on one line. */
+/** Escapes the special characters of Markdown and puts the text on one line. */
 function markdown(text: string): string {
   return text.replaceAll(/\s+/g, " ").replaceAll(/[\\`*_{}[\]<>()#+!|~&$-]/g, "\\$&");
 }
 
-/** One argument of a POSIX shell, on one line. */
+/** Quotes an argument for a POSIX shell and puts it on one line. */
 const shell = (text: string) => `'${text.replaceAll(/\s+/g, " ").replaceAll("'", "'\\''")}'`;

@@ -1,104 +1,58 @@
-/** An adapter to a repository on the Hugging Face hub: the weights in both formats, the model card and its pictures. */
-import { existsSync, openAsBlob } from "node:fs";
-import { readdir, stat } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+/** Pushes an adapter to a repository on the Hugging Face hub. */
+import { openAsBlob } from "node:fs";
 import { createBranch, createRepo, HubApiError, repoExists, uploadFiles } from "@huggingface/hub";
 import { InputError } from "../../errors/index.js";
-import { UNET_FILES } from "../../pipeline/index.js";
 import type { Hub } from "../../weights/hub/id.js";
-import { PEFT_FILE } from "../../weights/lora-files.js";
-import { adapterPath, cardFiles, isRun, runFiles } from "../record/index.js";
-import { writeModelCard } from "./model-card.js";
-
-export interface PushedFile {
-  /** In the repository, with slashes. */
-  readonly path: string;
-  readonly file: string;
-  readonly bytes: number;
-}
+import type { PushedFile } from "./adapter-files.js";
 
 export interface PushTarget {
   /** `owner/name`. */
   readonly repo: string;
-  /** The branch, which is made where it is not there. */
+  /** Branch, which is created if it does not exist. */
   readonly revision: string;
-  /** For a repository that has to be made first. */
+  /** Visibility of a repository that is created; an existing one stays as it is. */
   readonly private: boolean;
-  /** Such as https://huggingface.co. */
+  /** Address of the hub, such as https://huggingface.co. */
   readonly hubUrl: string;
   readonly token: string;
   readonly signal?: AbortSignal;
 }
 
-/** Where there is none, the hub would not know who is pushing. */
+/** @throws InputError `hub-denied` if HF_TOKEN is not set */
 export function requireToken({ token }: Hub): string {
   if (token !== undefined) return token;
   throw new InputError(
     "hub-denied",
-    "HF_TOKEN: is not set; to push, the hub must know who you are: make one that may write at https://huggingface.co/settings/tokens, and set HF_TOKEN to it",
+    "HF_TOKEN: is not set, but a push needs an access token. Create one with write access at " +
+      "https://huggingface.co/settings/tokens, and set HF_TOKEN to it.",
+    { variable: "HF_TOKEN" },
   );
 }
 
-/** `owner/name` as the hub allows it. */
+/**
+ * Checks an id `owner/name` by the rules of the hub.
+ *
+ * @throws InputError `hub-id-invalid`
+ */
 export function requireRepoId(repo: string): void {
   const name = /^[A-Za-z0-9](?:[\w.-]*\w)?$/;
   const parts = repo.split("/");
   if (parts.length === 2 && parts.every((part) => part.length <= 96 && name.test(part) && !/--|\.\./.test(part)))
     return;
   throw new InputError(
-    "hub-denied",
-    `${repo}: is no repository on the hub; expected OWNER/NAME of letters, digits, dots, dashes and underscores, such as me/vivid-animals`,
+    "hub-id-invalid",
+    `${repo}: is not the id of a repository on the hub; expected OWNER/NAME, such as me/vivid-animals, of letters, digits, ` +
+      "dots, dashes and underscores.",
+    { repo, expected: "OWNER/NAME" },
   );
 }
 
 /**
- * What would be sent of a run's folder, which stands for its best checkpoint as everywhere, or of a folder with an adapter. The training
- * state stays at home. A checkpoint in a run gets its model card where it has none yet.
+ * Commits the files, after it has created the repository and the branch if they do not exist. Returns their web address
+ * and the id of the commit.
+ *
+ * @throws InputError `hub-denied` or `hub-not-found`
  */
-export async function filesToPush(path: string): Promise<PushedFile[]> {
-  const folder = await adapterFolder(path);
-  const names = await readdir(folder);
-  const unet = Object.values(UNET_FILES).filter((inside) => existsSync(join(folder, inside)));
-  if (!names.includes(PEFT_FILE) && unet.length === 0) {
-    throw new InputError("hub-denied", `${path}: has no ${PEFT_FILE}; name a run's folder, or one of its checkpoints`);
-  }
-  const wanted = names.filter(
-    (name) => [PEFT_FILE, cardFiles.card].includes(name) || name.endsWith(".kohya.safetensors"),
-  );
-  const pictures = names.includes(cardFiles.images) ? await readdir(join(folder, cardFiles.images)) : [];
-  const paths = [
-    ...wanted.sort(),
-    ...unet,
-    ...pictures
-      .filter((name) => name.endsWith(".png"))
-      .sort()
-      .map((name) => `${cardFiles.images}/${name}`),
-  ];
-  return Promise.all(
-    paths.map(async (inside) => {
-      const file = join(folder, inside);
-      return { path: inside, file, bytes: (await stat(file)).size };
-    }),
-  );
-}
-
-async function adapterFolder(path: string): Promise<string> {
-  const info = await stat(path).catch(() => undefined);
-  if (!info?.isDirectory()) {
-    const found = info === undefined ? "there is no such folder" : "is not a folder";
-    throw new InputError("hub-denied", `${path}: ${found}; name a run's folder, or one of its checkpoints`);
-  }
-  const folder = resolve(await adapterPath(path));
-  const run = dirname(dirname(folder));
-  const step = /^step-(\d{6,})$/.exec(basename(folder))?.[1];
-  const belongs = basename(dirname(folder)) === runFiles.checkpoints && (await isRun(run));
-  if (step !== undefined && belongs && !(await readdir(folder)).includes(cardFiles.card)) {
-    await writeModelCard(run, Number(step));
-  }
-  return folder;
-}
-
-/** Makes the repository where there is none, and commits the files. Gives the commit's address. */
 export async function push(files: readonly PushedFile[], target: PushTarget): Promise<{ url: string; commit: string }> {
   const { repo: name, revision, hubUrl, token: accessToken, signal } = target;
   const repo = { type: "model", name } as const;
@@ -107,9 +61,9 @@ export async function push(files: readonly PushedFile[], target: PushTarget): Pr
   const hub = { repo, hubUrl, accessToken, fetch: request };
   try {
     if (!(await repoExists(hub))) {
-      await unlessThere(createRepo({ ...hub, visibility: target.private ? "private" : "public" }));
+      await unlessExists(createRepo({ ...hub, visibility: target.private ? "private" : "public" }));
     }
-    if (revision !== "main") await unlessThere(createBranch({ ...hub, branch: revision }));
+    if (revision !== "main") await unlessExists(createBranch({ ...hub, branch: revision }));
     const uploads = await Promise.all(files.map(async ({ path, file }) => ({ path, content: await openAsBlob(file) })));
     const pushed = await uploadFiles({
       ...hub,
@@ -120,41 +74,49 @@ export async function push(files: readonly PushedFile[], target: PushTarget): Pr
     const branch = revision === "main" ? "" : `/tree/${encodeURIComponent(revision)}`;
     return { url: `${hubUrl}/${name}${branch}`, commit: pushed?.commit.oid ?? "" };
   } catch (error) {
-    throw told(error, target);
+    throw explained(error, target);
   }
 }
 
-/** 409 is the hub's word for what exists already. */
-async function unlessThere(made: Promise<unknown>): Promise<void> {
+/** The hub answers 409 if the repository or branch already exists. */
+async function unlessExists(creation: Promise<unknown>): Promise<void> {
   try {
-    await made;
+    await creation;
   } catch (error) {
     if (!(error instanceof HubApiError && error.statusCode === 409)) throw error;
   }
 }
 
-/** The hub's refusals in words. What it is not to blame for stays what it is. */
-function told(error: unknown, { repo, hubUrl }: PushTarget): unknown {
+/** Turns errors of the hub into messages with a remedy. Returns other errors unchanged. */
+function explained(error: unknown, { repo, hubUrl }: PushTarget): unknown {
   if (error instanceof HubApiError) {
-    const answer = `${hubUrl} answered ${error.statusCode}`;
-    switch (error.statusCode) {
+    const { statusCode: status } = error;
+    const answer = `${hubUrl} answered ${status}`;
+    const facts = { repo, server: hubUrl, status };
+    switch (status) {
       case 401:
         return new InputError(
           "hub-denied",
-          `HF_TOKEN: the hub does not know this token (${answer}); is it complete and still valid?`,
+          `HF_TOKEN: the hub does not know this token (${answer}). Check that it is complete and still valid.`,
+          { variable: "HF_TOKEN", ...facts },
         );
       case 403:
         return new InputError(
           "hub-denied",
-          `${repo}: this token may not write there (${answer}); use a token with write access, or a repository of your own`,
+          `${repo}: this token may not write there (${answer}). Use a token with write access, or a repository of your own.`,
+          facts,
         );
       case 404:
-        return new InputError("hub-denied", `${repo}: is not there, or this token may not see it (${answer})`);
+        return new InputError(
+          "hub-not-found",
+          `${repo}: does not exist, or this token may not see it (${answer}). Check the name and the token.`,
+          facts,
+        );
       default:
         return new Error(`${repo}: the push failed: ${answer}: ${error.message}`, { cause: error });
     }
   }
-  // What fetch says of a host that cannot be reached; its cause says why.
+  // `fetch` reports an unreachable host as "fetch failed". The reason is in the cause.
   if (error instanceof TypeError && error.message === "fetch failed") {
     const { code, message } = (error.cause ?? {}) as { code?: string; message?: string };
     return new Error(`${hubUrl} cannot be reached (${code ?? message ?? "no reason given"}); the push is not done`, {

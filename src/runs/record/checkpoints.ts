@@ -1,4 +1,4 @@
-/** `checkpoints/step-000010/`: which are written, kept and used. */
+/** Checkpoints of a run, `checkpoints/step-000010/`: writes them, deletes old ones, and opens the weights in them. */
 
 import { mkdir, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
@@ -32,7 +32,7 @@ export async function writeCheckpoint(
   });
 }
 
-/** Keeps the last `keep_last` and, with `keep_best`, the best by the run's rule. */
+/** Keeps the last `keep_last` checkpoints and, with `keep_best`, the best one by the run's early-stop rule. */
 export async function dropOldCheckpoints(
   run: string,
   { checkpoint: { keep_last, keep_best }, early_stop: rule }: SettingsPart<"checkpoint" | "early_stop">,
@@ -47,7 +47,7 @@ export async function dropOldCheckpoints(
   }
 }
 
-/** The checkpoints that people take away from a run: the last and the best. */
+/** The checkpoints that get a model card at the end of a run: the best and the last. */
 export function finalSteps(
   steps: readonly number[],
   history: readonly EvaluationSummary[],
@@ -58,20 +58,27 @@ export function finalSteps(
 }
 
 /**
- * An adapter as people name it: a file, a checkpoint's folder, or a run's folder, which stands for its best checkpoint, or
- * for the last where none was evaluated.
+ * Resolves the path of a run's folder to its best checkpoint, or to its last one if none was evaluated. Returns any
+ * other path unchanged.
+ *
+ * @throws InputError `run-incomplete` if the run has no checkpoint
  */
 export async function adapterPath(path: string): Promise<string> {
   if (!(await isRun(path))) return path;
   const steps = await savedSteps(path);
   const { early_stop: rule } = await loadSettings({ recipe: resolve(path, runFiles.config) });
   const step = bestStep(steps, await readHistory(path, await readMetrics(path)), rule) ?? steps.at(-1);
-  if (step === undefined)
-    throw new InputError("output-unwritable", `${path}: this run has no checkpoint yet, so there is no adapter to use`);
+  if (step === undefined) {
+    throw new InputError(
+      "run-incomplete",
+      `${path}: this run has no checkpoint yet, so there is no adapter to use. Wait for its first checkpoint, or give another adapter.`,
+      { path },
+    );
+  }
   return checkpointFolder(path, step);
 }
 
-/** What a run made of its model: an adapter on it, or a U-Net in the place of its own. */
+/** The fine-tuned weights: an adapter, or a whole U-Net if the run trained with `trainable: unet`. */
 export type Tuned = { readonly adapter: LoraAdapter } | { readonly unet: WeightSource };
 
 export async function openTuned(path: string, warn?: (message: string) => void): Promise<Tuned> {
@@ -80,19 +87,24 @@ export async function openTuned(path: string, warn?: (message: string) => void):
   return { adapter: await readLora(found, { ...(warn && { warn }) }) };
 }
 
-/** Where only an adapter will do; `why` says for what. */
+/**
+ * Opens an adapter where a whole U-Net cannot be used. `why` gives the reason for the message: "mix blends adapters".
+ *
+ * @throws InputError `adapter-unsupported` if `path` holds a whole U-Net
+ */
 export async function openAdapter(path: string, why: string, warn?: (message: string) => void): Promise<LoraAdapter> {
   const tuned = await openTuned(path, warn);
   if ("adapter" in tuned) return tuned.adapter;
   throw new InputError(
-    "output-unwritable",
-    `${path}: holds a whole U-Net (trainable: unet), not an adapter, and ${why}`,
+    "adapter-unsupported",
+    `${path}: holds a whole U-Net (trainable: unet), not an adapter, but ${why}. Give a run that trained an adapter.`,
+    { path, found: "unet", expected: "adapter" },
   );
 }
 
-/** The settings that an adapter was trained with, where it lies in a run's folder. */
+/** Path of the config.yaml of the run that `path` belongs to; undefined if it is not in a run's folder. */
 export async function recipeOfAdapter(path: string): Promise<string | undefined> {
-  // A run's folder, a checkpoint in it, or a file of that.
+  // `path` may be a run's folder, a checkpoint in it, or a file in a checkpoint.
   const parent = dirname(resolve(path));
   const above = [parent, dirname(parent)].filter((folder) => basename(folder) === runFiles.checkpoints);
   for (const run of [path, ...above.map(dirname)]) if (await isRun(run)) return join(run, runFiles.config);

@@ -1,13 +1,13 @@
-/** `config.yaml`: a run's settings resolved in full. */
+/** `config.yaml`: the resolved settings of a run. */
 import { stringify } from "yaml";
 import type { Settings } from "../../config/index.js";
 
 export function configText(settings: Settings): string {
   const body = stringify(settings, { lineWidth: 0, aliasDuplicateObjects: false });
-  return `# The settings of this run, resolved in full. As a recipe, with another --out, it repeats the run.\n${body}`;
+  return `# The resolved settings of this run. To repeat the run, use this file as the recipe, with another --out.\n${body}`;
 }
 
-/** Every setting that is not a mapping, by its dotted path, as JSON. */
+/** Every setting that is not a mapping: dotted path → JSON. */
 export function leaves(settings: object, prefix = ""): Map<string, string> {
   const found = new Map<string, string>();
   for (const [key, value] of Object.entries(settings)) {

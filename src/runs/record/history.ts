@@ -1,4 +1,4 @@
-/** A run's evaluations as the rule of its early stop sees them, and what the rule says of them. */
+/** The evaluations of a run in the form that its early-stop rule takes, and the best checkpoint by that rule. */
 
 import { join } from "node:path";
 import type { EarlyStopSettings } from "../../config/index.js";
@@ -6,7 +6,7 @@ import { type EvaluationSummary, type StepMetrics, summaryOf, verdict } from "..
 import { runFiles, stepsIn } from "./layout.js";
 import { readEvaluation } from "./samples.js";
 
-/** Of each step from its row, of the model as it was from its pictures. */
+/** Reads the evaluation of the base model (step 0) from its samples, and the others from the rows of metrics.jsonl. */
 export async function readHistory(run: string, rows: readonly StepMetrics[]): Promise<EvaluationSummary[]> {
   const [first] = await stepsIn(join(run, runFiles.samples));
   const base = first === 0 ? [summaryOf(0, await readEvaluation(run, 0))] : [];
@@ -23,7 +23,7 @@ export async function readHistory(run: string, rows: readonly StepMetrics[]): Pr
   ];
 }
 
-/** Of the saved `steps`, the best by the run's rule. */
+/** The best of the saved `steps` by the run's early-stop rule. */
 export function bestStep(
   steps: readonly number[],
   history: readonly EvaluationSummary[],

@@ -1,4 +1,4 @@
-/** Which files a user means by pictures. */
+/** Finds the image files that a user names, and their prompts. */
 import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
@@ -9,16 +9,20 @@ import { runFiles } from "./layout.js";
 
 export interface ImageFile {
   readonly file: string;
-  /** From the index.json beside it. */
+  /** From the index.json in the same folder, if it has one. */
   readonly prompt?: string;
 }
 
-const PICTURE = /\.(png|jpe?g|webp|avif|gif|tiff?)$/i;
-const MOST_FILES = 100_000;
+const IMAGE = /\.(png|jpe?g|webp|avif|gif|tiff?)$/i;
+const MAX_FILES = 100_000;
 
 const index = z.array(z.looseObject({ file: z.string(), prompt: z.string() }));
 
-/** Files as they are, and of each folder the pictures that lie right in it, by name. */
+/**
+ * Takes files as they are, and from each folder the images directly in it, sorted by name.
+ *
+ * @throws InputError `file-not-found` if a path does not exist or a folder has no images, `usage` if there are too many
+ */
 export async function findImages(paths: readonly string[]): Promise<ImageFile[]> {
   const found: ImageFile[] = [];
   const indexes = new Map<string, Map<string, string>>();
@@ -27,13 +31,23 @@ export async function findImages(paths: readonly string[]): Promise<ImageFile[]>
       throw asInputError(error, path, "read");
     });
     const inFolder = info.isDirectory()
-      ? (await readdir(path)).filter((name) => PICTURE.test(name)).sort()
+      ? (await readdir(path)).filter((name) => IMAGE.test(name)).sort()
       : [basename(path)];
     const folder = info.isDirectory() ? path : dirname(path);
-    if (inFolder.length === 0)
-      throw new InputError("output-unwritable", `${path}: holds no pictures (png, jpg, webp, avif, gif, tiff)`);
-    if (found.length + inFolder.length > MOST_FILES)
-      throw new InputError("output-unwritable", `more than ${MOST_FILES} pictures`);
+    if (inFolder.length === 0) {
+      throw new InputError(
+        "file-not-found",
+        `${path}: the folder has no images (png, jpg, webp, avif, gif or tiff). Give image files, or a folder of them.`,
+        { path, expected: "images" },
+      );
+    }
+    if (found.length + inFolder.length > MAX_FILES) {
+      throw new InputError(
+        "usage",
+        `${path}: with this path there are more than ${MAX_FILES} images. Score them in several calls.`,
+        { path, found: found.length + inFolder.length, limit: MAX_FILES },
+      );
+    }
     const prompts = indexes.get(folder) ?? (await promptsIn(folder));
     indexes.set(folder, prompts);
     for (const name of inFolder) {

@@ -1,4 +1,4 @@
-/** Where things lie in a run's folder. */
+/** Names and paths of the files in a run's folder. */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 
@@ -13,7 +13,7 @@ export const runFiles = {
   trackers: "trackers.json",
 } as const;
 
-/** What a checkpoint's folder holds for the hub. */
+/** The model card in a checkpoint's folder, and the folder of the images that it shows. */
 export const cardFiles = { card: "README.md", images: "images" } as const;
 
 /** 10 → "step-000010". */
@@ -21,7 +21,7 @@ export function stepFolder(step: number): string {
   return `step-${String(step).padStart(6, "0")}`;
 }
 
-/** The steps that have a folder in `parent`, in order. Unfinished ones have another name and are not seen. */
+/** The steps that have a folder in `parent`, in order. Unfinished folders have other names and are ignored. */
 export async function stepsIn(parent: string): Promise<number[]> {
   const names = await readdir(parent).catch(() => []);
   const steps = names.flatMap((name) => /^step-(\d{6,})$/.exec(name)?.[1] ?? []);

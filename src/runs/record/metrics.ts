@@ -1,4 +1,4 @@
-/** `metrics.jsonl`: a JSON object a line, one line per step, only ever appended to while a run goes on. */
+/** `metrics.jsonl`: one JSON object per line, one line per training step. A run only appends to it. */
 import { appendFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomic } from "../../io/atomic.js";
@@ -12,7 +12,7 @@ export async function appendMetrics(run: string, metrics: StepMetrics): Promise<
   await appendFile(join(run, runFiles.metrics), `${JSON.stringify(metrics)}\n`);
 }
 
-/** Rows up to the first that is unreadable: a run that was killed may have left half a line. */
+/** Rows up to the first unreadable line, because a killed run may leave an incomplete last line. */
 export async function readMetrics(run: string): Promise<StepMetrics[]> {
   const rows: StepMetrics[] = [];
   for (const line of (await readText(join(run, runFiles.metrics), maxMetricsBytes)).split("\n")) {
@@ -23,7 +23,7 @@ export async function readMetrics(run: string): Promise<StepMetrics[]> {
   return rows;
 }
 
-/** Forgets what came after `step`, so that a resumed run writes those steps once. */
+/** Deletes the rows after `step`, so that a resumed run does not write them twice. Returns the others. */
 export async function truncateMetrics(run: string, step: number): Promise<StepMetrics[]> {
   const rows = (await readMetrics(run)).filter((row) => row.step <= step);
   await writeFileAtomic(join(run, runFiles.metrics), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));

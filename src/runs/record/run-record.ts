@@ -1,4 +1,4 @@
-/** A run's folder, read back for its report. */
+/** The record of a run, read from its folder for the report. */
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { loadSettings, type Settings } from "../../config/index.js";
@@ -13,14 +13,14 @@ export interface RunRecord {
   readonly path: string;
   readonly settings: Settings;
   readonly metrics: readonly StepMetrics[];
-  /** In order of steps; the first is the model as it was. */
+  /** In the order of their steps. The first one is of the base model. */
   readonly evaluations: readonly EvaluationRecord[];
-  /** Some of the evaluations with their pictures: the first, the last, and a few between. */
+  /** Some of the evaluations with their images: the first, the last, and a few in between. */
   readonly shown: readonly ShownEvaluation[];
   readonly checkpoints: readonly number[];
-  /** Of the checkpoints the best by the run's rule. */
+  /** Step of the best checkpoint by the run's early-stop rule. */
   readonly best: number | undefined;
-  /** Why the rule ended the run. */
+  /** Why early stopping ended the run; undefined if it did not. */
   readonly stopped: StopReason | undefined;
 }
 
@@ -29,15 +29,15 @@ export interface ShownEvaluation {
   readonly samples: readonly (Omit<SampleEntry, "file"> & { readonly png: string })[];
 }
 
-/** A report stays a file that opens at once and can be sent, however long the run and however many its prompts. */
-const most = { pictures: 24, evaluations: 8 };
+/** Limits the size of the report for long runs and many prompts. */
+const MAX_SHOWN = { images: 24, evaluations: 8 };
 
 export async function readRun(path: string): Promise<RunRecord> {
   const evaluations = await readEvaluations(path);
   const shown: ShownEvaluation[] = [];
-  for (const { step } of evenly(evaluations, most.evaluations)) {
+  for (const { step } of evenly(evaluations, MAX_SHOWN.evaluations)) {
     const samples = [];
-    for (const { file, ...entry } of (await readSamples(path, step)).slice(0, most.pictures)) {
+    for (const { file, ...entry } of (await readSamples(path, step)).slice(0, MAX_SHOWN.images)) {
       const png = await readFile(join(samplesFolder(path, step), basename(file)), "base64");
       samples.push({ ...entry, png });
     }
@@ -59,7 +59,7 @@ export async function readRun(path: string): Promise<RunRecord> {
   };
 }
 
-/** At most `count` of the items, the first and the last among them. */
+/** At most `count` of the items, evenly spaced, with the first and the last. */
 export function evenly<T>(items: readonly T[], count: number): T[] {
   if (items.length <= count) return [...items];
   return Array.from({ length: count }, (_, i) => items[Math.round((i * (items.length - 1)) / (count - 1))] as T);

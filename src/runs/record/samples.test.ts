@@ -9,11 +9,11 @@ test.each([
   ["ein Häschen 猫", 1000, "1000_ein-Häschen-猫.png"],
   ["☃ …", 3, "003.png"],
   ["", 4, "004.png"],
-])("the picture of %j, number %i, is called %s", (prompt, index, name) => {
+])("the image of %j, number %i, is named %s", (prompt, index, name) => {
   expect(imageFileName(prompt, index)).toBe(name);
 });
 
-test("a long prompt's name fits every file system", () => {
+test("the file name of a long prompt fits every file system", () => {
   expect(Buffer.byteLength(imageFileName("𝒜".repeat(4096), 123456))).toBeLessThanOrEqual(255);
   expect(imageFileName(`${"a ".repeat(28)}b`, 0)).toBe(`000_${"a-".repeat(27)}a.png`);
 });

@@ -1,4 +1,7 @@
-/** Pictures on disk, with `index.json` that says what each one is: `samples/step-000010/000.png` … of a run's evaluation. */
+/**
+ * Sample images on disk, described by an `index.json` beside them. An evaluation of a run writes
+ * `samples/step-000010/000.png` ….
+ */
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,9 +18,9 @@ const sampleEntry = z.object({
   prompt: z.string(),
   seed: z.number(),
   reward: z.number(),
-  /** What a held-out reward makes of it. */
+  /** Held-out reward of the image. */
   held_out: z.number().optional(),
-  /** How far it is from the other pictures of its prompt. */
+  /** Mean cosine distance of the image's CLIP embedding from those of the other images of its prompt. */
   diversity: z.number().optional(),
 });
 export type SampleEntry = z.output<typeof sampleEntry>;
@@ -29,7 +32,10 @@ export async function writeSamples(run: string, step: number, result: Evaluation
   );
 }
 
-/** In a folder that a person named: `000_a-cat.png` …, `index.json`, and `evaluation.json` with `summary`. Gives the pictures' names. */
+/**
+ * Writes an evaluation into a folder of the user: images named like `000_a-cat.png`, `index.json`, and
+ * `evaluation.json` with `summary`. Returns the names of the images.
+ */
 export async function writeEvaluation(path: string, result: EvaluationResult, summary: object): Promise<string[]> {
   const names = result.prompts.map(imageFileName);
   await fillFolder(path, async (folder) => {
@@ -53,7 +59,7 @@ function entriesOf(
   }));
 }
 
-/** Each picture under the name of its entry, and the entries as `index.json`. */
+/** Writes each image under the file name of its entry, and the entries as `index.json`. */
 export async function writeImages(
   folder: string,
   images: readonly RgbImage[],
@@ -65,13 +71,13 @@ export async function writeImages(
   await writeFile(join(folder, runFiles.sampleIndex), `${JSON.stringify(entries, null, 2)}\n`);
 }
 
-/** With four bytes each and the rest of the name, well below the 255 bytes of file systems. */
-const LONGEST_WORDS = 56;
+/** In characters. At four bytes each, the whole file name stays below the 255 bytes that file systems allow. */
+const MAX_PROMPT_LENGTH = 56;
 
-/** `000_a-cat.png`: a picture's number and its prompt's letters and digits, whatever else the prompt holds. */
+/** `000_a-cat.png`: the index of an image, and the letters and digits of its prompt. */
 export function imageFileName(prompt: string, index: number): string {
   const words = prompt.normalize("NFC").replaceAll(/[^\p{L}\p{M}\p{N}]+/gu, "-");
-  const short = [...words].slice(0, LONGEST_WORDS).join("").replaceAll(/^-|-$/g, "");
+  const short = [...words].slice(0, MAX_PROMPT_LENGTH).join("").replaceAll(/^-|-$/g, "");
   return `${numbered(index)}${short === "" ? "" : `_${short}`}.png`;
 }
 
@@ -79,14 +85,14 @@ export async function readSamples(run: string, step: number): Promise<SampleEntr
   return readJson(join(samplesFolder(run, step), runFiles.sampleIndex), z.array(sampleEntry), 1 << 26);
 }
 
-/** An evaluation but for its pictures. */
+/** An evaluation without its images. */
 export interface EvaluationRecord extends RewardSummary {
   readonly step: number;
   readonly heldOut?: RewardSummary | undefined;
   readonly diversity?: Diversity | undefined;
 }
 
-/** Of every evaluation in a run's folder, in the order of its steps. */
+/** All evaluations in a run's folder, in the order of their steps. */
 export async function readEvaluations(run: string): Promise<EvaluationRecord[]> {
   const records: EvaluationRecord[] = [];
   for (const step of await stepsIn(join(run, runFiles.samples))) records.push(await readEvaluation(run, step));
@@ -95,7 +101,7 @@ export async function readEvaluations(run: string): Promise<EvaluationRecord[]> 
 
 export async function readEvaluation(run: string, step: number): Promise<EvaluationRecord> {
   const samples = await readSamples(run, step);
-  // What was measured, was measured of each picture.
+  // A measure is present for all samples of an evaluation or for none.
   const each = (key: "reward" | "held_out" | "diversity") => samples.flatMap((sample) => sample[key] ?? []);
   const [rewards, heldOut, distances] = [each("reward"), each("held_out"), each("diversity")];
   return {

@@ -1,24 +1,24 @@
-/** Line charts as inline SVG; colours come from the page's style sheet, so they follow its dark mode. */
+/** Line charts as inline SVG. Colors come from the style sheet of the page, so they follow its dark mode. */
 import { format } from "./format.js";
 import { type Html, html } from "./html.js";
 
 export interface Point {
   readonly x: number;
   readonly y: number;
-  /** Half the height of the band around the line. */
+  /** Half the height of the band around the line, in units of y. */
   readonly spread?: number;
 }
 
 export interface Series {
   readonly label: string;
-  /** CSS class: its colour. */
+  /** CSS class, which sets the color. */
   readonly className: "train" | "eval" | "held" | "diverse";
   readonly points: readonly Point[];
-  /** Mark every point, for series of few. */
+  /** Mark every point; for series with few points. */
   readonly dots?: boolean;
 }
 
-/** A step to point out, with a line from top to bottom. */
+/** A vertical line with a label at one step. */
 export interface Mark {
   readonly x: number;
   readonly label: string;
@@ -27,17 +27,20 @@ export interface Mark {
 export interface ChartOptions {
   readonly title: string;
   readonly series: readonly Series[];
-  /** About as many pixels as it gets on a page, so that its text has the page's size. */
+  /**
+   * Width in the units of the SVG. If it is near the width in CSS pixels on the page, the text has the size of the
+   * page's text.
+   */
   readonly width?: number;
   readonly height?: number;
-  /** First and last step, where charts below each other are to be in line; else as the points span. */
+  /** First and last step of the axis, so that several charts can share one. Default: the range of the points. */
   readonly x?: readonly [number, number];
   readonly marks?: readonly Mark[];
 }
 
 const margin = { left: 52, right: 14, top: 12, bottom: 28 };
 
-/** What the horizontal axis counts is always steps. */
+/** The horizontal axis shows training steps. Returns empty HTML if there are no points. */
 export function lineChart({ title, series, width = 440, height = 220, x, marks = [] }: ChartOptions): Html {
   const points = series.flatMap((s) => s.points);
   if (points.length === 0) return html``;
@@ -71,14 +74,14 @@ function band(className: string, points: readonly Point[], px: (x: number) => nu
   return html`<polygon class="band ${className}" points="${[...upper, ...lower].join(" ")}"/>`;
 }
 
-/** Round numbers (1, 2 or 5 times a power of ten apart) that span `low` to `high`. */
+/** About `about` round numbers that span `low` to `high`. Their distance is 1, 2 or 5 times a power of ten. */
 export function ticks(low: number, high: number, about: number): number[] {
   const rough = (high - low || Math.abs(high) || 1) / about;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const apart = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
+  const distance = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
   const found: number[] = [];
-  for (let i = Math.floor(low / apart); i <= Math.ceil(high / apart); i++)
-    found.push(Number((i * apart).toPrecision(12)));
+  for (let i = Math.floor(low / distance); i <= Math.ceil(high / distance); i++)
+    found.push(Number((i * distance).toPrecision(12)));
   return found;
 }
 

@@ -1,6 +1,6 @@
-/** Numbers for people. */
+/** Formats numbers for messages and reports. */
 
-/** Three significant digits, no exponent where one can do without. */
+/** Three significant digits. Uses an exponent only below 0.001 and from a million on. */
 export function format(value: number): string {
   if (!Number.isFinite(value)) return String(value);
   const magnitude = Math.abs(value);
@@ -9,7 +9,7 @@ export function format(value: number): string {
   return magnitude >= 100 ? value.toFixed(0) : value.toPrecision(3);
 }
 
-/** Seconds as `7.3 s`, `2 min 5 s` or `3 h 10 min`. */
+/** A number of seconds as `7.3 s`, `2 min 5 s` or `3 h 10 min`. */
 export function duration(seconds: number): string {
   if (seconds < 60) return `${seconds.toPrecision(2)} s`;
   const whole = Math.round(seconds);

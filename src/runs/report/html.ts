@@ -1,4 +1,4 @@
-/** HTML with every inserted value escaped, unless it is HTML made here. */
+/** HTML text. The `html` template tag creates it and escapes all inserted values that are not `Html` themselves. */
 export class Html {
   constructor(readonly text: string) {}
   toString(): string {

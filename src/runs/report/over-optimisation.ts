@@ -1,12 +1,12 @@
 /**
- * Whether and where a run began to over-optimise: to raise its reward at the expense of what it was not trained on. Two signs,
- * either of which is enough:
+ * Detects whether a run over-optimised its reward, and when that began: the reward rises, but other measures of quality
+ * fall. One of two signs is enough:
  *
- *     held-out reward   past its peak by more than its noise, while the reward it learns from is above what it was there
+ *     held-out reward   below its peak by more than its noise, while the reward is above its value at that peak
  *     diversity         below a share of the base model's
  *
- * An evaluation draws the same pictures each time, so the noise of a difference is that of its pictures' own differences: two
- * standard errors of their mean.
+ * All evaluations use the same prompts and seeds, so the change of the held-out reward is measured per image. Its noise
+ * is two standard errors of the mean of these changes.
  */
 
 import type { SettingsPart } from "../../config/index.js";
@@ -14,33 +14,37 @@ import type { EvaluationRecord } from "../record/index.js";
 import { format } from "./format.js";
 import { monitorTitle, percent } from "./monitor-text.js";
 
-/** Of the base model's diversity, where no rule names another share. */
-const LEAST_DIVERSITY = 0.5;
+/** Share of the base model's diversity, if `early_stop.min_diversity` gives no other. */
+const MIN_DIVERSITY = 0.5;
 
-type Watched = SettingsPart<"reward" | "evaluation" | "early_stop">;
+type Monitored = SettingsPart<"reward" | "evaluation" | "early_stop">;
 
-export interface Judgement {
-  /** The last evaluation before it began; undefined where there is no sign of it. */
+export interface OverOptimisation {
+  /** Step of the last evaluation before it began; undefined if there is no sign of it. */
   readonly step: number | undefined;
-  /** In a sentence. */
+  /** The result as a sentence. */
   readonly text: string;
 }
 
-export function overOptimisation(evaluations: readonly EvaluationRecord[], settings: Watched): Judgement {
-  const none = (text: string): Judgement => ({ step: undefined, text });
+export function overOptimisation(evaluations: readonly EvaluationRecord[], settings: Monitored): OverOptimisation {
+  const none = (text: string): OverOptimisation => ({ step: undefined, text });
   const [base, last] = [evaluations[0], evaluations.at(-1)];
   const { held_out, diversity } = settings.evaluation;
   if (held_out === null && diversity === null) {
     return none(
-      "Whether it over-optimised cannot be told from the reward alone: evaluation.held_out and evaluation.diversity watch it.",
+      "The reward alone cannot show over-optimisation. Set evaluation.held_out or evaluation.diversity to detect it.",
     );
   }
-  if (base === undefined || last === undefined || last.step === base.step) return none("Nothing to compare yet.");
-  const signs = [pastPeak(evaluations, settings), tooAlike(evaluations, settings)].filter((sign) => sign !== undefined);
-  if (signs.length === 0) return none(`No sign of over-optimisation: ${standing(evaluations, settings).join("; ")}.`);
+  if (base === undefined || last === undefined || last.step === base.step)
+    return none("There is no second evaluation to compare with yet.");
+  const signs = [pastPeak(evaluations, settings), lowDiversity(evaluations, settings)].filter(
+    (sign) => sign !== undefined,
+  );
+  if (signs.length === 0)
+    return none(`No sign of over-optimisation: ${finalValues(evaluations, settings).join("; ")}.`);
   const step = Math.min(...signs.map((sign) => sign.step));
-  const where = step === base.step ? "from its first updates on" : `after step ${step}`;
-  return { step, text: `The run began to over-optimise ${where}: ${signs.map(({ text }) => text).join("; ")}.` };
+  const onset = step === base.step ? "in its first steps" : `after step ${step}`;
+  return { step, text: `The run began to over-optimise ${onset}: ${signs.map(({ text }) => text).join("; ")}.` };
 }
 
 interface Sign {
@@ -48,8 +52,8 @@ interface Sign {
   readonly text: string;
 }
 
-/** Where what is watched stands at the end. */
-function standing(evaluations: readonly EvaluationRecord[], settings: Watched): string[] {
+/** Sentences about the held-out reward and the diversity of the last evaluation. */
+function finalValues(evaluations: readonly EvaluationRecord[], settings: Monitored): string[] {
   const [base, last, peak] = [evaluations[0], evaluations.at(-1), peakOf(evaluations)];
   const found: string[] = [];
   if (last?.heldOut && peak?.heldOut) {
@@ -59,23 +63,22 @@ function standing(evaluations: readonly EvaluationRecord[], settings: Watched): 
       `${format(peak.heldOut.mean)} at step ${peak.step}`,
     ];
     if (peak.step === last.step) found.push(`${title} was highest at the end, ${now}`);
-    else if (!fellSince(peak, last))
-      found.push(`${title}, ${now} at the end, is within its noise of its highest, ${highest}`);
+    else if (!fellSince(peak, last)) found.push(`${title} ended at ${now}, within its noise of its peak, ${highest}`);
     else {
-      const remedy = "the run came apart, and a lower learning rate may help";
       found.push(
-        `${title}, ${now} at the end, is past its highest, ${highest}, but so is the reward itself: ${remedy}`,
+        `${title} fell to ${now} from its peak, ${highest}, but ${monitorTitle("reward", settings)} did not rise either: ` +
+          "training was unstable, and a lower learning rate may help",
       );
     }
   }
   if (base?.diversity && last?.diversity) {
     const share = percent(last.diversity.mean / base.diversity.mean);
-    found.push(`the diversity of the pictures is ${share} of the base model's`);
+    found.push(`the diversity of the images is ${share} of the base model's`);
   }
   return found;
 }
 
-function pastPeak(evaluations: readonly EvaluationRecord[], settings: Watched): Sign | undefined {
+function pastPeak(evaluations: readonly EvaluationRecord[], settings: Monitored): Sign | undefined {
   const peak = peakOf(evaluations);
   if (!peak?.heldOut) return undefined;
   const after = evaluations.filter((each) => each.step > peak.step && each.mean > peak.mean && fellSince(peak, each));
@@ -84,32 +87,32 @@ function pastPeak(evaluations: readonly EvaluationRecord[], settings: Watched): 
   return {
     step: peak.step,
     text:
-      `${monitorTitle("held-out", settings)} was highest ${peak === evaluations[0] ? "before it" : "there"}, ${format(peak.heldOut.mean)}, and fell to ` +
-      `${format(last.heldOut.mean)} by step ${last.step} (by more than its noise from step ${first.step} on), while the reward ` +
-      `went from ${format(peak.mean)} to ${format(last.mean)}`,
+      `${monitorTitle("held-out", settings)} was highest ${peak === evaluations[0] ? "before training" : "there"}, ${format(peak.heldOut.mean)}, and fell to ` +
+      `${format(last.heldOut.mean)} by step ${last.step} (by more than its noise from step ${first.step} on), while ` +
+      `${monitorTitle("reward", settings)} rose from ${format(peak.mean)} to ${format(last.mean)}`,
   };
 }
 
-function tooAlike(evaluations: readonly EvaluationRecord[], { early_stop: rule }: Watched): Sign | undefined {
+function lowDiversity(evaluations: readonly EvaluationRecord[], { early_stop: rule }: Monitored): Sign | undefined {
   const base = evaluations[0]?.diversity;
   if (!base) return undefined;
-  const share = rule?.min_diversity ?? LEAST_DIVERSITY;
+  const share = rule?.min_diversity ?? MIN_DIVERSITY;
   const first = evaluations.find(({ diversity }) => diversity !== undefined && diversity.mean < share * base.mean);
   if (!first?.diversity) return undefined;
   const now = percent(first.diversity.mean / base.mean);
   return {
     step: first.step,
-    text: `at step ${first.step} the pictures of a prompt were alike, with a diversity of ${format(first.diversity.mean)}, ${now} of the base model's ${format(base.mean)}`,
+    text: `at step ${first.step} the images of a prompt had become alike, with a diversity of ${format(first.diversity.mean)}, ${now} of the base model's ${format(base.mean)}`,
   };
 }
 
-/** The first of the highest. */
+/** The evaluation with the highest held-out reward; the first one if several share it. */
 function peakOf(evaluations: readonly EvaluationRecord[]): EvaluationRecord | undefined {
   const highest = Math.max(...evaluations.map(({ heldOut }) => heldOut?.mean ?? Number.NEGATIVE_INFINITY));
   return evaluations.find(({ heldOut }) => heldOut?.mean === highest);
 }
 
-/** Whether the held-out reward of the same pictures is lower by more than two standard errors. */
+/** True if the held-out reward of the same images fell by more than two standard errors. */
 export function fellSince({ heldOut: before }: EvaluationRecord, { heldOut: after }: EvaluationRecord): boolean {
   if (!before || before.rewards.length !== after?.rewards.length || before.rewards.length < 2) return false;
   const changes = after.rewards.map((value, i) => value - (before.rewards[i] as number));

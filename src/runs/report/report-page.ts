@@ -1,6 +1,6 @@
 import { Html, html } from "./html.js";
 
-/** The page around a report: no file beside it, no script, nothing fetched. */
+/** The HTML page around a report. It has no scripts and loads no other file. */
 export function reportPage(title: string, body: Html): string {
   return html`<!doctype html>
 <html lang="en">

@@ -54,31 +54,31 @@ async function report(): Promise<string> {
 describe("the report", async () => {
   const page = await report();
 
-  test("says in a sentence what the run did", () => {
+  test("summarizes the run in a sentence", () => {
     expect(page).toContain(
       "In 2 steps the aesthetic reward on held-out prompts rose from 2.00 to 5.00, +3.7 standard deviations of the base model.",
     );
   });
 
-  test("escapes what people wrote", () => {
+  test("escapes the text of users", () => {
     expect(page).not.toContain("<script>alert");
     expect(page).toContain("&#60;script&#62;alert(&#34;x&#34;)&#60;/script&#62; &#38; co");
   });
 
-  test("needs no other file and fetches nothing", () => {
+  test("loads no other file", () => {
     for (const [, source] of page.matchAll(/(?:src|href)="([^"]*)"/g))
       expect(source).toMatch(/^data:image\/png;base64,/);
     expect(page).not.toMatch(/url\(|@import|<link|https?:/);
   });
 
-  test("shows before and after of every prompt and seed, and what lies between", () => {
+  test("shows every prompt and seed before, during and after training", () => {
     expect(page.match(/<article>/g)?.length).toBe(2); // two prompts, one of them with two seeds
     expect(page.match(/<div class="ends">/g)?.length).toBe(3);
     expect(page).toContain("seed 1, after");
     expect(page).toContain("seed 1, step 1");
   });
 
-  test("tells how to use the adapter", () => {
+  test("shows how to use the adapter", () => {
     const adapter = join(scratch, "run/checkpoints/step-000002");
     expect(page).toContain(`alignprop generate --prompt snail --adapter ${adapter}`);
     expect(page).toContain(`pipe.load_lora_weights(&#34;${adapter}&#34;)`);
@@ -89,15 +89,15 @@ describe("the report", async () => {
     expect(page).toContain("<th>optimizer.learning_rate</th><td>0.001</td>");
     expect(page).toContain("<th>threads</th><td>automatic</td>");
     expect(page).toContain("<th>evaluation.held_out</th><td>none</td>");
-    expect(page).toContain("and 33 more"); // 45 animals, 12 of them named
+    expect(page).toContain("and 33 more"); // 45 animals, of which 12 are listed
   });
 });
 
-describe("the report of a run that was watched", async () => {
+describe("the report of a run with monitored rewards", async () => {
   const evaluation = { seeds_per_prompt: 2, held_out: "clip", diversity: "models/rewards/clip" } as const;
   const settings = await settingsFrom(
-    { out: join(scratch, "watched"), prompts: { eval: ["snail"] }, evaluation, early_stop: { patience: 1 } },
-    "watched",
+    { out: join(scratch, "monitored"), prompts: { eval: ["snail"] }, evaluation, early_stop: { patience: 1 } },
+    "monitored",
   );
   const run = await RunFolder.plan(settings);
   await run.observe({ kind: "started", plan: {} as Plan, step: 0 });
@@ -125,16 +125,16 @@ describe("the report of a run that was watched", async () => {
   }
   const page = await readFile(run.report, "utf8");
 
-  test("says why it ended, and whether and where it began to over-optimise", () => {
+  test("says why it stopped, and when it began to over-optimise", () => {
     expect(page).toContain(
-      "The run stopped early, after step 2 of 14: the held-out clip reward has not risen above its 0.710 of step 1 in 1 evaluation. " +
+      "The run stopped early, after step 2 of 14: the held-out clip reward has not risen above the 0.710 of step 1 in 1 evaluation. " +
         "The best checkpoint is step 1. The run began to over-optimise after step 1: the held-out clip reward was highest there, " +
         "0.710, and fell to 0.610 by step 2",
     );
     expect(page).toContain("with a diversity of 0.100, 25 % of the base model&#39;s 0.400.");
   });
 
-  test("draws reward, held-out reward and diversity below each other on one axis of steps", () => {
+  test("draws reward, held-out reward and diversity on the same axis of steps", () => {
     const charts = ["Reward over steps", "Held-out reward: clip over steps", "Diversity over steps"].map(
       (title) => new RegExp(`aria-label="${title}">[^]*?</svg>`).exec(page)?.[0] ?? "",
     );
@@ -145,8 +145,8 @@ describe("the report of a run that was watched", async () => {
     expect(charts[2]?.match(/<circle class="diverse"/g)?.length).toBe(3);
   });
 
-  test("tells how to use the best checkpoint", () => {
-    expect(page).toContain(`--adapter ${join(scratch, "watched/checkpoints/step-000001")}`);
+  test("shows how to use the best checkpoint", () => {
+    expect(page).toContain(`--adapter ${join(scratch, "monitored/checkpoints/step-000001")}`);
   });
 });
 
@@ -156,7 +156,7 @@ test("html escapes values and keeps html", () => {
   );
 });
 
-test("a chart of one point, of equal values or of none is still a chart", () => {
+test("a chart can have one point, equal values, or no points", () => {
   const points = (ys: number[]) =>
     lineChart({ title: "t", series: [{ label: "l", className: "train", points: ys.map((y, x) => ({ x, y })) }] });
   expect(points([]).text).toBe("");
@@ -181,7 +181,7 @@ test("numbers are short", () => {
   expect([0.034, 7.3, 125, 11_400].map(duration)).toEqual(["0.034 s", "7.3 s", "2 min 5 s", "3 h 10 min"]);
 });
 
-test("thinning a list keeps its ends", () => {
+test("thinning a list keeps its first and last items", () => {
   expect(evenly([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)).toEqual([0, 4, 8]);
   expect(evenly([1, 2], 3)).toEqual([1, 2]);
 });

@@ -1,4 +1,4 @@
-/** `report.html`: what a run did, in one file with its pictures and charts inside, made from the run's folder alone. */
+/** `report.html`: one self-contained page with the images, charts and settings of a run, made from the run's folder. */
 
 import { join } from "node:path";
 import type { SettingsPart } from "../../config/index.js";
@@ -23,8 +23,8 @@ import { ruleText, stopText } from "./monitor-text.js";
 import { overOptimisation } from "./over-optimisation.js";
 import { reportPage } from "./report-page.js";
 
-/** More than a screen's width of steps would only make the file larger. */
-const mostPoints = 600;
+/** More points than a screen has pixels would only make the file larger. */
+const MAX_POINTS = 600;
 
 export async function writeReport(path: string): Promise<void> {
   await writeFileAtomic(join(path, runFiles.report), renderReport(await readRun(path)));
@@ -32,9 +32,9 @@ export async function writeReport(path: string): Promise<void> {
 
 function renderReport(run: RunRecord): string {
   const { settings } = run;
-  const metrics = evenly(run.metrics, mostPoints);
-  const judged = overOptimisation(run.evaluations, settings);
-  const [x, marks] = [axisOf(run), marksOf(run, judged.step)];
+  const metrics = evenly(run.metrics, MAX_POINTS);
+  const overOptimised = overOptimisation(run.evaluations, settings);
+  const [x, marks] = [axisOf(run), marksOf(run, overOptimised.step)];
   const title = `${settings.name}: ${rewardTitle(settings.reward)} reward`;
   return reportPage(
     title,
@@ -43,10 +43,10 @@ function renderReport(run: RunRecord): string {
 <h1>${headline(run)}</h1>
 <dl class="tiles">${tiles(run)}</dl>
 </header>
-${pictures(run)}
+${images(run)}
 <section>
 <h2>Reward</h2>
-<p class="verdict">${ending(run)}${judged.text}</p>
+<p class="verdict">${ending(run)}${overOptimised.text}</p>
 ${lineChart({
   title: "Reward over steps",
   width: 920,
@@ -67,9 +67,9 @@ ${lineChart({
     },
   ],
 })}
-<p class="legend"><span class="key train"></span>training prompts <span class="key eval"></span>${evaluationKind(settings)} prompts, on the
-same noise each time. Bands: one standard deviation. Across: steps.</p>
-${watched(run, x, marks)}
+<p class="legend"><span class="key train"></span>training prompts <span class="key eval"></span>${evaluationKind(settings)} prompts, with
+the same noise each time. Bands: one standard deviation. Horizontal axis: training steps.</p>
+${monitored(run, x, marks)}
 </section>
 ${parts(run)}
 <section class="pair">
@@ -84,8 +84,8 @@ ${usage(run)}
   );
 }
 
-/** Below the reward, on the same axis and each on its own scale, what nobody trained. */
-function watched({ settings, evaluations }: RunRecord, x: readonly [number, number], marks: readonly Mark[]): Html {
+/** Charts of the held-out reward and the diversity, with the same horizontal axis as the chart of the reward. */
+function monitored({ settings, evaluations }: RunRecord, x: readonly [number, number], marks: readonly Mark[]): Html {
   const chart = (title: string, className: Series["className"], legend: string, points: readonly Point[]) =>
     points.length === 0
       ? html``
@@ -100,45 +100,49 @@ ${lineChart({ title: `${title} over steps`, width: 920, height: 190, x, marks, s
   return html`${chart(
     `Held-out reward${held === null ? "" : `: ${rewardTitle(held)}`}`,
     "held",
-    "what a reward that nothing learns from makes of the same pictures. Band: one standard error.",
+    "a reward that is not trained on, for the same images. Band: one standard error.",
     heldOut,
   )}
-${chart("Diversity", "diverse", "mean cosine distance between the CLIP embeddings of a prompt's pictures; 0 where all seeds give the same picture.", diversity)}`;
+${chart("Diversity", "diverse", "mean cosine distance between the CLIP embeddings of a prompt's images; 0 if all seeds give the same image.", diversity)}`;
 }
 
 const standardError = ({ std, rewards }: RewardSummary) => std / Math.sqrt(Math.max(1, rewards.length));
 
-/** The steps that all charts of the reward span. */
+/** First and last step of the reward charts. */
 function axisOf({ metrics, evaluations }: RunRecord): readonly [number, number] {
   const steps = [...metrics, ...evaluations].map(({ step }) => step);
   return [Math.min(...steps), Math.max(...steps)];
 }
 
-/** The best checkpoint, and where the run began to over-optimise (but for its very start, where there is no room). */
+/**
+ * The best checkpoint, and the onset of over-optimisation unless it is at the first evaluation, where its label has no
+ * room.
+ */
 function marksOf({ best, evaluations }: RunRecord, onset: number | undefined): Mark[] {
   if (evaluations.length < 3) return [];
-  const apart = onset !== undefined && onset !== best && onset !== evaluations[0]?.step;
+  const showsOnset = onset !== undefined && onset !== best && onset !== evaluations[0]?.step;
   return [
     ...(best === undefined ? [] : [{ x: best, label: "best" }]),
-    ...(apart ? [{ x: onset, label: "over-optimises" }] : []),
+    ...(showsOnset ? [{ x: onset, label: "over-optimises" }] : []),
   ];
 }
 
-/** How the run came to its end, where its rule did that. */
+/** Why the run stopped early, or the early-stop rule if it did not. Empty for a run without a rule. */
 function ending({ settings, stopped, best, metrics }: RunRecord): string {
-  if (settings.early_stop === null) return "";
+  const { early_stop: rule } = settings;
+  if (rule === null) return "";
   const step = metrics.at(-1)?.step;
-  const kept = best === undefined || best === step ? "" : ` The best checkpoint is step ${best}.`;
+  const bestText = best === undefined || best === step ? "" : ` The best checkpoint is step ${best}.`;
   return stopped
-    ? `The run stopped early, after step ${step} of ${settings.train.steps}: ${stopText(stopped, settings)}.${kept} `
-    : `${ruleText(settings)}${kept} `;
+    ? `The run stopped early, after step ${step} of ${settings.train.steps}: ${stopText(stopped, settings)}.${bestText} `
+    : `${ruleText(rule, settings)}${bestText} `;
 }
 
-/** Of a combination a chart for each part, as it is before scale and weight. */
+/** A chart for each part of a combined reward, before scale and weight are applied. */
 function parts({ metrics }: RunRecord): Html {
   const labels = [...new Set(metrics.flatMap(({ rewards = {} }) => Object.keys(rewards)))];
   if (labels.length === 0) return html``;
-  const rows = evenly(metrics, mostPoints);
+  const rows = evenly(metrics, MAX_POINTS);
   const points = (values: (row: StepMetrics) => number | undefined) =>
     rows.flatMap((row) => {
       const y = values(row);
@@ -182,14 +186,17 @@ function tiles({ metrics, evaluations }: RunRecord): Html[] {
   if (after !== undefined && after !== before)
     found.push(["reward after", `${format(after.mean)} ± ${format(after.std)}`]);
   found.push(["steps", String(metrics.at(-1)?.step ?? 0)]);
-  found.push(["training pictures", String(metrics.at(-1)?.samples ?? 0)]);
-  found.push(["training time", `${duration(seconds)}, ${duration(seconds / Math.max(1, metrics.length))} a step`]);
+  found.push(["training images", String(metrics.at(-1)?.samples ?? 0)]);
+  found.push(["training time", `${duration(seconds)}, ${duration(seconds / Math.max(1, metrics.length))} per step`]);
   found.push(["peak memory", `${(peak / 2 ** 30).toFixed(2)} GiB`]);
   return found.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`);
 }
 
-/** A card for each held-out prompt: for every seed the first and the last evaluation side by side, all of them below. */
-function pictures({ shown, path, settings }: RunRecord): Html {
+/**
+ * A card for each evaluation prompt: for every seed, the first and the last image side by side, and those in between
+ * below.
+ */
+function images({ shown, path, settings }: RunRecord): Html {
   const [before, after] = [shown[0], shown.at(-1)];
   if (before === undefined || after === undefined) return html``;
   const prompts = [...new Set(before.samples.map(({ prompt }) => prompt))];
@@ -208,15 +215,15 @@ function pictures({ shown, path, settings }: RunRecord): Html {
       });
     const all =
       shown.length > 2
-        ? html`<details><summary>on the way</summary>${rows.map(({ strip }) => html`<div class="strip">${strip}</div>`)}</details>`
+        ? html`<details><summary>during training</summary>${rows.map(({ strip }) => html`<div class="strip">${strip}</div>`)}</details>`
         : html``;
     return html`<article><h3>${prompt}</h3>${rows.map(({ ends }) => html`<div class="ends">${ends}</div>`)}${all}</article>`;
   });
   return html`<section><h2>Before and after</h2>
-<p>${evaluationKind(settings) === "held-out" ? "Prompts that training never saw" : "The evaluation's prompts"}, drawn from the same
-noise each time; the number is the reward.</p>
+<p>${evaluationKind(settings) === "held-out" ? "Prompts that are not used for training" : "Evaluation prompts"}, sampled from the same
+noise each time. The number is the reward.</p>
 <div class="cards">${cards}</div>
-<p class="legend">All pictures: <code>${join(path, runFiles.samples)}</code></p></section>`;
+<p class="legend">All images: <code>${join(path, runFiles.samples)}</code></p></section>`;
 }
 
 function figure(sample: ShownEvaluation["samples"][number] | undefined, caption: string): Html {
@@ -251,23 +258,23 @@ ${generate}
 pipe = StableDiffusionPipeline.from_pretrained(${JSON.stringify(settings.model)})
 pipe.load_lora_weights(${JSON.stringify(adapter)})
 image = pipe(${JSON.stringify(prompt)}, num_inference_steps=${settings.sampling.steps}, guidance_scale=${settings.sampling.guidance_scale}).images[0]</pre>
-<p>In ComfyUI and A1111: put <code>${stepFolder(step)}/${settings.name}.kohya.safetensors</code> into the folder
-<code>models/loras</code> (A1111: <code>models/Lora</code>) and load it as any LoRA, strength 1.</p>
+<p>In ComfyUI and A1111: copy <code>${stepFolder(step)}/${settings.name}.kohya.safetensors</code> to the folder
+<code>models/loras</code> (A1111: <code>models/Lora</code>) and load it like any LoRA, with strength 1.</p>
 </section>`;
 }
 
-const mostItems = 12;
+const MAX_ITEMS = 12;
 
-/** Where null is the absence of something, not a value that is found. */
-const ABSENT = ["evaluation.held_out", "evaluation.diversity", "early_stop", "ema.decay", "lora.start"];
+/** Settings for which null means none. For others it means that the value is chosen automatically. */
+const NULL_MEANS_NONE = ["evaluation.held_out", "evaluation.diversity", "early_stop", "ema.decay", "lora.start"];
 
-/** Long lists (prompts) are shortened; `config.yaml` has them in full. */
+/** The value of a setting. Long lists are shortened; `config.yaml` has them in full. */
 function settingText(key: string, json: string): string {
   const value: unknown = JSON.parse(json);
-  if (value === null) return ABSENT.includes(key) || key.startsWith("early_stop.") ? "none" : "automatic";
+  if (value === null) return NULL_MEANS_NONE.includes(key) || key.startsWith("early_stop.") ? "none" : "automatic";
   if (!Array.isArray(value)) return String(value) || "(empty)";
-  const rest = value.length > mostItems ? ` … and ${value.length - mostItems} more` : "";
-  const shown = value.slice(0, mostItems).map((item) => (typeof item === "object" ? JSON.stringify(item) : item));
+  const rest = value.length > MAX_ITEMS ? ` … and ${value.length - MAX_ITEMS} more` : "";
+  const shown = value.slice(0, MAX_ITEMS).map((item) => (typeof item === "object" ? JSON.stringify(item) : item));
   return (shown.join(", ") || "(none)") + rest;
 }
 

@@ -1,4 +1,4 @@
-/** CRC-32C (Castagnoli, polynomial 0x1EDC6F41, reflected): what TFRecord files are checked with. */
+/** CRC-32C (Castagnoli; polynomial 0x1EDC6F41, reflected), the checksum of TFRecord files. */
 const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   let crc = byte;
   for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0x82f63b78 : 0);

@@ -1,9 +1,9 @@
 /**
- * TensorBoard's event files: TFRecords of Event messages (tensorflow/core/util/event.proto), each
+ * TensorBoard's event files: TFRecords of Event messages (tensorflow/core/util/event.proto). A record is
  *
  *     length: uint64, masked CRC-32C of the length, Event, masked CRC-32C of the Event         (little-endian)
  *
- * A file whose last record was cut off is read up to there.
+ * Readers ignore an incomplete last record.
  */
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { crc32c } from "./crc32c.js";
@@ -13,10 +13,10 @@ export type EventContent =
   | { readonly fileVersion: "brain.Event:2" }
   | { readonly scalars: ReadonlyMap<string, number> }
   | { readonly values: readonly Uint8Array[] }
-  /** What was written before of this step and later ones is void: the run goes on from before them. */
+  /** Discards what was written before for this step and later ones, because a resumed run repeats them. */
   | { readonly restart: true };
 
-/** An event as a record of the file. */
+/** A record of the file. `time` is in milliseconds since 1970. */
 export function eventRecord(time: number, step: number, content: EventContent): Uint8Array {
   const event = new BinaryWriter();
   event.tag(1, WireType.Bit64).double(time / 1000);
@@ -44,7 +44,7 @@ function framed(data: Uint8Array): Uint8Array {
   return record;
 }
 
-/** A checksum of data that itself holds checksums would be weak; so they are stored rotated, with an offset. */
+/** TFRecord stores checksums rotated and with an offset, because a CRC of data that contains CRCs is weak. */
 function masked(crc: number): number {
   return (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0;
 }
@@ -55,16 +55,16 @@ function scalarValue([tag, value]: readonly [string, number]): Uint8Array {
 
 export interface TensorValue {
   readonly tag: string;
-  /** TensorBoard's plugin that shows it. */
+  /** The TensorBoard plugin that shows the tensor. */
   readonly plugin: "images" | "text";
   readonly shape: readonly number[];
   readonly strings: readonly (string | Uint8Array)[];
-  /** What the dashboard calls it, and says about it as Markdown; both are taken from a tag's first value. */
+  /** Shown by the dashboard; the description is Markdown. TensorBoard uses those of the tag's first value. */
   readonly title?: string;
   readonly description?: string;
 }
 
-/** A Summary.Value that holds a tensor of strings. */
+/** A Summary.Value with a tensor of strings. */
 export function tensorValue({ tag, plugin, shape, strings, title = "", description = "" }: TensorValue): Uint8Array {
   const nested = WireType.LengthDelimited;
   const pluginData = new BinaryWriter().tag(1, nested).string(plugin).finish();
@@ -77,17 +77,18 @@ export function tensorValue({ tag, plugin, shape, strings, title = "", descripti
     dimensions.tag(2, nested).bytes(new BinaryWriter().tag(1, WireType.Varint).int64(size).finish());
   const DT_STRING = 7;
   const tensor = new BinaryWriter().tag(1, WireType.Varint).int32(DT_STRING).tag(2, nested).bytes(dimensions.finish());
-  for (const one of strings) tensor.tag(8, nested).bytes(typeof one === "string" ? new TextEncoder().encode(one) : one);
+  for (const item of strings)
+    tensor.tag(8, nested).bytes(typeof item === "string" ? new TextEncoder().encode(item) : item);
 
   const value = new BinaryWriter().tag(1, nested).string(tag);
   return value.tag(8, nested).bytes(tensor.finish()).tag(9, nested).bytes(metadata.finish()).finish();
 }
 
-/** The images plugin's tensor: width, height, then the pictures. */
+/** The tensor of the images plugin: width, height and the PNG, as strings. */
 export function imageValue(
   tag: string,
   { bytes, width, height }: Png,
-  about: Pick<TensorValue, "title" | "description">,
+  labels: Pick<TensorValue, "title" | "description">,
 ) {
-  return tensorValue({ tag, plugin: "images", shape: [3], strings: [String(width), String(height), bytes], ...about });
+  return tensorValue({ tag, plugin: "images", shape: [3], strings: [String(width), String(height), bytes], ...labels });
 }

@@ -2,36 +2,37 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Refused, Unreachable } from "./request.js";
 
 export interface OutboxOptions {
-  /** Told the first failure of a kind, and at the end what could not be sent. */
+  /** Called at the first failure of each kind, and at the end if requests are left. */
   readonly warn: (message: string) => void;
-  /** Milliseconds to wait after the first failure; each further one doubles it, up to `longest`. */
+  /** Milliseconds to wait after the first failure. Each further failure doubles the wait, up to `longest`. */
   readonly first?: number;
   readonly longest?: number;
-  /** Milliseconds for which the end of a run tries to reach a service that is away. */
+  /** Milliseconds for which `close` keeps trying to reach the service. */
   readonly patience?: number;
 }
 
-export interface Letter {
+export interface Delivery {
+  /** Sends one or several requests. It runs again after a failure. */
   send(): Promise<void>;
-  /** Without this one the others make no sense, such as the one that makes the run. */
+  /** If this delivery is refused, the later ones are dropped; for example, the one that creates the run. */
   readonly vital?: boolean;
 }
 
 /**
- * Sends in order and in the background, so that training never waits for a network. What cannot be reached is tried again,
- * ever more rarely, for as long as the run goes on; what is refused is left out.
+ * Sends requests in order and in the background, so that training never waits for the network. If the service cannot be
+ * reached, it tries again with growing waits until the run ends. A request that the service refuses is skipped.
  */
 export class Outbox {
   readonly #name: string;
-  readonly #letters: Letter[] = [];
+  readonly #queue: Delivery[] = [];
   readonly #options: Required<OutboxOptions>;
   #sending: Promise<void> | undefined;
-  /** Aborted when the run is at its end. */
+  /** Aborted when the run ends. */
   readonly #closing = new AbortController();
-  /** Since when the end of the run waits in vain. */
-  #inVainSince = 0;
-  readonly #warned = { away: false, refused: false };
-  /** Nothing is sent any more. */
+  /** Time of the last success, or of the start of `close`, in milliseconds since 1970. */
+  #lastSuccess = 0;
+  readonly #warned = { unreachable: false, refused: false };
+  /** True after a refusal that ends the tracking, and after `close`. */
   #stopped = false;
 
   constructor(name: string, { first = 1000, longest = 60_000, patience = 30_000, warn }: OutboxOptions) {
@@ -39,25 +40,25 @@ export class Outbox {
     this.#options = { first, longest, patience, warn };
   }
 
-  /** Whether all is sent. */
+  /** True if everything is sent. */
   get idle(): boolean {
-    return this.#letters.length === 0;
+    return this.#queue.length === 0;
   }
 
-  post(letter: Letter): void {
+  post(delivery: Delivery): void {
     if (this.#stopped) return;
-    this.#letters.push(letter);
+    this.#queue.push(delivery);
     this.#sending ??= this.#sendAll();
   }
 
-  /** Waits until all is sent, or nothing can be. */
+  /** Waits until everything is sent, or until the service has been out of reach for `patience`. */
   async close(): Promise<void> {
-    this.#inVainSince = Date.now();
+    this.#lastSuccess = Date.now();
     this.#closing.abort();
     await this.#sending;
-    if (this.#letters.length > 0 && !this.#stopped) {
+    if (this.#queue.length > 0 && !this.#stopped) {
       this.#options.warn(
-        `${this.#name}: was not reached again; what is missing there is in the run's folder, and --resume sends it`,
+        `${this.#name}: could not be reached before the run ended. The missing data is in the run's folder, and --resume sends it.`,
       );
     }
     this.#stopped = true;
@@ -67,42 +68,45 @@ export class Outbox {
     try {
       await this.#sendUntilEmpty();
     } finally {
-      // In the same breath as it was found empty: what comes later starts anew.
+      // Nothing may be awaited between finding the queue empty and this line, so that a later `post` starts again.
       this.#sending = undefined;
     }
   }
 
   async #sendUntilEmpty(): Promise<void> {
     let failures = 0;
-    for (let letter = this.#letters[0]; letter !== undefined && !this.#stopped; letter = this.#letters[0]) {
+    for (let next = this.#queue[0]; next !== undefined && !this.#stopped; next = this.#queue[0]) {
       try {
-        await letter.send();
+        await next.send();
         failures = 0;
-        this.#inVainSince = Date.now();
+        this.#lastSuccess = Date.now();
       } catch (error) {
         if (error instanceof Unreachable) {
-          this.#warnOnce("away", `${error.message}; training goes on, and what is missing is sent when it is back`);
+          this.#warnOnce(
+            "unreachable",
+            `${error.message}. Training goes on, and the missing data is sent when the service can be reached again.`,
+          );
           if (!(await this.#wait(failures++))) return;
           continue;
         }
-        this.#refused(error as Error, letter);
+        this.#refuse(error as Error, next);
       }
-      this.#letters.shift();
+      this.#queue.shift();
     }
   }
 
-  #refused(error: Error, { vital = false }: Letter): void {
+  #refuse(error: Error, { vital = false }: Delivery): void {
     this.#stopped = vital || (error instanceof Refused && [401, 403].includes(error.status));
-    const what = this.#stopped ? "training goes on without it" : "that is left out there";
-    this.#warnOnce("refused", `${error.message}; ${what}`);
+    const consequence = this.#stopped ? `Training goes on without ${this.#name}.` : "This data is skipped.";
+    this.#warnOnce("refused", `${error.message}. ${consequence}`);
   }
 
-  #warnOnce(kind: "away" | "refused", message: string): void {
+  #warnOnce(kind: "unreachable" | "refused", message: string): void {
     if (!this.#warned[kind]) this.#options.warn(message);
     this.#warned[kind] = true;
   }
 
-  /** Whether to try again after it. The end of the run cuts it short once, and then has less time for it. */
+  /** Returns whether to try again. When the run ends, the current wait is cut short and `patience` starts to count. */
   async #wait(failures: number): Promise<boolean> {
     const { first, longest, patience } = this.#options;
     const pause = Math.min(longest, first * 2 ** Math.min(failures, 16));
@@ -111,7 +115,7 @@ export class Outbox {
       await sleep(pause, undefined, { signal }).catch(() => {});
       return true;
     }
-    const left = patience - (Date.now() - this.#inVainSince);
+    const left = patience - (Date.now() - this.#lastSuccess);
     await sleep(Math.max(0, Math.min(pause, left)));
     return left > 0;
   }

@@ -1,4 +1,4 @@
-/** Event files, read back by a reader of the test's own, from TensorFlow's description of the format. */
+/** Event files, read back by an independent reader that follows TensorFlow's description of the format. */
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -91,13 +91,13 @@ async function filesOf(run: string): Promise<Message[][]> {
 }
 
 test("the checksum is CRC-32C", () => {
-  // The check value of its catalogue entry, and RFC 3720's example of 32 zeros.
+  // The check value of the CRC catalogue, and the example of 32 zeros in RFC 3720.
   expect(crc32c(Buffer.from("123456789"))).toBe(0xe3069283);
   expect(crc32c(new Uint8Array(32))).toBe(0x8a9136aa);
 });
 
 describe("event files", () => {
-  test("hold every number of every row, at its step", async () => {
+  test("contain every number of every row, at its step", async () => {
     const run = await startRun(join(scratch, "numbers"), ["tensorboard"]);
     await run.stepsTo(4);
     const [events = []] = await filesOf(run.folder.path);
@@ -125,8 +125,8 @@ describe("event files", () => {
     expect(run.warnings).toEqual([]);
   });
 
-  test("hold the evaluations' pictures, bit by bit, with prompts, seeds and captions", async () => {
-    const run = await startRun(join(scratch, "pictures"), ["tensorboard"]);
+  test("contain the exact images of the evaluations, with prompts, seeds and captions", async () => {
+    const run = await startRun(join(scratch, "images"), ["tensorboard"]);
     await run.stepsTo(4);
     const values = valuesOf((await filesOf(run.folder.path)).flat());
     const images = values.filter(({ plugin }) => plugin === "images");
@@ -156,25 +156,25 @@ describe("event files", () => {
     expect(text(config?.strings[0])).toContain("\n      rank: 4\n");
   });
 
-  test("of a run that goes on make void what is done again", async () => {
+  test("of a resumed run discard the steps that it repeats", async () => {
     const killed = await startRun(join(scratch, "resumed"), ["tensorboard"]);
     await killed.stepsTo(3);
     const again = await resumeRun(killed.folder.path);
     await again.stepsTo(4);
     const [, second = []] = await filesOf(again.folder.path);
-    // field 7: SessionLog with status START, at the first step that follows.
+    // Field 7: a SessionLog with status START, at the first repeated step.
     const marks = second.filter((event) => event.has(7));
     expect(marks.map((event) => [event.get(2)?.[0], event.get(7)?.[0]])).toEqual([[3, Buffer.of(8, 1)]]);
     const steps = valuesOf(second).flatMap(({ tag, step }) => (tag === "loss" ? [step] : []));
     expect(steps).toEqual([3, 4]);
   });
 
-  test("of a run that was not watched before begin with what its folder has", async () => {
+  test("of a run that was not tracked before start with the rows in its folder", async () => {
     const before = await startRun(join(scratch, "later"), []);
     await before.stepsTo(3);
-    const watched = await resumeRun(before.folder.path, {}, ["tensorboard"]);
-    await watched.stepsTo(4);
-    const values = valuesOf((await filesOf(watched.folder.path)).flat());
+    const tracked = await resumeRun(before.folder.path, {}, ["tensorboard"]);
+    await tracked.stepsTo(4);
+    const values = valuesOf((await filesOf(tracked.folder.path)).flat());
     expect(values.flatMap(({ tag, step }) => (tag === "loss" ? [step] : []))).toEqual([1, 2, 3, 4]);
     expect(values.flatMap(({ tag, step }) => (tag === "captions" ? [step] : []))).toEqual([0, 2, 4]);
   });

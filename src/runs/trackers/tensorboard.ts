@@ -1,16 +1,19 @@
-/** TensorBoard event files in `tensorboard/` of the run's folder; `tensorboard --logdir runs` shows every run there. */
+/**
+ * Tracking in TensorBoard: event files in `tensorboard/` of the run's folder. `tensorboard --logdir runs` shows all
+ * runs.
+ */
 import { appendFile, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { configText, imageFileName } from "../record/index.js";
 import { type EventContent, eventRecord, imageValue, tensorValue } from "./event-file.js";
-import { captionOf, readPng, type TrackedPicture, type TrackedRow } from "./row.js";
+import { captionOf, IMAGES_KEY, readPng, type TrackedImage, type TrackedRow } from "./row.js";
 import type { TrackedRun, Tracker, TrackerOptions } from "./tracker.js";
 
-const keptSchema = z.object({ step: z.int().min(-1) });
+const stateSchema = z.object({ step: z.int().min(-1) });
 
-export async function openTensorboard(_: unknown, { kept, keep, warn }: TrackerOptions): Promise<Tracker> {
-  return new Tensorboard(keptSchema.safeParse(kept).data?.step ?? -1, keep, warn);
+export async function openTensorboard(_: unknown, { saved, save, warn }: TrackerOptions): Promise<Tracker> {
+  return new Tensorboard(stateSchema.safeParse(saved).data?.step ?? -1, save, warn);
 }
 
 class Tensorboard implements Tracker {
@@ -19,9 +22,9 @@ class Tensorboard implements Tracker {
   place: string | undefined;
 
   constructor(
-    /** The last step that has been written; -1 for none. */
+    /** The last step that was written; -1 if none was. */
     readonly written: number,
-    readonly keep: TrackerOptions["keep"],
+    readonly save: TrackerOptions["save"],
     readonly warn: TrackerOptions["warn"],
   ) {}
 
@@ -31,7 +34,7 @@ class Tensorboard implements Tracker {
     const first = Math.min(this.written, step) + 1;
     await this.#try(async () => {
       await mkdir(folder, { recursive: true });
-      // Readers take the files of a folder in the order of their names.
+      // TensorBoard reads the files of a folder in the order of their names.
       const number = (await readdir(folder)).length;
       const seconds = Math.floor(Date.now() / 1000);
       this.#file = join(folder, `events.out.tfevents.${seconds}.${String(number).padStart(4, "0")}.alignprop`);
@@ -44,20 +47,21 @@ class Tensorboard implements Tracker {
     return first;
   }
 
-  async row({ step, scalars, pictures, time }: TrackedRow): Promise<void> {
+  async row({ step, scalars, images, time }: TrackedRow): Promise<void> {
     await this.#try(async () => {
       await this.#add(step, { scalars }, time);
       const values: Uint8Array[] = [];
-      for (const [i, picture] of pictures.entries()) {
-        // A tag keeps its first description: what changes from step to step has no place in it.
-        const { prompt, seed, path } = picture;
-        const about = { title: prompt, description: `${escaped(prompt)}, seed ${seed}` };
+      for (const [i, image] of images.entries()) {
+        // TensorBoard shows the first description of a tag, so it must not contain the reward, which changes at each
+        // step.
+        const { prompt, seed, path } = image;
+        const labels = { title: prompt, description: `${escaped(prompt)}, seed ${seed}` };
         values.push(
-          imageValue(`pictures/${imageFileName(prompt, i).replace(/\.png$/, "")}`, await readPng(path), about),
+          imageValue(`${IMAGES_KEY}/${imageFileName(prompt, i).replace(/\.png$/, "")}`, await readPng(path), labels),
         );
       }
-      if (pictures.length > 0) await this.#add(step, { values: [...values, captionTable(pictures)] }, time);
-      await this.keep({ step });
+      if (images.length > 0) await this.#add(step, { values: [...values, captionTable(images)] }, time);
+      await this.save({ step });
     });
   }
 
@@ -67,30 +71,30 @@ class Tensorboard implements Tracker {
     if (this.#file !== undefined) await appendFile(this.#file, eventRecord(time, step, content));
   }
 
-  /** A disk that is full stops the run's folder as well; this is for what befalls these files alone. */
+  /** A failure to write these files ends the tracking, but not the run. */
   async #try(work: () => Promise<void>): Promise<void> {
     if (this.#failed) return;
     try {
       await work();
     } catch (error) {
       this.#failed = true;
-      this.warn(`tensorboard: nothing more is written to ${this.place}: ${(error as Error).message}`);
+      this.warn(`tensorboard: tracking stopped, because ${this.place} cannot be written: ${(error as Error).message}`);
     }
   }
 }
 
-/** A step's captions as a text that TensorBoard shows as a table. */
-function captionTable(pictures: readonly TrackedPicture[]): Uint8Array {
-  const cells = pictures.flatMap((picture, i) => [
-    imageFileName(picture.prompt, i).replace(/\.png$/, ""),
-    escaped(captionOf(picture)),
+/** The captions of a step as a tensor [n + 1, 2] of strings, which TensorBoard shows as a table. */
+function captionTable(images: readonly TrackedImage[]): Uint8Array {
+  const cells = images.flatMap((image, i) => [
+    imageFileName(image.prompt, i).replace(/\.png$/, ""),
+    escaped(captionOf(image)),
   ]);
   const strings = ["picture", "caption", ...cells];
-  return tensorValue({ tag: "captions", plugin: "text", shape: [pictures.length + 1, 2], strings });
+  return tensorValue({ tag: "captions", plugin: "text", shape: [images.length + 1, 2], strings });
 }
 
-/** So that TensorBoard's Markdown shows it as it is. */
+/** Escapes the text, because TensorBoard renders it as Markdown. */
 function escaped(text: string): string {
   const entities: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;" };
-  return text.replace(/[&<]|[\\`*_{}[\]()>#+\-.!]/g, (sign) => entities[sign] ?? `\\${sign}`);
+  return text.replace(/[&<]|[\\`*_{}[\]()>#+\-.!]/g, (character) => entities[character] ?? `\\${character}`);
 }

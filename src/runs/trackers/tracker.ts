@@ -1,40 +1,41 @@
-/** What a tracker is: one file of this folder each, named in the table of `trackers.ts`. */
+/** The contract of a tracker. Each is one file of this folder, listed in the table of `trackers.ts`. */
 import type { Settings } from "../../config/index.js";
 import type { TrackedRow } from "./row.js";
 
-/** How a run came to its end. An interrupted one is `stopped`: it can go on. */
+/** How a run ended. An interrupted run is `stopped`, and can be resumed. */
 export type Outcome = "finished" | "stopped" | "failed";
 
 export interface TrackedRun {
-  /** The run's folder, which is there. */
+  /** The run's folder, which exists. */
   readonly path: string;
   readonly settings: Settings;
-  /** That it goes on from; 0 for a new run. */
+  /** The step that the run resumes from; 0 for a new run. */
   readonly step: number;
 }
 
 export interface TrackerOptions {
-  /** Told once what goes wrong, in words. */
+  /** Called with a warning the first time that something fails. */
   readonly warn: (message: string) => void;
-  /** Told where the run can be watched. */
+  /** Called with the address of the run. */
   readonly tell: (message: string) => void;
-  /** Where addresses and keys come from, under the names that the services' own tools read. */
+  /** Environment variables with addresses and keys, under the names that the official clients use. */
   readonly env: NodeJS.ProcessEnv;
-  /** What this tracker kept with `keep` when the run was last going on. */
-  readonly kept: unknown;
-  readonly keep: (value: object) => Promise<void>;
+  /** The state that this tracker saved last for this run; undefined if there is none. */
+  readonly saved: unknown;
+  /** Saves the tracker's state in the run's folder. */
+  readonly save: (state: object) => Promise<void>;
 }
 
 /**
- * Opened before training starts, when whatever is wrong with its settings is an InputError. After that nothing that happens to it
- * may stop the run: a tracker of a service sends in the background and says once that something is amiss.
+ * Logs a run. A tracker is opened before training starts, and wrong settings are an InputError then. Later its failures
+ * never stop the run: it sends in the background and warns once.
  */
 export interface Tracker {
-  /** Gives the first step whose row it wants: it may have some of a run that goes on. */
+  /** Returns the first step whose row it needs, because it may have logged the earlier steps of a resumed run. */
   start(run: TrackedRun): Promise<number>;
-  /** One row a step, in order. */
+  /** Called once per step, in order. */
   row(row: TrackedRow): Promise<void>;
   end(outcome: Outcome): Promise<void>;
-  /** Where the run can be watched: a link or a folder, once it is known. */
+  /** The link or folder that shows the run; undefined until it is known. */
   readonly place: string | undefined;
 }

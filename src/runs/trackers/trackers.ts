@@ -1,6 +1,6 @@
 /**
- * The trackers of a run: every one by its name, what they are told of each event, and what they keep in the run's folder
- * (`trackers.json`) to go on where they were.
+ * The trackers of a run. Sends them the rows of each event, and saves their states in `trackers.json` in the run's
+ * folder, so that a resumed run continues in the same place.
  */
 import { join } from "node:path";
 import { z } from "zod";
@@ -17,28 +17,27 @@ import { openTensorboard } from "./tensorboard.js";
 import type { Outcome, Tracker, TrackerOptions } from "./tracker.js";
 import { openWandb } from "./wandb.js";
 
-/** Undefined where the environment switches it off. */
+/** Returns undefined if the environment disables the tracker. */
 type Open<N extends TrackerName> = (
   settings: SettingsOf<N>,
   options: TrackerOptions,
   timing?: Partial<OutboxOptions>,
 ) => Promise<Tracker | undefined>;
 
-/** Every tracker by its name. */
 const TRACKERS: { readonly [N in TrackerName]: Open<N> } = {
   tensorboard: openTensorboard,
   mlflow: openMlflow,
   wandb: openWandb,
 };
 
-/** Of a run's folder, what trackers need to know. */
-export interface WatchedRun {
+/** The part of a `RunFolder` that trackers use. */
+export interface RunSource {
   readonly settings: Settings;
-  /** Known once training has started; that of a run that goes on is known before. */
+  /** The run's folder. For a new run, it may be read only after training has started. */
   readonly path: string;
   /** Undefined for a new run. */
   readonly resumeFrom?: string | undefined;
-  /** Once training has started: the rows up to the step that the run goes on from, and then all. */
+  /** All rows so far. When training starts, those up to the step that the run resumes from. */
   readonly metrics: readonly StepMetrics[];
 }
 
@@ -50,42 +49,46 @@ export interface TrackersOptions {
 }
 
 export class Trackers {
-  readonly #run: WatchedRun;
+  readonly #run: RunSource;
   readonly #open: ReadonlyMap<TrackerName, Tracker>;
   #started = false;
   #ended = false;
 
-  private constructor(run: WatchedRun, open: ReadonlyMap<TrackerName, Tracker>) {
+  private constructor(run: RunSource, open: ReadonlyMap<TrackerName, Tracker>) {
     this.#run = run;
     this.#open = open;
   }
 
-  /** Before training starts: whatever is wrong with a tracker's settings is an InputError. */
+  /**
+   * Opens the trackers of `run.settings`, before training starts.
+   *
+   * @throws InputError if a tracker's settings are wrong or its server does not accept the run
+   */
   static async open(
-    run: WatchedRun,
+    run: RunSource,
     { warn, tell, env = process.env, timing = {} }: TrackersOptions,
   ): Promise<Trackers> {
-    const ledger = new Ledger(run, run.resumeFrom === undefined ? {} : await readLedger(run.path));
+    const states = new TrackerStates(run, run.resumeFrom === undefined ? {} : await readStates(run.path));
     const open = new Map<TrackerName, Tracker>();
     for (const settings of run.settings.trackers) {
       const { name } = settings;
-      const kept = ledger.of(name);
-      const keep = (value: object) => ledger.keep(name, value);
-      // The table's entry of that name takes these settings.
+      const saved = states.of(name);
+      const save = (state: object) => states.save(name, state);
+      // TypeScript cannot see that the entry of this name takes these settings.
       const opener = TRACKERS[name] as Open<TrackerName>;
-      const tracker = await opener(settings, { warn, tell, env, kept, keep }, timing);
+      const tracker = await opener(settings, { warn, tell, env, saved, save }, timing);
       if (tracker !== undefined) open.set(name, tracker);
     }
     return new Trackers(run, open);
   }
 
-  /** After the run's folder: pictures are read from there. */
+  /** Call it after the event is recorded in the run's folder, because the images are read from there. */
   readonly observe = async (event: TrainEvent): Promise<void> => {
     switch (event.kind) {
       case "started":
         return this.#start(event.step);
       case "evaluated":
-        // Later ones belong to the row of their step.
+        // A later evaluation is part of the row of its step.
         if (event.step === 0) await this.#each(await baseRow(this.#run.path, event.result));
         return;
       case "stepped":
@@ -104,7 +107,7 @@ export class Trackers {
     await Promise.all([...this.#open.values()].map((tracker) => tracker.end(outcome)));
   }
 
-  /** Where the run can be watched, by the trackers' names. */
+  /** The links or folders that show the run, by the trackers' names. */
   get places(): Readonly<Record<string, string>> {
     const known = [...this.#open].flatMap(([name, { place }]) => (place === undefined ? [] : [[name, place] as const]));
     return Object.fromEntries(known);
@@ -120,10 +123,10 @@ export class Trackers {
     }
   }
 
-  /** The first step whose row a tracker takes. */
+  /** The first step whose row a tracker needs. */
   readonly #first = new Map<Tracker, number>();
 
-  /** Rows that the run's folder has of steps up to the one that the run goes on from. */
+  /** Rows in the run's folder from step `first` up to `step`, which the run resumes from. */
   async *#rowsFrom(first: number, step: number): AsyncGenerator<TrackedRow> {
     const { path, metrics } = this.#run;
     if (step > 0 && first === 0 && (await exists(samplesFolder(path, 0)))) {
@@ -137,33 +140,35 @@ export class Trackers {
   }
 }
 
-const ledgerSchema = z.record(z.string(), z.unknown());
+const statesSchema = z.record(z.string(), z.unknown());
 
-async function readLedger(run: string): Promise<Record<string, unknown>> {
+async function readStates(run: string): Promise<Record<string, unknown>> {
   const path = join(run, runFiles.trackers);
-  return (await exists(path)) ? readJson(path, ledgerSchema) : {};
+  return (await exists(path)) ? readJson(path, statesSchema) : {};
 }
 
-/** What trackers keep. Written whole each time, one after another. */
-class Ledger {
-  readonly #run: WatchedRun;
-  readonly #kept: Record<string, unknown>;
+/** The saved states of all trackers. Writes are queued, and each one replaces the whole file. */
+class TrackerStates {
+  readonly #run: RunSource;
+  readonly #states: Record<string, unknown>;
   #writing: Promise<void> = Promise.resolve();
 
-  constructor(run: WatchedRun, kept: Record<string, unknown>) {
+  constructor(run: RunSource, states: Record<string, unknown>) {
     this.#run = run;
-    this.#kept = kept;
+    this.#states = states;
   }
 
   of(name: TrackerName): unknown {
-    return this.#kept[name];
+    return this.#states[name];
   }
 
-  keep(name: TrackerName, value: object): Promise<void> {
-    this.#kept[name] = value;
+  save(name: TrackerName, state: object): Promise<void> {
+    this.#states[name] = state;
     this.#writing = this.#writing
       .catch(() => {})
-      .then(() => writeFileAtomic(join(this.#run.path, runFiles.trackers), `${JSON.stringify(this.#kept, null, 2)}\n`));
+      .then(() =>
+        writeFileAtomic(join(this.#run.path, runFiles.trackers), `${JSON.stringify(this.#states, null, 2)}\n`),
+      );
     return this.#writing;
   }
 }

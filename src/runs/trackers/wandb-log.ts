@@ -1,6 +1,6 @@
 /**
- * The file that `wandb sync` reads: LevelDB's log format (32 KiB blocks of chunks, each with CRC-32, length and kind) after a
- * header of W&B's own, which is part of the first block; in it Record messages (wandb/proto/wandb_internal.proto).
+ * The file that `wandb sync` reads: Record messages (wandb/proto/wandb_internal.proto) in LevelDB's log format. That is
+ * 32 KiB blocks of chunks, each with CRC-32, length and kind. A header of W&B is part of the first block.
  */
 import { appendFile, writeFile } from "node:fs/promises";
 import { crc32 } from "node:zlib";
@@ -12,7 +12,7 @@ const CHUNKS = { full: 1, first: 2, middle: 3, last: 4 } as const;
 /** `:W&B`, 0xBEE1, version 0. */
 const FILE_HEADER = Uint8Array.of(0x3a, 0x57, 0x26, 0x42, 0xe1, 0xbe, 0);
 
-/** A file that only ever grows: one that is cut off is read up to there. */
+/** Only appends to its file. `wandb sync` ignores an incomplete end. */
 export class WandbLog {
   #written = 0;
   #records = 0;
@@ -33,7 +33,7 @@ export class WandbLog {
   }
 }
 
-/** The record's chunks from an offset of the file on. */
+/** Splits a record into chunks, for writing at `offset` of the file. */
 function chunked(record: Uint8Array, offset: number): Uint8Array {
   const pieces: Uint8Array[] = [];
   let [done, at] = [0, offset];
@@ -85,11 +85,11 @@ function recordMessage(number: number, record: WandbRecord): Uint8Array {
   return message().tag(1, varint).int64(number).tag(field, nested).bytes(content).finish();
 }
 
-/** The field of Record that holds it, and its message. */
+/** The number of the field in Record, and its message. */
 function contentOf(record: WandbRecord): [field: number, content: Uint8Array] {
   switch (record.kind) {
     case "header": {
-      // min_consumer: the first version of W&B's client that reads such a file.
+      // min_consumer: the first version of W&B's client that can read the file.
       const version = message().tag(1, nested).string("alignprop").tag(2, nested).string("0.19.0").finish();
       return [21, message().tag(1, nested).bytes(version).finish()];
     }
@@ -123,7 +123,7 @@ function contentOf(record: WandbRecord): [field: number, content: Uint8Array] {
   }
 }
 
-/** Items of a config, a history or a summary: the key, and the value as JSON. */
+/** The items of a config, history or summary message: a key, which `keyed` writes, and its value as JSON. */
 function items(values: Readonly<Record<string, unknown>>, keyed: (key: string) => BinaryWriter): BinaryWriter {
   const all = message();
   for (const [key, value] of Object.entries(values)) {

@@ -1,50 +1,50 @@
-/** W&B without its service: `wandb/offline-run-…/` in the run's folder, for `wandb sync` to send. */
+/** Offline tracking in W&B: writes `wandb/offline-run-…/` in the run's folder, which `wandb sync` uploads. */
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { TrackedRow } from "./row.js";
 import type { Outcome, TrackedRun, Tracker, TrackerOptions } from "./tracker.js";
 import { WandbLog } from "./wandb-log.js";
-import { configOf, EXIT_CODES, historyOf, newRunId, type SavedOutputs, type WandbTarget } from "./wandb-run.js";
+import { configOf, EXIT_CODES, historyOf, newRunId, type WandbState, type WandbTarget } from "./wandb-run.js";
 
 export class WandbOffline implements Tracker {
   #log: WandbLog | undefined;
   #failed = false;
-  #run: SavedOutputs;
+  #state: WandbState;
   place: string | undefined;
 
   constructor(
     target: WandbTarget,
-    kept: SavedOutputs | undefined,
+    saved: WandbState | undefined,
     readonly options: TrackerOptions,
   ) {
     const fresh = { mode: "offline" as const, id: newRunId(), began: Date.now(), step: -1 };
-    this.#run = kept ? { ...kept, ...target } : { ...fresh, ...target };
+    this.#state = saved ? { ...saved, ...target } : { ...fresh, ...target };
   }
 
-  /** A run that goes on is written anew from the rows in its folder, under the same id: so no step is in it twice. */
+  /** Writes a resumed run again from its first row, under the same id, so that no step is in it twice. */
   async start({ path, settings }: TrackedRun): Promise<number> {
-    const { id, entity, project, began } = this.#run;
-    const folder = this.#run.folder ?? `offline-run-${stamp(new Date(began))}-${id}`;
+    const { id, entity, project, began } = this.#state;
+    const folder = this.#state.folder ?? `offline-run-${stamp(new Date(began))}-${id}`;
     this.place = join(path, "wandb", basename(folder));
     await this.#try(async () => {
       const files = join(this.#folder, "files");
       await mkdir(files, { recursive: true });
       const file = join(this.#folder, `run-${id}.wandb`);
-      // What `wandb sync` left there about an earlier end of this run.
+      // `wandb sync` writes these files when it uploads the run. They describe its old content.
       for (const mark of [".synced", ".syncstate"]) await rm(`${file}${mark}`, { force: true });
       this.#log = await WandbLog.create(file);
       await this.#log.add({ kind: "header" });
       const config = configOf({ ...settings, out: path });
       await this.#log.add({ kind: "run", id, entity, project, name: basename(path), config, began });
-      await this.#keep({ folder: basename(folder) });
-      this.options.tell(`wandb: ${this.place} (wandb sync sends it)`);
+      await this.#save({ folder: basename(folder) });
+      this.options.tell(`wandb: ${this.place} (upload it with wandb sync)`);
     });
     return 0;
   }
 
   async row(row: TrackedRow): Promise<void> {
     await this.#try(async () => {
-      const { values, media } = await historyOf(row, this.#run.began);
+      const { values, media } = await historyOf(row, this.#state.began);
       for (const { path, bytes } of media) {
         const file = join(this.#folder, "files", path);
         await mkdir(dirname(file), { recursive: true });
@@ -53,12 +53,12 @@ export class WandbOffline implements Tracker {
       if (media.length > 0) await this.#log?.add({ kind: "files", paths: media.map(({ path }) => path) });
       await this.#log?.add({ kind: "history", step: row.step, values });
       await this.#log?.add({ kind: "summary", values });
-      await this.#keep({ step: row.step });
+      await this.#save({ step: row.step });
     });
   }
 
   async end(outcome: Outcome): Promise<void> {
-    const seconds = (Date.now() - this.#run.began) / 1000;
+    const seconds = (Date.now() - this.#state.began) / 1000;
     await this.#try(async () => this.#log?.add({ kind: "exit", code: EXIT_CODES[outcome], seconds }));
   }
 
@@ -66,9 +66,9 @@ export class WandbOffline implements Tracker {
     return this.place as string;
   }
 
-  async #keep(change: Partial<SavedOutputs>): Promise<void> {
-    this.#run = { ...this.#run, ...change };
-    await this.options.keep(this.#run);
+  async #save(change: Partial<WandbState>): Promise<void> {
+    this.#state = { ...this.#state, ...change };
+    await this.options.save(this.#state);
   }
 
   async #try(work: () => Promise<void>): Promise<void> {
@@ -77,12 +77,14 @@ export class WandbOffline implements Tracker {
       await work();
     } catch (error) {
       this.#failed = true;
-      this.options.warn(`wandb: nothing more is written to ${this.place}: ${(error as Error).message}`);
+      this.options.warn(
+        `wandb: tracking stopped, because ${this.place} cannot be written: ${(error as Error).message}`,
+      );
     }
   }
 }
 
-/** 20261122_192823, in UTC. */
+/** The time in UTC as in 20261122_192823. */
 function stamp(time: Date): string {
   return time.toISOString().slice(0, 19).replaceAll(/[-:]/g, "").replace("T", "_");
 }

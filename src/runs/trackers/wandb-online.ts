@@ -1,12 +1,12 @@
 /**
- * W&B's service over the HTTP API that its own clients speak: GraphQL for the run and for where files go, `file_stream` for the
- * history's lines and the summary.
+ * Online tracking in W&B, over the HTTP API of its own clients: GraphQL for the run and the upload links, `file_stream`
+ * for the lines of the history and the summary.
  */
 import { basename } from "node:path";
 import { z } from "zod";
 import { InputError } from "../../errors/index.js";
 import { Outbox, type OutboxOptions } from "./outbox.js";
-import { below, posted, Refused, send, sendJson, shownAddress, Unreachable } from "./request.js";
+import { atPath, jsonRequest, Refused, send, sendJson, shownAddress, Unreachable } from "./request.js";
 import type { TrackedRow } from "./row.js";
 import type { Outcome, TrackedRun, Tracker, TrackerOptions } from "./tracker.js";
 import {
@@ -15,13 +15,13 @@ import {
   historyOf,
   type MediaFile,
   newRunId,
-  type SavedOutputs,
+  type WandbState,
   type WandbTarget,
 } from "./wandb-run.js";
 
 export interface Account {
   readonly server: URL;
-  /** The address of the pages that people look at. */
+  /** Address of the web pages. */
   readonly app: string;
   readonly key: string;
 }
@@ -56,20 +56,24 @@ const uploads = z.object({
   }),
 });
 
-/** The service takes a run for dead that it has not heard of for some minutes. */
+/** The service marks a run as crashed after some minutes without a request. */
 const HEARTBEAT_MS = 30_000;
 
+interface OnlineOptions extends TrackerOptions {
+  readonly timing: Partial<OutboxOptions>;
+}
+
+/** @throws InputError `server-failed` if the service cannot be reached or does not accept the key */
 export async function openOnline(
   account: Account,
   target: WandbTarget,
-  kept: SavedOutputs | undefined,
-  options: TrackerOptions,
-  timing: Partial<OutboxOptions>,
+  saved: WandbState | undefined,
+  options: OnlineOptions,
 ): Promise<Tracker> {
-  const own = await ownEntity(account);
-  const entity = target.entity || own;
+  const defaultEntity = await requireAccount(account);
+  const entity = target.entity || defaultEntity;
   const server = shownAddress(account.server);
-  const same = kept?.server === server && kept.entity === entity ? kept : undefined;
+  const state = saved?.server === server && saved.entity === entity ? saved : undefined;
   const fresh = {
     mode: "online",
     server,
@@ -79,26 +83,34 @@ export async function openOnline(
     began: Date.now(),
     step: -1,
   } as const;
-  return new WandbOnline(account, same ?? fresh, options, timing);
+  return new WandbOnline(account, state ?? fresh, options);
 }
 
-/** Before training: that the service is there and knows the key. */
-async function ownEntity(account: Account): Promise<string> {
+/** Checks before training that the service can be reached and accepts the key. Returns the account's default entity. */
+async function requireAccount(account: Account): Promise<string> {
   try {
     const found = (await graphql(account, VIEWER, {}, viewer)).viewer;
     const entity = found?.entity || found?.username;
     if (entity) return entity;
   } catch (error) {
+    if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
+    const { message, address, status } = error;
+    const facts = { server: address, status };
     if (error instanceof Unreachable) {
-      throw new InputError("server-failed", `${error.message}; for later, there is mode: offline (WANDB_MODE=offline)`);
+      const remedy = "Try again later, or track with mode: offline (WANDB_MODE=offline) and upload later.";
+      throw new InputError("server-failed", `${message}. ${remedy}`, { ...facts, suggestion: "WANDB_MODE=offline" });
     }
-    if (!(error instanceof Refused)) throw error;
-    if (![400, 401, 403].includes(error.status))
-      throw new InputError("server-failed", `${error.message}; is WANDB_BASE_URL right?`);
+    if (![400, 401, 403].includes(error.status)) {
+      const variable = "WANDB_BASE_URL";
+      throw new InputError("server-failed", `${message}. Check ${variable}.`, { ...facts, variable });
+    }
   }
+  const server = shownAddress(account.server);
+  const authorize = `${account.app}/authorize`;
   throw new InputError(
     "server-failed",
-    `wandb: ${shownAddress(account.server)} does not know the key in WANDB_API_KEY; ${account.app}/authorize shows yours`,
+    `wandb: ${server} does not know the key in WANDB_API_KEY. Copy your key from ${authorize}.`,
+    { server, variable: "WANDB_API_KEY", suggestion: authorize },
   );
 }
 
@@ -108,13 +120,15 @@ async function graphql<S extends z.ZodType>(
   variables: object,
   schema: S,
 ): Promise<z.output<S>> {
-  const url = below(account.server, "graphql");
+  const url = atPath(account.server, "graphql");
   const answer = await sendJson("wandb", url, { headers: authorization(account), json: { query, variables } });
   const { data, errors } = (answer ?? {}) as { data?: unknown; errors?: { message?: unknown }[] };
   const problem = errors?.[0]?.message;
-  if (typeof problem === "string") throw new Refused(`wandb: ${shownAddress(url)}: ${problem.slice(0, 200)}`, 200);
+  const address = shownAddress(url);
+  if (typeof problem === "string")
+    throw new Refused(`wandb: ${address}: ${problem.slice(0, 200).replace(/\.$/, "")}`, address, 200);
   const checked = schema.safeParse(data);
-  if (!checked.success) throw new Refused(`wandb: ${shownAddress(url)} gave an answer of another form`, 200);
+  if (!checked.success) throw Refused.unexpected("wandb", url);
   return checked.data;
 }
 
@@ -124,49 +138,48 @@ function authorization({ key }: Account): Record<string, string> {
 
 class WandbOnline implements Tracker {
   readonly #outbox: Outbox;
-  #run: SavedOutputs;
+  #state: WandbState;
   #heartbeat: NodeJS.Timeout | undefined;
-  /** Where the run is, as the service writes its names. */
-  #address: WandbTarget;
+  /** The run's entity and project, as the service spells them. */
+  #target: WandbTarget;
   place: string | undefined;
 
   constructor(
     readonly account: Account,
-    run: SavedOutputs,
-    readonly options: TrackerOptions,
-    timing: Partial<OutboxOptions>,
+    state: WandbState,
+    readonly options: OnlineOptions,
   ) {
-    this.#run = run;
-    this.#address = { entity: run.entity, project: run.project };
-    this.#outbox = new Outbox("wandb", { warn: options.warn, ...timing });
+    this.#state = state;
+    this.#target = { entity: state.entity, project: state.project };
+    this.#outbox = new Outbox("wandb", { warn: options.warn, ...options.timing });
   }
 
   async start(run: TrackedRun): Promise<number> {
-    const first = this.#run.step + 1;
+    const first = this.#state.step + 1;
     this.#outbox.post({ vital: true, send: () => this.#upsert(run) });
     this.#heartbeat = setInterval(() => {
       if (this.#outbox.idle) this.#outbox.post({ send: () => this.#stream({}) });
     }, HEARTBEAT_MS);
     this.#heartbeat.unref();
-    // The history is lines that are not written twice; what comes out again of steps that are done again stays away.
+    // Repeated steps give the same numbers, so their lines in the history are not written again.
     return first;
   }
 
   async row(row: TrackedRow): Promise<void> {
     this.#outbox.post({
       send: async () => {
-        const { values, media } = await historyOf(row, this.#run.began);
+        const { values, media } = await historyOf(row, this.#state.began);
         if (media.length > 0) await this.#upload(media);
         const json = JSON.stringify(values);
         await this.#stream({
           files: {
-            // A line a step, the base model's the first: sent again, it goes where it was.
+            // One line per step, from the base model's on. If it is sent again, it replaces itself.
             "wandb-history.jsonl": { offset: row.step, content: [json] },
             "wandb-summary.json": { offset: 0, content: [json] },
           },
           ...(media.length > 0 && { uploaded: media.map(({ path }) => path) }),
         });
-        await this.#keep({ step: row.step });
+        await this.#save({ step: row.step });
       },
     });
   }
@@ -180,7 +193,7 @@ class WandbOnline implements Tracker {
   }
 
   async #upsert({ path, settings }: TrackedRun): Promise<void> {
-    const { entity, project, id } = this.#run;
+    const { entity, project, id } = this.#state;
     const config = Object.entries(configOf({ ...settings, out: path })).map(([key, value]) => [key, { value }]);
     const variables = {
       name: id,
@@ -190,19 +203,19 @@ class WandbOnline implements Tracker {
       config: JSON.stringify(Object.fromEntries(config)),
     };
     const { bucket } = (await graphql(this.account, UPSERT, variables, upserted)).upsertBucket;
-    this.#address = { entity: bucket.project.entity.name, project: bucket.project.name };
-    await this.#keep({});
+    this.#target = { entity: bucket.project.entity.name, project: bucket.project.name };
+    await this.#save({});
     this.place = this.#page();
     this.options.tell(`wandb: ${this.place}`);
   }
 
   #page(): string {
-    const { entity, project } = this.#address;
-    return [this.account.app, ...[entity, project, "runs", this.#run.id].map(encodeURIComponent)].join("/");
+    const { entity, project } = this.#target;
+    return [this.account.app, ...[entity, project, "runs", this.#state.id].map(encodeURIComponent)].join("/");
   }
 
   async #upload(media: readonly MediaFile[]): Promise<void> {
-    const variables = { ...this.#address, run: this.#run.id, files: media.map(({ path }) => path) };
+    const variables = { ...this.#target, run: this.#state.id, files: media.map(({ path }) => path) };
     const { files, uploadHeaders } = (await graphql(this.account, CREATE_FILES, variables, uploads)).createRunFiles;
     const headers = Object.fromEntries((uploadHeaders ?? []).map((line) => line.split(/:\s*(.*)/s).slice(0, 2)));
     for (const { name, uploadUrl } of files) {
@@ -211,21 +224,21 @@ class WandbOnline implements Tracker {
         ? new URL(uploadUrl, this.account.server)
         : undefined;
       if (file === undefined || !/^https?:$/.test(url?.protocol ?? "")) continue;
-      // Other hosts have a signature in the address, and must not see the key.
-      const own = (url as URL).origin === this.account.server.origin ? authorization(this.account) : {};
+      // Upload links to other hosts contain a signature, and those hosts must not see the key.
+      const auth = (url as URL).origin === this.account.server.origin ? authorization(this.account) : {};
       const body = new Blob([file.bytes], { type: "image/png" });
-      await send("wandb", url as URL, { method: "PUT", body, headers: { ...own, ...headers } });
+      await send("wandb", url as URL, { method: "PUT", body, headers: { ...auth, ...headers } });
     }
   }
 
   async #stream(json: object): Promise<void> {
-    const { entity, project } = this.#address;
-    const url = below(this.account.server, "files", entity, project, this.#run.id, "file_stream");
-    await send("wandb", url, posted(json, authorization(this.account)));
+    const { entity, project } = this.#target;
+    const url = atPath(this.account.server, "files", entity, project, this.#state.id, "file_stream");
+    await send("wandb", url, jsonRequest(json, authorization(this.account)));
   }
 
-  async #keep(change: Partial<SavedOutputs>): Promise<void> {
-    this.#run = { ...this.#run, ...change };
-    await this.options.keep(this.#run);
+  async #save(change: Partial<WandbState>): Promise<void> {
+    this.#state = { ...this.#state, ...change };
+    await this.options.save(this.#state);
   }
 }

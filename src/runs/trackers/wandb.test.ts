@@ -1,4 +1,4 @@
-/** Tracking in a small W&B service of the tests' own, and in the files that `wandb sync` reads. */
+/** Tracking in the small W&B service of the tests, and in the files that `wandb sync` reads. */
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -6,6 +6,7 @@ import { crc32 } from "node:zlib";
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 import sharp from "sharp";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
+import { inputError } from "../../../test/errors.js";
 import { evaluationOf, metricsOf, PROMPTS, resumeRun, startRun } from "../../../test/made-up-run.js";
 import { startWandb, type WandbServer } from "../../../test/wandb-server.js";
 
@@ -25,7 +26,7 @@ describe("a run in Weights & Biases", () => {
   const options = () => ({ timing, env: { WANDB_BASE_URL: server.address, WANDB_API_KEY: KEY } });
   const only = () => {
     const [found] = [...server.runs];
-    if (found === undefined) throw new Error("no run was made");
+    if (found === undefined) throw new Error("no run was created");
     return { id: found[0], ...found[1] };
   };
 
@@ -41,13 +42,13 @@ describe("a run in Weights & Biases", () => {
     expect(history.get(0)).toMatchObject({ eval_reward_mean: 0.25, eval_reward_std: 0.5, _step: 0 });
     expect(summary).toEqual(history.get(4));
     expect(config.lora?.value).toMatchObject({ rank: 4 });
-    expect(run.said).toEqual([`wandb: ${server.address}/someone/alignprop/runs/${id}`]);
+    expect(run.messages).toEqual([`wandb: ${server.address}/someone/alignprop/runs/${id}`]);
     expect(run.trackers.places).toEqual({ wandb: `${server.address}/someone/alignprop/runs/${id}` });
     expect(run.warnings).toEqual([]);
   });
 
-  test("has the evaluations' pictures with captions, uploaded before the line that names them", async () => {
-    const run = await startRun(join(scratch, "pictures"), ["wandb"], options());
+  test("has the images of the evaluations with captions, uploaded before the line that names them", async () => {
+    const run = await startRun(join(scratch, "images"), ["wandb"], options());
     await run.stepsTo(4);
     const { history, files, uploaded } = only();
     for (const step of [0, 2, 4]) {
@@ -63,14 +64,14 @@ describe("a run in Weights & Biases", () => {
         expect([...pixels]).toEqual([...(evaluationOf(step).images[i]?.pixels ?? [])]);
       }
     }
-    expect(server.asked.filter((route) => /upload |file_stream/.test(route)).slice(0, 3)).toEqual([
+    expect(server.requests.filter((route) => /upload |file_stream/.test(route)).slice(0, 3)).toEqual([
       expect.stringMatching(/^upload media\/images\/pictures_0_0_/),
       expect.stringMatching(/^upload media\/images\/pictures_0_1_/),
       "file_stream",
     ]);
   });
 
-  test("goes on under the same id, and no line is written twice", async () => {
+  test("resumes under the same id, and no line is written twice", async () => {
     const killed = await startRun(join(scratch, "resumed"), ["wandb"], options());
     await killed.stepsTo(3);
     await killed.trackers.end("failed");
@@ -82,7 +83,7 @@ describe("a run in Weights & Biases", () => {
     expect([server.rewritten, only().exitcode]).toEqual([0, 0]);
   });
 
-  test("says once that the service is away, and sends what is missing when it is back", async () => {
+  test("warns once that the service cannot be reached, and sends the missing data later", async () => {
     const patient = { ...options(), timing: { ...timing, patience: 5000 } };
     const run = await startRun(join(scratch, "away"), ["wandb"], patient);
     server.faults.status = 502;
@@ -91,49 +92,73 @@ describe("a run in Weights & Biases", () => {
     server.faults = {};
     await run.stepsTo(4);
     expect([...only().history.keys()]).toEqual([0, 1, 2, 3, 4]);
-    expect(run.warnings).toEqual([expect.stringMatching(/answered 502: as the test wants it; training goes on, and/)]);
+    expect(run.warnings).toEqual([expect.stringMatching(/answered 502: simulated fault\. Training goes on, and/)]);
   });
 
-  test("goes to the project and entity of the settings before those of the environment", async () => {
+  test("uses the project and entity of the settings before those of the environment", async () => {
     const env = { ...options().env, WANDB_PROJECT: "other", WANDB_ENTITY: "team" };
     const byName = await startRun(join(scratch, "named"), [{ name: "wandb", project: "foxes" }], { timing, env });
     await byName.stepsTo(4);
     expect(only()).toMatchObject({ entity: "team", project: "foxes" });
   });
 
-  test("keeps the key out of the run's folder and of what it says", async () => {
+  test("keeps the key out of the run's folder and the messages", async () => {
     const run = await startRun(join(scratch, "secrets"), ["wandb"], options());
     await run.stepsTo(4);
     for (const file of ["config.yaml", "metrics.jsonl", "trackers.json", "report.html"]) {
       expect(await readFile(join(run.folder.path, file), "utf8")).not.toContain(KEY);
     }
-    expect(JSON.stringify([only().config, only().summary, run.said])).not.toContain(KEY);
+    expect(JSON.stringify([only().config, only().summary, run.messages])).not.toContain(KEY);
   });
 
-  test.each<[string, NodeJS.ProcessEnv, RegExp]>([
-    ["no key", { WANDB_API_KEY: "" }, /^wandb: WANDB_API_KEY is not set: .*\/authorize shows yours; .* mode: offline/],
-    ["half a key", { WANDB_API_KEY: "abc" }, /^wandb: WANDB_API_KEY is no key, which has 40 characters or more/],
-    ["another's key", { WANDB_API_KEY: "x".repeat(40) }, /does not know the key in WANDB_API_KEY/],
+  test.each<[string, NodeJS.ProcessEnv, (server: string) => Error]>([
     [
-      "nobody there",
-      { WANDB_BASE_URL: "http://127.0.0.1:9" },
-      /cannot be reached .*; for later, there is mode: offline/,
+      "no key",
+      { WANDB_API_KEY: "" },
+      (server) => inputError("setting-invalid", { variable: "WANDB_API_KEY", suggestion: `${server}/authorize` }),
     ],
-    ["no address", { WANDB_BASE_URL: "here" }, /^WANDB_BASE_URL: is not the address/],
-    ["an odd mode", { WANDB_MODE: "sometimes" }, /^WANDB_MODE "sometimes": must be online, offline or disabled/],
-    ["an odd project", { WANDB_PROJECT: "a/b" }, /^wandb: project "a\/b" \(or WANDB_PROJECT\) may hold letters/],
-  ])("is refused before training: %s", async (_, env, message) => {
+    [
+      "a short key",
+      { WANDB_API_KEY: "abc" },
+      (server) =>
+        inputError("setting-invalid", {
+          ...{ variable: "WANDB_API_KEY", found: 3, expected: 40 },
+          suggestion: `${server}/authorize`,
+        }),
+    ],
+    [
+      "an unknown key",
+      { WANDB_API_KEY: "x".repeat(40) },
+      (server) => inputError("server-failed", { server, variable: "WANDB_API_KEY", suggestion: `${server}/authorize` }),
+    ],
+    [
+      "no server there",
+      { WANDB_BASE_URL: "http://127.0.0.1:9" },
+      () => inputError("server-failed", { server: "http://127.0.0.1:9/graphql", suggestion: "WANDB_MODE=offline" }),
+    ],
+    ["no address", { WANDB_BASE_URL: "here" }, () => inputError("setting-invalid", { variable: "WANDB_BASE_URL" })],
+    [
+      "an invalid mode",
+      { WANDB_MODE: "sometimes" },
+      () => inputError("setting-invalid", { variable: "WANDB_MODE", found: "sometimes" }),
+    ],
+    [
+      "an invalid project",
+      { WANDB_PROJECT: "a/b" },
+      () => inputError("setting-invalid", { key: "project", variable: "WANDB_PROJECT", found: "a/b" }),
+    ],
+  ])("is refused before training: %s", async (_, env, error) => {
     const all = { ...options().env, ...env };
     const refused = startRun(join(scratch, "bad"), ["wandb"], { env: all });
-    await expect(refused).rejects.toMatchObject({ name: "InputError", message: expect.stringMatching(message) });
+    await expect(refused).rejects.toThrow(error(server.address));
     await expect(readdir(join(scratch, "bad"))).rejects.toThrow("ENOENT");
     expect(server.runs.size).toBe(0);
   });
 
-  test("is none where WANDB_MODE is disabled", async () => {
+  test("is not tracked if WANDB_MODE is disabled", async () => {
     const run = await startRun(join(scratch, "disabled"), ["wandb"], { env: { WANDB_MODE: "disabled" } });
     await run.stepsTo(4);
-    expect([run.trackers.places, run.said, run.warnings]).toEqual([{}, [], []]);
+    expect([run.trackers.places, run.messages, run.warnings]).toEqual([{}, [], []]);
   });
 });
 
@@ -151,7 +176,7 @@ function fieldsOf(bytes: Uint8Array): Map<number, (Uint8Array | number)[]> {
 
 const text = (value: unknown) => Buffer.from(value as Uint8Array).toString();
 
-/** LevelDB's log format, by its description, with the header and the checksum that W&B gave it. */
+/** Reads LevelDB's log format, with W&B's header and checksum. */
 function recordsOf(file: Buffer): Uint8Array[] {
   expect([...file.subarray(0, 7)]).toEqual([0x3a, 0x57, 0x26, 0x42, 0xe1, 0xbe, 0]);
   const records: Uint8Array[] = [];
@@ -166,7 +191,7 @@ function recordsOf(file: Buffer): Uint8Array[] {
     const [length, kind] = [file.readUInt16LE(at + 4), file.readUInt8(at + 6)];
     expect(length + 7).toBeLessThanOrEqual(left);
     expect(file.readUInt32LE(at)).toBe(crc32(file.subarray(at + 6, at + 7 + length)));
-    // 1 whole, 2 first, 3 middle, 4 last
+    // 1: whole record, 2: first part, 3: middle part, 4: last part
     expect([1, 2].includes(kind)).toBe(open.length === 0);
     open.push(file.subarray(at + 7, at + 7 + length));
     if (kind === 1 || kind === 4) {
@@ -211,25 +236,25 @@ async function offlineOf(run: string): Promise<Offline> {
   return { kinds, folder, runs: of(17), history, files, exitCode: exit && Number(exit.get(1)?.[0] ?? 0) };
 }
 
-describe("a run for wandb sync", () => {
+describe("an offline run for wandb sync", () => {
   const offline = [{ name: "wandb" as const, mode: "offline" as const, project: "foxes", entity: "me" }];
 
-  test("is a log that begins with the run and ends with its exit, with a row of history a step", async () => {
+  test("is a log that starts with the run and ends with its exit, with a history row per step", async () => {
     const run = await startRun(join(scratch, "offline"), offline);
     await run.stepsTo(4);
     const found = await offlineOf(run.folder.path);
-    // header, run, then files, history and summary; exit
+    // header, run; then files, history and summary of each step; exit
     expect(found.kinds).toEqual([21, 17, 6, 2, 3, 2, 3, 6, 2, 3, 2, 3, 6, 2, 3, 18]);
     const [record] = found.runs;
     expect([2, 3, 8].map((field) => text(record?.get(field)?.[0]))).toEqual(["me", "foxes", "offline"]);
     expect(found.history.map(({ _step }) => _step)).toEqual([0, 1, 2, 3, 4]);
     expect(found.history[1]).toMatchObject({ loss: 1, "rewards/clip": 1 / 7, samples: 4 });
     expect(found.exitCode).toBe(0);
-    expect(run.said).toEqual([`wandb: ${found.folder} (wandb sync sends it)`]);
+    expect(run.messages).toEqual([`wandb: ${found.folder} (upload it with wandb sync)`]);
   });
 
-  test("has its pictures beside it", async () => {
-    const run = await startRun(join(scratch, "offline-pictures"), offline);
+  test("has its images in a folder beside it", async () => {
+    const run = await startRun(join(scratch, "offline-images"), offline);
     await run.stepsTo(4);
     const { folder, history, files } = await offlineOf(run.folder.path);
     const named = history.flatMap(({ pictures }) => (pictures as { filenames: string[] } | undefined)?.filenames ?? []);
@@ -241,7 +266,7 @@ describe("a run for wandb sync", () => {
     expect([...pixels]).toEqual([...(evaluationOf(2).images[1]?.pixels ?? [])]);
   });
 
-  test("is readable up to where it was killed, and going on rewrites it under its id, each step once", async () => {
+  test("is readable after a kill, and a resumed run rewrites it under the same id, with each step once", async () => {
     const killed = await startRun(join(scratch, "offline-resumed"), offline);
     await killed.stepsTo(3);
     const before = await offlineOf(killed.folder.path);
@@ -255,7 +280,7 @@ describe("a run for wandb sync", () => {
     expect(after.exitCode).toBe(0);
   });
 
-  test("spans blocks where a record is larger than one", async () => {
+  test("splits records that are larger than a block", async () => {
     const run = await startRun(join(scratch, "offline-long"), offline);
     const long = {
       ...metricsOf(1),
