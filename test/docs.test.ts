@@ -21,6 +21,12 @@ test("docs/errors.md has every error code, and no other", () => {
   expect(documented.sort()).toEqual(all(union, /^ {2}\| "([a-z-]+)"/gm).sort());
 });
 
+test("docs/architecture.md has a line for every folder of src", () => {
+  const folders = readdirSync(path.join(ROOT, "src"), { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  const documented = all(read("docs/architecture.md"), /^\| `([a-z]+)\/` /gm);
+  expect(documented.sort()).toEqual(folders.map(({ name }) => name).sort());
+});
+
 /** GitHub's anchor of a heading. */
 const anchorOf = (heading: string) =>
   heading
