@@ -1,4 +1,4 @@
-/** An estimator written from the docs alone, in a file of the user's: docs/examples/evolution.js. */
+/** Estimators in files of the user: docs/examples/evolution.js, without a gradient, and docs/examples/last-steps.js, with one. */
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -16,7 +16,9 @@ import { train } from "../src/train/trainer.js";
 import { compileEngine } from "./engine.js";
 import { TINY_SD, tinyReward, tinySettings } from "./tiny.js";
 
-const file = fileURLToPath(new URL("../docs/examples/evolution.js", import.meta.url));
+const example = (name: string) => fileURLToPath(new URL(`../docs/examples/${name}`, import.meta.url));
+const file = example("evolution.js");
+const lastSteps = example("last-steps.js");
 const runtime = await Runtime.start({ threads: 1 });
 afterAll(() => runtime.close());
 
@@ -27,25 +29,21 @@ test("takes one file of under 100 lines, which a recipe names", async () => {
 
 test("gives the directional derivative along its draw that the reward's gradient has", async () => {
   // One micro-batch, and so one δ: g = (∇L·δ) δ, of which |g|² / (g·∇L) = |δ|², about the number of parameters.
-  const settings = tinySettings({ batch: { samples_per_epoch: 4, total: 4, per_device: 4 } });
-  const pipeline = await openPipeline(TINY_SD);
-  const reward = await tinyReward("aesthetic"); // smooth
-  const { layout, initial } = await openTrainable(settings, pipeline);
-  const parameters = (await initial()).map((value, i) => value + 0.02 * Math.sin(i));
-  const gradientOf = async (chosen: object) => {
-    const estimator = (await openEstimator(settingsSchema.parse({ estimator: chosen }).estimator)) as DirectEstimator;
-    const { engine, replica } = await compileEngine(runtime, { pipeline, reward, estimator, layout, settings });
-    const samples = drawSamples(1, settings, estimator, engine.latentElements);
-    const { gradient } = await replica.gradient(estimator, samples, { parameters, globalBatchSize: 4 });
-    await engine.release();
-    return gradient;
-  };
-  const exact = await gradientOf({ name: "draft" });
-  const found = await gradientOf({ name: "module", file, options: { sigma: 3e-3 } });
-  const dot = (a: Float64Array, b: Float64Array) => a.reduce((sum, value, i) => sum + value * (b[i] as number), 0);
+  const { gradient: exact } = await gradientOf({ name: "draft" });
+  const { gradient: found } = await gradientOf({ name: "module", file, options: { sigma: 3e-3 } });
   expect(dot(found, exact)).toBeGreaterThan(0);
-  expect(dot(found, found) / dot(found, exact) / layout.size).toBeGreaterThan(0.9);
-  expect(dot(found, found) / dot(found, exact) / layout.size).toBeLessThan(1.1);
+  expect(dot(found, found) / dot(found, exact) / found.length).toBeGreaterThan(0.9);
+  expect(dot(found, found) / dot(found, exact) / found.length).toBeLessThan(1.1);
+});
+
+test.each([1, 2, 100])("DRaFT-K from the docs gives the built-in gradient and cost, K = %i", async (k) => {
+  const steps = tinySettings({}).sampling.steps;
+  const builtIn = await gradientOf({ name: "draft", k: Math.min(k, steps) });
+  const found = await gradientOf({ name: "module", file: lastSteps, options: { k } });
+  const error = found.gradient.map((value, i) => value - (builtIn.gradient[i] as number));
+  expect(dot(builtIn.gradient, builtIn.gradient)).toBeGreaterThan(0);
+  expect(Math.sqrt(dot(error, error) / dot(builtIn.gradient, builtIn.gradient))).toBeLessThan(1e-5);
+  expect(found.cost).toEqual(builtIn.cost);
 });
 
 test("trains, and a plan counts it", async () => {
@@ -62,3 +60,22 @@ test("trains, and a plan counts it", async () => {
     rewardCallsPerStep: 4,
   });
 });
+
+/** The gradient of one step of four samples, which are one micro-batch. */
+async function gradientOf(chosen: object) {
+  const settings = tinySettings({ batch: { samples_per_epoch: 4, total: 4, per_device: 4 } });
+  const pipeline = await openPipeline(TINY_SD);
+  const reward = await tinyReward("aesthetic"); // smooth
+  const { layout, initial } = await openTrainable(settings, pipeline);
+  const parameters = (await initial()).map((value, i) => value + 0.02 * Math.sin(i));
+  const estimator = (await openEstimator(settingsSchema.parse({ estimator: chosen }).estimator)) as DirectEstimator;
+  const { engine, replica } = await compileEngine(runtime, { pipeline, reward, estimator, layout, settings });
+  const samples = drawSamples(1, settings, estimator, engine.latentElements);
+  const result = await replica.gradient(estimator, samples, { parameters, globalBatchSize: 4 });
+  await engine.release();
+  return result;
+}
+
+function dot(a: Float64Array, b: Float64Array): number {
+  return a.reduce((sum, value, i) => sum + value * (b[i] as number), 0);
+}

@@ -1,10 +1,10 @@
 /**
  * An evolution strategy with antithetic pairs (Salimans et al. 2017, "Evolution Strategies as a Scalable Alternative to
- * Reinforcement Learning", arXiv 1703.03864) as an estimator: no gradient of the reward, and none of the U-Net either.
+ * Reinforcement Learning", arXiv 1703.03864) as an estimator of your own. It needs no gradient of the reward or the U-Net:
  *
  *     g = (L(θ + σδ) − L(θ − σδ)) / 2σ · δ,   δ ~ N(0, 1)
  *
- * Every micro-batch has a δ of its own, and both signs draw the same pictures. Any reward will do:
+ * Every micro-batch has its own δ, and both signs generate images from the same noise. It works with any reward:
  *
  *     alignprop train ddpo --set estimator=docs/examples/evolution.js --set reward=compressibility
  *
@@ -19,7 +19,7 @@ export default function evolution(_toolkit, { sigma = 0.01 }) {
     kind: "direct",
     name: "evolution",
     usesRewardGradient: false,
-    // No U-Net call has its gradient taken.
+    // No U-Net call is differentiated.
     mask: (steps) => new Array(steps).fill(false),
     needsDx: () => false,
 
