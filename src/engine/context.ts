@@ -86,9 +86,10 @@ export class EngineContext implements EstimatorContext {
     return { unetCalls: this.unetCalls, rewardQueries: this.rewardQueries };
   }
 
-  /** The loss of each sample: the mean over all times that it was scored. */
+  /** The loss of each sample: the mean over all times that it was scored. Empty before the first scoring. */
   get losses(): number[] {
     const { scoredLosses } = this;
+    if (scoredLosses.length === 0) return [];
     return this.samples.map(
       (_, i) => scoredLosses.reduce((sum, losses) => sum + (losses[i] as number), 0) / scoredLosses.length,
     );
