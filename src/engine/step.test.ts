@@ -60,7 +60,16 @@ describe("the step of a rollout estimator", () => {
 
   test("samples once and makes an update for each minibatch, from the parameters as they are by then", async () => {
     const { step, workers, updates, requests } = open();
-    const { rewards, cost, loss } = await step({ estimator, samples: UNMASKED });
+    const indices = new Set<number>();
+    const spying: RolloutEstimator = {
+      ...estimator,
+      addGradient: (context, batch) => {
+        indices.add(batch.update);
+        return estimator.addGradient(context, batch);
+      },
+    };
+    const { rewards, cost, loss } = await step({ estimator: spying, samples: UNMASKED });
+    expect([...indices]).toEqual([0, 1, 2, 3]);
     // One request for the samples, and one for each of the four updates.
     const [first, ...others] = requests.map(({ parameters }) => parameters) as [Float32Array, ...Float32Array[]];
     expect(others).toHaveLength(4);
