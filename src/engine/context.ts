@@ -86,9 +86,10 @@ export class EngineContext implements EstimatorContext {
     return { unetCalls: this.unetCalls, rewardQueries: this.rewardQueries };
   }
 
-  /** The loss of each sample: the mean over all times that it was scored. */
+  /** The loss of each sample: the mean over all times that it was scored. Empty before the first scoring. */
   get losses(): number[] {
     const { scoredLosses } = this;
+    if (scoredLosses.length === 0) return [];
     return this.samples.map(
       (_, i) => scoredLosses.reduce((sum, losses) => sum + (losses[i] as number), 0) / scoredLosses.length,
     );
@@ -116,10 +117,12 @@ export class EngineContext implements EstimatorContext {
       const prompts = batch.map(({ prompt }) => prompt);
       const conditioning = await engine.condition(prompts, parameters ?? this.parameters);
       const predict = async (x: Float32Array, step: number) => {
-        const save = toSave.some((call) => call.batch === n && call.step === step);
-        const { output, residuals } = await engine.forward(conditioning, x, step, save);
+        const wanted = toSave.some((call) => call.batch === n && call.step === step);
+        const { output, saved } = await this.saved.call({ step, samples: indices, x, wanted }, (save) =>
+          engine.forward(conditioning, x, step, save),
+        );
         this.unetCalls += batch.length;
-        if (residuals) this.chain.add(this.saved.add({ step, samples: indices, residuals }));
+        if (saved) this.chain.add(saved);
         if (outputs && samples.some(({ mask }) => mask[step])) {
           pool.outputs[step] ??= rows();
           pool.outputs[step]?.set(output, first * size);
@@ -150,13 +153,13 @@ export class EngineContext implements EstimatorContext {
     for (const places of inBatches([...samples.keys()], engine.batch)) {
       const some = this.microBatch(samples, places, x);
       const conditioning = await some.condition(parameters ?? this.parameters);
-      const found = await engine.forward(conditioning, some.x, step, this.saved.room > 0);
+      const indices = places.map((place) => samples[place] as number);
+      const found = await this.saved.call({ step, samples: indices, x: some.x }, (save) =>
+        engine.forward(conditioning, some.x, step, save),
+      );
       this.unetCalls += places.length;
       output.set(found.output.subarray(0, places.length * size), (places[0] as number) * size);
-      if (found.residuals) {
-        const indices = places.map((place) => samples[place] as number);
-        own.add(this.saved.add({ step, samples: indices, residuals: found.residuals }));
-      }
+      if (found.saved) own.add(found.saved);
     }
     return {
       output,
@@ -194,18 +197,39 @@ export class EngineContext implements EstimatorContext {
     if (this.options.overflowed) throw new Float16Overflow();
     const pass = call.parameters ? call : { ...call, upstream: await this.withKlGradient(call) };
     const dx = call.wantsDx ? new Float32Array(call.x.length) : null;
-    const placeOf = new Map(call.samples.map((sample, place) => [sample, place]));
-    const left = new Set(placeOf.values());
+    const left = new Set(call.samples.keys());
     for (const saved of savedCalls) {
-      const places = saved.samples.map((sample) => placeOf.get(sample));
-      if (saved.step !== call.step || places.some((place) => place === undefined)) continue;
-      await this.addVjp(pass, places as number[], dx, saved);
-      for (const place of places) left.delete(place as number);
+      const places = this.placesOf(saved, call, left);
+      if (!places) continue;
       savedCalls.delete(saved);
+      for (const place of places) left.delete(place);
+      await this.addVjp(pass, places, dx, saved);
       await this.saved.release(saved);
     }
     for (const places of inBatches([...left], this.engine.batch)) await this.addVjp(pass, places, dx);
     return { dx };
+  }
+
+  /**
+   * The places of a saved call's samples among the places of `call` that are left; undefined if the saved call is another one. The
+   * latents decide, because an estimator may sample more than once or pass a sample several times.
+   */
+  private placesOf(saved: SavedCall, { step, samples, x }: VjpCall, left: ReadonlySet<number>): number[] | undefined {
+    if (saved.step !== step) return undefined;
+    const { latentElements: size } = this;
+    const row = (all: Float32Array, i: number) => all.subarray(i * size, (i + 1) * size);
+    const free = new Set(left);
+    const places: number[] = [];
+    for (const [i, sample] of saved.samples.entries()) {
+      const latents = row(saved.x, i);
+      const isSame = (place: number) =>
+        samples[place] === sample && row(x, place).every((value, j) => value === latents[j]);
+      const place = [...free].find(isSame);
+      if (place === undefined) return undefined;
+      free.delete(place);
+      places.push(place);
+    }
+    return places;
   }
 
   /** One backward call of the U-Net: adds the gradient of the samples at some places of `pass`. */

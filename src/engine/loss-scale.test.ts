@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { initialLossScale, MAX_SCALE, MIN_SCALE, recordOverflow, recordUpdate, scaleFactor } from "./loss-scale.js";
 
 describe("the loss scale", () => {
-  test("halves with every skipped update, and counts those in a row", () => {
+  test("is halved by every skipped update, and counts those in a row", () => {
     const state = initialLossScale();
     recordOverflow(state);
     recordOverflow(state);
@@ -11,7 +11,7 @@ describe("the loss scale", () => {
     expect(state).toEqual({ scale: 64, good: 1, skipped: 0 });
   });
 
-  test("doubles after 50 good updates, of which a skipped one starts the count again", () => {
+  test("doubles after 50 updates without a skipped one between them", () => {
     const state = initialLossScale();
     const updates = (count: number) => {
       for (let i = 0; i < count; i++) recordUpdate(state);
@@ -34,7 +34,7 @@ describe("the loss scale", () => {
     expect(state.scale).toBe(MIN_SCALE);
   });
 
-  test("brings an upstream's largest element to itself or above its half, by a power of two", () => {
+  test("brings the largest element of an upstream to more than half of itself, by a power of two", () => {
     for (const largest of [1e-7, 0.3, 1, 1.5, 12_345]) {
       const factor = scaleFactor(1024, Float32Array.of(0, -largest, largest / 3));
       expect(Number.isInteger(Math.log2(factor))).toBe(true);

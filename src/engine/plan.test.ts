@@ -5,7 +5,7 @@ import { plan } from "../train/plan.js";
 import { flops } from "./flops.js";
 
 describe("FLOPs", () => {
-  test("of a product are two for each multiplication and addition", () => {
+  test("of a matrix product are two per multiply-add", () => {
     const [a, b] = [input([2, 3, 4]), input([2, 4, 5])];
     expect(flops({ name: "product", inputs: { a, b }, outputs: { y: matmul(a, b) } })).toBe(2 * 2 * 3 * 4 * 5);
     const c = input([4, 3]);
@@ -13,7 +13,7 @@ describe("FLOPs", () => {
     expect(flops({ name: "transposed", inputs: { c }, outputs: { y } })).toBe(2 * 3 * 4 * 5);
   });
 
-  test("of a convolution are those of one filter at every output", () => {
+  test("of a convolution are those of one filter per output element", () => {
     const [x, weight] = [input([1, 4, 8, 8]), input([6, 4, 3, 3])];
     const y = conv2d(x, weight, undefined, { padding: 1 });
     expect(flops({ name: "convolution", inputs: { x, weight }, outputs: { y } })).toBe(2 * 6 * 8 * 8 * 4 * 9);
@@ -21,13 +21,13 @@ describe("FLOPs", () => {
 });
 
 describe("a plan", () => {
-  test("goes without the weights of a reward, and says so", async () => {
+  test("does not need the weights of a reward, and lists it as uncounted", async () => {
     const reward = { name: "hps", weights: "no/such/folder" } as const;
     const counted = await plan(tinySettings({ reward }), { calibrate: false });
     expect(counted.uncounted).toEqual([
       expect.stringMatching(/^the hps reward, which cannot be opened here \(.*no\/such\/folder.*\)$/),
     ]);
-    // Nor does it need prompts.
+    // It does not need prompts either.
     const prompts = { ...tinySettings().prompts, train: [], eval: [] };
     const promptless = await plan({ ...tinySettings({ reward }), prompts }, { calibrate: false });
     expect(promptless.unetBackwardCallsPerStep).toBe(counted.unetBackwardCallsPerStep);
@@ -36,7 +36,7 @@ describe("a plan", () => {
     expect(counted.flopsPerStep / whole.flopsPerStep).toBeCloseTo(1, 1);
   });
 
-  test("counts calls, updates and evaluations", async () => {
+  test("counts calls, steps and evaluations", async () => {
     const settings = tinySettings({
       sampling: { steps: 5 },
       estimator: { truncation: { mode: "fixed", k: 2 } },
@@ -61,13 +61,12 @@ describe("a plan", () => {
     expect(counted.estimate).toBeUndefined();
   });
 
-  test("counts a U-Net gradient for every picture and step that the run's own draws keep", async () => {
+  test("counts a backward call for every sample and step that the masks of the run keep", async () => {
     const changes = { sampling: { steps: 10 }, batch: { samples_per_epoch: 64, total: 64, per_device: 4 } };
     for (const mode of ["uniform", "per-step"] as const) {
       const settings = tinySettings({ ...changes, estimator: { truncation: { mode } } });
       const { unetBackwardCallsPerStep } = await plan(settings, { calibrate: false });
-      // A picture keeps (1 + … + 10) / 11 = 5 steps in the mean: 64 · 5 / 4 = 80 calls, and up to one more a step
-      // where the pictures do not fill the last.
+      // A sample keeps (1 + … + 10) / 11 = 5 steps on average: 64 · 5 / 4 = 80 calls. At each step the last call may be incomplete.
       expect(Math.abs(unetBackwardCallsPerStep - 85)).toBeLessThan(8);
     }
   });

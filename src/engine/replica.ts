@@ -116,6 +116,7 @@ class GradientSum {
     } catch (error) {
       if (!(error instanceof Float16Overflow)) throw error;
       this.overflowed = true;
+      // A rollout estimator was interrupted before it returned its losses. They are left out.
       for (const loss of context.losses) this.loss += loss / globalBatchSize;
     } finally {
       await context.release();

@@ -1,5 +1,6 @@
 /** The residuals that a context holds at one time. Their number is bounded, whatever an estimator does. */
 import type { SavedOutputs } from "../runtime/runtime.js";
+import type { ForwardResult } from "./engine.js";
 
 /** How many residuals a replica saves. */
 export interface SavingPlan {
@@ -9,30 +10,49 @@ export interface SavingPlan {
   readonly recomputes: boolean;
 }
 
-/** Residuals of one U-Net call, and the indices of the samples that the call had, in its order. */
+/** A U-Net call whose residuals are saved. */
 export interface SavedCall {
   readonly step: number;
+  /** Indices of the samples that the call had, in its order. */
   readonly samples: readonly number[];
+  /** Latents of these samples, and perhaps of others that filled up the micro-batch. */
+  readonly x: Float32Array;
   readonly residuals: SavedOutputs;
 }
 
 export class SavedResiduals {
   private readonly held = new Set<SavedCall>();
+  /** Calls in progress that will save their residuals. */
+  private pending = 0;
 
   constructor(private readonly limit: number) {}
 
   /** Number of further calls whose residuals may be saved. */
   get room(): number {
-    return this.limit - this.held.size;
+    return this.limit - this.held.size - this.pending;
   }
 
-  add(call: SavedCall): SavedCall {
-    this.held.add(call);
-    return call;
+  /** Makes a U-Net call. It saves its residuals if that is wanted and there is room, also when several calls overlap. */
+  async call(
+    { step, samples, x, wanted = true }: Omit<SavedCall, "residuals"> & { readonly wanted?: boolean },
+    forward: (save: boolean) => Promise<ForwardResult>,
+  ): Promise<{ readonly output: Float32Array; readonly saved?: SavedCall }> {
+    const save = wanted && this.room > 0;
+    if (save) this.pending++;
+    try {
+      const { output, residuals } = await forward(save);
+      if (!residuals) return { output };
+      const saved = { step, samples, x, residuals };
+      this.held.add(saved);
+      return { output, saved };
+    } finally {
+      if (save) this.pending--;
+    }
   }
 
   async release(call: SavedCall): Promise<void> {
-    if (this.held.delete(call)) await call.residuals.release();
+    await call.residuals.release();
+    this.held.delete(call);
   }
 
   async releaseAll(): Promise<void> {
