@@ -84,7 +84,7 @@ describe("bad input ends with exit code 2, and with a code and facts", () => {
     [
       ["train", "--set", "trackers=[{ name: mlflow, uri: here }]"],
       "setting-invalid",
-      { setting: "trackers.uri", found: "here" },
+      { setting: "trackers", tracker: "mlflow", expected: "http or https address" },
     ],
     [["train", "--set", "lora.rnk=2"], "setting-unknown", { setting: "lora.rnk", suggestion: "lora.rank" }],
     [["train", "--set", "lora"], "usage", { option: "--set", found: "lora", expected: "path.to.key=value" }],

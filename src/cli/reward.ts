@@ -7,14 +7,13 @@ import { encodePng } from "../images/contact-sheet.js";
 import { readImage } from "../images/read.js";
 import { imageTensor, type RgbImage } from "../images/rgb.js";
 import { writeFileAtomic } from "../io/atomic.js";
-import { checkJson } from "../io/json.js";
 import { generate } from "../pipeline/index.js";
-import { onnxSchema, showPreprocessing } from "../rewards/index.js";
+import { showPreprocessing } from "../rewards/index.js";
 import { requireWritable } from "../runs/record/index.js";
 import { format } from "../runs/report/index.js";
 import { type CheckedOutput, checkReward, type OnnxCheck } from "../scoring/index.js";
 import { interruptible } from "./interrupt.js";
-import { type CommonOptions, collectSet, commonOptions, HELP } from "./options.js";
+import { type CommonOptions, collectSet, commonOptions, HELP, overridesOf } from "./options.js";
 import type { Terminal } from "./terminal.js";
 
 interface CheckOptions extends CommonOptions {
@@ -74,56 +73,50 @@ async function check(file: string, options: CheckOptions, terminal: Terminal): P
       expected: ".png",
     });
   await requireWritable(dirname(options.out));
-  const settings = checkJson(onnxSchema, rewardSettings(file, options), "reward check", "setting-invalid");
-  const { device, threads, model, sampling } = await loadSettings({
+  const warn = (message: string) => terminal.say(`warning: ${message}`);
+  const { reward, device, threads, model, sampling } = await loadSettings({
     overrides: [
-      ...(options.device === undefined ? [] : [{ path: ["device"], value: options.device, origin: "--device" }]),
-      ...(options.threads === undefined
-        ? []
-        : [{ path: ["threads"], value: Number(options.threads), origin: "--threads" }]),
+      ...rewardOverrides(file, options),
+      ...overridesOf({ device: options.device, threads: options.threads }),
     ],
+    warn,
   });
+  if (reward.name !== "onnx") {
+    throw new InputError("usage", `--set name=${reward.name}: this command checks ONNX files only. Leave it out.`, {
+      option: "--set",
+      setting: "reward.name",
+      found: reward.name,
+      expected: "onnx",
+    });
+  }
   const image =
     options.image === undefined
       ? await interruptible(terminal, "Stopping", (signal) =>
           generate({ model, device, threads, sampling, images: [SAMPLE], signal }),
         ).then(([sample]) => sample as RgbImage)
       : await readImage(options.image);
-  const checked = await checkReward(settings, imageTensor(image), { device, ...(threads !== null && { threads }) });
+  const checked = await checkReward(reward, imageTensor(image), { device, ...(threads !== null && { threads }) });
   await mkdir(dirname(options.out), { recursive: true });
   await writeFileAtomic(options.out, await encodePng(beside(image, checked.heatMap)));
   if (options.json) terminal.print(JSON.stringify(asJson(checked, options.out)));
   else for (const [name, value] of asLines(checked, options)) terminal.print(`${name.padEnd(15)}${value}`);
 }
 
-/** The settings as they would be in a recipe under `reward`. */
-function rewardSettings(
+/** The options as settings, so that they are validated as in a recipe. */
+function rewardOverrides(
   file: string,
   { output, class: chosen, similar, preprocessor, set = [] }: CheckOptions,
-): unknown {
-  const reward: Record<string, unknown> = {
-    name: "onnx",
-    file,
-    ...(output !== undefined && { output }),
-    ...(chosen !== undefined && { class: /^\d+$/.test(chosen) ? Number(chosen) : chosen }),
-    ...(similar !== undefined && { similarity: { picture: similar } }),
-    ...(preprocessor !== undefined && { preprocessor }),
-  };
-  for (const { path, value, origin } of set) {
-    let at = reward;
-    for (const key of path.slice(0, -1)) {
-      if (!Object.hasOwn(at, key)) at[key] = {};
-      const next = at[key];
-      if (typeof next !== "object" || next === null)
-        throw new InputError("usage", `${origin}: ${key} has no settings of its own.`, {
-          option: origin,
-          setting: key,
-        });
-      at = next as Record<string, unknown>;
-    }
-    Object.defineProperty(at, path.at(-1) as string, { value, enumerable: true, configurable: true, writable: true });
-  }
-  return reward;
+): Override[] {
+  const override = (option: string, key: string, value: unknown): Override[] =>
+    value === undefined ? [] : [{ path: ["reward", key], value, origin: option }];
+  return [
+    { path: ["reward"], value: { name: "onnx", file }, origin: file },
+    ...override("--output", "output", output),
+    ...override("--class", "class", chosen !== undefined && /^\d+$/.test(chosen) ? Number(chosen) : chosen),
+    ...override("--similar", "similarity", similar === undefined ? undefined : { picture: similar }),
+    ...override("--preprocessor", "preprocessor", preprocessor),
+    ...set.map(({ path, ...given }): Override => ({ ...given, path: ["reward", ...path] })),
+  ];
 }
 
 /** The image with the heat map to its right. */
