@@ -4,8 +4,6 @@ import { dirname, join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { alignprop, errorOf } from "../../test/command-line.js";
 import { TINY_SD } from "../../test/tiny.js";
-import { ClusterFailure, StopRequest } from "../cluster/index.js";
-import { reportFailure } from "./failure.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-cli-"));
 afterAll(() => rm(scratch, { recursive: true }));
@@ -154,38 +152,6 @@ describe("bad input ends with exit code 2, and with a code and facts", () => {
     expect(stderr).toContain("Commands:");
     expect(stderr).toMatch(/^error: alignprop needs a command/m);
   });
-});
-
-test("an unexpected failure ends with exit code 1 and the code failed", async () => {
-  const terminal = { isTTY: false, said: [] as string[], printed: [] as string[] };
-  const report = (error: unknown, verbose = false) => {
-    const exitCode = reportFailure(
-      error,
-      {
-        ...terminal,
-        print: (line) => terminal.printed.push(line),
-        say: (line) => terminal.said.push(line),
-        update: () => {},
-      },
-      { json: true, verbose },
-    );
-    return [exitCode, JSON.parse(terminal.printed.at(-1) as string).error];
-  };
-  expect(report(new TypeError("x is not a function"))).toEqual([1, { code: "failed", message: "x is not a function" }]);
-  expect(terminal.said.at(-1)).toMatch(/^failed: x is not a function\n.*--verbose/);
-  report(new TypeError("x is not a function"), true);
-  expect(terminal.said.at(-1)).toMatch(/\n\s+at /);
-  const lost = { ranks: [1], seconds: 4 };
-  expect(report(new ClusterFailure("rank 1 is lost", { ranks: [1], facts: lost }))).toEqual([
-    1,
-    { code: "failed", message: "rank 1 is lost", ...lost },
-  ]);
-  const input = { ranks: [1], code: "file-not-found", facts: { path: "a.txt", rank: 1 } } as const;
-  expect(report(new ClusterFailure("rank 1: a.txt: not found", input))).toEqual([
-    2,
-    { code: "file-not-found", message: "rank 1: a.txt: not found", path: "a.txt", rank: 1 },
-  ]);
-  expect(report(new StopRequest())).toEqual([1, expect.objectContaining({ code: "interrupted" })]);
 });
 
 describe("help", () => {

@@ -29,6 +29,7 @@ import {
   settingsOptions,
 } from "./options.js";
 import type { Terminal } from "./terminal.js";
+import { count as counted } from "./text.js";
 
 interface EvaluateCommandOptions extends SettingsOptions, Partial<MixingOptions> {
   count?: number;
@@ -56,7 +57,7 @@ export function evaluateCommand(root: Command, terminal: Terminal): void {
     .addOption(annealOption())
     .option("--count <n>", "number of images per prompt", number({ min: 1, max: 10_000, whole: true }))
     .option("--out <folder>", "write the images, index.json and evaluation.json here");
-  commonOptions(settingsOptions(command))
+  commonOptions(settingsOptions(command, { seed: "seed of the first image" }))
     .addHelpText(
       "after",
       `
@@ -177,7 +178,9 @@ function printEvaluation(
     const held = heldOut ? `  ${title} ${format(heldOut.rewards[i] as number)}` : "";
     terminal.print(`${prompt.padEnd(width)}  seed ${seeds[i]}  ${format(rewards[i] as number)}${held}`);
   }
-  terminal.print(`${rewardTitle(reward)} reward ${format(mean)} ± ${format(std)} over ${rewards.length} images`);
+  terminal.print(
+    `${rewardTitle(reward)} reward ${format(mean)} ± ${format(std)} over ${counted(rewards.length, "image")}`,
+  );
   if (heldOut) terminal.print(`held-out ${title} reward ${format(heldOut.mean)} ± ${format(heldOut.std)}`);
   if (diversity) terminal.print(`diversity ${format(diversity.mean)}`);
 }

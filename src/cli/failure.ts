@@ -2,6 +2,7 @@
 import { ClusterFailure, StopRequest } from "../cluster/index.js";
 import { type ErrorCode, type ErrorFacts, InputError } from "../errors/index.js";
 import type { CommonOptions } from "./options.js";
+import { snakeCase } from "./snake-case.js";
 import type { Terminal } from "./terminal.js";
 
 export const exitCodes = { done: 0, failed: 1, badInput: 2 } as const;
@@ -24,8 +25,11 @@ export function reportFailure(error: unknown, terminal: Terminal, { verbose, jso
   const { exitCode, code, message, facts, detail } = failureOf(error, verbose === true);
   const label = code === "interrupted" ? "" : exitCode === exitCodes.badInput ? "error: " : "failed: ";
   terminal.say(`${label}${message}${detail === undefined ? "" : `\n${detail}`}`);
-  // Facts cannot replace the code or the message.
-  if (json) terminal.print(JSON.stringify({ error: Object.assign({ code, message }, facts, { code, message }) }));
+  if (json) {
+    // Facts cannot replace the code or the message.
+    const reported = Object.assign({ code, message }, snakeCase(facts ?? {}), { code, message });
+    terminal.print(JSON.stringify({ error: reported }));
+  }
   return exitCode;
 }
 

@@ -29,6 +29,7 @@ import {
   type SettingsOptions,
 } from "./options.js";
 import type { Terminal } from "./terminal.js";
+import { count as counted } from "./text.js";
 
 interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" | "out"> {
   prompt?: string[];
@@ -64,7 +65,7 @@ export function generateCommand(root: Command, terminal: Terminal): void {
     )
     .option("--count <n>", "number of images per prompt", number({ min: 1, max: 10_000, whole: true }), 1)
     .option("--steps <n>", "number of denoising steps", number({ min: 1, max: 1000, whole: true }))
-    .option("--guidance <x>", "guidance scale", number({ min: 0 }))
+    .option("--guidance <x>", "scale of classifier-free guidance", number({ min: 0 }))
     .addOption(annealOption())
     .option("--out <path>", "a .png file (several images become one contact sheet), or a folder", "generated.png")
     .option("--device <name>", HELP.device)
@@ -144,7 +145,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
   if (options.json) {
     const shown = requests.map((request, i) => ({ ...request, file: files[i] ?? files[0] }));
     terminal.print(JSON.stringify({ images: shown }));
-  } else terminal.print(`wrote ${asFile ? out : `${files.length} images to ${out}`}`);
+  } else terminal.print(`wrote ${asFile ? out : `${counted(files.length, "image")} to ${out}`}`);
 }
 
 /** The prompts of `--prompt`, then those of `--prompts`, all in the template. */

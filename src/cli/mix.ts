@@ -13,6 +13,7 @@ import { interruptible } from "./interrupt.js";
 import { annealOption, type CommonOptions, collect, commonOptions, HELP, number, overridesOf } from "./options.js";
 import { shellCommand } from "./shell.js";
 import type { Terminal } from "./terminal.js";
+import { count } from "./text.js";
 
 /** Options that `evaluate` has too. */
 export interface MixingOptions extends CommonOptions {
@@ -140,7 +141,7 @@ async function mixInto(a: string, b: string, options: MixOptions, terminal: Term
     terminal.print(JSON.stringify({ out, coefficients, files, modules, strip: stripFile ?? null }));
     return;
   }
-  terminal.print(`wrote ${several ? `${mixes.length} mixes` : "the mix"} of ${modules} layers to ${out}`);
+  terminal.print(`wrote ${several ? `${mixes.length} mixes` : "the mix"} of ${count(modules, "layer")} to ${out}`);
   if (stripFile) terminal.print(`images    ${stripFile}`);
 }
 

@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Override, parseSet } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { isRewardFile, rewardNames } from "../rewards/index.js";
+import { list } from "./text.js";
 
 export interface CommonOptions {
   json?: boolean;
@@ -35,11 +36,6 @@ export function commonOptions(command: Command): Command {
     .option("--verbose", "print the stack trace of an unexpected failure");
 }
 
-/** "a, b or c" */
-export function list(names: readonly string[]): string {
-  return `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`;
-}
-
 /** Descriptions of options that several commands have. */
 export const HELP = {
   recipe: "name of a recipe, or path of a YAML file",
@@ -57,8 +53,8 @@ export const HELP = {
   reward: list([...rewardNames, "an ONNX file (.onnx)", "a JavaScript file (.js)"]),
 } as const;
 
-/** The settings that are changed most often. `--set` changes any other. */
-export function settingsOptions(command: Command): Command {
+/** Options for the settings that are changed most often. `--set` changes any other. */
+export function settingsOptions(command: Command, { seed = "seed of all random numbers" } = {}): Command {
   return command
     .option("--model <model>", HELP.model)
     .option("--offline", HELP.offline)
@@ -66,7 +62,7 @@ export function settingsOptions(command: Command): Command {
     .option("--prompts <list>", HELP.prompts)
     .option("--template <text>", HELP.template)
     .option("--negative-prompt <text>", "what the images should not show")
-    .option("--seed <n>", "seed of all random numbers")
+    .option("--seed <n>", seed)
     .option("--device <name>", HELP.device)
     .option("--precision <name>", HELP.precision)
     .option("--threads <n>", HELP.threads)

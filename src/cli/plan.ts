@@ -7,7 +7,9 @@ import { plan } from "../train/index.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { withStart } from "./open-run.js";
 import { commonOptions, HELP, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
+import { snakeCase } from "./snake-case.js";
 import type { Terminal } from "./terminal.js";
+import { count } from "./text.js";
 
 interface PlanCommandOptions extends SettingsOptions {
   calibrate: boolean;
@@ -60,11 +62,14 @@ function planLines(plan: Plan): [string, string][] {
     ["model", `${plan.model}, a U-Net of ${amount(plan.backboneParameters)} parameters`],
     ["trainable", `${amount(plan.trainableParameters)} parameters ${PARAMETERS_OF[plan.trainable]}`],
     ["reward", plan.reward],
-    ["steps", `${plan.steps} of ${plan.samplesPerStep} images, in ${plan.accumulation} micro-batches each`],
+    [
+      "steps",
+      `${plan.steps} of ${count(plan.samplesPerStep, "image")}, in ${count(plan.accumulation, "micro-batch")} each`,
+    ],
     ["U-Net calls", `${plan.unetForwardCallsPerStep} forward and ${backward} backward per step, in ${plan.precision}`],
     ["operations", `${flop(plan.flopsPerStep)} per step, ${flop(plan.flopsPerStep * plan.steps)} in total`],
     ["memory", `about ${showBytes(memory.expectedBytes)}: ${savedLine(plan)}`],
-    ["evaluations", `${plan.evaluations} of ${plan.imagesPerEvaluation} images`],
+    ["evaluations", `${plan.evaluations} of ${count(plan.imagesPerEvaluation, "image")}`],
   ];
   if (estimate !== undefined) {
     const { secondsPerStep, secondsPerEvaluation, seconds } = estimate;
@@ -90,14 +95,6 @@ function savedLine({
   if (memory.maxSavedCalls === 0) return "every backward call recomputes its forward pass";
   const saved = showBytes(memory.maxSavedCalls * memory.residualBytes);
   return `${round(backward - recomputed)} of ${round(backward)} backward calls use saved residuals, at most ${saved} at once`;
-}
-
-/** `--json` prints snake_case keys, as all files and results have. */
-function snakeCase(record: object): object {
-  const renamed = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-  const inside = (value: unknown) =>
-    typeof value === "object" && value !== null && !Array.isArray(value) ? snakeCase(value) : value;
-  return Object.fromEntries(Object.entries(record).map(([key, value]) => [renamed(key), inside(value)]));
 }
 
 /** 1.2e12 → "1.20 TFLOP" */

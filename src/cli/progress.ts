@@ -7,6 +7,7 @@ import { duration, format, percent, stopText } from "../runs/report/index.js";
 import type { EvaluationResult } from "../scoring/index.js";
 import type { StepMetrics, TrainObserver } from "../train/index.js";
 import type { Terminal } from "./terminal.js";
+import { count } from "./text.js";
 
 export function progress(
   terminal: Terminal,
@@ -27,14 +28,15 @@ export function progress(
         pace = new Pace();
         terminal.say(
           `${step === 0 ? "training" : `continuing from step ${step} with`} ${plan.model}, ${reward} reward: ` +
-            `${steps} steps of ${plan.samplesPerStep} images, ${plan.trainableParameters.toLocaleString("en")} trainable parameters${IN_PRECISION[plan.precision]}`,
+            `${count(steps, "step")} of ${count(plan.samplesPerStep, "image")}, ${plan.trainableParameters.toLocaleString("en")} trainable parameters${IN_PRECISION[plan.precision]}`,
         );
         return;
       }
       case "evaluated": {
         const { result } = event;
         base ??= event.step === 0 ? result.diversity?.mean : undefined;
-        const when = event.step === 0 ? `base model, ${result.rewards.length} images` : `after step ${event.step}`;
+        const when =
+          event.step === 0 ? `base model, ${count(result.rewards.length, "image")}` : `after step ${event.step}`;
         const line = evaluationLine(result, when, heldOut, base);
         // Later evaluations are shown below the line of their step.
         if (event.step === 0) terminal.say(line);

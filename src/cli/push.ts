@@ -5,6 +5,7 @@ import { hubOf } from "../weights/hub/id.js";
 import { interruptible } from "./interrupt.js";
 import { type CommonOptions, commonOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
+import { count } from "./text.js";
 
 interface PushCommandOptions extends CommonOptions {
   private?: boolean;
@@ -51,9 +52,11 @@ async function pushInto(adapter: string, repo: string, options: PushCommandOptio
         push(files, { repo, revision, private: isPrivate, hubUrl, token, signal }),
       );
   if (json) terminal.print(JSON.stringify({ repo, revision, files: listed, url: null, commit: null, ...pushed }));
-  else if (pushed !== undefined) terminal.print(`pushed ${files.length} files to ${pushed.url}`);
+  else if (pushed !== undefined) terminal.print(`pushed ${count(files.length, "file")} to ${pushed.url}`);
   else {
     for (const { path, bytes } of listed) terminal.print(`${path}  ${showBytes(bytes)}`);
-    terminal.print(`dry run: ${files.length} files for ${hubUrl}/${repo}, branch ${revision}; nothing was uploaded`);
+    terminal.print(
+      `dry run: ${count(files.length, "file")} for ${hubUrl}/${repo}, branch ${revision}; nothing was uploaded`,
+    );
   }
 }

@@ -22,7 +22,7 @@ export function requireOneRank(command: string): void {
   if (size === 1) return;
   throw new InputError(
     "usage",
-    `${name} started ${size} processes, but only train runs in several. Start ${command} without ${name}.`,
+    `${name} started ${size} processes, but only train can run in several processes. Start ${command} without ${name}.`,
     { command, launcher: name, found: size, limit: 1 },
   );
 }

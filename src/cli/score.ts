@@ -9,6 +9,7 @@ import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { collectSet, commonOptions, HELP, overridesOf, type SettingsOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
+import { count } from "./text.js";
 
 interface ScoreCommandOptions extends SettingsOptions {
   recipe?: string;
@@ -36,7 +37,7 @@ export function scoreCommand(root: Command, terminal: Terminal): void {
       "after",
       `
 Examples:
-  npx alignprop score runs/default-1/samples/step-000024
+  npx alignprop score runs/default-1/samples/step-000018
   npx alignprop score a.png b.png --reward clip --prompt "three foxes" --json
   npx alignprop score photos --reward hps --prompt "a lighthouse"
   npx alignprop score photos --set 'reward={ name: count, count: 2, object: dog, detector: hustvl/yolos-tiny }'`,
@@ -69,7 +70,9 @@ async function scoreInto(paths: readonly string[], options: ScoreCommandOptions,
     const each = Object.entries(parts ?? {}).map(([label, part]) => `  ${label} ${part === null ? "-" : format(part)}`);
     terminal.print(`${file.padEnd(width)}  ${format(value)}${each.join("")}`);
   }
-  terminal.print(`${reward} reward ${format(scores.mean)} ± ${format(scores.std)} over ${entries.length} images`);
+  terminal.print(
+    `${reward} reward ${format(scores.mean)} ± ${format(scores.std)} over ${count(entries.length, "image")}`,
+  );
 }
 
 function entriesOf(files: readonly ImageFile[], given: string | undefined, { rewards, parts }: Scores) {

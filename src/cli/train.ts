@@ -8,11 +8,12 @@ import { observers, type TrainResult, train } from "../train/index.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { openRun, type RunOptions } from "./open-run.js";
-import { collect, commonOptions, HELP, list, settingsOptions } from "./options.js";
+import { collect, commonOptions, HELP, settingsOptions } from "./options.js";
 import { outcomeOf, printOutcome } from "./outcome.js";
 import { progress } from "./progress.js";
 import { withRanks } from "./ranks.js";
 import type { Terminal } from "./terminal.js";
+import { list } from "./text.js";
 
 export function trainCommand(root: Command, terminal: Terminal): void {
   const command = root
