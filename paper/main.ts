@@ -12,7 +12,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { failureOf } from "../src/cli/failure.js";
+import { reportFailure } from "../src/cli/failure.js";
 import { interruptible } from "../src/cli/interrupt.js";
 import { processTerminal, type Terminal } from "../src/cli/terminal.js";
 import { InputError, nearest } from "../src/errors/index.js";
@@ -151,7 +151,5 @@ const terminal = processTerminal();
 try {
   await main(terminal);
 } catch (error) {
-  const { message, exitCode } = failureOf(error, true);
-  if (message !== undefined) terminal.say(message);
-  process.exitCode = exitCode;
+  process.exitCode = reportFailure(error, terminal, { verbose: true });
 }

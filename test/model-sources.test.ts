@@ -199,7 +199,7 @@ test("the command line fetches a model, tells how it goes on, and keeps stdout f
   const args = ["generate", "--model", "org/tiny-sd", "--prompt", "a cat", "--steps", "1", "--threads", "1", "--json"];
   expect(await runCommandLine([...args, "--out", out], terminal)).toBe(0);
   expect(printed).toHaveLength(1);
-  expect(JSON.parse(printed[0] as string)).toMatchObject({ pictures: [{ file: out }] });
+  expect(JSON.parse(printed[0] as string)).toMatchObject({ images: [{ file: out }] });
   expect(said).toContainEqual(
     expect.stringMatching(/^fetching org\/tiny-sd: unet\/diffusion_pytorch_model\.safetensors \(.* of 0\.\d+ MB\)$/),
   );

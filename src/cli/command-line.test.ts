@@ -2,23 +2,11 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { alignprop, errorOf } from "../../test/command-line.js";
 import { TINY_SD } from "../../test/tiny.js";
-import { runCommandLine } from "./program.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-cli-"));
 afterAll(() => rm(scratch, { recursive: true }));
-
-/** Runs a command and keeps what it says. */
-async function alignprop(...args: string[]) {
-  const [printed, said]: [string[], string[]] = [[], []];
-  const code = await runCommandLine(args, {
-    isTTY: false,
-    print: (line) => printed.push(line),
-    say: (line) => said.push(line),
-    update: (line) => said.push(line),
-  });
-  return { code, printed: printed.join("\n"), said: said.join("\n") };
-}
 
 const tinyRecipe = join(scratch, "tiny.yaml");
 await writeFile(
@@ -39,92 +27,154 @@ evaluation: { every: 2, batch: 2 }
 const wolves = join(scratch, "wolves.txt");
 await writeFile(wolves, "wolf\n\ngrey wolf\n");
 
-const pictures = await mkdtemp(join(tmpdir(), "alignprop-cli-")).then((folder) => join(folder, "sheet.png"));
-await mkdir(pictures);
-afterAll(() => rm(dirname(pictures), { recursive: true }));
+const sheet = await mkdtemp(join(tmpdir(), "alignprop-cli-")).then((folder) => join(folder, "sheet.png"));
+await mkdir(sheet);
+afterAll(() => rm(dirname(sheet), { recursive: true }));
 
-describe("wrong usage ends with 2 and a message that helps", () => {
-  test.each([
-    [["trian"], "unknown command 'trian'\n(Did you mean train?)"],
-    [["train", "--stpes", "3"], "unknown option '--stpes'\n(Did you mean --steps?)"],
-    [["train", "defalt"], 'unknown recipe "defalt"; did you mean default?'],
-    [["train", "--steps", "many"], '--steps many: train.steps must be a number, found "many"'],
-    [["train", "--reward", "aestetic"], "did you mean aesthetic?"],
+describe("bad input ends with exit code 2, and with a code and facts", () => {
+  const offline = ["--model", TINY_SD, "--set", "loading.offline=true"];
+
+  test.each<[args: string[], code: string, facts: Record<string, unknown>]>([
+    // Found by commander
+    [["trian"], "usage", { found: "trian", suggestion: "train" }],
+    [["train", "--stpes", "3"], "usage", { option: "--stpes", suggestion: "--steps" }],
+    [["train", "--raward=clip"], "usage", { option: "--raward", suggestion: "--reward" }],
+    [["reward", "check", "--imag=a.png", "m.onnx"], "usage", { option: "--imag", suggestion: "--image" }],
+    [["plan", "a", "b"], "usage", { command: "plan" }],
+    [["push"], "usage", { argument: "adapter" }],
+    [["mix", "a"], "usage", { option: "--coefficient" }],
+    [["mix", "a", "base", "--coefficient", "half", "--out", "o"], "usage", { option: "--coefficient", found: "half" }],
+    [["generate", "--prompt", "x", "--count", "0"], "usage", { option: "--count", found: "0" }],
+    // Options that do not go together
+    [["train", "default", "--resume", scratch], "usage", { option: "--resume", path: scratch, conflicts: ["recipe"] }],
+    [
+      ["train", "--adapter", "a", "--out", "o", "--resume", "r"],
+      "usage",
+      { option: "--resume", path: "r", conflicts: ["--out", "--adapter"] },
+    ],
+    [["generate"], "usage", { missing: ["--prompt", "--prompts"] }],
+    [["generate", "--prompt", "x", "--template", "y"], "usage", { option: "--template", found: "y", expected: "{}" }],
+    [["evaluate", "--mix", "base"], "usage", { option: "--mix", found: "base", missing: "--adapter" }],
+    [
+      ["evaluate", "--adapter", "a", "--mix", "base"],
+      "usage",
+      { option: "--mix", found: "base", missing: "--coefficient" },
+    ],
+    [["evaluate", "--coefficient", "1"], "usage", { option: "--coefficient", found: 1, missing: "--mix" }],
+    [
+      ["mix", "base", "my run", "--coefficient", "0.3", "--out", "o"],
+      "usage",
+      { argument: "a", suggestion: "npx alignprop mix 'my run' base --coefficient 0.7 --out o" },
+    ],
+    // Recipes, settings and prompts
+    [["train", "defalt"], "recipe-not-found", { recipe: "defalt", suggestion: "default" }],
+    [["train", "--steps", "many"], "setting-invalid", { option: "--steps", setting: "train.steps", found: "many" }],
+    [
+      ["train", "--reward", "aestetic"],
+      "setting-invalid",
+      { option: "--reward", setting: "reward.name", found: "aestetic", suggestion: "aesthetic" },
+    ],
     [
       ["train", "--track", "tensorbord"],
-      "--track tensorbord: trackers.0.name must be one of tensorboard, mlflow, wandb",
+      "setting-invalid",
+      { option: "--track", setting: "trackers.0.name", expected: ["tensorboard", "mlflow", "wandb"] },
     ],
-    [["train", "--set", "trackers=[{ name: mlflow, uri: here }]"], "mlflow: its uri must be the address of a tracking"],
-    [["train", "--set", "lora.rnk=2"], "--set lora.rnk=2: lora.rnk is no setting; did you mean lora.rank?"],
-    [["train", "--set", "lora"], "expected path.to.key=value"],
-    [["train", "--model", "/no/such/model"], "model folder /no/such/model: not found"],
-    [["train", "--out", scratch], "the folder is not empty"],
-    [["train", "--resume", scratch], "this is not a run's folder"],
-    [["train", "default", "--resume", scratch], "leave out the recipe default"],
-    [["generate"], "nothing to draw; add --prompt TEXT, or --prompts with a text file or a list's name"],
-    [["generate", "--prompts", "animal"], '--prompts: "animal" is not a list of prompts; did you mean "animals"?'],
-    [["generate", "--prompt", "x", "--template", "y"], "--template y: must contain {} where the prompt goes"],
-    [["evaluate", "--prompts", "/none.txt"], "prompts.eval: /none.txt: cannot read this: no such file"],
-    [["train", "--negative-prompt", "x".repeat(5000)], "prompts.negative must be at most 4096 characters long"],
-    [["generate", "--prompt", "x", "--count", "0"], "Give a whole number from 1 to 10000."],
-    [["generate", "--prompt", "x", "--adapter", "/none"], "/none"],
-    [["generate", "--prompt", "x", "--out", `${scratch}`], "the folder is not empty"],
-    [["generate", "--prompt", "x", "--out", pictures], "this is a folder, although its name is a picture's"],
-    [["evaluate", "--mix", "base"], "--mix: needs the adapter that is mixed"],
-    [["evaluate", "--adapter", "a", "--mix", "base"], "--mix: needs the adapter's share"],
-    [["evaluate", "--coefficient", "1"], "--coefficient: belongs to --mix"],
-    [["mix", "base", "a", "--coefficient", "0.3", "--out", "o"], "try alignprop mix a base --coefficient 0.7"],
-    [["mix", "a"], "required option '--coefficient <x...>' not specified"],
-    [["mix", "a", "base", "--coefficient", "half", "--out", "o"], "Give a number from -100 to 100."],
-    [["mix", "/none", "base", "--coefficient", "1", "--out", join(scratch, "o")], "/none"],
-    [["plan", "a", "b"], "too many arguments"],
-    [["train", "--raward=clip"], "unknown option '--raward=clip'\n(Did you mean --reward?)"],
     [
-      ["train", "aesthetic", "--model", TINY_SD, "--set", "loading.offline=true"],
-      "Download it once with network access, or give a local folder.",
+      ["train", "--set", "trackers=[{ name: mlflow, uri: here }]"],
+      "setting-invalid",
+      { setting: "trackers", tracker: "mlflow", expected: "http or https address" },
     ],
-    [["train", "hps", "--model", TINY_SD], "prompts.train: "],
+    [["train", "--set", "lora.rnk=2"], "setting-unknown", { setting: "lora.rnk", suggestion: "lora.rank" }],
+    [["train", "--set", "lora"], "usage", { option: "--set", found: "lora", expected: "path.to.key=value" }],
     [
-      ["evaluate", "evaluate-soup", "--model", TINY_SD, "--set", "loading.offline=true"],
-      "model openai/clip-vit-large-patch14: is not a local folder and not in the cache",
+      ["train", "--negative-prompt", "x".repeat(5000)],
+      "setting-invalid",
+      { option: "--negative-prompt", setting: "prompts.negative", expected: expect.stringContaining("4096") },
     ],
     [
       ["train", "--set", "reward={ name: compressibility, weights: x }"],
-      "reward.weights does not go with name: compressibility",
+      "settings-conflict",
+      { setting: "reward.weights", with: "name: compressibility" },
     ],
-  ])("%j", async (args, message) => {
-    const { code, printed, said } = await alignprop(...args);
-    expect(said).toContain(message);
-    expect(said).not.toMatch(/^\s+at /m);
-    expect([code, printed]).toEqual([2, ""]);
+    [["generate", "--prompts", "animal"], "prompts-invalid", { found: "animal", suggestion: "animals" }],
+    [["evaluate", "--prompts", "/none.txt"], "file-not-found", { setting: "prompts.eval", path: "/none.txt" }],
+    [
+      ["train", "hps", "--model", TINY_SD],
+      "file-not-found",
+      { setting: "prompts.train", path: expect.stringContaining(".txt") },
+    ],
+    // Models, adapters and folders
+    [["train", "--model", "/no/such/model"], "model-not-found", { path: "/no/such/model" }],
+    [["train", "aesthetic", ...offline], "hub-unreachable", { model: "openai/clip-vit-large-patch14", offline: true }],
+    [
+      ["evaluate", "evaluate-soup", ...offline],
+      "hub-unreachable",
+      { model: "openai/clip-vit-large-patch14", offline: true },
+    ],
+    [["generate", "--prompt", "x", "--adapter", "/none"], "file-not-found", { path: "/none" }],
+    [["mix", "/none", "base", "--coefficient", "1", "--out", join(scratch, "o")], "file-not-found", { path: "/none" }],
+    [["train", "--resume", scratch], "run-not-found", { option: "--resume", path: scratch, expected: "config.yaml" }],
+    [["train", "--out", scratch], "output-exists", { option: "--out", path: scratch, entries: 2 }],
+    [["generate", "--prompt", "x", "--out", scratch], "output-exists", { option: "--out", path: scratch, entries: 2 }],
+    [["generate", "--prompt", "x", "--out", sheet], "output-exists", { option: "--out", path: sheet }],
+  ])("%j", async (args, code, facts) => {
+    expect(errorOf(await alignprop(...args, "--json"))).toMatchObject({ code, ...facts });
   });
 
   test("and leaves no folder behind", async () => {
     expect((await readdir(scratch)).sort()).toEqual(["tiny.yaml", "wolves.txt"]);
   });
+
+  test.each([
+    [["trian"], ["trian", "Did you mean train?"]],
+    [
+      ["train", "--raward=clip"],
+      ["--raward", "Did you mean --reward?"],
+    ],
+    [["generate"], ["Add --prompt"]],
+    [
+      ["train", "--out", scratch],
+      [scratch, "not empty", "name another folder"],
+    ],
+    [
+      ["generate", "--prompt", "x", "--count", "0"],
+      ["--count", "Give a whole number from 1 to 10000."],
+    ],
+  ])("without --json, %j prints only a message, with the remedy", async (args, words) => {
+    const { code, stdout, stderr } = await alignprop(...args);
+    expect([code, stdout]).toEqual([2, ""]);
+    for (const word of words) expect(stderr).toContain(word);
+  });
+
+  test("a command that is not given is reported below the help", async () => {
+    const { code, stderr } = await alignprop();
+    expect(code).toBe(2);
+    expect(stderr).toContain("Commands:");
+    expect(stderr).toMatch(/^error: alignprop needs a command/m);
+  });
 });
 
 describe("help", () => {
-  test.each(["train", "generate", "evaluate", "mix", "plan", "push"])(
-    "for %s has examples and ends with 0",
+  test.each(["train", "generate", "evaluate", "mix", "plan", "score", "push", "reward check"])(
+    "for %s has examples to paste and ends with 0",
     async (command) => {
-      const { code, printed } = await alignprop(command, "--help");
+      const { code, stdout } = await alignprop(...command.split(" "), "--help");
       expect(code).toBe(0);
-      expect(printed).toContain(`Examples:\n  alignprop ${command}`);
-      expect(printed).toContain("--json");
+      expect(stdout).toContain(`Examples:\n  npx alignprop ${command}`);
+      expect(stdout).toContain("--json");
     },
   );
 
   test("as a whole names the exit codes", async () => {
-    expect((await alignprop("--help")).printed).toContain("Exit codes: 0 done, 1 failed while running, 2 wrong usage");
+    expect((await alignprop("--help")).stdout).toMatch(/Exit codes: 0 .*, 1 .*, 2 .*/);
   });
 });
 
 describe("a run from the command line", () => {
   const out = join(scratch, "run");
 
-  test("trains, says how it goes on stderr and what came of it on stdout", async () => {
-    const { code, printed, said } = await alignprop(
+  test("trains, with progress on stderr and the result on stdout", async () => {
+    const { code, stdout, stderr } = await alignprop(
       "train",
       tinyRecipe,
       "--out",
@@ -133,10 +183,10 @@ describe("a run from the command line", () => {
       "--track",
       "tensorboard",
     );
-    expect(said).toMatch(/^step 1\/2 {2}reward .* loss .* grad .* GiB .*\/step .* left$/m);
-    expect(said).toMatch(/^ {2}evaluation reward .*, after step 2$/m);
+    expect(stderr).toMatch(/^step 1\/2 {2}reward .* loss .* grad .* GiB .*\/step .* left$/m);
+    expect(stderr).toMatch(/^ {2}evaluation reward .*, after step 2$/m);
     expect(code).toBe(0);
-    const result = JSON.parse(printed);
+    const result = JSON.parse(stdout);
     expect(result).toMatchObject({
       run: out,
       step: 2,
@@ -152,10 +202,10 @@ describe("a run from the command line", () => {
     expect(JSON.parse(rows[1] as string)).toEqual(result.last_step);
   });
 
-  test("goes on with --resume as if it had never stopped", async () => {
+  test("continues with --resume as if it had never stopped", async () => {
     const whole = join(scratch, "whole");
     expect((await alignprop("train", tinyRecipe, "--out", whole, "--steps", "3")).code).toBe(0);
-    // Where it is watched from is no part of what is learnt.
+    // Trackers do not affect the training, so a resumed run may change them.
     expect((await alignprop("train", "--resume", out, "--steps", "3", "--set", "trackers=[]")).code).toBe(0);
     const losses = async (run: string) =>
       (await readFile(join(run, "metrics.jsonl"), "utf8"))
@@ -165,25 +215,24 @@ describe("a run from the command line", () => {
     expect(await losses(out)).toEqual(await losses(whole));
   });
 
-  test("refuses to go on with other settings", async () => {
-    const { code, said } = await alignprop("train", "--resume", out, "--steps", "4", "--set", "lora.rank=2");
-    expect(said).toContain("lora.rank is 2 now and was 4");
-    expect(code).toBe(2);
+  test("refuses to continue with other settings", async () => {
+    const refused = await alignprop("train", "--resume", out, "--steps", "4", "--set", "lora.rank=2", "--json");
+    expect(errorOf(refused)).toMatchObject({ code: "run-mismatch", settings: ["lora.rank"] });
   });
 
-  test("makes an adapter that generate, evaluate and mix take, in the run's own settings", async () => {
-    const picture = join(scratch, "fox.png");
-    const generated = await alignprop("generate", "--prompt", "fox", "--adapter", out, "--out", picture, "--json");
+  test("makes an adapter that generate, evaluate and mix use, with the settings of the run", async () => {
+    const image = join(scratch, "fox.png");
+    const generated = await alignprop("generate", "--prompt", "fox", "--adapter", out, "--out", image, "--json");
     expect(generated.code).toBe(0);
-    expect(JSON.parse(generated.printed)).toEqual({ pictures: [{ prompt: "fox", seed: 0, file: picture }] });
-    expect((await readFile(picture)).subarray(1, 4).toString()).toBe("PNG");
+    expect(JSON.parse(generated.stdout)).toEqual({ images: [{ prompt: "fox", seed: 0, file: image }] });
+    expect((await readFile(image)).subarray(1, 4).toString()).toBe("PNG");
 
     const evaluated = await alignprop("evaluate", "--adapter", out, "--json");
-    const { reward, samples, mean } = JSON.parse(evaluated.printed);
+    const { reward, samples, mean } = JSON.parse(evaluated.stdout);
     expect([reward, samples.length]).toEqual(["compressibility", 2]);
 
-    const kept = join(scratch, "kept");
-    const asked = [
+    const evaluation = join(scratch, "evaluation");
+    const options = [
       "--prompts",
       wolves,
       "--template",
@@ -195,8 +244,8 @@ describe("a run from the command line", () => {
       "--seed",
       "7",
     ];
-    const others = await alignprop("evaluate", "--adapter", out, ...asked, "--out", kept, "--json");
-    expect((await readdir(kept)).sort()).toEqual([
+    const others = await alignprop("evaluate", "--adapter", out, ...options, "--out", evaluation, "--json");
+    expect((await readdir(evaluation)).sort()).toEqual([
       "000_a-wolf.png",
       "001_a-wolf.png",
       "002_a-grey-wolf.png",
@@ -204,17 +253,17 @@ describe("a run from the command line", () => {
       "evaluation.json",
       "index.json",
     ]);
-    const index = JSON.parse(await readFile(join(kept, "index.json"), "utf8"));
+    const index = JSON.parse(await readFile(join(evaluation, "index.json"), "utf8"));
     expect(index.map(({ prompt, seed }: { prompt: string; seed: number }) => [prompt, seed])).toEqual([
       ["a wolf", 7],
       ["a wolf", 8],
       ["a grey wolf", 9],
       ["a grey wolf", 10],
     ]);
-    const { samples: printed, ...summary } = JSON.parse(others.printed);
-    expect(JSON.parse(await readFile(join(kept, "evaluation.json"), "utf8"))).toEqual(summary);
-    expect(summary).toMatchObject({ reward: "compressibility", pictures: 4, adapter: out, negative_prompt: "cat" });
-    expect(printed[3]).toEqual({ ...index[3], file: join(kept, index[3].file) });
+    const { samples: printed, ...summary } = JSON.parse(others.stdout);
+    expect(JSON.parse(await readFile(join(evaluation, "evaluation.json"), "utf8"))).toEqual(summary);
+    expect(summary).toMatchObject({ reward: "compressibility", images: 4, adapter: out, negative_prompt: "cat" });
+    expect(printed[3]).toEqual({ ...index[3], file: join(evaluation, index[3].file) });
     const rewards = printed.map(({ reward }: { reward: number }) => reward);
     const average = rewards.reduce((sum: number, reward: number) => sum + reward, 0) / 4;
     expect(summary.mean).toBeCloseTo(average, 6);
@@ -223,12 +272,14 @@ describe("a run from the command line", () => {
       6,
     );
 
-    const drawn = join(scratch, "drawn");
-    const wanted = ["--prompts", wolves, "--template", "a {}", "--negative-prompt", "cat", "--seed", "7"];
-    expect((await alignprop("generate", "--adapter", out, ...wanted, "--out", drawn)).code).toBe(0);
-    // The same prompt, seed and adapter: the very picture that was evaluated.
-    expect(await readFile(join(drawn, "000_a-wolf.png"))).toEqual(await readFile(join(kept, "000_a-wolf.png")));
-    expect((await readdir(drawn)).sort()).toEqual(["000_a-wolf.png", "001_a-grey-wolf.png", "index.json"]);
+    const generatedImages = join(scratch, "generated");
+    const same = ["--prompts", wolves, "--template", "a {}", "--negative-prompt", "cat", "--seed", "7"];
+    expect((await alignprop("generate", "--adapter", out, ...same, "--out", generatedImages)).code).toBe(0);
+    // The same prompt, seed and adapter give the image that was evaluated.
+    expect(await readFile(join(generatedImages, "000_a-wolf.png"))).toEqual(
+      await readFile(join(evaluation, "000_a-wolf.png")),
+    );
+    expect((await readdir(generatedImages)).sort()).toEqual(["000_a-wolf.png", "001_a-grey-wolf.png", "index.json"]);
 
     const half = join(scratch, "half");
     expect((await alignprop("mix", out, "base", "--coefficient", "0", "--out", half)).code).toBe(0);
@@ -237,20 +288,20 @@ describe("a run from the command line", () => {
     const slide = join(scratch, "slide");
     const several = ["--coefficient", "0", "0.5", "--rank", "1", "--prompt", "fox", "--json"];
     const mixed = await alignprop("mix", out, "base", "--out", slide, ...several);
-    expect(JSON.parse(mixed.printed)).toMatchObject({ coefficients: [0, 0.5], strip: join(slide, "strip.png") });
+    expect(JSON.parse(mixed.stdout)).toMatchObject({ coefficients: [0, 0.5], strip: join(slide, "strip.png") });
     expect((await readdir(slide)).sort()).toEqual(["0", "0.5", "strip.png"]);
     expect(await readdir(join(slide, "0.5"))).toContain("slide-0.5.kohya.safetensors");
     expect((await readFile(join(slide, "strip.png"))).subarray(1, 4).toString()).toBe("PNG");
 
     const without = await alignprop("evaluate", tinyRecipe, "--json");
     const nothing = await alignprop("evaluate", tinyRecipe, "--adapter", half, "--json");
-    expect(JSON.parse(nothing.printed).mean).toBeCloseTo(JSON.parse(without.printed).mean, 5);
-    expect(mean).not.toBe(JSON.parse(without.printed).mean);
+    expect(JSON.parse(nothing.stdout).mean).toBeCloseTo(JSON.parse(without.stdout).mean, 5);
+    expect(mean).not.toBe(JSON.parse(without.stdout).mean);
   });
 
-  test("is planned without being run", async () => {
-    const { code, printed } = await alignprop("plan", tinyRecipe, "--no-calibrate", "--json");
+  test("can be planned without being run", async () => {
+    const { code, stdout } = await alignprop("plan", tinyRecipe, "--no-calibrate", "--json");
     expect(code).toBe(0);
-    expect(JSON.parse(printed)).toMatchObject({ steps: 2, samples_per_step: 2, unet_forward_calls_per_step: 3 });
+    expect(JSON.parse(stdout)).toMatchObject({ steps: 2, samples_per_step: 2, unet_forward_calls_per_step: 3 });
   });
 });

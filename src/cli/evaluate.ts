@@ -21,6 +21,7 @@ import { formOption, type MixingOptions } from "./mix.js";
 import {
   annealOption,
   commonOptions,
+  HELP,
   number,
   overridesOf,
   requireTuned,
@@ -28,6 +29,7 @@ import {
   settingsOptions,
 } from "./options.js";
 import type { Terminal } from "./terminal.js";
+import { count as counted } from "./text.js";
 
 interface EvaluateCommandOptions extends SettingsOptions, Partial<MixingOptions> {
   count?: number;
@@ -38,30 +40,36 @@ interface EvaluateCommandOptions extends SettingsOptions, Partial<MixingOptions>
 export function evaluateCommand(root: Command, terminal: Terminal): void {
   const command = root
     .command("evaluate")
-    .summary("reward pictures of the held-out prompts")
+    .summary("generate images for held-out prompts and score them")
     .description(
-      "Draw the recipe's held-out prompts, or others, on fixed noise, with an adapter or without, and reward them. " +
-        "Without a recipe, an adapter is evaluated as in its own run. Image i has the noise of the seed --seed + i.",
+      "Generate images for the recipe's held-out prompts, or for others, with or without an adapter, and score them with the " +
+        "reward. Without a recipe, an adapter is evaluated as in its own run. The noise is fixed: image i uses seed --seed + i.",
     )
-    .argument("[recipe]", "a recipe's name, or a YAML file such as a run's config.yaml", undefined)
-    .option("--adapter <path>", "a run (its best checkpoint), one of its checkpoints, or a LoRA file")
-    .option("--mix <path>", "mix the adapter with another one, or with the base model: base")
-    .option("--coefficient <x>", "the share of --adapter in the mix: 1 is all of it", number({ min: -100, max: 100 }))
+    .argument("[recipe]", "name of a recipe, or path of a YAML file such as the config.yaml of a run", undefined)
+    .option("--adapter <path>", HELP.adapter)
+    .option("--mix <path>", "mix --adapter with this adapter, or with the base model (base)")
+    .option(
+      "--coefficient <x>",
+      "weight of --adapter in the mix; 1 leaves it unchanged",
+      number({ min: -100, max: 100 }),
+    )
     .addOption(formOption())
     .addOption(annealOption())
-    .option("--count <n>", "pictures of each prompt", number({ min: 1, max: 10_000, whole: true }))
-    .option("--out <folder>", "keep the pictures, index.json and evaluation.json here");
-  commonOptions(settingsOptions(command))
+    .option("--count <n>", "number of images per prompt", number({ min: 1, max: 10_000, whole: true }))
+    .option("--out <folder>", "write the images, index.json and evaluation.json here");
+  commonOptions(settingsOptions(command, { seed: "seed of the first image" }))
     .addHelpText(
       "after",
       `
 Examples:
-  alignprop evaluate                                  the embedded model as it is
-  alignprop evaluate --adapter runs/default-1
-  alignprop evaluate runs/default-1/config.yaml       the base model, as that run evaluated it
-  alignprop evaluate --adapter runs/default-1 --count 8 --out pictures
-  alignprop evaluate --prompts mine.txt --template "a photo of a {}" --negative-prompt blurry
-  alignprop evaluate --adapter runs/default-1 --mix base --coefficient 0.5`,
+  npx alignprop evaluate
+  npx alignprop evaluate --adapter runs/default-1
+  npx alignprop evaluate --adapter runs/default-1 --count 8 --out images
+  npx alignprop evaluate --prompts mine.txt --template "a photo of a {}" --negative-prompt blurry
+  npx alignprop evaluate --adapter runs/default-1 --mix base --coefficient 0.5
+
+Evaluate the base model exactly as a run did before its first step:
+  npx alignprop evaluate runs/default-1/config.yaml`,
     )
     .action((recipe: string | undefined, options: EvaluateCommandOptions) => evaluateInto(recipe, options, terminal));
 }
@@ -73,7 +81,7 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
     await requireEmpty(out);
     await requireWritable(out);
   }
-  // Here --adapter is what is evaluated, not a setting.
+  // For this command, --out and --adapter are not settings.
   const { out: _, adapter: __, count, ...settable } = options;
   const trainedWith = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
   const settings = await loadSettings({
@@ -99,7 +107,7 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
         held_out: { reward: rewardTitle(evaluation.held_out), mean: heldOut.mean, std: heldOut.std },
       }),
     ...(diversity && { diversity: diversity.mean }),
-    pictures: rewards.length,
+    images: rewards.length,
     model,
     adapter: options.adapter ?? null,
     ...(options.mix !== undefined && { mix: options.mix, coefficient: options.coefficient, form: options.form }),
@@ -108,7 +116,7 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
     negative_prompt: prompts.negative,
   };
   const names = out === undefined ? undefined : await writeEvaluation(out, result, summary);
-  if (options.json) terminal.print(JSON.stringify({ ...summary, samples: drawSamples(result, out, names) }));
+  if (options.json) terminal.print(JSON.stringify({ ...summary, samples: samplesOf(result, out, names) }));
   else printEvaluation(result, settings, terminal);
 }
 
@@ -118,21 +126,33 @@ async function tunedBy(
 ): Promise<Partial<Tuned>> {
   if (mix === undefined) {
     if (coefficient !== undefined)
-      throw new InputError("usage", "--coefficient: belongs to --mix; add --mix base or --mix <path>");
+      throw new InputError("usage", "--coefficient: is only used with --mix. Add --mix base or --mix <path>.", {
+        option: "--coefficient",
+        found: coefficient,
+        missing: "--mix",
+      });
     return adapter === undefined ? {} : await openTuned(adapter, warn);
   }
   if (adapter === undefined)
-    throw new InputError("usage", "--mix: needs the adapter that is mixed; add --adapter <path>");
+    throw new InputError("usage", `--mix ${mix}: there is no adapter to mix. Add --adapter <path>.`, {
+      option: "--mix",
+      found: mix,
+      missing: "--adapter",
+    });
   if (coefficient === undefined)
-    throw new InputError("usage", "--mix: needs the adapter's share; add --coefficient <x>, such as 0.5");
+    throw new InputError("usage", `--mix ${mix}: the weight of the adapter is not given. Add --coefficient 0.5.`, {
+      option: "--mix",
+      found: mix,
+      missing: "--coefficient",
+    });
   const open = (path: string) => openAdapter(path, "--mix blends adapters", warn);
   return {
     adapter: mixAdapters(await open(adapter), mix === "base" ? mix : await open(mix), coefficient, { form }),
   };
 }
 
-/** For `--json`: each picture, with its file where the pictures are kept. */
-function drawSamples(
+/** For `--json`: one entry per image, with its file if `out` is given. */
+function samplesOf(
   { prompts, seeds, rewards, heldOut, diversity }: EvaluationResult,
   out = "",
   names?: readonly string[],
@@ -158,7 +178,9 @@ function printEvaluation(
     const held = heldOut ? `  ${title} ${format(heldOut.rewards[i] as number)}` : "";
     terminal.print(`${prompt.padEnd(width)}  seed ${seeds[i]}  ${format(rewards[i] as number)}${held}`);
   }
-  terminal.print(`${rewardTitle(reward)} reward ${format(mean)} ± ${format(std)} over ${rewards.length} pictures`);
+  terminal.print(
+    `${rewardTitle(reward)} reward ${format(mean)} ± ${format(std)} over ${counted(rewards.length, "image")}`,
+  );
   if (heldOut) terminal.print(`held-out ${title} reward ${format(heldOut.mean)} ± ${format(heldOut.std)}`);
   if (diversity) terminal.print(`diversity ${format(diversity.mean)}`);
 }

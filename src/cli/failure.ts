@@ -1,34 +1,52 @@
-/** How a failed command ends: what it says, and with which exit code. */
-import { CommanderError } from "commander";
+/** How a command that fails ends: the message on stderr, the error on stdout with `--json`, and the exit code. */
 import { ClusterFailure, StopRequest } from "../cluster/index.js";
-import { InputError } from "../errors/index.js";
+import { type ErrorCode, type ErrorFacts, InputError } from "../errors/index.js";
+import type { CommonOptions } from "./options.js";
+import { snakeCase } from "./snake-case.js";
+import type { Terminal } from "./terminal.js";
 
 export const exitCodes = { done: 0, failed: 1, badInput: 2 } as const;
 
-export interface Failure {
+interface Failure {
   readonly exitCode: number;
-  /** Nothing where it has been said already. */
-  readonly message?: string;
+  /** `failed` for an unexpected error, `interrupted` if the user ended a command that had no result yet. */
+  readonly code: ErrorCode | "failed" | "interrupted";
+  readonly message: string;
+  readonly facts?: ErrorFacts;
+  /** Shown on stderr below the message. */
+  readonly detail?: string;
 }
 
-export function failureOf(error: unknown, verbose: boolean): Failure {
-  if (error instanceof CommanderError) {
-    // commander has printed its message, or the help that was asked for.
-    return { exitCode: error.exitCode === 0 ? exitCodes.done : exitCodes.badInput };
+/**
+ * Reports an error and returns the exit code. The message goes to stderr. With `--json`, stdout gets one line,
+ * `{"error": {"code": …, "message": …, …facts}}`.
+ */
+export function reportFailure(error: unknown, terminal: Terminal, { verbose, json }: CommonOptions): number {
+  const { exitCode, code, message, facts, detail } = failureOf(error, verbose === true);
+  const label = code === "interrupted" ? "" : exitCode === exitCodes.badInput ? "error: " : "failed: ";
+  terminal.say(`${label}${message}${detail === undefined ? "" : `\n${detail}`}`);
+  if (json) {
+    // Facts cannot replace the code or the message.
+    const reported = Object.assign({ code, message }, snakeCase(facts ?? {}), { code, message });
+    terminal.print(JSON.stringify({ error: reported }));
   }
-  if (error instanceof InputError) return { exitCode: exitCodes.badInput, message: `error: ${error.message}` };
+  return exitCode;
+}
+
+function failureOf(error: unknown, verbose: boolean): Failure {
+  if (error instanceof InputError) {
+    const { code, message, facts } = error;
+    return { exitCode: exitCodes.badInput, code, message, facts };
+  }
   if (error instanceof ClusterFailure) {
-    return error.input
-      ? { exitCode: exitCodes.badInput, message: `error: ${error.message}` }
-      : { exitCode: exitCodes.failed, message: `failed: ${error.message}` };
+    const { code = "failed", message, facts, input } = error;
+    return { exitCode: input ? exitCodes.badInput : exitCodes.failed, code, message, facts };
   }
   if (error instanceof StopRequest || (error instanceof Error && error.name === "AbortError")) {
-    return { exitCode: exitCodes.failed, message: "stopped; nothing was written" };
+    return { exitCode: exitCodes.failed, code: "interrupted", message: "interrupted; nothing was written" };
   }
   const message = error instanceof Error ? error.message || error.name : String(error);
-  const trace = error instanceof Error && error.stack !== undefined ? error.stack : message;
-  return {
-    exitCode: exitCodes.failed,
-    message: verbose ? `failed: ${trace}` : `failed: ${message}\n(--verbose shows where)`,
-  };
+  const stack = error instanceof Error ? error.stack : undefined;
+  const detail = verbose ? stack : "(Add --verbose to see where.)";
+  return { exitCode: exitCodes.failed, code: "failed", message, ...(detail !== undefined && { detail }) };
 }

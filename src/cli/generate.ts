@@ -20,15 +20,16 @@ import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import {
   annealOption,
+  collect,
   commonOptions,
+  HELP,
   number,
   overridesOf,
-  PRECISION,
-  PROMPTS,
   requireTuned,
   type SettingsOptions,
 } from "./options.js";
 import type { Terminal } from "./terminal.js";
+import { count as counted } from "./text.js";
 
 interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" | "out"> {
   prompt?: string[];
@@ -44,45 +45,42 @@ interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" 
 export function generateCommand(root: Command, terminal: Terminal): void {
   const command = root
     .command("generate")
-    .summary("draw pictures, with an adapter or without")
+    .summary("generate images, with or without an adapter")
     .description(
-      "Draw pictures. The same prompt and seed give the same picture, and the noise of a seed is that of " +
+      "Generate images. The same prompt and seed give the same image. The noise of a seed is that of " +
         'torch.Generator("cpu").manual_seed(seed).',
     )
-    .option("--prompt <text>", "what to draw; may be repeated", (text, before: string[] = []) => [...before, text])
-    .option("--prompts <list>", PROMPTS)
-    .option("--template <text>", 'the sentence around each prompt, such as "a photo of a {}"')
-    .option("--negative-prompt <text>", "what to stay away from (default: as the adapter was trained, or nothing)")
-    .option("--adapter <path>", "a run (its best checkpoint), one of its checkpoints, or a LoRA file")
-    .option(
-      "--model <model>",
-      "a folder, a single file, or an id of the Hugging Face hub (default: the adapter's, or the embedded model)",
-    )
-    .option("--offline", "take models of the hub from its cache alone")
+    .option("--prompt <text>", "prompt; repeatable", collect)
+    .option("--prompts <list>", HELP.prompts)
+    .option("--template <text>", HELP.template)
+    .option("--negative-prompt <text>", "what the images should not show (default: that of the adapter's run, or none)")
+    .option("--adapter <path>", HELP.adapter)
+    .option("--model <model>", `${HELP.model} (default: that of the adapter's run, or the embedded model)`)
+    .option("--offline", HELP.offline)
     .option(
       "--seed <n>",
-      "the first picture's noise; the next ones count on",
+      "seed of the first image of each prompt; the next images use the next seeds",
       number({ min: 0, max: 2 ** 32 - 1, whole: true }),
       0,
     )
-    .option("--count <n>", "pictures of each prompt", number({ min: 1, max: 10_000, whole: true }), 1)
-    .option("--steps <n>", "denoising steps", number({ min: 1, max: 1000, whole: true }))
-    .option("--guidance <x>", "how strictly the prompt is followed", number({ min: 0 }))
+    .option("--count <n>", "number of images per prompt", number({ min: 1, max: 10_000, whole: true }), 1)
+    .option("--steps <n>", "number of denoising steps", number({ min: 1, max: 1000, whole: true }))
+    .option("--guidance <x>", "scale of classifier-free guidance", number({ min: 0 }))
     .addOption(annealOption())
-    .option("--out <path>", "a .png file (several pictures become one sheet), or a folder", "generated.png")
-    .option("--device <name>", "cpu, cuda or webgpu")
-    .option("--precision <name>", PRECISION)
-    .option("--threads <n>", "processor threads (default: one per core)");
+    .option("--out <path>", "a .png file (several images become one contact sheet), or a folder", "generated.png")
+    .option("--device <name>", HELP.device)
+    .option("--precision <name>", HELP.precision)
+    .option("--threads <n>", HELP.threads);
   commonOptions(command)
     .addHelpText(
       "after",
       `
 Examples:
-  alignprop generate --prompt octopus
-  alignprop generate --prompt octopus --adapter runs/default-1 --seed 7 --out after.png
-  alignprop generate --prompt octopus --adapter runs/default-1 --anneal 2
-  alignprop generate --prompt fox --prompt wolf --count 4 --out pictures/
-  alignprop generate --prompts held-out-animals --template "a photo of a {}" --negative-prompt blurry`,
+  npx alignprop generate --prompt octopus
+  npx alignprop generate --prompt octopus --adapter runs/default-1 --seed 7 --out after.png
+  npx alignprop generate --prompt octopus --adapter runs/default-1 --anneal 2
+  npx alignprop generate --prompt fox --prompt wolf --count 4 --out images/
+  npx alignprop generate --prompts held-out-animals --template "a photo of a {}" --negative-prompt blurry`,
     )
     .action((options: GenerateCommandOptions) => generateInto(options, terminal));
 }
@@ -96,11 +94,12 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
   if (!asFile) await requireEmpty(out);
   else if ((await stat(out).catch(() => undefined))?.isDirectory()) {
     throw new InputError(
-      "usage",
-      `--out ${out}: this is a folder, although its name is a picture's; name a file, or another folder`,
+      "output-exists",
+      `--out ${out}: a folder has this name, but the name ends in .png. Name another file or folder.`,
+      { option: "--out", path: out },
     );
   }
-  // A run's adapter is drawn as it was trained; anything else as the default recipe does.
+  // The adapter of a run samples with the settings of the run, anything else with the default recipe.
   const recipe = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
   const settings = await loadSettings({
     recipe,
@@ -145,28 +144,36 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
   const files = asFile ? [await writePng(out, images, requests)] : await writeFolder(out, images, requests);
   if (options.json) {
     const shown = requests.map((request, i) => ({ ...request, file: files[i] ?? files[0] }));
-    terminal.print(JSON.stringify({ pictures: shown }));
-  } else terminal.print(`wrote ${asFile ? out : `${files.length} pictures to ${out}`}`);
+    terminal.print(JSON.stringify({ images: shown }));
+  } else terminal.print(`wrote ${asFile ? out : `${counted(files.length, "image")} to ${out}`}`);
 }
 
-/** `--prompt` as often as it was given, then the list, each in the template. */
+/** The prompts of `--prompt`, then those of `--prompts`, all in the template. */
 async function promptsOf({ prompt = [], prompts, template = "{}" }: GenerateCommandOptions): Promise<string[]> {
   if (prompt.length === 0 && prompts === undefined) {
-    throw new InputError("usage", "nothing to draw; add --prompt TEXT, or --prompts with a text file or a list's name");
+    throw new InputError(
+      "usage",
+      "There is no prompt. Add --prompt <text>, or --prompts with a text file or the name of a list.",
+      { missing: ["--prompt", "--prompts"] },
+    );
   }
   if (!template.includes("{}"))
-    throw new InputError("usage", `--template ${template}: must contain {} where the prompt goes`);
+    throw new InputError("usage", `--template ${template}: must contain {}, the place of the prompt.`, {
+      option: "--template",
+      found: template,
+      expected: "{}",
+    });
   const listed = prompts === undefined ? [] : await resolvePrompts(prompts, { setting: "--prompts" });
   return [...prompt, ...listed].map((text) => inTemplate(text, template));
 }
 
-async function writePng(path: string, images: readonly RgbImage[], pictures: readonly ImageRequest[]): Promise<string> {
+async function writePng(path: string, images: readonly RgbImage[], requests: readonly ImageRequest[]): Promise<string> {
   await mkdir(dirname(path), { recursive: true });
   const [only, ...others] = images;
   const png =
     only !== undefined && others.length === 0
       ? await encodePng(only)
-      : await contactSheet(images.map((image, i) => ({ ...image, label: pictures[i]?.prompt ?? "" })));
+      : await contactSheet(images.map((image, i) => ({ ...image, label: requests[i]?.prompt ?? "" })));
   await writeFileAtomic(path, png);
   return path;
 }
@@ -174,9 +181,9 @@ async function writePng(path: string, images: readonly RgbImage[], pictures: rea
 async function writeFolder(
   path: string,
   images: readonly RgbImage[],
-  pictures: readonly ImageRequest[],
+  requests: readonly ImageRequest[],
 ): Promise<string[]> {
-  const entries = pictures.map((picture, i) => ({ file: imageFileName(picture.prompt, i), ...picture }));
+  const entries = requests.map((request, i) => ({ file: imageFileName(request.prompt, i), ...request }));
   await fillFolder(path, (folder) => writeImages(folder, images, entries));
   return entries.map(({ file }) => join(path, file));
 }

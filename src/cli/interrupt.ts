@@ -1,11 +1,11 @@
 import type { Terminal } from "./terminal.js";
 
-/** The shell's convention for a process that SIGINT ended: 128 + 2. */
-const interruptedExitCode = 130;
+/** The shell's exit code for a process that SIGINT ended: 128 + 2. */
+const INTERRUPTED = 130;
 
 /**
- * Runs `work` with a signal that Ctrl+C (or SIGTERM, which schedulers send) aborts, so that it can come to a good end, which
- * `finishing` names; a second one quits at once.
+ * Runs `work` with a signal that aborts on Ctrl+C, or on SIGTERM, which schedulers send. `work` can then end in order;
+ * `finishing` tells the user how. A second Ctrl+C exits at once.
  */
 export async function interruptible<T>(
   terminal: Terminal,
@@ -14,9 +14,9 @@ export async function interruptible<T>(
 ): Promise<T> {
   const controller = new AbortController();
   const onSignal = () => {
-    if (controller.signal.aborted) process.exit(interruptedExitCode);
+    if (controller.signal.aborted) process.exit(INTERRUPTED);
     controller.abort();
-    terminal.say(`${finishing}; press Ctrl+C again to quit at once.`);
+    terminal.say(`${finishing}. Press Ctrl+C again to exit at once.`);
   };
   process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
   try {

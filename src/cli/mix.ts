@@ -10,10 +10,12 @@ import { mixStrip } from "../runs/report/index.js";
 import { type LoraAdapter, PEFT_FILE, writeKohyaLora, writePeftLora } from "../weights/lora-files.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
-import { annealOption, type CommonOptions, commonOptions, number, overridesOf, PRECISION } from "./options.js";
+import { annealOption, type CommonOptions, collect, commonOptions, HELP, number, overridesOf } from "./options.js";
+import { shellCommand } from "./shell.js";
 import type { Terminal } from "./terminal.js";
+import { count } from "./text.js";
 
-/** Those that `evaluate` has as well. */
+/** Options that `evaluate` has too. */
 export interface MixingOptions extends CommonOptions {
   coefficient: number;
   form: MixForm;
@@ -36,52 +38,52 @@ interface MixOptions extends Omit<MixingOptions, "coefficient"> {
 
 const STRIP_FILE = "strip.png";
 
-/** Rows of a strip that nobody named prompts for. */
-const MOST_PROMPTS = 4;
+/** Maximum number of rows of the strip without `--prompt`. */
+const MAX_DEFAULT_PROMPTS = 4;
 
 export function mixCommand(root: Command, terminal: Terminal): void {
   const command = root
     .command("mix")
-    .summary("blend two adapters, or one with the base model")
+    .summary("mix two adapters, or one with the base model")
     .description(
-      "Write the adapter that changes the weights by X times what A does plus 1 - X times what B does. " +
-        "The coefficient weighs A, the first one. Several coefficients give a folder each, and a strip of pictures.",
+      "Write an adapter whose weight change is X times that of A plus 1 - X times that of B, where X is the coefficient. " +
+        "Several coefficients write a folder each, and a strip of images to compare them.",
     )
-    .argument("<a>", "a run (its best checkpoint), one of its checkpoints, or a LoRA file")
-    .argument("<b>", "another one, or base: the model without an adapter")
+    .argument("<a>", HELP.adapter)
+    .argument("<b>", "another adapter, or base for the base model")
     .requiredOption(
       "--coefficient <x...>",
-      "the share of A: 1 is all of A and nothing of B, 0 the other way round",
+      "weight of A: 1 is A alone, 0 is B alone",
       (text, before: number[] = []) => [...before, number({ min: -100, max: 100 })(text)],
     )
-    .requiredOption("--out <folder>", "where the adapters go")
+    .requiredOption("--out <folder>", "folder for the adapters")
     .addOption(formOption())
     .option(
       "--rank <r>",
-      "cut the mix to this rank (default: the sum of both ranks)",
+      "reduce the mix to this rank (default: the sum of both ranks)",
       number({ min: 1, max: 4096, whole: true }),
     )
-    .option("--no-strip", "draw no pictures")
+    .option("--no-strip", "do not generate the strip of images")
     .addOption(annealOption())
     .option(
       "--prompt <text>",
-      "a row of the strip; may be repeated (default: the run's held-out ones)",
-      (text, before: string[] = []) => [...before, text],
+      "prompt of a row of the strip; repeatable (default: held-out prompts of A's run)",
+      collect,
     )
-    .option("--seed <n>", "the strip's noise", number({ min: 0, max: 2 ** 32 - 1, whole: true }), 0)
-    .option("--model <model>", "what the strip is drawn with (default: A's model, or the embedded one)")
-    .option("--offline", "take models of the hub from its cache alone")
-    .option("--device <name>", "cpu, cuda or webgpu")
-    .option("--precision <name>", PRECISION)
-    .option("--threads <n>", "processor threads (default: one per core)");
+    .option("--seed <n>", "seed of the images of the strip", number({ min: 0, max: 2 ** 32 - 1, whole: true }), 0)
+    .option("--model <model>", "model that generates the strip (default: that of A's run, or the embedded one)")
+    .option("--offline", HELP.offline)
+    .option("--device <name>", HELP.device)
+    .option("--precision <name>", HELP.precision)
+    .option("--threads <n>", HELP.threads);
   commonOptions(command)
     .addHelpText(
       "after",
       `
 Examples:
-  alignprop mix runs/default-1 base --coefficient 0.5 --out half
-  alignprop mix runs/aesthetic-1 runs/clip-1 --coefficient 0.7 --out both     0.7 of the first, 0.3 of the second
-  alignprop mix runs/aesthetic-1 runs/clip-1 --coefficient 0 0.25 0.5 0.75 1 --rank 4 --out slide`,
+  npx alignprop mix runs/default-1 base --coefficient 0.5 --out half
+  npx alignprop mix runs/aesthetic-1 runs/clip-1 --coefficient 0.7 --out both
+  npx alignprop mix runs/aesthetic-1 runs/clip-1 --coefficient 0 0.25 0.5 0.75 1 --rank 4 --out slide`,
     )
     .action((a: string, b: string, options: MixOptions) => mixInto(a, b, options, terminal));
 }
@@ -89,7 +91,7 @@ Examples:
 export function formOption(): Option {
   return new Option(
     "--form <name>",
-    "linear mixes the changes of the weights, reference the factors as AlignProp's code",
+    "linear mixes the weight changes; reference mixes the LoRA factors, as the AlignProp code does",
   )
     .choices(["linear", "reference"] satisfies MixForm[])
     .default("linear");
@@ -99,9 +101,13 @@ async function mixInto(a: string, b: string, options: MixOptions, terminal: Term
   const { form, rank, out, json } = options;
   const coefficients = [...new Set(options.coefficient)];
   if (a === "base") {
-    const turned = coefficients.map((x) => Number((1 - x).toPrecision(6))).join(" ");
-    const instead = `alignprop mix ${b} base --coefficient ${turned}`;
-    throw new InputError("usage", `mix base ${b}: the base model has no adapter and comes second; try ${instead}`);
+    const turned = coefficients.map((x) => String(Number((1 - x).toPrecision(6))));
+    const suggestion = shellCommand("mix", b, "base", "--coefficient", ...turned, "--out", out);
+    throw new InputError("usage", `mix base ${b}: the base model has to come second. Run ${suggestion}`, {
+      argument: "a",
+      found: a,
+      suggestion,
+    });
   }
   await requireEmpty(out);
   await requireWritable(out);
@@ -113,7 +119,7 @@ async function mixInto(a: string, b: string, options: MixOptions, terminal: Term
   const several = coefficients.length > 1;
   const strip =
     options.strip && (several || options.prompt !== undefined)
-      ? await drawStrip(a, coefficients, mixes, options, terminal)
+      ? await generateStrip({ a, coefficients, mixes }, options, terminal)
       : undefined;
 
   const name = basename(resolve(out));
@@ -130,20 +136,26 @@ async function mixInto(a: string, b: string, options: MixOptions, terminal: Term
     if (strip) await writeFile(join(folder, STRIP_FILE), strip);
   });
   const modules = mixes[0]?.size ?? 0;
-  const picture = strip && join(out, STRIP_FILE);
+  const stripFile = strip && join(out, STRIP_FILE);
   if (json) {
-    terminal.print(JSON.stringify({ out, coefficients, files, modules, strip: picture ?? null }));
+    terminal.print(JSON.stringify({ out, coefficients, files, modules, strip: stripFile ?? null }));
     return;
   }
-  terminal.print(`wrote ${several ? `${mixes.length} mixes` : "the mix"} of ${modules} layers to ${out}`);
-  if (picture) terminal.print(`pictures  ${picture}`);
+  terminal.print(`wrote ${several ? `${mixes.length} mixes` : "the mix"} of ${count(modules, "layer")} to ${out}`);
+  if (stripFile) terminal.print(`images    ${stripFile}`);
 }
 
-/** A row for each prompt, a column for each coefficient. */
-async function drawStrip(
-  a: string,
-  coefficients: readonly number[],
-  mixes: readonly LoraAdapter[],
+interface Strip {
+  /** The first adapter, whose run has the model and the prompts. */
+  readonly a: string;
+  readonly coefficients: readonly number[];
+  /** One adapter per coefficient. */
+  readonly mixes: readonly LoraAdapter[];
+}
+
+/** A PNG with one row per prompt and one column per coefficient. */
+async function generateStrip(
+  { a, coefficients, mixes }: Strip,
   options: MixOptions,
   terminal: Terminal,
 ): Promise<Buffer> {
@@ -156,7 +168,7 @@ async function drawStrip(
   });
   const settings = await loadSettings({ recipe: await recipeOfAdapter(a), overrides });
   const { model, loading, device, precision, threads, sampling } = settings;
-  const prompts = options.prompt ?? [...new Set(evaluationPrompts(settings))].slice(0, MOST_PROMPTS);
+  const prompts = options.prompt ?? [...new Set(evaluationPrompts(settings))].slice(0, MAX_DEFAULT_PROMPTS);
   const columns = await interruptible(terminal, "Stopping after this batch", (signal) =>
     generateEach(
       {

@@ -1,8 +1,9 @@
-/** Options that several commands share, and how they become settings. */
+/** Options that several commands share, and the settings that they stand for. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Override, parseSet } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { isRewardFile, rewardNames } from "../rewards/index.js";
+import { list } from "./text.js";
 
 export interface CommonOptions {
   json?: boolean;
@@ -31,49 +32,67 @@ export interface SettingsOptions extends CommonOptions {
 
 export function commonOptions(command: Command): Command {
   return command
-    .option("--json", "print the result as JSON on stdout (progress stays on stderr)")
-    .option("--verbose", "show where an unexpected failure happened");
+    .option("--json", "print the result or the error as JSON on stdout")
+    .option("--verbose", "print the stack trace of an unexpected failure");
 }
 
-/** What most often differs from the recipe; `--set` reaches everything else. */
-export function settingsOptions(command: Command): Command {
+/** Descriptions of options that several commands have. */
+export const HELP = {
+  recipe: "name of a recipe, or path of a YAML file",
+  steps: "number of training steps",
+  prompts: "text file with one prompt per line (.txt), or name of a list such as animals",
+  evalPrompts: "prompts of the evaluation; same forms as --prompts",
+  template: 'sentence around each prompt, such as "a photo of a {}"',
+  model: "folder, single file, or id on the Hugging Face hub such as org/name@revision",
+  offline: "use only the local cache of the Hugging Face hub",
+  adapter: "a run (its best checkpoint), one of its checkpoints, or a LoRA file",
+  start: "adapter to start from: a run (its best checkpoint), one of its checkpoints, or a LoRA file",
+  device: "cpu, cuda or webgpu",
+  precision: "precision of the U-Net: auto, float32 or float16 (auto: float16 on a GPU)",
+  threads: "number of CPU threads (default: one per core)",
+  reward: list([...rewardNames, "an ONNX file (.onnx)", "a JavaScript file (.js)"]),
+} as const;
+
+/** Options for the settings that are changed most often. `--set` changes any other. */
+export function settingsOptions(command: Command, { seed = "seed of all random numbers" } = {}): Command {
   return command
-    .option("--model <model>", "a folder, a single file, or an id of the Hugging Face hub such as org/name@revision")
-    .option("--offline", "take models of the hub from its cache alone")
-    .option("--reward <name>", `${list([...rewardNames, "an ONNX file"])}, or the file of one of your own (.js)`)
-    .option("--prompts <list>", PROMPTS)
-    .option("--template <text>", 'the sentence around each prompt, such as "a photo of a {}"')
-    .option("--negative-prompt <text>", "what pictures should stay away from")
-    .option("--seed <n>", "the seed of everything random")
-    .option("--device <name>", "cpu, cuda or webgpu")
-    .option("--precision <name>", PRECISION)
-    .option("--threads <n>", "processor threads (default: one per core)")
-    .option("--memory <size>", "memory to stay within, such as 4GB (default: half of what is free)")
-    .option("--set <path=value>", "any setting, such as lora.rank=8; may be repeated", collectSet);
+    .option("--model <model>", HELP.model)
+    .option("--offline", HELP.offline)
+    .option("--reward <name>", HELP.reward)
+    .option("--prompts <list>", HELP.prompts)
+    .option("--template <text>", HELP.template)
+    .option("--negative-prompt <text>", "what the images should not show")
+    .option("--seed <n>", seed)
+    .option("--device <name>", HELP.device)
+    .option("--precision <name>", HELP.precision)
+    .option("--threads <n>", HELP.threads)
+    .option("--memory <size>", "memory limit, such as 4GB (default: half of the free memory)")
+    .option("--set <path=value>", "any setting, such as lora.rank=8; repeatable", collectSet);
 }
 
-/** Annealed guidance, for commands that draw with what was tuned. */
+/** Annealed guidance, for commands that generate images with a fine-tuned model. */
 export function annealOption(): Option {
   return new Option(
     "--anneal <power>",
-    "let the base model lead at the noise and the tuned one at the picture; 0 is the tuned one alone, 1 a straight line",
+    "move from the base model at the first denoising step to the fine-tuned model at the last; " +
+      "0 uses only the fine-tuned model, 1 moves linearly",
   ).argParser(number({ min: 0, max: 100 }));
 }
 
-export const PRECISION = "what the U-Net computes in: auto, float32 or float16 (auto: float16 on a GPU)";
-
-export const PROMPTS = "a text file with a prompt a line (.txt), or a list's name such as animals";
-
-/** "a, b or c" */
-export function list(names: readonly string[]): string {
-  return `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`;
+/** Parser of a repeatable option. */
+export function collect(value: string, before: readonly string[] = []): string[] {
+  return [...before, value];
 }
 
+/** Parser of `--set`. */
 export function collectSet(argument: string, before: readonly Override[] = []): Override[] {
   return [...before, parseSet(argument)];
 }
 
-/** Each option's setting, by commander's name for the option. The settings' own rules judge the values, so that a message reads alike wherever it comes from. */
+/**
+ * The setting of each option. Keys are commander's names of the options. Values are validated with the settings, so an
+ * invalid one gets the same message on the command line and in a recipe.
+ */
 const settingOfOption = {
   model: "model",
   reward: "reward.name",
@@ -93,7 +112,7 @@ const settingOfOption = {
 
 const numeric: readonly string[] = ["steps", "seed", "threads"];
 
-/** `instead`: options that stand for another setting in one command. */
+/** `instead`: options that stand for another setting in this command. */
 export function overridesOf(
   options: SettingsOptions,
   instead: Partial<Record<keyof typeof settingOfOption, string>> = {},
@@ -101,16 +120,11 @@ export function overridesOf(
   const short = Object.entries({ ...settingOfOption, ...instead }).flatMap(([option, path]): Override[] => {
     const text = options[option as keyof typeof settingOfOption];
     if (text === undefined) return [];
-    // A file is a reward by itself; a name leaves the recipe's settings of that reward as they are.
+    // A file replaces the whole reward. A name keeps the recipe's other settings of that reward.
     const target = option === "reward" && isRewardFile(text) ? "reward" : path;
     const value = numeric.includes(option) && text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
-    return [
-      {
-        path: target.split("."),
-        value,
-        origin: `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} ${text}`,
-      },
-    ];
+    const flag = `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+    return [{ path: target.split("."), value, origin: `${flag} ${text}` }];
   });
   const offline: Override[] = options.offline
     ? [{ path: ["loading", "offline"], value: true, origin: "--offline" }]
@@ -121,16 +135,17 @@ export function overridesOf(
   return [...short, ...offline, ...track, ...(options.set ?? [])];
 }
 
-/** There is nothing to anneal to without something that was tuned. */
+/** @throws InputError `usage` if `--anneal` is given without an adapter */
 export function requireTuned({ anneal, adapter }: { readonly anneal?: number; readonly adapter?: string }): void {
   if (anneal === undefined || adapter !== undefined) return;
   throw new InputError(
     "usage",
-    `--anneal ${anneal}: goes from the base model to a tuned one, and none is given; add --adapter with a run, a checkpoint or a LoRA file`,
+    `--anneal ${anneal}: there is no fine-tuned model to move to. Add --adapter with a run, a checkpoint or a LoRA file.`,
+    { option: "--anneal", found: anneal, missing: "--adapter" },
   );
 }
 
-/** A parser for options that are no settings. */
+/** Parser of a numeric option that does not stand for a setting. */
 export function number({ min, max = Infinity, whole = false }: { min: number; max?: number; whole?: boolean }) {
   return (text: string): number => {
     const value = text.trim() === "" ? Number.NaN : Number(text);

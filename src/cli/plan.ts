@@ -5,9 +5,11 @@ import { showBytes } from "../io/bytes.js";
 import { duration } from "../runs/report/index.js";
 import { plan } from "../train/index.js";
 import { fetchProgress } from "./fetch-progress.js";
-import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
+import { withStart } from "./open-run.js";
+import { commonOptions, HELP, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
+import { snakeCase } from "./snake-case.js";
 import type { Terminal } from "./terminal.js";
-import { START_HELP, withStart } from "./train.js";
+import { count } from "./text.js";
 
 interface PlanCommandOptions extends SettingsOptions {
   calibrate: boolean;
@@ -16,22 +18,24 @@ interface PlanCommandOptions extends SettingsOptions {
 export function planCommand(root: Command, terminal: Terminal): void {
   const command = root
     .command("plan")
-    .summary("what a run will cost, without running it")
-    .description("Count a run's parameters, U-Net calls and operations, and estimate its time from a few timed calls.")
-    .argument("[recipe]", "a recipe's name, or a YAML file", undefined)
-    .option("--steps <n>", "how many updates to train for")
-    .option("--eval-prompts <list>", "what evaluation draws, given like --prompts")
-    .option("--adapter <path>", START_HELP)
-    .option("--no-calibrate", "count only; time nothing");
+    .summary("estimate the cost of a run, without running it")
+    .description(
+      "Count the parameters, U-Net calls and floating-point operations of a run, and estimate its time from a few timed calls.",
+    )
+    .argument("[recipe]", HELP.recipe, undefined)
+    .option("--steps <n>", HELP.steps)
+    .option("--eval-prompts <list>", HELP.evalPrompts)
+    .option("--adapter <path>", HELP.start)
+    .option("--no-calibrate", "do not time any calls; print counts only");
   commonOptions(settingsOptions(command))
     .addHelpText(
       "after",
       `
 Examples:
-  alignprop plan
-  alignprop plan hps --model ./stable-diffusion-v1-5
-  alignprop plan my-recipe.yaml --model ./stable-diffusion-v1-5 --set batch.per_device=1
-  alignprop plan --json --no-calibrate`,
+  npx alignprop plan
+  npx alignprop plan hps --model ./stable-diffusion-v1-5
+  npx alignprop plan my-recipe.yaml --model ./stable-diffusion-v1-5 --set batch.per_device=1
+  npx alignprop plan --json --no-calibrate`,
     )
     .action(async (recipe: string | undefined, options: PlanCommandOptions) => {
       const absent: string[] = [];
@@ -56,47 +60,50 @@ function planLines(plan: Plan): [string, string][] {
   const backward = round(plan.unetBackwardCallsPerStep);
   const lines: [string, string][] = [
     ["model", `${plan.model}, a U-Net of ${amount(plan.backboneParameters)} parameters`],
-    ["learns", `${amount(plan.trainableParameters)} parameters${WHOSE[plan.trainable]} from the ${plan.reward} reward`],
-    ["updates", `${plan.steps} of ${plan.samplesPerStep} pictures, in ${plan.accumulation} micro-batches each`],
-    ["U-Net calls", `${plan.unetForwardCallsPerStep} forward and ${backward} backward an update, in ${plan.precision}`],
-    ["operations", `${amount(plan.flopsPerStep)}FLOP an update, ${amount(plan.flopsPerStep * plan.steps)}FLOP in all`],
-    ["memory", `about ${showBytes(memory.expectedBytes)}: ${keptLine(plan)}`],
-    ["evaluations", `${plan.evaluations} of ${plan.imagesPerEvaluation} pictures`],
+    ["trainable", `${amount(plan.trainableParameters)} parameters ${PARAMETERS_OF[plan.trainable]}`],
+    ["reward", plan.reward],
+    [
+      "steps",
+      `${plan.steps} of ${count(plan.samplesPerStep, "image")}, in ${count(plan.accumulation, "micro-batch")} each`,
+    ],
+    ["U-Net calls", `${plan.unetForwardCallsPerStep} forward and ${backward} backward per step, in ${plan.precision}`],
+    ["operations", `${flop(plan.flopsPerStep)} per step, ${flop(plan.flopsPerStep * plan.steps)} in total`],
+    ["memory", `about ${showBytes(memory.expectedBytes)}: ${savedLine(plan)}`],
+    ["evaluations", `${plan.evaluations} of ${count(plan.imagesPerEvaluation, "image")}`],
   ];
   if (estimate !== undefined) {
+    const { secondsPerStep, secondsPerEvaluation, seconds } = estimate;
     lines.push(
-      [
-        "time",
-        `${duration(estimate.secondsPerStep)} an update, ${duration(estimate.secondsPerEvaluation)} an evaluation`,
-      ],
-      ["in all", `about ${duration(estimate.seconds)}`],
+      ["time", `${duration(secondsPerStep)} per step, ${duration(secondsPerEvaluation)} per evaluation`],
+      ["total time", `about ${duration(seconds)}`],
     );
   }
-  for (const what of plan.uncounted) lines.push(["not counted", what]);
+  for (const part of plan.uncounted) lines.push(["not counted", part]);
   return lines;
 }
 
-const WHOSE: Readonly<Record<Plan["trainable"], string>> = { lora: " of an adapter", unet: ", all of the U-Net," };
+const PARAMETERS_OF: Readonly<Record<Plan["trainable"], string>> = {
+  lora: "of a LoRA adapter",
+  unet: "of the whole U-Net",
+};
 
-function keptLine({
+function savedLine({
   memory,
   unetBackwardCallsPerStep: backward,
   unetRecomputedCallsPerStep: recomputed,
 }: Plan): string {
-  if (memory.maxSavedCalls === 0) return "every backward call computes its forward pass again";
-  const held = showBytes(memory.maxSavedCalls * memory.residualBytes);
-  return `${round(backward - recomputed)} of ${round(backward)} backward calls start from what the forward call kept, ${held} at once`;
+  if (memory.maxSavedCalls === 0) return "every backward call recomputes its forward pass";
+  const saved = showBytes(memory.maxSavedCalls * memory.residualBytes);
+  return `${round(backward - recomputed)} of ${round(backward)} backward calls use saved residuals, at most ${saved} at once`;
 }
 
-/** As every other file and result spells its keys. */
-function snakeCase(record: object): object {
-  const spelt = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-  const inside = (value: unknown) =>
-    typeof value === "object" && value !== null && !Array.isArray(value) ? snakeCase(value) : value;
-  return Object.fromEntries(Object.entries(record).map(([key, value]) => [spelt(key), inside(value)]));
+/** 1.2e12 → "1.20 TFLOP" */
+function flop(operations: number): string {
+  const text = amount(operations);
+  return text.includes(" ") ? `${text}FLOP` : `${text} FLOP`;
 }
 
-/** 797184 → "797 K". */
+/** 797184 → "797 K" */
 function amount(value: number): string {
   const units = ["", "K", "M", "G", "T", "P", "E"];
   let unit = 0;

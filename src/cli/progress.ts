@@ -1,4 +1,4 @@
-/** What a person sees while a run goes on. */
+/** Progress of a training run. */
 
 import type { SettingsPart } from "../config/index.js";
 import type { Precision } from "../pipeline/index.js";
@@ -7,6 +7,7 @@ import { duration, format, percent, stopText } from "../runs/report/index.js";
 import type { EvaluationResult } from "../scoring/index.js";
 import type { StepMetrics, TrainObserver } from "../train/index.js";
 import type { Terminal } from "./terminal.js";
+import { count } from "./text.js";
 
 export function progress(
   terminal: Terminal,
@@ -14,7 +15,7 @@ export function progress(
 ): TrainObserver {
   const reward = rewardTitle(settings.reward);
   const heldOut = settings.evaluation.held_out && rewardTitle(settings.evaluation.held_out);
-  let updates = 0;
+  let steps = 0;
   let base: number | undefined;
   let evaluated: string | undefined;
   let pace = new Pace();
@@ -22,12 +23,12 @@ export function progress(
     switch (event.kind) {
       case "started": {
         const { plan, step } = event;
-        updates = plan.steps;
+        steps = plan.steps;
         base = event.baseDiversity;
         pace = new Pace();
         terminal.say(
-          `${step === 0 ? "training" : `going on from step ${step} with`} ${plan.model}, ${reward} reward: ` +
-            `${updates} steps of ${plan.samplesPerStep} pictures, ${plan.trainableParameters.toLocaleString("en")} parameters learn${IN_PRECISION[plan.precision]}`,
+          `${step === 0 ? "training" : `continuing from step ${step} with`} ${plan.model}, ${reward} reward: ` +
+            `${count(steps, "step")} of ${count(plan.samplesPerStep, "image")}, ${plan.trainableParameters.toLocaleString("en")} trainable parameters${IN_PRECISION[plan.precision]}`,
         );
         return;
       }
@@ -35,16 +36,16 @@ export function progress(
         const { result } = event;
         base ??= event.step === 0 ? result.diversity?.mean : undefined;
         const when =
-          event.step === 0 ? `the model as it is, ${result.rewards.length} pictures` : `after step ${event.step}`;
+          event.step === 0 ? `base model, ${count(result.rewards.length, "image")}` : `after step ${event.step}`;
         const line = evaluationLine(result, when, heldOut, base);
-        // Later ones come after their step.
+        // Later evaluations are shown below the line of their step.
         if (event.step === 0) terminal.say(line);
         else evaluated = line;
         return;
       }
       case "stepped": {
         pace.add(event.metrics.seconds);
-        const line = stepLine(event.metrics, updates, pace.remaining(updates - event.metrics.step));
+        const line = stepLine(event.metrics, steps, pace.remaining(steps - event.metrics.step));
         if (terminal.isTTY) terminal.update(line);
         else terminal.say(line);
         if (evaluated !== undefined) terminal.say(evaluated);
@@ -60,8 +61,8 @@ export function progress(
       case "finished": {
         const { stopped, step, best } = event.result;
         if (stopped) {
-          const kept = best === undefined ? "" : `; the best is step ${best}`;
-          terminal.say(`early stop after step ${step}: ${stopText(stopped, settings)}${kept}`);
+          const bestStep = best === undefined ? "" : `; the best checkpoint is step ${best}`;
+          terminal.say(`early stop after step ${step}: ${stopText(stopped, settings)}${bestStep}`);
         }
         return;
       }
@@ -69,16 +70,16 @@ export function progress(
   };
 }
 
-const IN_PRECISION: Readonly<Record<Precision, string>> = { float32: "", float16: ", the U-Net computes in float16" };
+const IN_PRECISION: Readonly<Record<Precision, string>> = { float32: "", float16: ", U-Net in float16" };
 
-/** " (aesthetic 4.31, clip 0.24)" of a combination. */
+/** " (aesthetic 4.31, clip 0.24)" for a combined reward, "" for a single one. */
 function partsText(parts: StepMetrics["rewards"]): string {
   if (parts === undefined) return "";
   const each = Object.entries(parts).map(([label, value]) => `${label} ${format(value)}`);
   return ` (${each.join(", ")})`;
 }
 
-/** `base`: the base model's diversity, where it is known. */
+/** @param base diversity of the base model; undefined if it was not measured */
 function evaluationLine(
   { mean, std, heldOut, diversity }: EvaluationResult,
   when: string,
@@ -86,7 +87,7 @@ function evaluationLine(
   base: number | undefined,
 ): string {
   const share =
-    base && diversity && diversity.mean !== base ? ` (${percent(diversity.mean / base)} of the base's)` : "";
+    base && diversity && diversity.mean !== base ? ` (${percent(diversity.mean / base)} of the base model's)` : "";
   return [
     `  evaluation reward ${format(mean)} ± ${format(std)}`,
     ...(heldOut ? [`held-out ${heldOutTitle} ${format(heldOut.mean)} ± ${format(heldOut.std)}`] : []),
@@ -95,21 +96,21 @@ function evaluationLine(
   ].join(", ");
 }
 
-export function stepLine(metrics: StepMetrics, updates: number, remaining: number): string {
+export function stepLine(metrics: StepMetrics, steps: number, remaining: number): string {
   const { step, reward_mean, reward_std, loss, grad_norm, loss_scale, peak_rss_bytes, seconds } = metrics;
-  const width = String(updates).length;
+  const width = String(steps).length;
   return [
-    `step ${String(step).padStart(width)}/${updates}`,
+    `step ${String(step).padStart(width)}/${steps}`,
     `reward ${format(reward_mean)} ± ${format(reward_std)}${partsText(metrics.rewards)}`,
     `loss ${format(loss)}`,
-    grad_norm === null ? `skipped: the gradient overflows at scale ${loss_scale}` : `grad ${format(grad_norm)}`,
+    grad_norm === null ? `skipped: the gradient overflowed at loss scale ${loss_scale}` : `grad ${format(grad_norm)}`,
     `${(peak_rss_bytes / 2 ** 30).toFixed(2)} GiB`,
     `${duration(seconds)}/step`,
-    step < updates ? `${duration(remaining)} left` : "done",
+    step < steps ? `${duration(remaining)} left` : "done",
   ].join("  ");
 }
 
-/** Steps differ (random truncation, evaluations between them): the mean of the wall time since the start is steadiest. */
+/** Estimates the remaining time from the mean wall time per step, because steps differ (random truncation, evaluations). */
 class Pace {
   readonly #start = performance.now();
   #steps = 0;
@@ -120,7 +121,7 @@ class Pace {
     this.#stepSeconds += seconds;
   }
 
-  /** Seconds that `steps` more will take. */
+  /** Seconds for `steps` more steps. */
   remaining(steps: number): number {
     const wall = (performance.now() - this.#start) / 1000;
     return (Math.max(wall, this.#stepSeconds) / Math.max(1, this.#steps)) * steps;

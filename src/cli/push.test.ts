@@ -1,4 +1,4 @@
-/** Against a small server that speaks the hub's endpoints for making repositories and committing files. */
+/** Tests with a small server that has the endpoints of the hub for creating repositories and committing files. */
 import { createHash } from "node:crypto";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, type IncomingMessage } from "node:http";
@@ -6,13 +6,13 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
+import { alignprop, errorOf } from "../../test/command-line.js";
 import { PEFT_FILE } from "../weights/lora-files.js";
-import { runCommandLine } from "./program.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-push-"));
 const TOKEN = "hf_abcDEF123";
 
-/** What the hub holds, and how it behaves. */
+/** The content of the hub, and its answers. */
 const hub = {
   repos: new Map<string, { private: boolean; branches: Map<string, Map<string, Buffer>> }>(),
   lfs: new Map<string, Buffer>(),
@@ -34,15 +34,15 @@ async function answer(request: IncomingMessage): Promise<{ status?: number; json
   for await (const chunk of request) chunks.push(chunk as Buffer);
   const body = Buffer.concat(chunks);
   const url = new URL(request.url ?? "", endpoint);
-  const asked = `${request.method} ${url.pathname}`;
-  hub.requests.push(asked);
-  const upload = /^PUT \/upload\/(\w+)$/.exec(asked)?.[1];
+  const route = `${request.method} ${url.pathname}`;
+  hub.requests.push(route);
+  const upload = /^PUT \/upload\/(\w+)$/.exec(route)?.[1];
   if (upload !== undefined) {
     hub.lfs.set(upload, body);
     return {};
   }
   if (request.headers.authorization !== `Bearer ${hub.token}`) return { status: 401, json: { error: "who are you?" } };
-  if (asked === "POST /api/repos/create") {
+  if (route === "POST /api/repos/create") {
     if (!hub.writable) return { status: 403, json: { error: "not yours" } };
     const { organization, name, visibility } = JSON.parse(body.toString());
     const branches = new Map([["main", new Map<string, Buffer>()]]);
@@ -103,16 +103,7 @@ afterEach(() => {
   hub.requests.length = 0;
 });
 
-async function push(...args: string[]) {
-  const [printed, said]: [string[], string[]] = [[], []];
-  const code = await runCommandLine(["push", ...args], {
-    isTTY: false,
-    print: (line) => printed.push(line),
-    say: (line) => said.push(line),
-    update: () => {},
-  });
-  return { code, printed: printed.join("\n"), said: said.join("\n") };
-}
+const push = (...args: string[]) => alignprop("push", ...args);
 
 const FILES: Readonly<Record<string, Buffer>> = {
   "README.md": Buffer.from("---\ntags: [lora]\n---\n# fox ☃\n"),
@@ -127,17 +118,17 @@ for (const name of ["training_state.safetensors", "notes.txt", "images/notes.txt
   await writeFile(join(adapter, name), "mine");
 
 describe("a push", () => {
-  test("makes the repository and commits adapter, card and pictures, and nothing else", async () => {
-    const { code, printed } = await push(adapter, "me/fox", "--private", "--json");
+  test("creates the repository and commits adapter, card and images, and nothing else", async () => {
+    const { code, stdout } = await push(adapter, "me/fox", "--private", "--json");
     expect(code).toBe(0);
-    expect(JSON.parse(printed)).toMatchObject({ repo: "me/fox", url: `${endpoint}/me/fox`, commit: "c0ffee" });
+    expect(JSON.parse(stdout)).toMatchObject({ repo: "me/fox", url: `${endpoint}/me/fox`, commit: "c0ffee" });
     const repo = hub.repos.get("me/fox");
     expect(repo?.private).toBe(true);
     expect(Object.fromEntries(repo?.branches.get("main") ?? [])).toEqual(FILES);
     for (const [oid, bytes] of hub.lfs) expect(createHash("sha256").update(bytes).digest("hex")).toBe(oid);
   });
 
-  test("into a repository that is there makes only the branch", async () => {
+  test("into an existing repository creates only the branch", async () => {
     await push(adapter, "me/fox");
     hub.requests.length = 0;
     for (const _ of ["new", "there"]) expect((await push(adapter, "me/fox", "--revision", "v 2/x")).code).toBe(0);
@@ -147,74 +138,66 @@ describe("a push", () => {
     expect(hub.repos.get("me/fox")?.private).toBe(false);
   });
 
-  test("on trial lists what would be sent, without a token and without a request", async () => {
+  test("with --dry-run lists the files, without a token and without a request", async () => {
     delete process.env.HF_TOKEN;
-    const { code, printed } = await push(adapter, "me/fox", "--dry-run");
+    const { code, stdout } = await push(adapter, "me/fox", "--dry-run");
     expect(code).toBe(0);
-    for (const name of Object.keys(FILES)) expect(printed).toContain(name);
-    expect(printed).toContain(`4 files would go to ${endpoint}/me/fox, branch main; nothing was sent`);
-    expect(printed).not.toContain("training_state");
+    for (const name of Object.keys(FILES)) expect(stdout).toContain(name);
+    for (const fact of ["4 files", `${endpoint}/me/fox`, "branch main"]) expect(stdout).toContain(fact);
+    expect(stdout).not.toContain("training_state");
     expect(hub.requests).toEqual([]);
   });
 });
 
-describe("a push that cannot be", () => {
+describe("a push fails", () => {
   test.each([
-    ["without a token", { HF_TOKEN: "" }, "HF_TOKEN: is not set"],
-    [
-      "with something else for a token",
-      { HF_TOKEN: "secret\r\nX: y" },
-      "HF_TOKEN: is not an access token of Hugging Face",
-    ],
-    ["to no address", { HF_ENDPOINT: "huggingface" }, 'HF_ENDPOINT: "huggingface" is not an address such as'],
-  ])("%s is refused before any request", async (_, environment, message) => {
+    ["without a token", { HF_TOKEN: "" }, { code: "hub-denied", variable: "HF_TOKEN" }],
+    ["with a malformed token", { HF_TOKEN: "secret\r\nX: y" }, { code: "setting-invalid", setting: "HF_TOKEN" }],
+    ["with a malformed address", { HF_ENDPOINT: "huggingface" }, { code: "setting-invalid", setting: "HF_ENDPOINT" }],
+  ])("%s, before any request", async (_, environment, expected) => {
     Object.assign(process.env, environment);
-    const { code, said } = await push(adapter, "me/fox");
-    expect([code, hub.requests]).toEqual([2, []]);
-    expect(said).toContain(message);
-    expect(said).not.toContain("secret");
+    const result = await push(adapter, "me/fox", "--json");
+    expect(errorOf(result)).toMatchObject(expected);
+    expect(result.stderr + result.stdout).not.toContain("secret");
+    expect(hub.requests).toEqual([]);
   });
 
   test.each([["fox"], ["me/fox/more"], ["../fox"], ["me/..fox"], ["me/f ox"], ["me/"]])(
-    "to %j is refused: that is no repository",
+    "to %j, which is not a repository",
     async (repo) => {
-      const { code, said } = await push(adapter, repo);
-      expect([code, hub.requests]).toEqual([2, []]);
-      expect(said).toContain("expected OWNER/NAME");
+      const error = errorOf(await push(adapter, repo, "--json"));
+      expect(error).toMatchObject({ code: "hub-id-invalid", repo, expected: "OWNER/NAME" });
+      expect(hub.requests).toEqual([]);
     },
   );
 
-  test("because the hub does not know the token, says so", async () => {
+  test("if the hub does not know the token", async () => {
     hub.token = "hf_other";
-    const { code, said } = await push(adapter, "me/fox");
-    expect(code).toBe(2);
-    expect(said).toContain(`HF_TOKEN: the hub does not know this token (${endpoint} answered 401)`);
-    expect(said).not.toContain(TOKEN);
+    const result = await push(adapter, "me/fox", "--json");
+    expect(errorOf(result)).toMatchObject({ code: "hub-denied", variable: "HF_TOKEN", server: endpoint, status: 401 });
+    expect(result.stderr + result.stdout).not.toContain(TOKEN);
   });
 
-  test("because the token may not write there, says so", async () => {
+  test("if the token may not write to the repository", async () => {
     hub.writable = false;
-    const { code, said } = await push(adapter, "you/fox");
-    expect(code).toBe(2);
-    expect(said).toContain(`you/fox: this token may not write there (${endpoint} answered 403)`);
+    const error = errorOf(await push(adapter, "you/fox", "--json"));
+    expect(error).toMatchObject({ code: "hub-denied", repo: "you/fox", server: endpoint, status: 403 });
   });
 
-  test("because nobody answers is a failure, not bad input", async () => {
+  test("with exit code 1 if the hub cannot be reached, because that is not bad input", async () => {
     process.env.HF_ENDPOINT = "http://127.0.0.1:9";
-    const { code, said } = await push(adapter, "me/fox");
-    expect(code).toBe(1);
-    expect(said).toMatch(/http:\/\/127\.0\.0\.1:9 cannot be reached \(.+\); the push is not done/);
+    const error = errorOf(await push(adapter, "me/fox", "--json"), 1);
+    expect(error.code).toBe("failed");
+    expect(error.message).toContain("http://127.0.0.1:9");
   });
 
-  test("because there is no adapter, says what to name", async () => {
-    for (const [path, message] of [
-      [join(scratch, "none"), "there is no such folder"],
-      [join(adapter, PEFT_FILE), "is not a folder"],
-      [scratch, `has no ${PEFT_FILE}`],
+  test("without an adapter", async () => {
+    for (const [path, code] of [
+      [join(scratch, "none"), "file-not-found"],
+      [join(adapter, PEFT_FILE), "file-unreadable"],
+      [scratch, "file-not-found"],
     ] as const) {
-      const { code, said } = await push(path, "me/fox", "--dry-run");
-      expect(code).toBe(2);
-      expect(said).toContain(message);
+      expect(errorOf(await push(path, "me/fox", "--dry-run", "--json"))).toMatchObject({ code, path });
     }
   });
 });

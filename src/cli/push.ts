@@ -5,6 +5,7 @@ import { hubOf } from "../weights/hub/id.js";
 import { interruptible } from "./interrupt.js";
 import { type CommonOptions, commonOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
+import { count } from "./text.js";
 
 interface PushCommandOptions extends CommonOptions {
   private?: boolean;
@@ -17,21 +18,21 @@ export function pushCommand(root: Command, terminal: Terminal): void {
     .command("push")
     .summary("publish an adapter on the Hugging Face hub")
     .description(
-      "Send an adapter in both formats, its model card and sample pictures to a repository on the Hugging Face hub, " +
-        "which is made where it is not there. The token comes from HF_TOKEN; HF_ENDPOINT names another hub.",
+      "Upload an adapter in both formats, its model card and sample images to a repository on the Hugging Face hub. " +
+        "The repository is created if it does not exist. HF_TOKEN holds the access token; HF_ENDPOINT may name another hub.",
     )
-    .argument("<adapter>", "a run, which stands for its best checkpoint, or a checkpoint")
-    .argument("<repo>", "owner/name")
-    .option("--private", "make the repository private, if it has to be made")
-    .option("--revision <branch>", "the branch, which is made where it is not there", "main")
-    .option("--dry-run", "list what would be sent, and send nothing");
+    .argument("<adapter>", "a run (its best checkpoint), or one of its checkpoints")
+    .argument("<repo>", "repository, as owner/name")
+    .option("--private", "make the repository private if it is created")
+    .option("--revision <branch>", "branch; created if it does not exist", "main")
+    .option("--dry-run", "list the files, and upload nothing");
   commonOptions(command)
     .addHelpText(
       "after",
       `
 Examples:
-  alignprop push runs/default-1 me/vivid-animals --dry-run
-  alignprop push runs/default-1/checkpoints/step-000012 me/vivid-animals --private`,
+  npx alignprop push runs/default-1 me/vivid-animals --dry-run
+  npx alignprop push runs/default-1/checkpoints/step-000012 me/vivid-animals --private`,
     )
     .action((adapter: string, repo: string, options: PushCommandOptions) => pushInto(adapter, repo, options, terminal));
 }
@@ -44,16 +45,18 @@ async function pushInto(adapter: string, repo: string, options: PushCommandOptio
   const token = dryRun ? "" : requireToken(hub);
   const files = await filesToPush(adapter);
   const listed = files.map(({ path, bytes }) => ({ path, bytes }));
-  if (!dryRun) for (const { path, bytes } of listed) terminal.say(`sending ${path} (${showBytes(bytes)})`);
+  if (!dryRun) for (const { path, bytes } of listed) terminal.say(`uploading ${path} (${showBytes(bytes)})`);
   const pushed = dryRun
     ? undefined
     : await interruptible(terminal, "Stopping the upload", (signal) =>
         push(files, { repo, revision, private: isPrivate, hubUrl, token, signal }),
       );
   if (json) terminal.print(JSON.stringify({ repo, revision, files: listed, url: null, commit: null, ...pushed }));
-  else if (pushed !== undefined) terminal.print(`pushed ${files.length} files to ${pushed.url}`);
+  else if (pushed !== undefined) terminal.print(`pushed ${count(files.length, "file")} to ${pushed.url}`);
   else {
     for (const { path, bytes } of listed) terminal.print(`${path}  ${showBytes(bytes)}`);
-    terminal.print(`${files.length} files would go to ${hubUrl}/${repo}, branch ${revision}; nothing was sent`);
+    terminal.print(
+      `dry run: ${count(files.length, "file")} for ${hubUrl}/${repo}, branch ${revision}; nothing was uploaded`,
+    );
   }
 }

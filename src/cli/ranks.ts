@@ -1,30 +1,39 @@
-/** A command that several ranks run together: one of them talks to people, and all end with the same exit code. */
+/** Commands that several ranks run together: one rank reports to the user, and all end with the same exit code. */
 import { type Cluster, ClusterFailure, connect, launcherOf } from "../cluster/index.js";
 import { InputError } from "../errors/index.js";
-import { failureOf } from "./failure.js";
+import { reportFailure } from "./failure.js";
+import type { CommonOptions } from "./options.js";
 import { processTerminal, type Terminal } from "./terminal.js";
 
-/** Whether this is the process that talks, as long as the ranks have not met; all of them read the same command line. */
-export function talks(): boolean {
+/** Whether this process reports to the user until the ranks are connected. All ranks get the same command line. */
+export function isSpokesman(): boolean {
   return (launcherOf(process.env)?.rank ?? 0) === 0;
 }
 
 export const silent: Terminal = { print() {}, say() {}, update() {}, isTTY: false };
 
-/** For a command that one process does alone: several would write over each other. */
+/**
+ * For commands that run in one process. Several would overwrite each other's files.
+ *
+ * @throws InputError `usage` if a launcher started several processes
+ */
 export function requireOneRank(command: string): void {
   const { size = 1, name = "" } = launcherOf(process.env) ?? {};
   if (size === 1) return;
   throw new InputError(
     "usage",
-    `${name} started ${size} processes, but train is the only command for several; start ${command} by itself`,
+    `${name} started ${size} processes, but only train can run in several processes. Start ${command} without ${name}.`,
+    { command, launcher: name, found: size, limit: 1 },
   );
 }
 
-/** Joins the ranks that a launcher started, if one did, and leaves them when `work` is done, or has failed on any. */
+/**
+ * Runs `work` on the ranks that a launcher started, or on one rank without a launcher. If it fails on any rank of
+ * several, one of them reports the failure, and this function ends the process.
+ */
 export async function withRanks(
   terminal: Terminal,
-  verbose: boolean,
+  options: CommonOptions,
   work: (cluster: Cluster) => Promise<void>,
 ): Promise<void> {
   const cluster = await connect();
@@ -34,10 +43,10 @@ export async function withRanks(
     if (cluster.size === 1) throw error;
     cluster.fail(error);
     const { reason } = cluster.ended;
-    const { exitCode, message } = failureOf(reason, verbose);
     const teller = reason instanceof ClusterFailure ? reason.teller : 0;
-    if (teller === cluster.rank && message !== undefined) (teller === 0 ? terminal : processTerminal()).say(message);
-    // This ends the process.
+    // The terminal of ranks other than 0 is silent.
+    const own = cluster.rank === 0 ? terminal : processTerminal();
+    const exitCode = reportFailure(reason, cluster.rank === teller ? own : silent, options);
     await cluster.close(exitCode);
   }
   await cluster.close();

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import sharp from "sharp";
 import { afterAll, describe, expect, test } from "vitest";
-import { runCommandLine } from "./program.js";
+import { alignprop, errorOf } from "../../test/command-line.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-reward-"));
 afterAll(() => rm(scratch, { recursive: true }));
@@ -16,38 +16,20 @@ await sharp(stripes, { raw: { width: 40, height: 30, channels: 3 } })
   .toFile(image);
 const out = join(scratch, "heat.png");
 
-async function check(...args: string[]) {
-  const [printed, said]: [string[], string[]] = [[], []];
-  const code = await runCommandLine(["reward", "check", ...args], {
-    isTTY: false,
-    print: (line) => printed.push(line),
-    say: (line) => said.push(line),
-    update: () => {},
-  });
-  return { code, printed: printed.join("\n"), said: said.join("\n") };
-}
+/** Runs the command on the image of stripes. */
+const check = (...args: string[]) => alignprop("reward", "check", "--image", image, "--threads", "1", ...args);
 
 describe("reward check", () => {
-  test("says what the file holds, its reward of a picture, and draws the gradient beside the picture", async () => {
-    const { code, printed } = await check(
-      vit,
-      "--image",
-      image,
-      "--out",
-      out,
-      "--class",
-      "1",
-      "--json",
-      "--threads",
-      "1",
-    );
+  test("describes the file, computes the reward of an image, and shows the gradient beside the image", async () => {
+    const { code, stdout } = await check(vit, "--out", out, "--class", "1", "--json");
     expect(code).toBe(0);
-    const report = JSON.parse(printed);
+    const report = JSON.parse(stdout);
     expect(report).toMatchObject({
       opset: 21,
       inputs: [{ name: "image", dtype: "float32", shape: [1, 3, 24, 24] }],
       outputs: [{ name: "output", shape: [1, 5], use: "class", reason: null }],
       preprocessing: { size: [24, 24], layout: "nchw", mean: [0, 0, 0] },
+      image_input: "image",
       preprocessor: null,
       heat_map: out,
     });
@@ -59,7 +41,7 @@ describe("reward check", () => {
       .raw()
       .toBuffer({ resolveWithObject: true });
     expect([info.width, info.height]).toEqual([80, 30]);
-    // To the left the picture as it is, to the right something hot and something dark.
+    // The image is on the left. The heat map on the right has bright and dark pixels.
     expect([...data.subarray(0, 120)]).toEqual([...stripes.subarray(0, 120)]);
     const right = Array.from({ length: 30 }, (_, row) => [
       ...data.subarray((row * 80 + 40) * 3, (row + 1) * 240),
@@ -68,63 +50,43 @@ describe("reward check", () => {
     expect(Math.min(...right)).toBeLessThan(60);
   });
 
-  test("where nothing is chosen takes the largest number, and says so", async () => {
+  test("uses the largest value of the output if no class is given, and says so", async () => {
     const chosen = async (...args: string[]) =>
-      JSON.parse((await check(vit, "--image", image, "--out", out, "--json", "--threads", "1", ...args)).printed).value;
+      JSON.parse((await check(vit, "--out", out, "--json", ...args)).stdout).value;
     const each: number[] = [];
     for (let i = 0; i < 5; i++) each.push(await chosen("--class", String(i)));
     expect(await chosen()).toBeCloseTo(Math.max(...each), 6);
-    const { printed } = await check(
-      vit,
-      "--image",
-      image,
-      "--out",
-      out,
-      "--threads",
-      "1",
-      "--set",
-      "preprocessing.mean=[0.5, 0.5, 0.5]",
-    );
-    expect(printed).toContain("the largest number of output (nothing was chosen)");
-    expect(printed).toContain("mean 0.5 0.5 0.5");
-    expect(printed).toContain("a reward with class (0 … 4) or similarity");
+    const { stdout } = await check(vit, "--out", out, "--set", "preprocessing.mean=[0.5, 0.5, 0.5]");
+    expect(stdout).toContain("the largest value of output");
+    expect(stdout).toContain("mean 0.5 0.5 0.5");
+    expect(stdout).toContain("class (0 … 4)");
   });
 
-  test("of a picture with itself is a likeness of 1", async () => {
-    const { printed } = await check(
-      vit,
-      "--image",
-      image,
-      "--similar",
-      image,
-      "--out",
-      out,
-      "--json",
-      "--threads",
-      "1",
-    );
-    expect(JSON.parse(printed).value).toBeCloseTo(1, 5);
+  test("gives an image the similarity 1 to itself", async () => {
+    const { stdout } = await check(vit, "--similar", image, "--out", out, "--json");
+    expect(JSON.parse(stdout).value).toBeCloseTo(1, 5);
   });
 
-  test.each([
-    [["none.onnx"], "none.onnx: cannot be read: no such file or folder"],
-    [[image], "Is it an ONNX file?"],
-    [[vit, "--class", "9"], "there is no class 9"],
-    [[vit, "--class", "cat"], '"cat" is a label, but there is no config.json with labels beside the model'],
-    [[vit, "--output", "logits"], 'has no output "logits"'],
-    [[vit, "--set", "preprocesing.size=3"], "preprocesing"],
-    [[vit, "--set", "preprocessing=3"], "reward check: preprocessing is 3"],
-    [[vit, "--out", "heat.jpg"], "name a .png file"],
-    [[vit, "--similar", vit], "cannot be read as an image"],
-  ])("%j ends with 2 and a message that helps", async (args, message) => {
-    const { code, said } = await check(
-      ...args,
-      "--image",
-      image,
-      ...(args.includes("--out") ? [] : ["--out", join(scratch, "no.png")]),
-    );
-    expect(said).toContain(message);
-    expect(code).toBe(2);
+  test.each<[args: string[], code: string, facts: Record<string, unknown>]>([
+    [["none.onnx"], "file-not-found", { path: expect.stringMatching(/none\.onnx$/) }],
+    [[image], "file-malformed", { path: image }],
+    [[vit, "--class", "9"], "reward-invalid", { path: vit, setting: "reward.class", class: 9 }],
+    [[vit, "--class", "cat"], "reward-invalid", { path: vit, setting: "reward.class", found: "cat" }],
+    [[vit, "--output", "logits"], "reward-invalid", { setting: "reward.output", found: "logits", outputs: ["output"] }],
+    [
+      [vit, "--set", "preprocesing.size=3"],
+      "setting-unknown",
+      { option: "--set", setting: "reward.preprocesing", suggestion: "reward.preprocessing" },
+    ],
+    [[vit, "--set", "preprocessing=3"], "setting-invalid", { setting: "reward.preprocessing", found: 3 }],
+    [[vit, "--set", "file.x=3"], "setting-invalid", { setting: "reward.file" }],
+    [[vit, "--set", "name=clip"], "usage", { option: "--set", found: "clip", expected: "onnx" }],
+    [[vit, "--threads", "many"], "setting-invalid", { option: "--threads", setting: "threads", found: "many" }],
+    [[vit, "--out", "heat.jpg"], "usage", { option: "--out", found: "heat.jpg", expected: ".png" }],
+    [[vit, "--similar", vit], "image-invalid", { path: vit }],
+  ])("%j ends with exit code 2 and writes nothing", async (args, code, facts) => {
+    const target = args.includes("--out") ? [] : ["--out", join(scratch, "no.png")];
+    expect(errorOf(await check(...args, ...target, "--json"))).toMatchObject({ code, ...facts });
     expect(await readdir(scratch)).not.toContain("no.png");
   });
 });

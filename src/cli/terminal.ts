@@ -1,13 +1,10 @@
-/**
- * Where a command's words go. Results belong to stdout, so that `--json` can be piped; everything about how the work is
- * going belongs to stderr.
- */
+/** The output of a command. Results go to stdout, so that they can be piped; progress and messages go to stderr. */
 export interface Terminal {
-  /** A result, a line of it. */
+  /** Prints a line of the result. */
   print(line: string): void;
-  /** Progress, hints and warnings. */
+  /** Prints a line of progress, a warning or an error. */
   say(line: string): void;
-  /** The last line of progress, to be overwritten by the next; only where `isTTY`. */
+  /** Prints a line of progress that the next line overwrites. Only for terminals (`isTTY`). */
   update(line: string): void;
   readonly isTTY: boolean;
 }
@@ -16,7 +13,7 @@ export function processTerminal(
   out: NodeJS.WriteStream = process.stdout,
   err: NodeJS.WriteStream = process.stderr,
 ): Terminal {
-  // Whoever reads may go away (`| head`); the work goes on.
+  // The reader of a pipe may end early (`| head`). The command continues.
   for (const stream of [out, err]) {
     stream.on("error", (error: NodeJS.ErrnoException) => {
       if (error.code !== "EPIPE") throw error;
@@ -39,7 +36,7 @@ export function processTerminal(
     },
     update(line) {
       const shown = line.slice(0, Math.max(20, (err.columns || 80) - 1));
-      // Back to the line's start, and erase what the longer line before left.
+      // Return to the start of the line, and erase the rest of a longer previous line.
       err.write(`\r${shown}\x1b[K`);
       unfinished = true;
     },

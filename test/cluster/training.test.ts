@@ -171,9 +171,11 @@ if [ $rank = 1 ] && [ $(wc -l < "$0.$rank") -gt 5 ]; then echo nan; else wc -c <
       estimator: { name: "rwr", updates: 1 },
     });
     const folder = out("scored");
-    const { code, errors } = await (await trainHere(mpi, 2, [scored, "--out", folder])).ended;
+    const { code, errors, stdout } = await (await trainHere(mpi, 2, [scored, "--out", folder, "--json"])).ended;
     expect(errors).toEqual([expect.stringMatching(/^error: rank 1 \(.+\): step 2: reward program .*nan/)]);
     expect(code).toBe(2);
+    const { error } = JSON.parse(stdout);
+    expect(error).toMatchObject({ code: "reward-failed", rank: 1, step: 2, program: scorer });
     await expectSaved(folder);
   });
 
@@ -192,12 +194,14 @@ if [ $rank = 1 ] && [ $(wc -l < "$0.$rank") -gt 5 ]; then echo nan; else wc -c <
   });
 
   test("reports bad input once", async () => {
-    const { code, errors } = await (await trainHere(mpi, 2, [plain, "--set", "batch.total=7"])).ended;
-    expect(errors).toHaveLength(1);
-    expect(errors[0]).toMatch(/^error: /);
-    expect(code).toBe(2);
-    const unknown = await (await trainHere(mpi, 2, ["--bogus"])).ended;
-    expect(unknown.stderr.match(/unknown option/g)).toHaveLength(1);
+    for (const args of [[plain, "--set", "batch.total=7"], ["--bogus"]]) {
+      const { code, errors, stdout } = await (await trainHere(mpi, 2, [...args, "--json"])).ended;
+      expect(errors).toHaveLength(1);
+      expect(errors[0]).toMatch(/^error: /);
+      expect(code).toBe(2);
+      const { error } = JSON.parse(stdout);
+      expect(errors[0]).toContain(error.message.split("\n")[0]);
+    }
   });
 });
 
