@@ -3,11 +3,12 @@ import { loadSettings } from "../config/index.js";
 import type { Plan } from "../engine/index.js";
 import { showBytes } from "../io/bytes.js";
 import { duration } from "../runs/report/index.js";
+import { withStart } from "../runs/start.js";
 import { plan } from "../train/index.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { commonOptions, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
 import type { Terminal } from "./terminal.js";
-import { START_HELP, withStart } from "./train.js";
+import { START_HELP } from "./train.js";
 
 interface PlanCommandOptions extends SettingsOptions {
   calibrate: boolean;

@@ -3,6 +3,7 @@
 import type { SettingsPart } from "../config/index.js";
 import type { Precision } from "../pipeline/index.js";
 import { rewardTitle } from "../rewards/index.js";
+import { Pace } from "../runs/pace.js";
 import { duration, format, percent, stopText } from "../runs/report/index.js";
 import type { EvaluationResult } from "../scoring/index.js";
 import type { StepMetrics, TrainObserver } from "../train/index.js";
@@ -107,22 +108,4 @@ export function stepLine(metrics: StepMetrics, updates: number, remaining: numbe
     `${duration(seconds)}/step`,
     step < updates ? `${duration(remaining)} left` : "done",
   ].join("  ");
-}
-
-/** Steps differ (random truncation, evaluations between them): the mean of the wall time since the start is steadiest. */
-class Pace {
-  readonly #start = performance.now();
-  #steps = 0;
-  #stepSeconds = 0;
-
-  add(seconds: number): void {
-    this.#steps++;
-    this.#stepSeconds += seconds;
-  }
-
-  /** Seconds that `steps` more will take. */
-  remaining(steps: number): number {
-    const wall = (performance.now() - this.#start) / 1000;
-    return (Math.max(wall, this.#stepSeconds) / Math.max(1, this.#steps)) * steps;
-  }
 }

@@ -3,7 +3,6 @@ import { type Cluster, together } from "../cluster/index.js";
 import { loadSettings, type SettingsPart, trackerNames } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import {
-  adapterPath,
   bestStep,
   checkpointFolder,
   type EvaluationRecord,
@@ -12,10 +11,11 @@ import {
   samplesFolder,
   savedSteps,
 } from "../runs/record/index.js";
-import { format, monitorTitle, percent, stopText, writeReport } from "../runs/report/index.js";
+import { format, monitorTitle, percent, stopText } from "../runs/report/index.js";
 import { RunFolder } from "../runs/run-folder.js";
-import { Trackers } from "../runs/trackers/index.js";
-import { observers, type TrainResult, train } from "../train/index.js";
+import { withStart } from "../runs/start.js";
+import { type FolderResult, trainInFolder } from "../runs/train-folder.js";
+import type { TrainResult } from "../train/index.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { commonOptions, list, overridesOf, type SettingsOptions, settingsOptions } from "./options.js";
@@ -98,57 +98,36 @@ async function openRun(
 export const START_HELP =
   "start from this adapter: a run (its best checkpoint), one of its checkpoints, or a LoRA file";
 
-/** A run's folder to start from becomes the checkpoint that it stands for now: another may be its best one later. */
-export async function withStart<S extends SettingsPart<"lora">>(settings: S): Promise<S> {
-  const { lora } = settings;
-  return lora.start === null ? settings : { ...settings, lora: { ...lora, start: await adapterPath(lora.start) } };
-}
-
 async function trainInto(run: RunFolder, terminal: Terminal, json: boolean, cluster: Cluster): Promise<void> {
-  if (cluster.rank > 0) {
-    await trainSilently(run, terminal, cluster);
-    return;
-  }
-  const trackers = await Trackers.open(run, {
-    warn: (message) => terminal.say(`warning: ${message}`),
-    tell: (message) => terminal.say(message),
-  });
-  const listener = observers(run.observe, trackers.observe, progress(terminal, run.settings));
-  let result: TrainResult;
-  try {
-    const finishing = cluster.size === 1 ? "Finishing this step and saving" : "Saving the last step on all ranks";
-    result = await interruptible(terminal, finishing, (signal) =>
-      train(run.settings, listener, { resume: run.resumeFrom, signal, onFetch: fetchProgress(terminal), cluster }),
-    );
-  } catch (error) {
-    // Whatever ended it, what was done so far is worth a look.
-    if (run.started) await reportSoFar(run, terminal);
-    await trackers.end("failed");
-    throw error;
-  }
-  const outcome = await outcomeOf(run, result, trackers.places);
+  const finishing =
+    cluster.rank > 0
+      ? "Ending"
+      : cluster.size === 1
+        ? "Finishing this step and saving"
+        : "Saving the last step on all ranks";
+  const { result, trackers } = await interruptible(terminal, finishing, (signal) =>
+    trainInFolder(run, {
+      observer: progress(terminal, run.settings),
+      warn: (message) => terminal.say(`warning: ${message}`),
+      tell: (message) => terminal.say(message),
+      onFetch: fetchProgress(terminal),
+      signal,
+      cluster,
+    }),
+  );
+  // Rank 0 writes the run down.
+  if (cluster.rank > 0) return;
+  const outcome = await outcomeOf(run, result, trackers);
   if (json) terminal.print(JSON.stringify(outcome));
   else printOutcome(outcome, run.settings, terminal);
 }
 
-/** Takes part in a run that rank 0 writes down. */
-async function trainSilently({ settings, resumeFrom }: RunFolder, terminal: Terminal, cluster: Cluster): Promise<void> {
-  await interruptible(terminal, "Ending", (signal) =>
-    train(settings, () => {}, { resume: resumeFrom, signal, cluster }),
-  );
-}
-
-async function reportSoFar(run: RunFolder, terminal: Terminal): Promise<void> {
-  try {
-    await writeReport(run.path);
-    terminal.say(`report so far: ${run.report}`);
-  } catch {
-    // The failure that is on its way up matters more.
-  }
-}
-
 /** What `--json` prints. */
-async function outcomeOf(run: RunFolder, { stopped, best: _, ...result }: TrainResult, watched: Trackers["places"]) {
+async function outcomeOf(
+  run: RunFolder,
+  { stopped, best: _, ...result }: TrainResult,
+  watched: FolderResult["trackers"],
+) {
   const { path, report, metrics, settings } = run;
   const evaluations = await readEvaluations(path);
   const saved = await savedSteps(path);
