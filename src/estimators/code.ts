@@ -10,12 +10,12 @@ export const code = estimatorKind({
   schema: z.strictObject({
     name: z.literal("code"),
     /** Name of the estimator. */
-    title: z.string().min(1).max(4096),
+    title: z.string().max(4096),
   }),
   create({ title }) {
     throw new InputError(
       "estimator-invalid",
-      `estimator: ${title} was made in code, so it cannot be opened by name. Pass it as the option \`estimator\`, or choose another estimator.`,
+      `estimator: ${title} was made in code, so a recipe cannot open it. Pass it to the function as its option estimator, or choose another estimator.`,
       { setting: "estimator", estimator: title },
     );
   },

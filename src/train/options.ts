@@ -2,7 +2,7 @@ import type { Cluster } from "../cluster/index.js";
 import type { OpenListener } from "../pipeline/index.js";
 import type { PartsInCode } from "./in-code.js";
 
-/** The loss of the settings applies to a reward made in code as well. */
+/** `settings.loss` also applies to a reward made in code. (`trainRun` replaces the default loss of another reward.) */
 export interface TrainOptions extends PartsInCode {
   /** The folder of a checkpoint to resume from. */
   readonly resume?: string | undefined;

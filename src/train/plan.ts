@@ -13,7 +13,16 @@ export interface PlanOptions extends OpenListener, PartsInCode {
   readonly calibrate?: boolean;
 }
 
-/** Counts the work, memory and time of a run without running it. Rewards are not downloaded. */
+/**
+ * Counts the work, memory and time of a run without running it. Rewards are not downloaded: one that is not on this machine is
+ * left out and listed in `uncounted`.
+ *
+ * @throws InputError if the model, the estimator or the starting adapter cannot be opened, `memory-too-small` if the run does not
+ * fit into `settings.memory`
+ * @example
+ * const { estimate, memory } = await plan(await loadSettings({ recipe: "default" }));
+ * console.log(estimate?.seconds, memory.expectedBytes);
+ */
 export async function plan(
   given: Settings,
   { calibrate: times = true, reward: rewardInCode, estimator: estimatorInCode, ...listener }: PlanOptions = {},

@@ -10,13 +10,13 @@ export const code = rewardKind({
   schema: z.strictObject({
     name: z.literal("code"),
     /** Name of the reward. */
-    title: z.string().min(1).max(4096),
+    title: z.string().max(4096),
   }),
   loss: MAXIMIZE,
   open({ title }) {
     throw new InputError(
       "reward-invalid",
-      `reward: ${title} was made in code, so it cannot be opened by name. Pass it as the option \`reward\`, or choose another reward.`,
+      `reward: ${title} was made in code, so a recipe cannot open it. Pass it to the function as its option reward, or choose another reward.`,
       { setting: "reward", reward: title },
     );
   },
