@@ -62,7 +62,7 @@ export async function makeMix(out: string, docs: string, threads: number | null,
   const adapters = COEFFICIENTS.map((x) => mixAdapters(first, second, x));
   const { model, loading, device, precision, sampling } = settings;
   const drawn = await generateEach(
-    { model, loading, device, precision, sampling, threads, images: pictures, batch: 8 },
+    { model, loading, device, precision, sampling, threads, images: pictures, batchSize: 8 },
     adapters,
   );
   const found: Mix[] = [];

@@ -1,9 +1,9 @@
 /** Opens the run that `alignprop train` names: a new one, or one to resume. */
 import type { Cluster } from "../cluster/index.js";
-import { loadSettings, type SettingsPart } from "../config/index.js";
+import { loadSettings } from "../config/index.js";
 import { InputError } from "../errors/index.js";
-import { adapterPath } from "../runs/record/index.js";
 import { RunFolder } from "../runs/run-folder.js";
+import { withStart } from "../runs/start.js";
 import { overridesOf, type SettingsOptions } from "./options.js";
 
 export interface RunOptions extends SettingsOptions {
@@ -40,10 +40,4 @@ export async function openRun(
     );
   }
   return RunFolder.resume(resume, overrides);
-}
-
-/** Replaces a run in `lora.start` by its best checkpoint of today, because another one may be the best later. */
-export async function withStart<S extends SettingsPart<"lora">>(settings: S): Promise<S> {
-  const { lora } = settings;
-  return lora.start === null ? settings : { ...settings, lora: { ...lora, start: await adapterPath(lora.start) } };
 }

@@ -3,6 +3,7 @@
 import type { SettingsPart } from "../config/index.js";
 import type { Precision } from "../pipeline/index.js";
 import { rewardTitle } from "../rewards/index.js";
+import { Pace } from "../runs/pace.js";
 import { duration, format, percent, stopText } from "../runs/report/index.js";
 import type { EvaluationResult } from "../scoring/index.js";
 import type { StepMetrics, TrainObserver } from "../train/index.js";
@@ -108,22 +109,4 @@ export function stepLine(metrics: StepMetrics, steps: number, remaining: number)
     `${duration(seconds)}/step`,
     step < steps ? `${duration(remaining)} left` : "done",
   ].join("  ");
-}
-
-/** Estimates the remaining time from the mean wall time per step, because steps differ (random truncation, evaluations). */
-class Pace {
-  readonly #start = performance.now();
-  #steps = 0;
-  #stepSeconds = 0;
-
-  add(seconds: number): void {
-    this.#steps++;
-    this.#stepSeconds += seconds;
-  }
-
-  /** Seconds for `steps` more steps. */
-  remaining(steps: number): number {
-    const wall = (performance.now() - this.#start) / 1000;
-    return (Math.max(wall, this.#stepSeconds) / Math.max(1, this.#steps)) * steps;
-  }
 }

@@ -1,10 +1,8 @@
 import type { Command } from "commander";
 import { type Cluster, together } from "../cluster/index.js";
 import { trackerNames } from "../config/index.js";
-import { writeReport } from "../runs/report/index.js";
 import type { RunFolder } from "../runs/run-folder.js";
-import { Trackers } from "../runs/trackers/index.js";
-import { observers, type TrainResult, train } from "../train/index.js";
+import { trainInFolder } from "../runs/train-folder.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
 import { openRun, type RunOptions } from "./open-run.js";
@@ -60,44 +58,24 @@ Continue a run, up to step 80:
 }
 
 async function trainInto(run: RunFolder, terminal: Terminal, json: boolean, cluster: Cluster): Promise<void> {
-  if (cluster.rank > 0) {
-    await trainSilently(run, terminal, cluster);
-    return;
-  }
-  const trackers = await Trackers.open(run, {
-    warn: (message) => terminal.say(`warning: ${message}`),
-    tell: (message) => terminal.say(message),
-  });
-  const listener = observers(run.observe, trackers.observe, progress(terminal, run.settings));
-  let result: TrainResult;
-  try {
-    const finishing = cluster.size === 1 ? "Finishing this step and saving" : "Saving the last step on all ranks";
-    result = await interruptible(terminal, finishing, (signal) =>
-      train(run.settings, listener, { resume: run.resumeFrom, signal, onFetch: fetchProgress(terminal), cluster }),
-    );
-  } catch (error) {
-    // A failed run gets a report too, on the steps that it completed.
-    if (run.started) await reportSoFar(run, terminal);
-    await trackers.end("failed");
-    throw error;
-  }
-  const outcome = await outcomeOf(run, result, trackers.places);
+  const { result, trackers } = await interruptible(terminal, stopNotice(cluster), (signal) =>
+    trainInFolder(run, {
+      observer: progress(terminal, run.settings),
+      warn: (message) => terminal.say(`warning: ${message}`),
+      tell: (message) => terminal.say(message),
+      onFetch: fetchProgress(terminal),
+      signal,
+      cluster,
+    }),
+  );
+  // Only rank 0 has a run folder.
+  if (cluster.rank > 0) return;
+  const outcome = await outcomeOf(run, result, trackers);
   if (json) terminal.print(JSON.stringify(outcome));
   else printOutcome(outcome, run.settings, terminal);
 }
 
-/** Trains on a rank other than 0. Rank 0 writes the run folder. */
-async function trainSilently({ settings, resumeFrom }: RunFolder, terminal: Terminal, cluster: Cluster): Promise<void> {
-  await interruptible(terminal, "Ending", (signal) =>
-    train(settings, () => {}, { resume: resumeFrom, signal, cluster }),
-  );
-}
-
-async function reportSoFar(run: RunFolder, terminal: Terminal): Promise<void> {
-  try {
-    await writeReport(run.path);
-    terminal.say(`report so far: ${run.report}`);
-  } catch {
-    // The error that ended the run is more important than this one.
-  }
+function stopNotice({ rank, size }: Cluster): string {
+  if (rank > 0) return "Ending";
+  return size === 1 ? "Finishing this step and saving" : "Saving the last step on all ranks";
 }

@@ -8,7 +8,13 @@ const HIGHEST_LIMIT = 3600;
 
 /**
  * Joins the run that an MPI launcher started this process for. Without a launcher, the run is this process alone.
- * @throws InputError if ALIGNPROP_MPI_LIMIT is not a valid number, or if MPI cannot be used
+ *
+ * @throws InputError `setting-invalid` if ALIGNPROP_MPI_LIMIT is not a valid number, `ranks-unavailable` if MPI cannot be used
+ * @example
+ * // mpirun -n 4 node train.js
+ * const cluster = await connect();
+ * await train(settings, observer, { cluster });
+ * await cluster.close();
  */
 export async function connect(env: Environment = process.env): Promise<Cluster> {
   const launcher = launcherOf(env);

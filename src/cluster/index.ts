@@ -6,9 +6,10 @@ export {
   rankName,
   StopRequest,
   singleProcess,
+  type WaitOptions,
 } from "./cluster.js";
 export { firstOnEachHost, together } from "./collective.js";
 export { connect } from "./connect.js";
-export { launcherOf, libraryNames } from "./launcher.js";
+export { type Environment, launcherOf, libraryNames } from "./launcher.js";
 export { gpuOf, threadShare } from "./placement.js";
 export { shareOf } from "./share.js";

@@ -36,7 +36,8 @@ export function describeIssue(issue: z.core.$ZodIssue): Problem[] {
       return oneOf(path, issue.values, issue.input);
     case "invalid_union": {
       if (issue.discriminator === undefined) return say("a text or a list of texts");
-      const options = allKeys.get(namesOnly(path).join(".")) ?? [];
+      // A recipe cannot choose a reward or an estimator that is made in code.
+      const options = (allKeys.get(namesOnly(path).join(".")) ?? []).filter((name) => name !== "code");
       const mapping = issue.input as Record<string, unknown> | undefined;
       return oneOf(path, options, mapping?.[issue.discriminator]);
     }

@@ -85,12 +85,23 @@ export interface DdimStep extends ChainStep {
   readonly noise: Linear;
 }
 
-/** Applies a linear combination to a batch of latents and the network's outputs for them. */
+/**
+ * Applies a linear combination to latents x_t and the network's outputs for them, of the same length.
+ *
+ * @example
+ * const predictedX0 = predicted(step.sample, x, call.output);
+ * const predictedNoise = predicted(step.noise, x, call.output);
+ */
 export function predicted(linear: Linear, x: Float32Array, output: Float32Array): Float32Array {
   return x.map((value, j) => linear.x * value + linear.output * (output[j] as number));
 }
 
-/** The forward process, from x_0 to x_t in one step: x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · ε. */
+/**
+ * The forward process, from x_0 to x_t in one step: x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · ε. Sample and noise have the same length.
+ *
+ * @example
+ * const x = noised(step, trajectory.final, noise);
+ */
 export function noised({ alphaBar }: DdimStep, sample: Float32Array, noise: Float32Array): Float32Array {
   const [signal, deviation] = [Math.sqrt(alphaBar), Math.sqrt(1 - alphaBar)];
   return sample.map((value, j) => signal * value + deviation * (noise[j] as number));

@@ -77,7 +77,16 @@ export type KeepMask = readonly (readonly boolean[])[];
  *     dL/dx_t = a · dL/dx_{t-1} + [kept] · VJP(b · dL/dx_{t-1})
  *
  * Each step computes one VJP for all images that keep it. The pass ends at the earliest step that any image keeps,
- * because no parameter has a gradient before it.
+ * because no parameter has a gradient before it. The gradient of the parameters is not returned: `denoiser.vjp` adds it up.
+ *
+ * @param trajectory the latents of each step [images · elements], from the forward pass
+ * @param options `dFinal`: dL/dx_0 [images · elements]; `keep`: a mask over the steps for each image
+ * @example
+ * // AlignProp's estimator, with an `EstimatorContext`
+ * const trajectory = await context.sample();
+ * const { dLatents } = await context.scoreWithGradient(trajectory.final);
+ * const keep = context.samples.map(({ mask }) => mask);
+ * await pullback(context.steps, context, trajectory, { dFinal: dLatents, keep });
  */
 export async function pullback(
   steps: readonly ChainStep[],
@@ -113,14 +122,24 @@ export async function pullback(
   }
 }
 
-/** Selects images [images, size] of a batch by index, in the order given. */
+/**
+ * Selects images of a batch by index, in the order given: [batch · size] → [images.length · size].
+ *
+ * @example
+ * take(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 0], 2); // 5, 6, 1, 2
+ */
 export function take(values: Float32Array, images: readonly number[], size: number): Float32Array {
   const out = new Float32Array(images.length * size);
   for (const [n, image] of images.entries()) out.set(values.subarray(image * size, (image + 1) * size), n * size);
   return out;
 }
 
-/** Concatenates rows of equal length into a batch. */
+/**
+ * Concatenates rows of equal length into a batch: n times [size] → [n · size].
+ *
+ * @example
+ * stack([Float32Array.of(1, 2), Float32Array.of(3, 4)]); // 1, 2, 3, 4
+ */
 export function stack(rows: readonly Float32Array[]): Float32Array {
   const each = rows[0]?.length ?? 0;
   const all = new Float32Array(rows.length * each);

@@ -4,6 +4,7 @@ import { isRecord } from "../io/record.js";
 import { MODULE_FILE } from "../io/user-module.js";
 import { adjointMatching } from "./adjoint-matching.js";
 import { alignprop } from "./alignprop.js";
+import { code } from "./code.js";
 import { ddpo } from "./ddpo.js";
 import { draft } from "./draft.js";
 import { draftLv } from "./draft-lv.js";
@@ -19,6 +20,7 @@ export {
   needsBaseModel,
   type RolloutEstimator,
   type SampleOptions,
+  type ScoredPrompt,
   type TrajectoryBatch,
   type UnetCall,
   type UnetCallOptions,
@@ -36,6 +38,7 @@ const ESTIMATORS = {
   ddpo,
   rwr,
   module,
+  code,
 } as const;
 
 /** Used when a recipe names none. */
@@ -53,6 +56,7 @@ export const estimatorSettings = z.preprocess(
     ddpo.schema,
     rwr.schema,
     module.schema,
+    code.schema,
   ]),
 );
 

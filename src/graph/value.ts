@@ -66,6 +66,7 @@ export interface Node<A = unknown> {
 
 /** A symbolic tensor: output `index` of `node`. */
 export interface Value extends TensorType {
+  /** @internal */
   readonly node: Node;
   readonly index: number;
 }

@@ -1,5 +1,5 @@
 export { attention } from "./attention.js";
-export { type ConvOptions, conv2d, convTranspose2d } from "./conv.js";
+export { type ConvOptions, conv2d, convTranspose2d, type Padding } from "./conv.js";
 export {
   abs,
   add,
@@ -33,11 +33,20 @@ export {
   where,
 } from "./elementwise.js";
 export { gather, gatherElements, scatterElements, scatterRows } from "./indexing.js";
-export { linear, matmul, matrixTranspose } from "./matmul.js";
-export { broadcastTo, concat, flip, pad, repeatBatch, reshape, slice, transpose } from "./movement.js";
+export { linear, type MatmulOptions, matmul, matrixTranspose } from "./matmul.js";
+export {
+  broadcastTo,
+  concat,
+  flip,
+  pad,
+  repeatBatch,
+  reshape,
+  slice,
+  transpose,
+} from "./movement.js";
 export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
-export { averagePool, maxPool, upsampleNearest } from "./pool.js";
-export { allAxes, max, mean, sum } from "./reduce.js";
-export { bicubicMatrix, resizeBicubic, resizeBilinear, resizeNearest } from "./resize.js";
+export { averagePool, type MaxPoolOptions, maxPool, upsampleNearest } from "./pool.js";
+export { allAxes, max, mean, type ReduceOptions, sum } from "./reduce.js";
+export { bicubicMatrix, type ResizeOptions, resizeBicubic, resizeBilinear, resizeNearest } from "./resize.js";
 export { topK } from "./select.js";
 export { constant, filled, input, parameter, zeros } from "./source.js";

@@ -9,7 +9,7 @@ export interface MatmulAttrs {
   readonly transposeB: boolean;
 }
 
-interface MatmulOptions {
+export interface MatmulOptions {
   readonly transposeA?: boolean;
   readonly transposeB?: boolean;
 }

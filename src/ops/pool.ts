@@ -135,7 +135,7 @@ export function upsampleNearest(x: Value, factor: number): Value {
   return apply1(upsampleNearestOp, [x], { factor });
 }
 
-interface MaxPoolOptions {
+export interface MaxPoolOptions {
   readonly stride?: number | readonly [number, number];
   readonly padding?: number | Padding;
   readonly dilation?: number;

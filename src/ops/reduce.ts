@@ -63,7 +63,7 @@ export const maxOp = reduction({
   accumulate: Math.max,
 });
 
-interface ReduceOptions {
+export interface ReduceOptions {
   /** Keep the reduced axes, with extent 1. */
   readonly keepDims?: boolean;
 }

@@ -3,7 +3,7 @@ import type { Value } from "../graph/value.js";
 import { matmul } from "./matmul.js";
 import { constant } from "./source.js";
 
-interface ResizeOptions {
+export interface ResizeOptions {
   /** Widen the filter when downscaling, as Pillow and torchvision do. AlignProp's reference code does not. */
   readonly antialias?: boolean;
   readonly alignCorners?: boolean;

@@ -16,30 +16,29 @@ import type { TrainableLayout } from "./trainable.js";
 
 export interface GenerateOptions
   extends SettingsPart<"model" | "device" | "threads" | "sampling">,
-    Partial<SettingsPart<"loading" | "precision">>,
+    Partial<SettingsPart<"loading" | "precision" | "prompts">>,
     OpenListener {
   readonly images: readonly ImageRequest[];
+  /** Negative prompt of all images; default: that of `prompts`, or none. */
   readonly negative?: string;
   readonly adapter?: LoraAdapter | undefined;
   /** Weights that replace those of the model's U-Net. */
   readonly unet?: WeightSource | undefined;
   /** Images sampled at once; default 4. */
-  readonly batch?: number;
+  readonly batchSize?: number;
   /** Power of annealed guidance from the base model to the fine-tuned one (`diffusion/annealing.ts`). */
   readonly anneal?: number | undefined;
 }
 
 /**
  * Generates one image for each prompt and seed. The same prompt and seed give the same image, whatever other images are
- * requested.
+ * requested. The noise of a seed is that of `torch.Generator("cpu").manual_seed(seed)`.
  *
  * @example
- * const { device, threads, sampling } = await loadSettings();
- * const [fox] = await generate({
- *   model: "models/emoji-64", device, threads, sampling,
- *   images: [{ prompt: "fox", seed: 7 }],
- *   adapter: await readLora("runs/default-1/checkpoints/step-000018"),
- * });
+ * const settings = await loadSettings({ recipe: "default" });
+ * const adapter = await loadAdapter("runs/default-1");
+ * const [fox] = await generate({ ...settings, images: [{ prompt: "fox", seed: 7 }], adapter });
+ * if (fox) await writePng("fox.png", fox);
  */
 export async function generate({ adapter, ...options }: GenerateOptions): Promise<RgbImage[]> {
   const [images] = await generateEach(options, [adapter]);
@@ -51,8 +50,16 @@ export async function generateEach(
   options: Omit<GenerateOptions, "adapter">,
   adapters: readonly (LoraAdapter | undefined)[],
 ): Promise<RgbImage[][]> {
-  const { images: requests, sampling, negative = "", batch = 4, anneal, signal, warn = () => {} } = options;
-  const { device, precision: wanted = "auto" } = options;
+  const {
+    images: requests,
+    sampling,
+    prompts: promptSettings,
+    batchSize = 4,
+    anneal,
+    signal,
+    warn = () => {},
+  } = options;
+  const { device, precision: wanted = "auto", negative = promptSettings?.negative ?? "" } = options;
   const model = await openModel(options, options);
   const pipeline = withUnet(model, options.unet);
   const loras = adapters.map((adapter) => adapter && toFlat(pipeline, adapter));
@@ -61,7 +68,7 @@ export async function generateEach(
   const runtime = await Runtime.start(runtimeOptions(options));
   try {
     const precision = await choosePrecision({ device, precision: wanted }, runtime, warn);
-    const shared = { batch: Math.min(batch, requests.length), negativePrompt: negative, precision };
+    const shared = { batch: Math.min(batchSize, requests.length), negativePrompt: negative, precision };
     const base =
       options.unet && anneal !== undefined ? await Sampler.compile(runtime, model, sampling, shared) : undefined;
     const all: RgbImage[][] = [];

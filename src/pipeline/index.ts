@@ -3,7 +3,7 @@ export { exportFiles, KOHYA_ENDING, UNET_FILES } from "./export.js";
 export { type GenerateOptions, generate, generateEach } from "./generate.js";
 export { type Denoiser, decodeGraph, denoiser, textGraph, toImages } from "./graphs.js";
 export { annealingOf, type ImageRequest, type SampleImagesOptions, sampleImages } from "./images.js";
-export { type MixForm, mixAdapters } from "./mix.js";
+export { type MixForm, type MixOptions, mixAdapters } from "./mix.js";
 export { findLocation, type OpenListener, openModel } from "./open-model.js";
 export { type LatentSize, latentSize, openPipeline, type Pipeline, promptWarnings, withUnet } from "./pipeline.js";
 export { choosePrecision, inPrecision, type Precision } from "./precision.js";

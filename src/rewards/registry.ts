@@ -11,6 +11,7 @@ import { pickscore } from "./builtin/pickscore.js";
 import { COMBINATION_LOSS, combination, partKeys, partSettings } from "./combination.js";
 import type { DefaultLoss, OpenContext, RewardKind } from "./kind.js";
 import type { Reward } from "./reward.js";
+import { code } from "./user/code.js";
 import { module } from "./user/module.js";
 import { ONNX_FILE, onnx } from "./user/onnx.js";
 import { program } from "./user/program.js";
@@ -28,12 +29,13 @@ const REWARDS = {
   onnx,
   module,
   program,
+  code,
 } as const;
 
 export type RewardName = keyof typeof REWARDS;
 
-/** Rewards that need a file or a command, so that the name alone does not select one. */
-const NEEDS_SETTINGS: readonly RewardName[] = ["module", "onnx", "program"];
+/** Rewards that need a file, a command or code, so that the name alone does not select one. */
+const NEEDS_SETTINGS: readonly RewardName[] = ["module", "onnx", "program", "code"];
 
 /** The names that `--reward` takes. */
 export const rewardNames = (Object.keys(REWARDS) as RewardName[]).filter((name) => !NEEDS_SETTINGS.includes(name));
@@ -93,6 +95,8 @@ export function rewardTitle(settings: RewardSettings): string {
       return settings.file.replace(/^.*[/\\]/, "");
     case "module":
       return settings.file.replace(/^.*[/\\]/, "").replace(MODULE_FILE, "");
+    case "code":
+      return settings.title;
     default:
       return settings.name;
   }

@@ -21,6 +21,7 @@ import { openMonitors } from "./monitors.js";
 import { openSettingsReward } from "./open-reward.js";
 
 export interface EvaluateOptions extends OpenListener {
+  /** An adapter on the model; without it, the base model is evaluated. */
   readonly adapter?: LoraAdapter | undefined;
   /** A reward made in code (`defineReward`), which replaces that of the settings. */
   readonly reward?: Reward | undefined;
@@ -36,11 +37,14 @@ export type EvaluateSettings = SettingsPart<
 >;
 
 /**
- * Generates the evaluation images with a model, or with an adapter on it, and scores them.
+ * Generates the evaluation images with a model, or with an adapter on it, and scores them: one image for each prompt and each of
+ * `evaluation.seeds_per_prompt` seeds, on the same noise in every evaluation.
  *
+ * @throws InputError if the model or the reward cannot be opened, `adapter-mismatch` if the adapter does not fit the model,
+ * `not-finite` if an image or its reward is not finite
  * @example
  * const settings = await loadSettings({ recipe: "default" });
- * const adapter = await readLora("runs/default-1/checkpoints/step-000018");
+ * const adapter = await loadAdapter("runs/default-1");
  * const { mean, images } = await evaluate(settings, { adapter });
  */
 export async function evaluate(

@@ -1,5 +1,5 @@
 export { type CheckedOutput, checkReward, type OnnxCheck } from "./check-onnx.js";
-export { type EvaluateOptions, evaluate } from "./evaluate.js";
+export { type EvaluateOptions, type EvaluateSettings, evaluate } from "./evaluate.js";
 export type { Diversity, EvaluationResult, RewardSummary } from "./evaluation.js";
 export { Evaluator } from "./evaluator.js";
 export {

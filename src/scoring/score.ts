@@ -2,6 +2,7 @@
 
 import { runtimeOptions, type SettingsPart } from "../config/index.js";
 import { InputError } from "../errors/index.js";
+import { readImage } from "../images/read.js";
 import { imageTensor, type RgbImage } from "../images/rgb.js";
 import type { OpenListener } from "../pipeline/index.js";
 import { joinParts, type PartRewards, type Reward } from "../rewards/index.js";
@@ -10,13 +11,14 @@ import { openSettingsReward } from "./open-reward.js";
 import { ImageScorer } from "./scorer.js";
 import { meanAndStd } from "./statistics.js";
 
-export interface ImageToScore {
-  /** Shown in messages, such as the path of its file. */
-  readonly name: string;
-  /** Required by rewards that read prompts. */
-  readonly prompt?: string | undefined;
-  read(): Promise<RgbImage>;
-}
+/** An image to score. A reward that reads prompts requires the prompt. */
+export type ImageToScore =
+  /** The path of an image file. */
+  | string
+  | { readonly file: string; readonly prompt?: string | undefined }
+  | { readonly image: RgbImage; readonly prompt?: string | undefined }
+  /** An image that is read when its turn comes. `name` is shown in messages. */
+  | { readonly name: string; readonly prompt?: string | undefined; read(): Promise<RgbImage> };
 
 export interface ScoreOptions extends OpenListener {
   /** A reward made in code (`defineReward`), which replaces that of the settings. */
@@ -34,19 +36,22 @@ export interface Scores {
 }
 
 /**
- * Scores images with a reward.
+ * Scores images with a reward. They may differ in size.
  *
  * @throws InputError `usage` without images; `reward-needs-prompt` if the reward reads prompts and an image has none
  * @example
  * const settings = await loadSettings({ recipe: "compressibility" });
- * const images = [{ name: "photo.png", read: () => readImage("photo.png") }];
- * const { rewards } = await score(images, settings);
+ * const { rewards } = await score(["photo.png"], settings);
+ * @example
+ * // The images of a folder, with the prompts of its index.json.
+ * const { mean } = await score(await findImages(["images"]), settings);
  */
 export async function score(
-  images: readonly ImageToScore[],
+  toScore: readonly ImageToScore[],
   settings: SettingsPart<"reward" | "device" | "threads" | "loading">,
   { reward: given, ...listener }: ScoreOptions = {},
 ): Promise<Scores> {
+  const images = toScore.map(opened);
   if (images.length === 0) throw new InputError("usage", "score: there are no images");
   const { signal, warn = () => {} } = listener;
   const reward = given ?? (await openSettingsReward(settings, listener));
@@ -82,8 +87,18 @@ export async function score(
   }
 }
 
+type OpenedImage = Extract<ImageToScore, { readonly name: string }>;
+
+function opened(image: ImageToScore, index: number): OpenedImage {
+  if (typeof image === "string") return { name: image, read: () => readImage(image) };
+  if ("read" in image) return image;
+  const { prompt } = image;
+  if ("file" in image) return { name: image.file, prompt, read: () => readImage(image.file) };
+  return { name: `image ${index}`, prompt, read: async () => image.image };
+}
+
 /** A reward that reads prompts has inputs for them. */
-function requirePrompts(reward: Reward, images: readonly ImageToScore[]): void {
+function requirePrompts(reward: Reward, images: readonly OpenedImage[]): void {
   const without = images.find(({ prompt }) => prompt === undefined);
   if (without === undefined || Object.keys(reward.feeds([""])).length === 0) return;
   throw new InputError(

@@ -82,9 +82,15 @@ export type TrainEvent =
   | { readonly kind: "warned"; readonly message: string }
   | { readonly kind: "finished"; readonly result: TrainResult };
 
+/** Called with each event of a run. Training waits until it returns. */
 export type TrainObserver = (event: TrainEvent) => void | Promise<void>;
 
-/** An observer that calls several, one after the other. */
+/**
+ * An observer that calls several, one after the other.
+ *
+ * @example
+ * await train(settings, observers(writeRow, ({ kind }) => console.log(kind)));
+ */
 export function observers(...all: readonly TrainObserver[]): TrainObserver {
   return async (event) => {
     for (const observer of all) await observer(event);

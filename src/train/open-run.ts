@@ -55,14 +55,14 @@ export async function openRun(settings: Settings, cluster: Cluster, options: Tra
 /** The files of a run: model, reward, monitors, estimator, trainable parameters, and the state to resume from. */
 async function openParts(
   settings: Settings,
-  { resume, signal, reward: given, onFetch }: TrainOptions,
+  { resume, signal, onFetch, ...given }: TrainOptions,
   warn: (message: string) => void,
 ) {
   const listener = { warn, onFetch, signal };
   const pipeline = await openModel(settings, listener);
-  const reward = given ?? (await openSettingsReward(settings, listener));
+  const reward = given.reward ?? (await openSettingsReward(settings, listener));
   const monitors = await openMonitors(settings, listener);
-  const estimator = await openEstimator(settings.estimator);
+  const estimator = given.estimator ?? (await openEstimator(settings.estimator));
   const trainable = await openTrainable(settings, pipeline, { resume, warn });
   const origin = {
     settings,

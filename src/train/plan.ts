@@ -5,23 +5,34 @@ import { calibrate, countPlan, type Plan, planWork, resolvePrecision, startRunti
 import { openEstimator } from "../estimators/index.js";
 import { choosePrecision, type OpenListener, openModel } from "../pipeline/index.js";
 import { plannedMonitors, plannedReward } from "../scoring/index.js";
+import { type PartsInCode, withPartsInCode } from "./in-code.js";
 import { openTrainable } from "./open-trainable.js";
 
-export interface PlanOptions extends OpenListener {
+export interface PlanOptions extends OpenListener, PartsInCode {
   /** Compile the run's programs and time a call of each; default true. */
   readonly calibrate?: boolean;
 }
 
-/** Counts the work, memory and time of a run without running it. Rewards are not downloaded. */
+/**
+ * Counts the work, memory and time of a run without running it. Rewards are not downloaded: one that is not on this machine is
+ * left out and listed in `uncounted`.
+ *
+ * @throws InputError if the model, the estimator or the starting adapter cannot be opened, `memory-too-small` if the run does not
+ * fit into `settings.memory`
+ * @example
+ * const { estimate, memory } = await plan(await loadSettings({ recipe: "default" }));
+ * console.log(estimate?.seconds, memory.expectedBytes);
+ */
 export async function plan(
-  settings: Settings,
-  { calibrate: times = true, ...listener }: PlanOptions = {},
+  given: Settings,
+  { calibrate: times = true, reward: rewardInCode, estimator: estimatorInCode, ...listener }: PlanOptions = {},
 ): Promise<Plan> {
+  const settings = withPartsInCode(given, { reward: rewardInCode, estimator: estimatorInCode });
   const { warn } = listener;
   const pipeline = await openModel(settings, listener);
-  const { reward, absent } = await plannedReward(settings);
+  const { reward, absent } = rewardInCode ? { reward: rewardInCode } : await plannedReward(settings);
   const { monitors, absent: absentMonitors } = await plannedMonitors(settings);
-  const estimator = await openEstimator(settings.estimator);
+  const estimator = estimatorInCode ?? (await openEstimator(settings.estimator));
   const { layout } = await openTrainable(settings, pipeline, { warn });
   const machine = { device: settings.device, threads: threadsOf(settings), gpu: 0 };
   const precision = times

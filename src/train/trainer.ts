@@ -20,6 +20,7 @@ import { checkpointFiles } from "./checkpoint.js";
 import { summaryOf, verdict } from "./early-stop.js";
 import type { TrainObserver, TrainResult } from "./events.js";
 import { atStep } from "./failure.js";
+import { withPartsInCode } from "./in-code.js";
 import { RunJournal } from "./journal.js";
 import { stepMetrics, withEvaluation } from "./metrics.js";
 import { openRun } from "./open-run.js";
@@ -47,7 +48,7 @@ export async function train(
   const stop = () => cluster.stop();
   if (cluster.size > 1) signal?.addEventListener("abort", stop);
   try {
-    return await run(settings, cluster.rank === 0 ? observer : () => {}, cluster, options);
+    return await run(withPartsInCode(settings, options), cluster.rank === 0 ? observer : () => {}, cluster, options);
   } catch (error) {
     cluster.fail(error);
     throw cluster.ended.reason ?? error;

@@ -53,6 +53,14 @@ export function peftLora(adapter: LoraAdapter): Uint8Array[] {
   return safetensorsChunks(tensors, { format: "pt" });
 }
 
+/**
+ * Writes an adapter as a file that diffusers loads: `pipe.load_lora_weights(folder)`, if its name is
+ * `pytorch_lora_weights.safetensors`. A scale other than 1 is multiplied into the weights.
+ *
+ * @throws InputError `output-unwritable` if the file system refuses
+ * @example
+ * await writePeftLora("pytorch_lora_weights.safetensors", await loadAdapter("runs/default-1"));
+ */
 export async function writePeftLora(path: string, adapter: LoraAdapter): Promise<void> {
   await writeFileAtomic(path, peftLora(adapter));
 }
@@ -84,6 +92,14 @@ export function kohyaLora(adapter: LoraAdapter, metadata: Readonly<Record<string
   return safetensorsChunks(tensors, { ...kohyaMetadata(modules, alpha), ...metadata });
 }
 
+/**
+ * Writes an adapter as a file with the names of kohya's sd-scripts, which ComfyUI and A1111 load.
+ *
+ * @param metadata entries of the safetensors header besides those of sd-scripts
+ * @throws InputError `output-unwritable` if the file system refuses
+ * @example
+ * await writeKohyaLora("vivid.kohya.safetensors", await loadAdapter("runs/default-1"));
+ */
 export async function writeKohyaLora(
   path: string,
   adapter: LoraAdapter,
@@ -131,7 +147,10 @@ export interface ReadLoraOptions {
 
 /**
  * Reads an adapter of the U-Net from a file with any of the names that `lora-names.ts` knows, or from a folder that
- * diffusers or PEFT saved. Layers of the text encoder are left out.
+ * diffusers or PEFT saved. Layers of the text encoder are left out. `loadAdapter` also takes a run folder.
+ *
+ * @example
+ * const adapter = await readLora("pytorch_lora_weights.safetensors");
  *
  * @throws InputError when the file is damaged, is not a LoRA adapter, or adapts only the text encoder
  */

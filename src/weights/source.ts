@@ -33,6 +33,13 @@ export interface WeightFile extends WeightSource {
 /** Far above the rank of any real tensor. It bounds the product of the extents that a hostile file declares. */
 export const MAX_RANK = 16;
 
+/**
+ * A weight source of tensors in memory, such as the weights of a reward made in code.
+ *
+ * @param describe name of the source in error messages
+ * @example
+ * const weights = fromTensors(new Map([["reward.bias", { dtype: "float32", shape: [1], data: Float32Array.of(0.5) }]]));
+ */
 export function fromTensors(tensors: ReadonlyMap<string, HostTensor>, describe = "tensors in memory"): WeightSource {
   return {
     describe,
