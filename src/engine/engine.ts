@@ -7,7 +7,7 @@ import type { Runtime, SavedOutputs } from "../runtime/runtime.js";
 import { LatentScorer } from "../scoring/index.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { TrainingGraphs } from "./graphs.js";
-import type { SavingPlan } from "./residuals.js";
+import type { SavingPlan } from "./saving-plan.js";
 import type { TrainingSetup } from "./setup.js";
 import { UnetVjp } from "./unet-vjp.js";
 

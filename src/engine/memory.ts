@@ -13,7 +13,7 @@ import { scorerCalls } from "../scoring/index.js";
 import { type CallCounts, countCalls } from "./calls.js";
 import type { Division } from "./division.js";
 import type { TrainingGraphs } from "./graphs.js";
-import type { SavingPlan } from "./residuals.js";
+import type { SavingPlan } from "./saving-plan.js";
 import type { TrainingSetup } from "./setup.js";
 
 export interface MemoryPlan extends SavingPlan {

@@ -2,14 +2,6 @@
 import type { SavedOutputs } from "../runtime/runtime.js";
 import type { ForwardResult } from "./engine.js";
 
-/** How many residuals a replica saves. */
-export interface SavingPlan {
-  /** Number of U-Net calls whose residuals may be saved at the same time. */
-  readonly maxSavedCalls: number;
-  /** True if other calls recompute their forward pass. */
-  readonly recomputes: boolean;
-}
-
 /** A U-Net call whose residuals are saved. */
 export interface SavedCall {
   readonly step: number;

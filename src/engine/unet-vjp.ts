@@ -6,7 +6,7 @@ import type { Feeds, Program, Runtime, SavedOutputs } from "../runtime/runtime.j
 import type { HostTensor } from "../tensor/host.js";
 import type { WeightSource } from "../weights/source.js";
 import type { TrainingGraphs } from "./graphs.js";
-import type { SavingPlan } from "./residuals.js";
+import type { SavingPlan } from "./saving-plan.js";
 
 /** A forward pass that saves residuals, and the VJP that starts from them. */
 interface SplitPrograms {
