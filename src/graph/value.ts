@@ -44,8 +44,12 @@ export interface OpDef<A = unknown> {
   /** Writes ONNX nodes; returns the output names. */
   emit(w: OnnxWriter, inputs: readonly string[], node: Node<A>): readonly string[];
   evaluate(inputs: readonly F64Array[], node: Node<A>): readonly F64Array[];
-  /** Adds up elements one after another, which halves would lose: a half-precision program computes it in float32. */
-  readonly sums?: true;
+  /**
+   * Precision of the op in a mixed-precision program, after the op lists of torch.autocast: "float16" for products, which
+   * gain from it; "float32" for reductions, norms and functions of a wide range. Any other op runs in the widest type
+   * of its inputs.
+   */
+  readonly autocast?: "float16" | "float32";
 }
 
 /** One application of an op. Immutable: a graph is whatever its outputs reach. */

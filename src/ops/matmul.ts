@@ -57,6 +57,7 @@ function product(a: F64Array, b: F64Array, attrs: MatmulAttrs, shape: Shape): F6
 /** Batched product of the last two axes; the axes before them broadcast. */
 export const matmulOp: OpDef<MatmulAttrs> = {
   name: "matmul",
+  autocast: "float16",
   infer: ([a, b], attrs) => [productType("matmul", a as TensorType, b as TensorType, attrs)],
   emit: (w, names, { attrs, inputs }) => {
     // The runtime fuses a transpose of the last two axes into the product that reads it.
@@ -74,6 +75,7 @@ export const matmulOp: OpDef<MatmulAttrs> = {
 /** a · b of two matrices, plus a row vector where a third input is given. */
 export const gemmOp: OpDef<MatmulAttrs> = {
   name: "gemm",
+  autocast: "float16",
   infer: ([a, b, bias], attrs) => {
     const type = productType("gemm", a as TensorType, b as TensorType, attrs);
     const fits = !bias || (bias.shape.length === 1 && bias.shape[0] === type.shape[1] && bias.dtype === type.dtype);

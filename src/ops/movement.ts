@@ -232,7 +232,7 @@ export const gatherOp: OpDef<Record<string, never>> = {
 /** Adds rows of updates [n, d] into zeros [rows, d] at indices [n]: what gather's gradient needs. */
 export const scatterRowsOp: OpDef<{ readonly rows: number }> = {
   name: "scatterRows",
-  sums: true,
+  autocast: "float32",
   infer: ([indices, updates], { rows }) => {
     const [n, ...rest] = (updates as TensorType).shape;
     if (indices?.dtype !== "int64" || indices.shape.length !== 1 || indices.shape[0] !== n) {

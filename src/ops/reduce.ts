@@ -46,7 +46,7 @@ export const sumOp: OpDef<ReduceAttrs> = {
     (total, x) => total + x,
     (total) => total,
   ),
-  sums: true,
+  autocast: "float32",
 };
 export const meanOp: OpDef<ReduceAttrs> = {
   ...reduction(
@@ -56,7 +56,7 @@ export const meanOp: OpDef<ReduceAttrs> = {
     (total, x) => total + x,
     (total, count) => total / count,
   ),
-  sums: true,
+  autocast: "float32",
 };
 export const maxOp = reduction("max", "ReduceMax", Number.NEGATIVE_INFINITY, Math.max, (total) => total);
 

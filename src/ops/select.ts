@@ -45,7 +45,7 @@ export const gatherElementsOp: OpDef<AxisAttrs> = {
 /** Adds updates into zeros of `shape` where gatherElements would have read them. */
 export const scatterElementsOp: OpDef<AxisAttrs & { readonly shape: Shape }> = {
   name: "scatterElements",
-  sums: true,
+  autocast: "float32",
   infer: ([indices, updates], { shape, axis }) => {
     const { dtype } = updates as TensorType;
     checkIndices("scatterElements", indices as TensorType, { shape, dtype }, axis);
