@@ -6,6 +6,6 @@ export default defineConfig({
     globalSetup: "test/build.ts",
     pool: "forks",
     maxWorkers: 2,
-    testTimeout: 60_000,
+    testTimeout: 180_000,
   },
 });

@@ -15,10 +15,10 @@ import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
 import { openLearned } from "../src/train/initial.js";
-import { l2Norm } from "../src/train/optimizer.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
 import { tinyReward, tinySettings } from "./tiny.js";
+import { distance } from "./tolerance.js";
 
 interface Reference {
   readonly prompts: string[];
@@ -49,11 +49,6 @@ async function values(name: string): Promise<Float32Array> {
   const stored = recorded.get(name);
   if (!stored) throw new Error(`estimators.safetensors has no ${name}`);
   return toFloat32(await readTensor(stored));
-}
-
-/** |a − b| / |b|, over all elements at once. */
-function distance(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
-  return l2Norm(Float64Array.from(expected, (value, i) => (actual[i] as number) - value)) / l2Norm(expected);
 }
 
 const { steps, k, lambda, ddpo, temperature, kl_weight } = reference;

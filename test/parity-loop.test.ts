@@ -18,10 +18,11 @@ import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
 import { openLearned } from "../src/train/initial.js";
-import { adamw, adamwState, clipGradNorm, l2Norm } from "../src/train/optimizer.js";
+import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
 import { tinyReward, tinySettings } from "./tiny.js";
+import { distance } from "./tolerance.js";
 
 interface ReferenceRun {
   readonly about: string;
@@ -70,11 +71,6 @@ async function flat(layout: LearnedLayout, prefix: string, update = 0): Promise<
     all.set((await values(`${prefix}.${name}`)).subarray(update * size, (update + 1) * size), offset);
   }
   return all;
-}
-
-/** |a − b| / |b|, over all elements at once. */
-function distance(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
-  return l2Norm(Float64Array.from(expected, (value, i) => (actual[i] as number) - value)) / l2Norm(expected);
 }
 
 describe("three updates beside PyTorch's AlignProp", () => {
