@@ -18,7 +18,7 @@ import { openLearned } from "../src/train/initial.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
 import { tinyReward, tinySettings } from "./tiny.js";
-import { distance } from "./tolerance.js";
+import { CHAIN_TOLERANCE, distance, MODEL_TOLERANCE } from "./tolerance.js";
 
 interface Reference {
   readonly prompts: string[];
@@ -133,13 +133,16 @@ for (const [name, changes] of Object.entries(UPDATES)) {
         learnt = update;
       },
     );
-    expect(distance(played.rewards, expected.rewards)).toBeLessThan(1e-4);
-    expect(Math.abs(played.loss / expected.loss - 1)).toBeLessThan(1e-3);
-    if (kl !== undefined) expect(Math.abs((played.kl as number) / (expected.kl as number) - 1)).toBeLessThan(1e-3);
-    expect(distance(learnt?.gradient ?? [], await flat(`${name}.gradient`))).toBeLessThan(1e-3);
+    expect(distance(played.rewards, expected.rewards)).toBeLessThan(MODEL_TOLERANCE);
+    expect(Math.abs(played.loss / expected.loss - 1)).toBeLessThan(CHAIN_TOLERANCE);
+    if (kl !== undefined)
+      expect(Math.abs((played.kl as number) / (expected.kl as number) - 1)).toBeLessThan(CHAIN_TOLERANCE);
+    expect(distance(learnt?.gradient ?? [], await flat(`${name}.gradient`))).toBeLessThan(CHAIN_TOLERANCE);
     if (estimator.kind === "round") {
       const round = samples.map(({ prompt }, i) => ({ prompt, reward: played.rewards[i] as number }));
-      expect(distance(estimator.weigh(round, undefined).weights, expected.weights as number[])).toBeLessThan(1e-3);
+      expect(distance(estimator.weigh(round, undefined).weights, expected.weights as number[])).toBeLessThan(
+        CHAIN_TOLERANCE,
+      );
     }
     await engine.release();
   });
