@@ -7,6 +7,7 @@ import { Runtime } from "../src/runtime/runtime.js";
 import { float32, type HostTensor } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { relativeError } from "./golden.js";
+import { OP_TOLERANCE } from "./tolerance.js";
 
 let runtime: Runtime;
 beforeAll(async () => {
@@ -37,6 +38,8 @@ test("more scores than are computed at once give the gradients that all at once 
   );
   const found = await program.run(feeds);
   for (let i = 0; i < 4; i++) {
-    expect(relativeError(found[`parts${i}`] as HostTensor, found[`whole${i}`] as HostTensor)).toBeLessThan(1e-5);
+    expect(relativeError(found[`parts${i}`] as HostTensor, found[`whole${i}`] as HostTensor)).toBeLessThan(
+      OP_TOLERANCE,
+    );
   }
 });

@@ -4,6 +4,7 @@ import { alphaBars, ddimSteps, readSchedulerConfig } from "../src/diffusion/ddim
 import { forward, pullback, type VjpCall } from "../src/diffusion/trajectory.js";
 import { fromNumbers, toFloat32 } from "../src/tensor/host.js";
 import { openGolden, relativeError } from "./golden.js";
+import { MODEL_TOLERANCE } from "./tolerance.js";
 
 /** What parity/ddim.py recorded of diffusers' DDIMScheduler. */
 interface Facts {
@@ -22,7 +23,7 @@ describe("DDIM beside diffusers", () => {
     test(`has the same alpha-bars with ${name} betas`, () => {
       const bars = alphaBars(configWith({ prediction_type: "v_prediction", ...change }));
       const expected = golden.tensor(`alphas_cumprod.${name}`);
-      expect(relativeError(fromNumbers(bars, [bars.length]), expected)).toBeLessThan(1e-4);
+      expect(relativeError(fromNumbers(bars, [bars.length]), expected)).toBeLessThan(MODEL_TOLERANCE);
     });
   }
 
@@ -44,7 +45,9 @@ describe("DDIM beside diffusers", () => {
 
       const visited = [...trajectory.latents.slice(1), trajectory.final];
       const shape = golden.tensor("input.model_output").shape;
-      expect(relativeError(joined(visited, shape), golden.tensor(`${name}.prev_samples`))).toBeLessThan(1e-4);
+      expect(relativeError(joined(visited, shape), golden.tensor(`${name}.prev_samples`))).toBeLessThan(
+        MODEL_TOLERANCE,
+      );
 
       // The recorded outputs do not depend on x, so what goes upstream into each is the whole gradient by it.
       const upstreams: Float32Array[] = [];
@@ -56,7 +59,7 @@ describe("DDIM beside diffusers", () => {
       const dFinal = toFloat32(golden.tensor("upstream.sample"));
       await pullback(steps, { vjp }, trajectory, { dFinal, keep });
       expect(relativeError(joined(upstreams, shape), golden.tensor(`${name}.gradient.model_output`))).toBeLessThan(
-        1e-4,
+        MODEL_TOLERANCE,
       );
     });
   }

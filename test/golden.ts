@@ -10,6 +10,7 @@ import { fromNumbers, type HostTensor, toNumbers } from "../src/tensor/host.js";
 import { showShape } from "../src/tensor/shape.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type WeightSource } from "../src/weights/source.js";
+import { distance, MODEL_TOLERANCE } from "./tolerance.js";
 
 /** A folder under test/goldens, made by parity/make_goldens.py: what PyTorch computes, in float64. */
 export interface Golden {
@@ -72,7 +73,7 @@ export async function expectParity(
     at = "",
     results = at,
     given = {},
-    tolerance = 1e-4,
+    tolerance = MODEL_TOLERANCE,
     split = false,
     rework = (graph) => graph,
   }: {
@@ -87,6 +88,7 @@ export async function expectParity(
     results?: string;
     /** Inputs that are not the golden's. */
     given?: Record<string, HostTensor>;
+    /** Bounds the largest error over the largest value, and |actual − expected| / |expected|. */
     tolerance?: number;
     /** Forward and backward as two programs, the second of which begins with the first one's residuals. */
     split?: boolean;
@@ -121,9 +123,10 @@ export async function expectParity(
   const computed = split
     ? await runSplit(runtime, graph, feeds, weights)
     : await runWhole(runtime, graph, feeds, weights);
-  const errors = Object.entries(computed).map(
-    ([name, tensor]) => [name, relativeError(tensor, golden.tensor(`${results}${name}`))] as const,
-  );
+  const errors = Object.entries(computed).map(([name, tensor]) => {
+    const expected = golden.tensor(`${results}${name}`);
+    return [name, Math.max(relativeError(tensor, expected), distance(toNumbers(tensor), toNumbers(expected)))] as const;
+  });
   expect(errors.filter(([, error]) => !(error < tolerance))).toEqual([]);
 }
 

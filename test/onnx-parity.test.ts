@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { onnxParity } from "../bench/onnx.js";
 import { Runtime } from "../src/runtime/runtime.js";
+import { OP_TOLERANCE } from "./tolerance.js";
 
 const folder = fileURLToPath(new URL("./goldens/onnx", import.meta.url));
 const files = readdirSync(folder).filter((name) => name.endsWith(".onnx"));
@@ -18,8 +19,8 @@ afterAll(() => runtime.close());
 test.each(files)("%s gives the value and the gradient of autograd", async (name) => {
   const golden = `${folder}/${name.split(".")[0]}.safetensors`;
   const { valueError, gradientError } = await onnxParity(runtime, `${folder}/${name}`, golden);
-  expect(valueError).toBeLessThan(1e-5);
-  expect(gradientError).toBeLessThan(1e-5);
+  expect(valueError).toBeLessThan(OP_TOLERANCE);
+  expect(gradientError).toBeLessThan(OP_TOLERANCE);
 });
 
 test("every architecture comes from both exporters, but for transformers' Swin, which the newer one refuses", () => {

@@ -10,6 +10,7 @@ import { fromNumbers, toNumbers } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
 import { COMPOSED_CASES, OP_CASES, type OpCase } from "./op-cases.js";
+import { roundingTolerance } from "./tolerance.js";
 
 let runtime: Runtime;
 beforeAll(async () => {
@@ -69,7 +70,7 @@ for (const [name, cases] of Object.entries({ ...OP_CASES, ...COMPOSED_CASES })) 
         );
         await program.release();
         for (const [key, tensor] of Object.entries(actual)) {
-          expectClose(toNumbers(tensor), (expected[key] as F64Array).data, 2e-6, key);
+          expectClose(toNumbers(tensor), (expected[key] as F64Array).data, roundingTolerance("float32", 8), key);
         }
       });
 
@@ -88,7 +89,7 @@ for (const [name, cases] of Object.entries({ ...OP_CASES, ...COMPOSED_CASES })) 
         await program.release();
         for (const [key, tensor] of Object.entries(actual)) {
           expect(tensor.dtype).toBe("float32");
-          expectClose(toNumbers(tensor), (expected[key] as F64Array).data, 1e-2, key);
+          expectClose(toNumbers(tensor), (expected[key] as F64Array).data, roundingTolerance("float16", 5), key);
         }
       });
 

@@ -16,11 +16,12 @@ import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
 import { openTrainable } from "../src/train/open-trainable.js";
-import { adamw, adamwState, clipGradNorm, l2Norm } from "../src/train/optimizer.js";
+import { adamw, adamwState, clipGradNorm } from "../src/train/optimizer.js";
 import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
 import { compileEngine } from "./engine.js";
 import { tinyReward, tinySettings } from "./tiny.js";
+import { CHAIN_TOLERANCE, distance } from "./tolerance.js";
 
 interface ReferenceRun {
   readonly about: string;
@@ -71,11 +72,6 @@ async function flat(layout: TrainableLayout, prefix: string, update = 0): Promis
   return all;
 }
 
-/** |a − b| / |b|, over all elements at once. */
-function distance(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
-  return l2Norm(Float64Array.from(expected, (value, i) => (actual[i] as number) - value)) / l2Norm(expected);
-}
-
 describe("three updates beside PyTorch's AlignProp", () => {
   const runs = Object.entries(reference.runs).map(([name, run]) => ({ name, run, kept: Number.POSITIVE_INFINITY }));
   const full = runs.filter(({ name }) => name === "full");
@@ -116,10 +112,12 @@ describe("three updates beside PyTorch's AlignProp", () => {
         );
         const request = { parameters: weights, globalBatchSize: samples.length };
         const result = await replica.gradient(estimator, samples, request);
-        expect(Math.abs(result.loss / loss - 1)).toBeLessThan(1e-3);
-        expect(distance(result.gradient, await flat(layout, `${name}.gradient`, update))).toBeLessThan(1e-3);
+        expect(Math.abs(result.loss / loss - 1)).toBeLessThan(CHAIN_TOLERANCE);
+        expect(distance(result.gradient, await flat(layout, `${name}.gradient`, update))).toBeLessThan(CHAIN_TOLERANCE);
 
-        expect(Math.abs(clipGradNorm(result.gradient, given.max_grad_norm) / grad_norm - 1)).toBeLessThan(1e-3);
+        expect(Math.abs(clipGradNorm(result.gradient, given.max_grad_norm) / grad_norm - 1)).toBeLessThan(
+          CHAIN_TOLERANCE,
+        );
         adamw(weights, result.gradient, state, {
           learningRate: given.learning_rate,
           beta1: given.betas[0],
@@ -130,7 +128,7 @@ describe("three updates beside PyTorch's AlignProp", () => {
         // Three updates move a weight by little: the change is compared, not the whole weight.
         const expected = await flat(layout, `${name}.weight`, update);
         const change = (now: Float32Array) => now.map((value, i) => value - (initial[i] as number));
-        expect(distance(change(weights), change(expected))).toBeLessThan(1e-3);
+        expect(distance(change(weights), change(expected))).toBeLessThan(CHAIN_TOLERANCE);
       }
       await engine.release();
     });

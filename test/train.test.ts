@@ -109,7 +109,7 @@ describe("a run", () => {
       }),
     );
     const [before, after] = ofKind("evaluated", learning).map(({ result }) => result.mean);
-    expect((after as number) - (before as number)).toBeGreaterThan(0.02);
+    expect((after as number) - (before as number)).toBeGreaterThan(0.01); // 0.041
   });
 
   test("gives the same numbers and files when it is repeated", async () => {

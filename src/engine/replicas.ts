@@ -13,8 +13,8 @@ import { requireFiniteParameters } from "./finite.js";
 import { addCosts, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
 import type { TrainingGraphs } from "./graphs.js";
 import { Replica } from "./replica.js";
-import type { SavingPlan } from "./saving-plan.js";
 import { pick } from "./samples.js";
+import type { SavingPlan } from "./saving-plan.js";
 import type { TrainingSetup } from "./setup.js";
 import { addSummaries, joinSamples, type SampledBatch, type StoredBatch, type Workers } from "./workers.js";
 

@@ -50,10 +50,11 @@ export interface OpDef<A = unknown> {
   /** Computes the outputs in float64. */
   evaluate(inputs: readonly F64Array[], node: Node<A>): readonly F64Array[];
   /**
-   * Set if the op adds up many elements. A half-precision graph computes it in float32, because float16 loses small
-   * terms.
+   * Precision of the op in a mixed-precision program, after the op lists of torch.autocast: "float16" for products, which
+   * gain from it; "float32" for reductions, norms and functions of a wide range. Any other op runs in the widest type
+   * of its inputs.
    */
-  readonly sums?: true;
+  readonly autocast?: "float16" | "float32";
 }
 
 /** One application of an op. Immutable. */

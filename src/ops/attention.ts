@@ -11,6 +11,7 @@ export interface AttentionAttrs {
  */
 export const attentionOp: OpDef<AttentionAttrs> = {
   name: "attention",
+  autocast: "float16",
   infer: ([query, key, value], { heads }) => {
     const types = [query, key, value] as [TensorType, TensorType, TensorType];
     const [[b, , c], [kb, m, kc], [vb, vm, vc]] = types.map(({ shape }) => shape) as [number[], number[], number[]];

@@ -27,6 +27,7 @@ export const reach = (size: number, dilation: number): number => (size - 1) * di
 /** x [b, c, h, w], weight [o, c / groups, kh, kw] and optional bias [o] → [b, o, h', w']. */
 export const conv2dOp: OpDef<ConvAttrs> = {
   name: "conv2d",
+  autocast: "float16",
   infer: ([x, weight, bias], { stride, padding, groups, dilation }) => {
     const [b, c, h, w] = image("conv2d", x as TensorType);
     const [o, perGroup, kh, kw] = image("conv2d", weight as TensorType);
@@ -78,6 +79,7 @@ export const conv2dOp: OpDef<ConvAttrs> = {
  */
 export const convTranspose2dOp: OpDef<ConvAttrs & { readonly size: readonly [number, number] }> = {
   name: "convTranspose2d",
+  autocast: "float16",
   infer: ([x, weight], { groups, size, stride, padding, dilation }) => {
     const [b, o, h, w] = image("convTranspose2d", x as TensorType);
     const [o2, perGroup, kh, kw] = image("convTranspose2d", weight as TensorType);

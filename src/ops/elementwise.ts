@@ -112,8 +112,8 @@ export const greaterOp = binary("greater", "Greater", (x, y) => (x > y ? 1 : 0),
 export const lessOp = binary("less", "Less", (x, y) => (x < y ? 1 : 0), "bool");
 export const equalOp = binary("equal", "Equal", (x, y) => (x === y ? 1 : 0), "bool");
 export const negOp = unary("neg", "Neg", (x) => -x);
-export const expOp = unary("exp", "Exp", Math.exp);
-export const logOp = unary("log", "Log", Math.log);
+export const expOp: OpDef<NoAttrs> = { ...unary("exp", "Exp", Math.exp), autocast: "float32" };
+export const logOp: OpDef<NoAttrs> = { ...unary("log", "Log", Math.log), autocast: "float32" };
 export const sqrtOp = unary("sqrt", "Sqrt", Math.sqrt);
 export const floorOp = unary("floor", "Floor", Math.floor);
 export const absOp = unary("abs", "Abs", Math.abs);
@@ -137,6 +137,7 @@ export const siluOp: OpDef<NoAttrs> = {
 
 export const powOp: OpDef<{ readonly exponent: number }> = {
   name: "pow",
+  autocast: "float32",
   infer: ([x]) => [x as TensorType],
   emit: (w, [x], { attrs: { exponent }, outputs }) => {
     const base = x as string;

@@ -28,7 +28,7 @@ export const gatherOp: OpDef<Record<string, never>> = {
 /** Adds the rows of updates [n, ...] to zeros [rows, ...] at indices [n]: the transpose of gather. */
 export const scatterRowsOp: OpDef<{ readonly rows: number }> = {
   name: "scatterRows",
-  sums: true,
+  autocast: "float32",
   infer: ([indices, updates], { rows }) => {
     const [n, ...rest] = (updates as TensorType).shape;
     if (indices?.dtype !== "int64" || indices.shape.length !== 1 || indices.shape[0] !== n) {
@@ -97,7 +97,7 @@ export const gatherElementsOp: OpDef<AxisAttrs> = {
 /** Adds updates to zeros of `shape` at the positions that gatherElements reads: the transpose of gatherElements. */
 export const scatterElementsOp: OpDef<AxisAttrs & { readonly shape: Shape }> = {
   name: "scatterElements",
-  sums: true,
+  autocast: "float32",
   infer: ([indices, updates], { shape, axis }) => {
     const { dtype } = updates as TensorType;
     checkIndices("scatterElements", indices as TensorType, { shape, dtype }, axis);

@@ -58,6 +58,7 @@ function product(a: F64Array, b: F64Array, attrs: MatmulAttrs, shape: Shape): F6
 /** Product over the last two axes. The axes before them are batch axes and broadcast. */
 export const matmulOp: OpDef<MatmulAttrs> = {
   name: "matmul",
+  autocast: "float16",
   infer: ([a, b], attrs) => [productType("matmul", a as TensorType, b as TensorType, attrs)],
   emit: (w, names, { attrs, inputs }) => {
     // ONNX Runtime fuses a transpose of the last two axes into the MatMul that reads it.
@@ -75,6 +76,7 @@ export const matmulOp: OpDef<MatmulAttrs> = {
 /** Product of two matrices [m, k] and [k, n], plus an optional bias [n]. */
 export const gemmOp: OpDef<MatmulAttrs> = {
   name: "gemm",
+  autocast: "float16",
   infer: ([a, b, bias], attrs) => {
     const type = productType("gemm", a as TensorType, b as TensorType, attrs);
     const fits = !bias || (bias.shape.length === 1 && bias.shape[0] === type.shape[1] && bias.dtype === type.dtype);

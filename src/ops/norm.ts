@@ -42,6 +42,7 @@ const statisticsType = (dtype: DType): DType => (dtype === "float16" ? "float32"
  */
 export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
   name: "layerNorm",
+  autocast: "float32",
   infer: ([x, scale, bias]) => {
     const { shape, dtype } = x as TensorType;
     const features = shape.at(-1);
@@ -74,6 +75,7 @@ export const layerNormOp: OpDef<{ readonly epsilon: number }> = {
  */
 export const standardizeOp: OpDef<{ readonly epsilon: number }> = {
   name: "standardize",
+  autocast: "float32",
   infer: ([x]) => {
     const { shape, dtype } = x as TensorType;
     return [
@@ -97,6 +99,7 @@ export const standardizeOp: OpDef<{ readonly epsilon: number }> = {
 
 export const softmaxOp: OpDef<Record<string, never>> = {
   name: "softmax",
+  autocast: "float32",
   infer: ([x]) => [x as TensorType],
   emit: (w, [x]) => w.node("Softmax", [x as string], { axis: -1 }),
   evaluate: ([x]) => {

@@ -44,7 +44,7 @@ function reduction({ name, onnx, start, accumulate, finish = (total) => total }:
 
 export const sumOp: OpDef<ReduceAttrs> = {
   ...reduction({ name: "sum", onnx: "ReduceSum", start: 0, accumulate: (total, x) => total + x }),
-  sums: true,
+  autocast: "float32",
 };
 export const meanOp: OpDef<ReduceAttrs> = {
   ...reduction({
@@ -54,7 +54,7 @@ export const meanOp: OpDef<ReduceAttrs> = {
     accumulate: (total, x) => total + x,
     finish: (total, count) => total / count,
   }),
-  sums: true,
+  autocast: "float32",
 };
 export const maxOp = reduction({
   name: "max",

@@ -14,24 +14,24 @@ async function chosen(asked: Parameters<typeof choosePrecision>[0], on?: Runtime
 }
 
 describe("the precision", () => {
-  test("is float32 on the CPU unless float16 is asked for, which brings a warning", async () => {
+  test("is float32 on the CPU unless the settings ask for float16, which gives a warning", async () => {
     expect(await chosen({ device: "cpu", precision: "auto" }, runtime)).toEqual({ precision: "float32", warnings: [] });
     const half = await chosen({ device: "cpu", precision: "float16" }, runtime);
     expect(half).toEqual({ precision: "float16", warnings: [expect.stringContaining("no speed on the CPU")] });
   });
 
-  test("is what is asked for on a GPU, and float16 where nothing is asked and a trial gives float32's numbers", async () => {
+  test("is what the settings ask for on a GPU; `auto` is float16 where a trial agrees with float32", async () => {
     for (const precision of ["float32", "float16"] as const) {
       expect(await chosen({ device: "cuda", precision })).toEqual({ precision, warnings: [] });
     }
-    // The trial runs on whatever the runtime computes with: here the CPU, whose halves are as good.
+    // The trial runs on the device of the runtime: here the CPU, which also computes float16.
     expect(await chosen({ device: "webgpu", precision: "auto" }, runtime)).toEqual({
       precision: "float16",
       warnings: [],
     });
   });
 
-  test("falls back to float32 and says why where the trial fails", async () => {
+  test("falls back to float32 where the trial fails, and says why", async () => {
     const broken = await Runtime.start({ threads: 1 });
     await broken.close();
     expect(await chosen({ device: "webgpu", precision: "auto" }, broken)).toEqual({
@@ -41,9 +41,9 @@ describe("the precision", () => {
   });
 });
 
-test("a plan counts half the weights and values for a GPU that computes in halves, and as many for the CPU", async () => {
+test("a plan counts float16 values as two bytes on a GPU and as four on the CPU", async () => {
   const expected = async (device: "cpu" | "cuda", precision: "float32" | "float16") => {
-    // Without residuals, of which float16 keeps none.
+    // Without residuals: float16 saves none.
     const settings = {
       ...tinySettings({ batch: { samples_per_epoch: 8, total: 8, per_device: 8 } }),
       device,

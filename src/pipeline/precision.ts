@@ -1,5 +1,4 @@
-/** What the U-Net computes in. VAE, text encoders and reward stay in float32: Stable Diffusion XL's VAE overflows in halves. */
-
+/** The precision of the U-Net. VAE, text encoders and reward stay in float32: Stable Diffusion XL's VAE overflows in float16. */
 import { gradients } from "../autodiff/index.js";
 import type { SettingsPart } from "../config/index.js";
 import type { Graph } from "../graph/graph.js";
@@ -23,12 +22,12 @@ import { sizeOf } from "../tensor/shape.js";
 
 export type Precision = "float32" | "float16";
 
-/** A program of the U-Net as it is to be compiled; the timestep's angles are beyond a half. */
+/** A graph of the U-Net in the given precision. The timestep stays float32: float16 has too few digits for its angles. */
 export function inPrecision(graph: Graph, precision: Precision): Graph {
   return precision === "float16" ? halfPrecision(graph, { exact: ["timestep"] }) : graph;
 }
 
-/** What `auto` comes to is asked of the device itself; without a runtime, GPUs are taken to compute in float16. */
+/** Resolves `auto` by a trial on the device. Without a runtime, GPUs are assumed to compute in float16. */
 export async function choosePrecision(
   { device, precision }: SettingsPart<"device" | "precision">,
   runtime?: Runtime,
@@ -37,7 +36,7 @@ export async function choosePrecision(
   if (precision === "float16" && device === "cpu") warn(SLOW_ON_CPU);
   if (precision !== "auto") return precision;
   if (device === "cpu") return "float32";
-  const fault = runtime && (await halfFault(runtime));
+  const fault = runtime && (await float16Fault(runtime));
   if (fault === undefined) return "float16";
   warn(`${device} does not compute in float16 here (${fault}); the U-Net computes in float32`);
   return "float32";
@@ -46,11 +45,14 @@ export async function choosePrecision(
 const SLOW_ON_CPU =
   "precision: float16 gives no speed on the CPU, which computes almost everything in float32 and converts around it; leave it at auto";
 
-/** Halves lose three of float32's seven digits, and a block's gradient some of what is left. */
+/**
+ * Bound on the trial's largest error, relative to the largest value. On the CPU the error is at most 1e-3 (AVX-512, AVX2
+ * and SSE kernels), two units of roundoff 2^-11. The rest is for devices that accumulate products in float16.
+ */
 const PROBE_TOLERANCE = 0.03;
 
-/** Why the device cannot be trusted with halves, by a small block of what a U-Net has and its gradient; undefined where it can. */
-async function halfFault(runtime: Runtime): Promise<string | undefined> {
+/** Runs a small U-Net block and its gradient in both precisions. Returns why float16 cannot be used, or undefined if it can. */
+async function float16Fault(runtime: Runtime): Promise<string | undefined> {
   const graph = probeGraph();
   const rng = new Rng(0);
   const feeds = Object.fromEntries(

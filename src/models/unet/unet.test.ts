@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { inputError } from "../../../test/errors.js";
 import { expectParity, openGolden, relativeError } from "../../../test/golden.js";
+import { MODEL_TOLERANCE, roundingTolerance } from "../../../test/tolerance.js";
 import { gradients } from "../../autodiff/index.js";
 import type { Graph } from "../../graph/graph.js";
 import type { Value } from "../../graph/value.js";
@@ -83,8 +84,15 @@ test.each([
   expect(layout.entries.length).toBe(2 * modules);
 });
 
-/** With these random weights, PyTorch's float16 gradients differ from its float32 gradients by up to 5.9e-2 as well. */
-const FLOAT16_TOLERANCE: Readonly<Record<string, number>> = { "unet-sd15": 6e-2 };
+/**
+ * How much each golden amplifies rounding. SD 1.5's has a middle block whose norms see groups of few values, so small
+ * errors there turn into large ones: PyTorch's float16 gradients are up to 5.9e-2 from its float32 ones as well.
+ */
+const AMPLIFICATION = {
+  "unet-embedded": { float32: 550, float16: 14 },
+  "unet-sd15": { float32: 1300, float16: 56 },
+  "unet-sd2": { float32: 420, float16: 14 },
+} as const;
 
 const inFloat16 = (graph: Graph) => halfPrecision(graph, { exact: ["input.timestep"] });
 
@@ -95,7 +103,10 @@ describe("against diffusers", () => {
   });
   afterAll(() => runtime.close());
 
-  for (const name of ["unet-embedded", "unet-sd15", "unet-sd2"]) {
+  for (const name of ["unet-embedded", "unet-sd15", "unet-sd2"] as const) {
+    const tolerance = (precision: "float32" | "float16") =>
+      roundingTolerance(precision, AMPLIFICATION[name][precision]);
+
     test(`${name}: all parameters have the file's names and shapes`, async () => {
       const golden = await openGolden(name);
       const file = withPrefix(await openWeights(golden.folder), "unet.");
@@ -108,9 +119,9 @@ describe("against diffusers", () => {
     });
 
     test.each([
-      { precision: "float32", tolerance: 1e-4, rework: (graph: Graph) => graph },
-      { precision: "float16", tolerance: FLOAT16_TOLERANCE[name] ?? 1e-2, rework: inFloat16 },
-    ])(`${name}: output and gradients by inputs and weights agree to $tolerance in $precision`, async (compared) => {
+      { precision: "float32", tolerance: tolerance("float32"), rework: (graph: Graph) => graph },
+      { precision: "float16", tolerance: tolerance("float16"), rework: inFloat16 },
+    ])(`${name}: output and gradients by inputs and weights agree in $precision`, async (compared) => {
       const golden = await openGolden(name);
       const config = parseUnetConfig(golden.config);
       const weights = withPrefix(await openWeights(golden.folder), "unet.");
@@ -141,47 +152,45 @@ describe("against diffusers", () => {
     });
 
     const both = name === "unet-embedded" ? [false, true] : [false];
-    test.each(both)(
-      `${name}: output and gradients with an adapter agree to 1e-4 (from residuals: %s)`,
-      async (split) => {
-        const golden = await openGolden(name);
-        const config = parseUnetConfig(golden.config);
-        const weights = withPrefix(await openWeights(golden.folder), "unet.");
-        const [batch, , height, width] = golden.tensor("input.sample").shape as [number, number, number, number];
-        const inputs = unetInputs(config, { batch, height, width, tokens: 5 });
-        const settings = { rank: 2, alpha: 2, targets: ["attention"] };
-        const layout = loraLayout(settings, "unet", (scope) => unet(scope, config, inputs));
-        const flat = input([layout.size]);
-        const { adapter, parts } = loraAdapter(layout, flat);
-        const sample = unet(frozenScope(weights, "unet", { adapter }), config, inputs);
+    test.each(both)(`${name}: output and gradients with an adapter agree (from residuals: %s)`, async (split) => {
+      const golden = await openGolden(name);
+      const config = parseUnetConfig(golden.config);
+      const weights = withPrefix(await openWeights(golden.folder), "unet.");
+      const [batch, , height, width] = golden.tensor("input.sample").shape as [number, number, number, number];
+      const inputs = unetInputs(config, { batch, height, width, tokens: 5 });
+      const settings = { rank: 2, alpha: 2, targets: ["attention"] };
+      const layout = loraLayout(settings, "unet", (scope) => unet(scope, config, inputs));
+      const flat = input([layout.size]);
+      const { adapter, parts } = loraAdapter(layout, flat);
+      const sample = unet(frozenScope(weights, "unet", { adapter }), config, inputs);
 
-        const file = await openSafetensors(`${golden.folder}/lora/pytorch_lora_weights.safetensors`);
-        const factors = new Float32Array(layout.size);
-        for (const { name: key, shape, offset } of layout.entries) {
-          const stored = file.get(key);
-          expect(stored?.shape).toEqual(shape);
-          if (stored) factors.set(toFloat32(await readTensor(stored)), offset);
-        }
-        await expectParity(runtime, golden, {
-          split,
-          inputs: {
-            sample: inputs.sample,
-            timestep: inputs.timestep,
-            encoder_hidden_states: inputs.encoderHiddenStates,
-            lora: flat,
-          },
-          outputs: { sample },
-          wrt: {
-            sample: inputs.sample,
-            encoder_hidden_states: inputs.encoderHiddenStates,
-            ...Object.fromEntries(layout.entries.map((entry, i) => [entry.name, parts[i] as Value])),
-          },
-          weights,
-          results: "lora.",
-          given: { lora: float32(factors, [layout.size]) },
-        });
-      },
-    );
+      const file = await openSafetensors(`${golden.folder}/lora/pytorch_lora_weights.safetensors`);
+      const factors = new Float32Array(layout.size);
+      for (const { name: key, shape, offset } of layout.entries) {
+        const stored = file.get(key);
+        expect(stored?.shape).toEqual(shape);
+        if (stored) factors.set(toFloat32(await readTensor(stored)), offset);
+      }
+      await expectParity(runtime, golden, {
+        split,
+        inputs: {
+          sample: inputs.sample,
+          timestep: inputs.timestep,
+          encoder_hidden_states: inputs.encoderHiddenStates,
+          lora: flat,
+        },
+        outputs: { sample },
+        wrt: {
+          sample: inputs.sample,
+          encoder_hidden_states: inputs.encoderHiddenStates,
+          ...Object.fromEntries(layout.entries.map((entry, i) => [entry.name, parts[i] as Value])),
+        },
+        weights,
+        results: "lora.",
+        given: { lora: float32(factors, [layout.size]) },
+        tolerance: tolerance("float32"),
+      });
+    });
   }
 
   const resnet = { groups: 4, epsilon: 1e-5, activation: "silu" } as const;
@@ -203,7 +212,7 @@ describe("against diffusers", () => {
     "up_blocks.0.upsamplers.0": (scope, x) => upsample(scope, x.hidden_states as Value),
   };
   for (const [path, build] of Object.entries(blocks)) {
-    test(`the block ${path} alone agrees to 1e-4`, async () => {
+    test(`the block ${path} alone agrees`, async () => {
       const golden = await openGolden("unet-embedded");
       const weights = withPrefix(await openWeights(golden.folder), "unet.");
       const at = `block.${path}.`;
@@ -215,7 +224,7 @@ describe("against diffusers", () => {
     });
   }
 
-  test("the sines and cosines of a timestep agree to 1e-4", async () => {
+  test("the sines and cosines of a timestep agree", async () => {
     const golden = await openGolden("unet-embedded");
     const timestep = input([2]);
     const embedding = sinusoidalEmbedding(timestep, 8, { flipSinToCos: true, freqShift: 0 });
@@ -224,7 +233,7 @@ describe("against diffusers", () => {
     const result = await program.run({ timestep: fromNumbers(Array.from(data, Number), [2]) });
     await program.release();
     const expected = golden.tensor("block.time_proj.output");
-    expect(relativeError(result.embedding as HostTensor, expected)).toBeLessThan(1e-4);
+    expect(relativeError(result.embedding as HostTensor, expected)).toBeLessThan(MODEL_TOLERANCE);
   });
 
   test("weights stored as float16 give the same prediction up to rounding", async () => {
@@ -243,8 +252,7 @@ describe("against diffusers", () => {
       outputs: { sample: unet(frozenScope(weights, "unet"), config, { sample, timestep, encoderHiddenStates }) },
       wrt: { sample },
       weights,
-      // float16 has a relative rounding error of 2^-11, about 5e-4, which accumulates over the layers.
-      tolerance: 1e-2,
+      tolerance: roundingTolerance("float16", 5),
     });
   });
 
@@ -295,7 +303,7 @@ describe("against diffusers", () => {
       });
       for (const kind of ["output", "gradient"]) {
         const [once, twice] = [0, 1].map((i) => found[`${kind}${i}`] as HostTensor) as [HostTensor, HostTensor];
-        expect(relativeError(once, twice)).toBeLessThan(1e-5);
+        expect(relativeError(once, twice)).toBeLessThan(roundingTolerance("float32", 80));
       }
     },
   );
