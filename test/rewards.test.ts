@@ -142,7 +142,7 @@ describe("alignprop score", () => {
     // What is transparent shows white.
     expect(scores[2].reward).toBeCloseTo(0, 5);
     const plain = await run("score", join(folder, "a.png"), "--set", set);
-    expect(plain.printed).toMatch(/a\.png {2}.*\npalette reward .* over 1 pictures$/);
+    expect(plain.printed).toMatch(/a\.png {2}.*\npalette reward .* over 1 image$/);
   });
 
   test("wants a prompt for a reward that reads one", async () => {

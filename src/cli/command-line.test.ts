@@ -299,6 +299,20 @@ describe("a run from the command line", () => {
     expect(mean).not.toBe(JSON.parse(without.stdout).mean);
   });
 
+  test("warns about a setting with an old name", async () => {
+    const { code, stdout, stderr } = await alignprop(
+      "plan",
+      tinyRecipe,
+      "--no-calibrate",
+      "--set",
+      "train.updates=5",
+      "--json",
+    );
+    expect(code).toBe(0);
+    expect(stderr).toMatch(/^warning: .*train\.updates.*train\.steps/m);
+    expect(JSON.parse(stdout)).toMatchObject({ steps: 5 });
+  });
+
   test("can be planned without being run", async () => {
     const { code, stdout } = await alignprop("plan", tinyRecipe, "--no-calibrate", "--json");
     expect(code).toBe(0);

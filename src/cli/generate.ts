@@ -101,6 +101,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
   }
   // The adapter of a run samples with the settings of the run, anything else with the default recipe.
   const recipe = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
+  const warn = (message: string) => terminal.say(`warning: ${message}`);
   const settings = await loadSettings({
     recipe,
     overrides: [
@@ -117,9 +118,9 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
         ? []
         : [{ path: ["sampling", "guidance_scale"], value: guidance, origin: "--guidance" }]),
     ],
+    warn,
   });
   const { model, loading, device, precision, threads, sampling } = settings;
-  const warn = (message: string) => terminal.say(`warning: ${message}`);
   const tuned = options.adapter === undefined ? {} : await openTuned(options.adapter, warn);
   const requests = prompts.flatMap((prompt) =>
     Array.from({ length: count }, (_, i): ImageRequest => ({ prompt, seed: (seed + i) % 2 ** 32 })),

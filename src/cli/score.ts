@@ -47,14 +47,14 @@ Examples:
 
 async function scoreInto(paths: readonly string[], options: ScoreCommandOptions, terminal: Terminal): Promise<void> {
   const { recipe, prompt, ...settable } = options;
-  const settings = await loadSettings({ recipe, overrides: overridesOf(settable), absentPrompts: () => {} });
+  const warn = (message: string) => terminal.say(`warning: ${message}`);
+  const settings = await loadSettings({ recipe, overrides: overridesOf(settable), absentPrompts: () => {}, warn });
   const files = await findImages(paths);
   const images = files.map((image) => ({
     name: image.file,
     prompt: prompt ?? image.prompt,
     read: () => readImage(image.file),
   }));
-  const warn = (message: string) => terminal.say(`warning: ${message}`);
   const scores = await interruptible(terminal, "Stopping after this image", (signal) =>
     score(images, settings, { signal, warn, onFetch: fetchProgress(terminal) }),
   );
