@@ -263,12 +263,12 @@ describe("a name that is unknown gets the nearest one", () => {
     await writeFile(`${file}.yaml`, yaml.stringify(misspelt));
     const message = messageOf(await alignprop("train", `${file}.yaml`));
     expectAll(message, [
-      /recipe-\d+\.yaml:\d+: optimizer\.learning_rat is no setting; did you mean optimizer\.learning_rate\?/,
+      /recipe-\d+\.yaml:\d+: optimizer\.learning_rat is not a setting; did you mean optimizer\.learning_rate\?/,
     ]);
   });
 
   test("a key on the command line", () =>
-    expectRefused(["--set", "lora.rnk=3"], "--set lora.rnk=3: lora.rnk is no setting", "did you mean lora.rank?"));
+    expectRefused(["--set", "lora.rnk=3"], "--set lora.rnk=3: lora.rnk is not a setting", "did you mean lora.rank?"));
 
   test("an option", () => expectRefused(["--raward", "clip"], "unknown option '--raward'", "Did you mean --reward?"));
 
@@ -307,14 +307,14 @@ describe("what is watched", () => {
     expectRefused(
       ["--set", "early_stop={patience: 2, min_diversity: 0.5}"],
       "2 settings are wrong",
-      "early_stop.monitor is held-out, but there is no evaluation.held_out; name a reward there, or monitor: reward",
-      "early_stop.min_diversity needs evaluation.diversity; name a CLIP there",
+      "early_stop.monitor is held-out, but there is no evaluation.held_out; name a reward there, or set early_stop.monitor: reward",
+      "early_stop.min_diversity needs evaluation.diversity; name a CLIP model there",
     ));
 
   test("needs several pictures of a prompt to compare", () =>
     expectRefused(
       ["--set", "evaluation.diversity=models/rewards/clip"],
-      "evaluation.diversity compares pictures of one prompt, and evaluation.seeds_per_prompt is 1; give at least 2",
+      "evaluation.diversity compares images of the same prompt, but evaluation.seeds_per_prompt is 1; give at least 2",
     ));
 
   test("is a reward and a CLIP that are there", async () => {

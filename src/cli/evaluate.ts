@@ -76,14 +76,15 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
   // Here --adapter is what is evaluated, not a setting.
   const { out: _, adapter: __, count, ...settable } = options;
   const trainedWith = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
+  const warn = (message: string) => terminal.say(`warning: ${message}`);
   const settings = await loadSettings({
     recipe: recipe ?? trainedWith,
+    warn,
     overrides: [
       ...overridesOf(settable, { prompts: "prompts.eval", seed: "evaluation.seed" }),
       ...(count === undefined ? [] : [{ path: ["evaluation", "seeds_per_prompt"], value: count, origin: "--count" }]),
     ],
   });
-  const warn = (message: string) => terminal.say(`warning: ${message}`);
   const tuned = await tunedBy(options, warn);
   const result = await interruptible(terminal, "Stopping after this batch", (signal) =>
     evaluate(settings, { ...tuned, anneal, signal, warn, onFetch: fetchProgress(terminal) }),

@@ -102,8 +102,10 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
   }
   // A run's adapter is drawn as it was trained; anything else as the default recipe does.
   const recipe = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
+  const warn = (message: string) => terminal.say(`warning: ${message}`);
   const settings = await loadSettings({
     recipe,
+    warn,
     overrides: [
       ...overridesOf({
         model: options.model,
@@ -120,7 +122,6 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
     ],
   });
   const { model, loading, device, precision, threads, sampling } = settings;
-  const warn = (message: string) => terminal.say(`warning: ${message}`);
   const tuned = options.adapter === undefined ? {} : await openTuned(options.adapter, warn);
   const requests = prompts.flatMap((prompt) =>
     Array.from({ length: count }, (_, i): ImageRequest => ({ prompt, seed: (seed + i) % 2 ** 32 })),

@@ -154,7 +154,8 @@ async function drawStrip(
     precision: options.precision,
     threads: options.threads,
   });
-  const settings = await loadSettings({ recipe: await recipeOfAdapter(a), overrides });
+  const warn = (message: string) => terminal.say(`warning: ${message}`);
+  const settings = await loadSettings({ recipe: await recipeOfAdapter(a), overrides, warn });
   const { model, loading, device, precision, threads, sampling } = settings;
   const prompts = options.prompt ?? [...new Set(evaluationPrompts(settings))].slice(0, MOST_PROMPTS);
   const columns = await interruptible(terminal, "Stopping after this batch", (signal) =>
@@ -165,7 +166,7 @@ async function drawStrip(
         negative: settings.prompts.negative,
         anneal: options.anneal,
         signal,
-        warn: (message) => terminal.say(`warning: ${message}`),
+        warn,
         onFetch: fetchProgress(terminal),
       },
       mixes,

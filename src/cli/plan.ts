@@ -35,14 +35,16 @@ Examples:
     )
     .action(async (recipe: string | undefined, options: PlanCommandOptions) => {
       const absent: string[] = [];
+      const warn = (message: string) => terminal.say(`warning: ${message}`);
       const settings = await loadSettings({
         recipe,
+        warn,
         overrides: overridesOf(options),
         absentPrompts: (message) => absent.push(message),
       });
       const counted = await plan(await withStart(settings), {
         calibrate: options.calibrate,
-        warn: (message) => terminal.say(`warning: ${message}`),
+        warn,
         onFetch: fetchProgress(terminal),
       });
       const planned = { ...counted, uncounted: [...counted.uncounted, ...absent] };

@@ -46,14 +46,14 @@ Examples:
 
 async function scoreInto(images: readonly string[], options: ScoreCommandOptions, terminal: Terminal): Promise<void> {
   const { recipe, prompt, ...settable } = options;
-  const settings = await loadSettings({ recipe, overrides: overridesOf(settable), absentPrompts: () => {} });
+  const warn = (message: string) => terminal.say(`warning: ${message}`);
+  const settings = await loadSettings({ recipe, overrides: overridesOf(settable), absentPrompts: () => {}, warn });
   const files = await findImages(images);
   const pictures = files.map((picture) => ({
     name: picture.file,
     prompt: prompt ?? picture.prompt,
     read: () => readImage(picture.file),
   }));
-  const warn = (message: string) => terminal.say(`warning: ${message}`);
   const scores = await interruptible(terminal, "Stopping after this picture", (signal) =>
     score(pictures, settings, { signal, warn, onFetch: fetchProgress(terminal) }),
   );

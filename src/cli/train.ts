@@ -60,7 +60,8 @@ Examples:
     )
     .action(async (recipe: string | undefined, options: TrainCommandOptions) => {
       await withRanks(terminal, options.verbose === true, async (cluster) => {
-        const run = await together(cluster, () => openRun(recipe, options, cluster));
+        const warn = (message: string) => cluster.rank === 0 && terminal.say(`warning: ${message}`);
+        const run = await together(cluster, () => openRun(recipe, options, cluster, warn));
         await trainInto(run, terminal, options.json === true, cluster);
       });
     });
@@ -74,10 +75,11 @@ async function openRun(
   recipe: string | undefined,
   options: TrainCommandOptions,
   { rank, size }: Cluster,
+  warn: (message: string) => void,
 ): Promise<RunFolder> {
   const overrides = overridesOf(options);
   if (options.resume === undefined) {
-    const settings = await withStart(await loadSettings({ recipe, overrides, devices: size }));
+    const settings = await withStart(await loadSettings({ recipe, overrides, devices: size, warn }));
     return rank === 0 ? RunFolder.plan(settings) : RunFolder.elsewhere(settings);
   }
   const given = [
