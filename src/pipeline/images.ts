@@ -48,7 +48,7 @@ export async function* sampleImages(
       if (own.every(Number.isFinite)) continue;
       throw new InputError(
         "not-finite",
-        `the denoised latents are not finite for "${prompt}" (seed ${seed}). The weights of the model or of the adapter are damaged.`,
+        `the denoised latents are not finite for "${prompt}" (seed ${seed}). Are the weights of the model or of the adapter damaged?`,
         { prompt, seed },
       );
     }
