@@ -75,5 +75,7 @@ export function annealingOf({ power, sampler, base, parameters }: AnnealingOptio
   if (power === undefined) return undefined;
   if (base) return { base, parameters: undefined, power };
   if (parameters) return { base: sampler, parameters: new Float32Array(parameters.length), power };
-  throw new InputError("usage", "annealed guidance goes from the base model to a fine-tuned one. Name an adapter.");
+  throw new InputError("usage", "annealed guidance goes from the base model to a fine-tuned one. Name an adapter.", {
+    anneal: power,
+  });
 }
