@@ -141,7 +141,7 @@ function unknownKey(parent: readonly PropertyKey[], key: string, siblings: unkno
     key,
     known.map((k) => k.slice(prefix.length)),
   );
-  const suggestion = near === undefined ? elsewhere : `${prefix}${near}`;
+  const suggestion = near === undefined ? elsewhere : [...parent, near].join(".");
   const remedy = suggestion === undefined ? `known here: ${known.join(", ")}` : `did you mean ${suggestion}?`;
   return {
     code: "setting-unknown",
