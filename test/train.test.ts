@@ -300,14 +300,14 @@ describe("annealed guidance", async () => {
   const adapter = await readLora(join(await saveCheckpoint(await record(settings), 2, "annealed"), PEFT_FILE));
   const { model, sampling, device, threads } = settings;
   const images = [{ prompt: "a cat", seed: 3 }];
-  const draw = async (more: object) => (await generate({ model, sampling, device, threads, images, ...more }))[0];
-  const [base, tuned] = [await draw({}), await draw({ adapter })];
+  const sampled = async (more: object) => (await generate({ model, sampling, device, threads, images, ...more }))[0];
+  const [base, tuned] = [await sampled({}), await sampled({ adapter })];
 
   test("with a power of 0 gives the image of the fine-tuned model, and with a large one nearly that of the base model", async () => {
     expect(tuned).not.toEqual(base);
-    expect(await draw({ adapter, anneal: 0 })).toEqual(tuned);
+    expect(await sampled({ adapter, anneal: 0 })).toEqual(tuned);
     // The last of the three steps uses the fine-tuned model at any power. The others use the base model.
-    const late = await draw({ adapter, anneal: 100 });
+    const late = await sampled({ adapter, anneal: 100 });
     expect(late).not.toEqual(base);
     expect(distance(late, base)).toBeLessThan(distance(tuned, base));
   });
@@ -316,15 +316,15 @@ describe("annealed guidance", async () => {
     const whole = tinySettings({ trainable: "unet", optimizer: { learning_rate: 0.01 }, steps: 1 });
     const folder = await saveCheckpoint(await record(whole), 1, "annealed-unet");
     const unet = await openWeights(join(folder, "unet"));
-    expect(await draw({ unet, anneal: 0 })).toEqual(await draw({ unet }));
-    expect(await draw({ unet, anneal: 1 })).not.toEqual(await draw({ unet }));
+    expect(await sampled({ unet, anneal: 0 })).toEqual(await sampled({ unet }));
+    expect(await sampled({ unet, anneal: 1 })).not.toEqual(await sampled({ unet }));
   });
 
   test("applies to evaluate as well, and needs a fine-tuned model", async () => {
     const [plain, annealed] = [await evaluate(settings, { adapter }), await evaluate(settings, { adapter, anneal: 2 })];
     expect(annealed.images).not.toEqual(plain.images);
     expect((await evaluate(settings, { adapter, anneal: 0 })).images).toEqual(plain.images);
-    await expect(draw({ anneal: 1 })).rejects.toThrow(inputError("usage", { anneal: 1 }));
+    await expect(sampled({ anneal: 1 })).rejects.toThrow(inputError("usage", { anneal: 1 }));
   });
 });
 

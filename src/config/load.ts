@@ -4,11 +4,11 @@ import * as yaml from "yaml";
 import { InputError } from "../errors/index.js";
 import { isRecord } from "../io/record.js";
 import { stepsPerEpoch } from "./batch.js";
+import { conflicts } from "./conflicts.js";
 import { applyOverrides, type Override, withNewNamesIn } from "./overrides.js";
 import { describeIssue, type Problem, problemsError } from "./problems.js";
 import { resolvePrompts } from "./prompts.js";
 import { findRecipe, type RecipeSource, readRecipe } from "./recipe.js";
-import { conflicts } from "./relations.js";
 import { renamingWarning, withNewNames } from "./renamed.js";
 import { resolvedLoss, type Settings, type SettingsInput, settingsSchema } from "./settings.js";
 

@@ -47,16 +47,16 @@ export async function checkReward(
   image: HostTensor,
   runtimeOptions: RuntimeOptions = {},
 ): Promise<OnnxCheck> {
-  const judge = await openOnnxReward(settings, { find: locate }, { whole: true });
-  const outputs = judge.file.outputs.map((name) => checkOutput(judge, name, image.shape));
+  const opened = await openOnnxReward(settings, { find: locate }, { whole: true });
+  const outputs = opened.file.outputs.map((name) => checkOutput(opened, name, image.shape));
   const images = input(image.shape);
-  const { rewards } = judge.reward.build(images);
+  const { rewards } = opened.reward.build(images);
   const [gradient] = gradients([{ value: rewards, gradient: filled(rewards.shape, 1) }], [images]);
   if (!gradient) throw new TypeError(`${settings.file}: no gradient`);
   const runtime = await Runtime.start(runtimeOptions);
   try {
     const compile = (outputs: Record<string, typeof rewards>) =>
-      runtime.compile({ name: settings.file, inputs: { images }, outputs }, judge.reward.weights);
+      runtime.compile({ name: settings.file, inputs: { images }, outputs }, opened.reward.weights);
     const began = performance.now();
     const both = await compile({ rewards, gradient });
     const compiled = (performance.now() - began) / 1000;
@@ -76,7 +76,7 @@ export async function checkReward(
       );
     }
     return {
-      judge,
+      judge: opened,
       outputs,
       value: reward,
       gradient: dImage,
@@ -100,11 +100,11 @@ async function timed(program: Program, images: HostTensor) {
   return { results, seconds: seconds.sort((a, b) => a - b)[Math.floor(TIMED_CALLS / 2)] as number };
 }
 
-function checkOutput(judge: OnnxReward, name: string, shape: Shape): CheckedOutput {
+function checkOutput(opened: OnnxReward, name: string, shape: Shape): CheckedOutput {
   const images = input(shape);
   const none = (reason: string, shape?: Shape): CheckedOutput => ({ name, shape, use: "none", reason });
   try {
-    const value = judge.output(images, name);
+    const value = opened.output(images, name);
     if (value.dtype !== "float32") return none(`its type is ${value.dtype}, which has no gradient`, value.shape);
     const [gradient] = gradients([{ value, gradient: filled(value.shape, 1) }], [images]);
     if (!gradient) {
