@@ -10,7 +10,7 @@ export interface Problem {
   /** Path of the key in the recipe that the message points to. */
   readonly path: readonly PropertyKey[];
   readonly message: string;
-  /** Besides `setting`, which is the key at `path` unless the facts say otherwise. */
+  /** More facts. `setting` is the key at `path` by default. */
   readonly facts?: ErrorFacts | undefined;
 }
 

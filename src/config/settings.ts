@@ -47,7 +47,10 @@ export const settingsSchema = z.strictObject({
       prediction_type: z.enum(["epsilon", "v_prediction", "sample"]).nullable().default(null),
       /** CLIP's tokenizer for a single file: a folder or a hub id. `null`: the one beside the file, or else the hub's. */
       tokenizer: path.nullable().default(null),
-      /** Model whose configurations and tokenizers a single file is read with: a diffusers folder or a hub id. `null`: derived from the file's tensors. */
+      /**
+       * Model with the configurations and tokenizers for a single file: a diffusers folder or a hub id. `null`: the
+       * configurations are derived from the file's tensors.
+       */
       config: path.nullable().default(null),
     })
     .prefault({}),
@@ -76,7 +79,10 @@ export const settingsSchema = z.strictObject({
 
   prompts: z
     .strictObject({
-      /** Training prompts: a built-in list (`animals`, `held-out-animals`), a text file with one prompt per line, or a list of prompts. */
+      /**
+       * Training prompts: a built-in list (`animals`, `held-out-animals`), a text file with one prompt per line, or a list of
+       * prompts.
+       */
       train: promptSource.default("animals"),
       /** Prompts of the evaluations, given like `train`. */
       eval: promptSource.default("held-out-animals"),
@@ -123,7 +129,10 @@ export const settingsSchema = z.strictObject({
     .preprocess(
       withDefaultsOfStart,
       z.strictObject({
-        /** An adapter to start from. It keeps its ranks, alphas and layers; `rank`, `alpha` and `targets` must match if given. `null`: a new adapter. */
+        /**
+         * An adapter to start from. It keeps its ranks, alphas and layers; `rank`, `alpha` and `targets` must match if given.
+         * `null`: a new adapter.
+         */
         start: path.nullable().default(null),
         /** Rank of the factors. `null`: that of the starting adapter. */
         rank: count.max(MOST_RANK).nullable().default(4),
@@ -207,9 +216,15 @@ export const settingsSchema = z.strictObject({
       seed: seed.default(0),
       /** Images generated at once. */
       batch: count.default(4),
-      /** A reward that is not trained on, given like `reward`. If it falls while the reward rises, the run over-optimizes. `null`: none. */
+      /**
+       * A reward that is not trained on, given like `reward`. If it falls while the reward rises, the run over-optimizes.
+       * `null`: none.
+       */
       held_out: rewardSettings.nullable().default(null),
-      /** A CLIP model whose image embeddings measure the diversity of the images of a prompt (`diversity.ts`). `null`: it is not measured. */
+      /**
+       * A CLIP model, whose image embeddings measure the diversity of the images of a prompt (`diversity.ts`). `null`: diversity
+       * is not measured.
+       */
       diversity: path.nullable().default(null),
     })
     .prefault({}),
@@ -234,7 +249,7 @@ export const settingsSchema = z.strictObject({
 
   checkpoint: z
     .strictObject({
-      /** Training steps between checkpoints. The last step is saved as well, and so is the step at which a run is interrupted. */
+      /** Training steps between checkpoints. The last step and the step of an interruption are saved as well. */
       every: count.default(10),
       /** Number of latest checkpoints to keep. */
       keep_last: count.default(2),

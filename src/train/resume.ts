@@ -122,7 +122,7 @@ function requireSameOrigin(path: string, saved: z.output<typeof savedState>, ori
   }
 }
 
-/** Settings that may change when a run is resumed, because they do not affect the training. Weights are compared by fingerprint. */
+/** A resumed run may change these settings, because they do not affect the training. Weights have fingerprints of their own. */
 const FREE = [
   "name",
   "model",
