@@ -37,7 +37,7 @@ function build(layout: TrainableLayout) {
 
 for (const name of ["diffusers", "peft", "state-dict", "kohya", "processors"]) {
   const everywhere = name === "diffusers";
-  test(`an adapter by ${name} predicts what it does there${everywhere ? ", and each of its factors has PEFT's gradient" : ""}`, async () => {
+  test(`an adapter in the format of ${name} gives the same output${everywhere ? ", and its factors have PEFT's gradients" : ""}`, async () => {
     const { layout, weights } = toFlat(pipeline, await readLora(`${golden.folder}/${name}`));
     const { parameters, parts, output } = build(layout);
     const factors = layout.entries.map((entry, i) => [entry.name, parts[i] as Value] as const);
@@ -55,7 +55,7 @@ for (const name of ["diffusers", "peft", "state-dict", "kohya", "processors"]) {
   });
 }
 
-test("every weight of a U-Net that learns as a whole has PyTorch's gradient", async () => {
+test("every weight of a U-Net that is trained as a whole has PyTorch's gradient", async () => {
   const { layout, initial } = await openTrainable(tinySettings({ trainable: "unet" }), pipeline);
   const { parameters, parts, output } = build(layout);
   const upstream = input(output.shape);
@@ -85,16 +85,16 @@ test("every weight of a U-Net that learns as a whole has PyTorch's gradient", as
       .map((key) => `unet.${key}`)
       .sort(),
   );
-  const most = Math.max(...Object.values(expected).map(([norm]) => norm));
+  const largest = Math.max(...Object.values(expected).map(([norm]) => norm));
   for (const { name, shape, offset } of layout.entries) {
     const [norm, dot] = expected[name.slice("unet.".length)] as [number, number];
     const own = found.subarray(offset, offset + sizeOf(shape));
     const weight = weights.subarray(offset, offset + sizeOf(shape));
     const product = own.reduce((sum, g, i) => sum + g * (weight[i] as number), 0);
-    // A bias before a normalisation has no gradient but rounding: those are compared with the largest of all.
-    const tolerance = 1e-4 * Math.max(norm, 1e-3 * most);
+    // The gradient of a bias before a normalization is only rounding error, so it is compared with the largest gradient.
+    const tolerance = 1e-4 * Math.max(norm, 1e-3 * largest);
     expect(Math.abs(Math.hypot(...own) - norm), `${name}: norm`).toBeLessThan(tolerance);
-    expect(Math.abs(product - dot), `${name}: product with the weight`).toBeLessThan(
+    expect(Math.abs(product - dot), `${name}: dot product with the weight`).toBeLessThan(
       tolerance * Math.hypot(...weight, 1),
     );
   }

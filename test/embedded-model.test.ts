@@ -1,7 +1,8 @@
 import { readdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import { loadSettings, parseSet } from "../src/config/load.js";
+import { loadSettings } from "../src/config/load.js";
+import { parseSet } from "../src/config/overrides.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
 import { evaluate } from "../src/scoring/evaluate.js";
 

@@ -10,6 +10,7 @@ import type { TrainEvent } from "../src/train/events.js";
 import { train } from "../src/train/trainer.js";
 import { openSafetensors, safetensorsChunks } from "../src/weights/safetensors.js";
 import { readTensor, type StoredTensor } from "../src/weights/source.js";
+import { inputError } from "./errors.js";
 import { TINY_REWARD, tinySettings } from "./tiny.js";
 import { distance, roundingTolerance } from "./tolerance.js";
 

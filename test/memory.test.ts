@@ -1,11 +1,10 @@
-/** Keeping residuals instead of computing the U-Net twice: the same gradients, in the memory that the user names. */
-
+/** Saved residuals instead of recomputed forward passes: the gradients are the same, within the memory budget. */
 import { afterAll, describe, expect, test } from "vitest";
 import type { Settings, SettingsInput } from "../src/config/settings.js";
 import type { MemoryPlan } from "../src/engine/memory.js";
 import { drawSamples } from "../src/engine/samples.js";
 import { planWork } from "../src/engine/work.js";
-import { InputError } from "../src/errors/index.js";
+import type { InputError } from "../src/errors/index.js";
 import type { DirectEstimator } from "../src/estimators/estimator.js";
 import { openEstimator } from "../src/estimators/index.js";
 import { showBytes } from "../src/io/bytes.js";
@@ -14,6 +13,7 @@ import { Runtime } from "../src/runtime/runtime.js";
 import { openTrainable } from "../src/train/open-trainable.js";
 import { plan } from "../src/train/plan.js";
 import { compileEngine, setupOf } from "./engine.js";
+import { inputError } from "./errors.js";
 import { TINY_SD, tinyReward, tinySettings } from "./tiny.js";
 import { distance, roundingTolerance } from "./tolerance.js";
 
@@ -24,8 +24,8 @@ afterAll(() => runtime.close());
 
 const FULL = { estimator: { truncation: { mode: "fixed", k: null } } } satisfies SettingsInput;
 
-/** What is held in the worker while `work` runs: how many calls at most, and how many at the end. */
-async function countingKept(work: (runtime: Runtime) => Promise<void>): Promise<{ most: number; left: number }> {
+/** Counts the calls whose residuals a worker holds: the most at the same time while `work` runs, and those left at its end. */
+async function countSavedCalls(work: (runtime: Runtime) => Promise<void>): Promise<{ most: number; left: number }> {
   let [alive, most] = [0, 0];
   const compile: Runtime["compile"] = async (...graph) => {
     const program = await runtime.compile(...graph);
@@ -56,11 +56,11 @@ async function opened(settings: Settings) {
   return { parts, estimator, initial, memory: (await planWork(setupOf(parts))).memory };
 }
 
-/** The gradients of two updates. */
-async function learn(on: Runtime, settings: Settings, change: Partial<MemoryPlan>): Promise<Float64Array[]> {
+/** The gradients of two steps. */
+async function gradientsOf(on: Runtime, settings: Settings, change: Partial<MemoryPlan>): Promise<Float64Array[]> {
   const { parts, estimator, initial } = await opened(settings);
   const { engine, replica } = await compileEngine(on, parts, change);
-  // Both factors away from zero, so that both have a gradient.
+  // Neither factor is zero, so that both have a gradient.
   const weights = (await initial()).map((value, i) => value + 0.02 * Math.sin(i));
   const found: Float64Array[] = [];
   for (const step of [1, 2]) {
@@ -73,15 +73,15 @@ async function learn(on: Runtime, settings: Settings, change: Partial<MemoryPlan
 }
 
 describe("the gradient", () => {
-  const truncations = { "every step": FULL.estimator.truncation, "steps drawn for each picture": { mode: "per-step" } };
+  const truncations = { "every step": FULL.estimator.truncation, "random steps for each sample": { mode: "per-step" } };
   for (const [name, truncation] of Object.entries(truncations)) {
-    test(`is the same whether all calls, some or none are kept, with ${name}`, async () => {
+    test(`is the same if the residuals of all, some or no calls are saved, with ${name}`, async () => {
       const settings = tinySettings({ estimator: { truncation } as SettingsInput["estimator"] });
-      const expected = await learn(runtime, settings, { maxSavedCalls: 0, recomputes: true });
+      const expected = await gradientsOf(runtime, settings, { maxSavedCalls: 0, recomputes: true });
       for (const maxSavedCalls of [1, Number.POSITIVE_INFINITY]) {
         let found: Float64Array[] = [];
-        const { most, left } = await countingKept(async (counting) => {
-          found = await learn(counting, settings, { maxSavedCalls, recomputes: false });
+        const { most, left } = await countSavedCalls(async (counting) => {
+          found = await gradientsOf(counting, settings, { maxSavedCalls, recomputes: false });
         });
         for (const [i, gradient] of found.entries()) {
           expect(distance(gradient, expected[i] as Float64Array)).toBeLessThan(roundingTolerance("float32", 10));
@@ -96,26 +96,26 @@ describe("the gradient", () => {
 
 describe("a budget", async () => {
   const settings = tinySettings(FULL);
-  const { memory: roomy } = await opened({ ...settings, memory: 1e15 });
+  const { memory: ample } = await opened({ ...settings, memory: 1e15 });
 
-  test("that is large keeps every call and computes none twice", async () => {
-    expect(roomy).toMatchObject({ maxSavedCalls: settings.sampling.steps, recomputes: false });
+  test("that is large saves the residuals of every call and recomputes none", async () => {
+    expect(ample).toMatchObject({ maxSavedCalls: settings.sampling.steps, recomputes: false });
     expect(await plan({ ...settings, memory: 1e15 }, { calibrate: false })).toMatchObject({
       unetBackwardCallsPerStep: 2 * 3,
       unetRecomputedCallsPerStep: 0,
-      memory: roomy,
+      memory: ample,
     });
   });
 
-  test("is respected: with less of it fewer calls are kept, and what is expected stays within", async () => {
-    let before = roomy.maxSavedCalls;
-    let lowest = roomy.expectedBytes;
-    for (let memory = roomy.expectedBytes; ; memory -= roomy.residualBytes / 2) {
+  test("is respected: a smaller one saves fewer calls, and the expected memory stays below it", async () => {
+    let before = ample.maxSavedCalls;
+    let lowest = ample.expectedBytes;
+    for (let memory = ample.expectedBytes; ; memory -= ample.residualBytes / 2) {
       let found: MemoryPlan;
       try {
         found = (await opened({ ...settings, memory })).memory;
       } catch (error) {
-        expect(error).toBeInstanceOf(InputError);
+        expect(error).toEqual(inputError("memory-too-small", { found: memory }));
         break;
       }
       expect(found.expectedBytes).toBeLessThanOrEqual(memory);
@@ -123,8 +123,9 @@ describe("a budget", async () => {
       before = found.maxSavedCalls;
       lowest = Math.min(lowest, found.expectedBytes);
     }
-    await expect(opened({ ...settings, memory: 1e6 })).rejects.toThrow(
-      `memory 1.00 MB is too little: this run needs about ${showBytes(lowest)}`,
-    );
+    const refusal = await opened({ ...settings, memory: 1e6 }).catch((error: unknown) => error as InputError);
+    expect(refusal).toEqual(inputError("memory-too-small", { setting: "memory", found: 1e6 }));
+    const { expected } = (refusal as InputError).facts;
+    expect(showBytes(expected as number)).toBe(showBytes(lowest));
   });
 });

@@ -11,7 +11,7 @@ import { tinyFamily } from "./tiny.js";
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-families-"));
 afterAll(() => rm(scratch, { recursive: true }));
 
-/** Runs a command that should work and reads what it prints. */
+/** Runs a command that should succeed and parses its JSON. */
 async function alignprop(...args: string[]) {
   const [printed, said]: [string[], string[]] = [[], []];
   const code = await runCommandLine([...args, "--json"], {
@@ -34,7 +34,7 @@ describe.each(FAMILIES)("$family", ({ family, width, height, modules }) => {
   const recipe = join(scratch, `${family}.yaml`);
   const run = join(scratch, family);
 
-  test("is planned, trained, evaluated and drawn from, with an adapter that changes its pictures", async () => {
+  test("can be planned, trained, evaluated and sampled, and its adapter changes the images", async () => {
     await writeFile(
       recipe,
       `model: ${JSON.stringify(model)}
@@ -62,16 +62,16 @@ evaluation: { every: 2, batch: 2 }
     const evaluated = await alignprop("evaluate", recipe, "--adapter", run);
     expect(evaluated.mean).toBeCloseTo(trained.after.mean, 5);
 
-    const draw = async (name: string, ...options: string[]) => {
+    const generate = async (name: string, ...options: string[]) => {
       const file = join(scratch, `${family}-${name}.png`);
       await alignprop("generate", "--prompt", "horse", "--model", model, "--steps", "3", "--out", file, ...options);
       return sharp(await readFile(file))
         .raw()
         .toBuffer({ resolveWithObject: true });
     };
-    const base = await draw("base");
+    const base = await generate("base");
     expect(base.info).toMatchObject({ width, height, channels: 3 });
-    expect((await draw("adapted", "--adapter", run)).data.equals(base.data)).toBe(false);
-    expect((await draw("negative", "--negative-prompt", "a dog")).data.equals(base.data)).toBe(false);
+    expect((await generate("adapted", "--adapter", run)).data.equals(base.data)).toBe(false);
+    expect((await generate("negative", "--negative-prompt", "a dog")).data.equals(base.data)).toBe(false);
   });
 });

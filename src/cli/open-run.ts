@@ -39,5 +39,5 @@ export async function openRun(
       { option: "--resume", path: resume, conflicts: conflicts.map((one) => (one.startsWith("--") ? one : "recipe")) },
     );
   }
-  return RunFolder.resume(resume, overrides);
+  return RunFolder.resume(resume, overrides, warn);
 }

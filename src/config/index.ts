@@ -1,5 +1,6 @@
 export { accumulationSteps, evaluationBatchSize, runtimeOptions, stepsPerEpoch, threadsOf } from "./batch.js";
-export { type LoadOptions, loadSettings, type Override, parseSet, settingsFrom } from "./load.js";
+export { type LoadOptions, loadSettings, settingsFrom } from "./load.js";
+export { type Override, parseSet } from "./overrides.js";
 export { ANIMALS, evaluationPrompts, HELD_OUT_ANIMALS, inTemplate, resolvePrompts } from "./prompts.js";
 export { withNewNames } from "./renamed.js";
 export {

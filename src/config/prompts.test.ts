@@ -2,7 +2,8 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { InputError } from "../errors/index.js";
+import { inputError } from "../../test/errors.js";
+import type { ErrorCode, ErrorFacts } from "../errors/index.js";
 import { ANIMALS, HELD_OUT_ANIMALS, resolvePrompts } from "./prompts.js";
 
 let folder: string;
@@ -17,10 +18,14 @@ async function file(content: string | Uint8Array): Promise<string> {
   return path;
 }
 
-async function refusal(source: string | readonly string[]): Promise<string> {
-  const error = await resolvePrompts(source, { setting: "prompts.eval" }).catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(InputError);
-  return (error as InputError).message;
+const setting = "prompts.eval";
+
+async function expectRefused(
+  source: string | readonly string[],
+  facts: ErrorFacts,
+  code: ErrorCode = "prompts-invalid",
+): Promise<void> {
+  await expect(resolvePrompts(source, { setting })).rejects.toThrow(inputError(code, { setting, ...facts }));
 }
 
 describe("the paper's animals", () => {
@@ -36,25 +41,24 @@ describe("the paper's animals", () => {
 });
 
 describe("a list of prompts", () => {
-  test("is taken as it stands, without spaces around", async () => {
+  test("is taken as it is, without the spaces around its prompts", async () => {
     expect(await resolvePrompts([" a red fox ", "snail"])).toEqual(["a red fox", "snail"]);
   });
 
   test("that is empty or has an empty entry is refused", async () => {
-    expect(await refusal([])).toContain("prompts.eval: the list is empty");
-    expect(await refusal(["cat", " "])).toContain("prompt 2 of 2");
+    await expectRefused([], { found: 0 });
+    await expectRefused(["cat", " "], { number: 2, count: 2 });
   });
 
-  test("with a misspelt name gets the nearest name and the whole choice", async () => {
-    const message = await refusal("held-out-animal");
-    expect(message).toContain('did you mean "held-out-animals"?');
-    expect(message).toContain("Known lists are animals and held-out-animals");
-    expect(await refusal("toString")).toContain("is not a list of prompts.");
+  test("with a misspelled name gets the nearest name and all names", async () => {
+    const known = ["animals", "held-out-animals"];
+    await expectRefused("held-out-animal", { found: "held-out-animal", suggestion: "held-out-animals", known });
+    await expectRefused("toString", { found: "toString", suggestion: undefined, known });
   });
 });
 
 describe("a prompt file", () => {
-  test("gives a prompt a line, whatever ends its lines, skipping blank ones", async () => {
+  test("has one prompt per line, with any line ending; blank lines are skipped", async () => {
     expect(await resolvePrompts(await file("\uFEFFcat\r\n\r\n  two dogs \na 🐙\rsnail"))).toEqual([
       "cat",
       "two dogs",
@@ -65,18 +69,28 @@ describe("a prompt file", () => {
 
   test("that is absent, a folder, empty or not text is refused with its path", async () => {
     const absent = join(folder, "none.txt");
-    expect(await refusal(absent)).toMatch(/^prompts\.eval: .*none\.txt: .*no such file/);
+    await expectRefused(absent, { path: absent }, "file-not-found");
     const directory = join(folder, "folder.txt");
     await mkdir(directory);
-    expect(await refusal(directory)).toContain("is a folder");
-    expect(await refusal(await file("\n \n"))).toContain("holds no prompts");
-    expect(await refusal(await file(Uint8Array.of(0xff, 0xfe, 0x61, 0)))).toContain("not UTF-8");
+    await expectRefused(directory, { path: directory, found: "folder" }, "file-unreadable");
+    const empty = await file("\n \n");
+    await expectRefused(empty, { path: empty, found: 0 });
+    const binary = await file(Uint8Array.of(0xff, 0xfe, 0x61, 0));
+    await expectRefused(binary, { path: binary }, "file-malformed");
   });
 
-  test("with more than a run's config.yaml can hold is refused with what is too much", async () => {
-    expect(await refusal(await file(`cat\n${"dog ".repeat(1025)}\n`))).toMatch(
-      /prompts\.txt:2: has 4099 characters, and a prompt at most 4096/,
-    );
-    expect(await refusal(await file("cat\n".repeat(100_001)))).toContain("holds 100001 prompts; keep at most 100000");
+  test("counts as empty if it is absent and the caller wants no error", async () => {
+    const messages: string[] = [];
+    const path = join(folder, "none.txt");
+    const prompts = await resolvePrompts(path, { setting, absent: (message) => messages.push(message) });
+    expect(prompts).toEqual([]);
+    expect(messages).toEqual([expect.stringContaining(path)]);
+  });
+
+  test("with more than a run's config.yaml can contain is refused with what is too much", async () => {
+    const long = await file(`cat\n${"dog ".repeat(1025)}\n`);
+    await expectRefused(long, { path: long, line: 2, found: 4099, limit: 4096 });
+    const many = await file("cat\n".repeat(100_001));
+    await expectRefused(many, { path: many, found: 100_001, limit: 100_000 });
   });
 });

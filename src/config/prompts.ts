@@ -1,5 +1,4 @@
-/** Where a run's prompts come from: a list by name, a list in the recipe, or a text file with one prompt a line. */
-
+/** The prompts of a run: a built-in list, a list in the recipe, or a text file with one prompt per line. */
 import { existsSync } from "node:fs";
 import { basename } from "node:path";
 import { InputError, nearest } from "../errors/index.js";
@@ -14,7 +13,7 @@ export const ANIMALS: readonly string[] = (
   "llama camel bat gorilla hedgehog kangaroo"
 ).split(" ");
 
-/** The 6 that it evaluates on and never fine-tunes on. */
+/** The 6 animals that the paper evaluates on, which are not among the training prompts. */
 export const HELD_OUT_ANIMALS: readonly string[] = "snail hippopotamus cheetah crocodile lobster octopus".split(" ");
 
 export const PROMPT_LISTS: Readonly<Record<string, readonly string[]>> = {
@@ -23,13 +22,18 @@ export const PROMPT_LISTS: Readonly<Record<string, readonly string[]>> = {
 };
 
 export interface PromptOptions {
-  /** The setting that the source came from, for messages. */
+  /** The setting or option that the source comes from, for messages. */
   readonly setting?: string;
-  /** Told of a file that is not there, which then counts as no prompts; otherwise that is an error. */
+  /** Called with a message if a prompt file is absent. The list is then empty. Without it, an absent file is an error. */
   readonly absent?: ((message: string) => void) | undefined;
 }
 
-/** `source`: the name of a list, the path of a `.txt` file, or the prompts themselves. */
+/**
+ * The prompts that a setting gives. `source` is the name of a built-in list, the path of a `.txt` file, or the prompts
+ * themselves.
+ *
+ * @throws InputError `prompts-invalid`, `file-not-found` or the other errors of `readText`
+ */
 export async function resolvePrompts(
   source: string | readonly string[],
   { setting = "prompts", absent }: PromptOptions = {},
@@ -46,15 +50,22 @@ export async function resolvePrompts(
 }
 
 function listedPrompts(prompts: readonly string[], setting: string): string[] {
-  if (prompts.length === 0)
-    throw new InputError("prompts-invalid", `${setting}: the list is empty; give at least one prompt.`);
+  if (prompts.length === 0) {
+    throw new InputError("prompts-invalid", `${setting}: the list is empty; give at least one prompt.`, {
+      setting,
+      found: 0,
+    });
+  }
   return prompts.map((prompt, index) => {
     const trimmed = prompt.trim();
-    if (trimmed === "")
+    if (trimmed === "") {
+      const number = index + 1;
       throw new InputError(
         "prompts-invalid",
-        `${setting}: prompt ${index + 1} of ${prompts.length} is empty; remove it.`,
+        `${setting}: prompt ${number} of ${prompts.length} is empty; remove it.`,
+        { setting, number, count: prompts.length },
       );
+    }
     return trimmed;
   });
 }
@@ -63,66 +74,77 @@ async function namedPrompts(source: string, setting: string): Promise<string[]> 
   if (Object.hasOwn(PROMPT_LISTS, source)) return [...(PROMPT_LISTS[source] as readonly string[])];
   if (source.endsWith(".txt")) return readPromptFile(source, setting);
   const names = Object.keys(PROMPT_LISTS);
-  const near = nearest(source, names);
+  const suggestion = nearest(source, names);
   throw new InputError(
     "prompts-invalid",
-    `${setting}: "${source}" is not a list of prompts${near ? `; did you mean "${near}"?` : "."} ` +
-      `Known lists are ${names.join(" and ")}; a file of prompts, one a line, ends in .txt.`,
+    `${setting}: "${source}" is not a list of prompts${suggestion ? `; did you mean "${suggestion}"?` : "."} ` +
+      `The built-in lists are ${names.join(" and ")}. The name of a file with one prompt per line ends in .txt.`,
+    { setting, found: source, suggestion, known: names },
   );
 }
 
-/** A run's `config.yaml` holds its prompts; these bounds are what can be read back from there (`settings.ts`). */
-const LARGEST_PROMPT_FILE = 2 ** 22;
-const MOST_PROMPTS = 100_000;
-const LONGEST_PROMPT = 4096;
+/** The `config.yaml` of a run contains its prompts. Within these limits it can be read back (`recipe.ts`, `settings.ts`). */
+const MAX_FILE_BYTES = 2 ** 22;
+const MAX_PROMPTS = 100_000;
+const MAX_PROMPT_LENGTH = 4096;
 
-/** Lists that recipes name and that are not ours to ship, by their files' names in the repository of AlignProp's code. */
-const HPS_LISTS = ["hps_v2_all.txt", "hps_v2_all_eval.txt"];
+/** Files that recipes name but this package may not contain. AlignProp's repository has them under `assets/`. */
+const HPS_FILES = ["hps_v2_all.txt", "hps_v2_all_eval.txt"];
 
-function hintFor(file: string): string {
-  if (!HPS_LISTS.includes(basename(file)) || existsSync(file)) return "";
-  return (
-    " The prompts of the HPSv2 benchmark are not part of this package. AlignProp's code has them as assets/" +
-    `${basename(file)} (github.com/mihirp1998/AlignProp): put the file into the working folder, or name prompts of ` +
-    "your own with --prompts and --eval-prompts"
-  );
+/** Where an absent file of the HPSv2 benchmark can be found. */
+function sourceOf(file: string): string | undefined {
+  const name = basename(file);
+  return HPS_FILES.includes(name) && !existsSync(file) ? `github.com/mihirp1998/AlignProp/assets/${name}` : undefined;
 }
 
-/** One prompt a line; blank lines are skipped. */
+/** One prompt per line. Blank lines are skipped. */
 async function readPromptFile(path: string, setting: string): Promise<string[]> {
   const file = locate(path);
-  let text: string;
-  try {
-    text = await readText(file, LARGEST_PROMPT_FILE);
-  } catch (error) {
-    if (error instanceof InputError)
-      throw new InputError("prompts-invalid", `${setting}: ${error.message}${hintFor(file)}`);
-    throw error;
-  }
+  const text = await readText(file, MAX_FILE_BYTES).catch((error: unknown) => {
+    if (!(error instanceof InputError)) throw error;
+    const source = sourceOf(file);
+    const hint = source
+      ? " The prompts of the HPSv2 benchmark are not part of this package. AlignProp's code contains them as assets/" +
+        `${basename(file)} (github.com/mihirp1998/AlignProp). Put that file into the working folder, or give other prompts ` +
+        "with --prompts and --eval-prompts."
+      : "";
+    throw new InputError(error.code, `${setting}: ${error.message}${hint}`, { ...error.facts, setting, source });
+  });
   const lines = text.split(/\r\n|\r|\n/).map((line) => line.trim());
-  const long = lines.findIndex((line) => line.length > LONGEST_PROMPT);
-  if (long >= 0) {
+  const tooLong = lines.findIndex((line) => line.length > MAX_PROMPT_LENGTH);
+  if (tooLong >= 0) {
+    const line = tooLong + 1;
+    const found = lines[tooLong]?.length;
     throw new InputError(
       "prompts-invalid",
-      `${setting}: ${file}:${long + 1}: has ${lines[long]?.length} characters, and a prompt at most ${LONGEST_PROMPT}. Is it one prompt a line?`,
+      `${setting}: ${file}:${line}: the prompt has ${found} characters, but a prompt has at most ${MAX_PROMPT_LENGTH}. Write one prompt per line.`,
+      { setting, path: file, line, found, limit: MAX_PROMPT_LENGTH },
     );
   }
   const prompts = lines.filter((line) => line !== "");
-  if (prompts.length === 0)
-    throw new InputError("prompts-invalid", `${setting}: ${file} holds no prompts; write one a line.`);
-  if (prompts.length > MOST_PROMPTS) {
+  if (prompts.length === 0) {
+    throw new InputError("prompts-invalid", `${setting}: ${file} contains no prompts; write one per line.`, {
+      setting,
+      path: file,
+      found: 0,
+    });
+  }
+  if (prompts.length > MAX_PROMPTS) {
     throw new InputError(
       "prompts-invalid",
-      `${setting}: ${file} holds ${prompts.length} prompts; keep at most ${MOST_PROMPTS}.`,
+      `${setting}: ${file} contains ${prompts.length} prompts; keep at most ${MAX_PROMPTS}.`,
+      { setting, path: file, found: prompts.length, limit: MAX_PROMPTS },
     );
   }
   return prompts;
 }
 
+/** Replaces each `{}` of the template by the prompt. */
 export function inTemplate(prompt: string, template: string): string {
   return template.replaceAll("{}", () => prompt);
 }
 
+/** The evaluation prompts in their template. */
 export function evaluationPrompts({ prompts }: SettingsPart<"prompts">): string[] {
   return prompts.eval.map((prompt) => inTemplate(prompt, prompts.template));
 }

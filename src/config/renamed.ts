@@ -16,11 +16,15 @@ export interface Renaming {
 }
 
 /**
- * The settings with new names in the place of old ones, and the renamings that were made.
+ * The settings with new names in the place of old ones, and the renamings that were made. `source` is where the settings
+ * come from, for messages.
  *
  * @throws InputError `settings-conflict` if a setting is given under both names
  */
-export function withNewNames(settings: Readonly<Record<string, unknown>>): {
+export function withNewNames(
+  settings: Readonly<Record<string, unknown>>,
+  { name, path }: { readonly name?: string; readonly path?: string } = {},
+): {
   readonly value: Record<string, unknown>;
   readonly renamed: readonly Renaming[];
 } {
@@ -33,10 +37,12 @@ export function withNewNames(settings: Readonly<Record<string, unknown>>): {
     if (!isRecord(old) || !Object.hasOwn(old, oldKey)) continue;
     const { [oldKey]: moved, ...others } = old;
     if (Object.hasOwn(others, newKey)) {
-      throw new InputError("settings-conflict", `${from} is the old name of ${to}, and both are given; keep ${to}`, {
-        setting: from,
-        expected: to,
-      });
+      const place = name === undefined ? "" : `${name}: `;
+      throw new InputError(
+        "settings-conflict",
+        `${place}${from} is the old name of ${to}, and both are given. Keep ${to} only.`,
+        { setting: from, with: to, path },
+      );
     }
     value[section] = { ...others, [newKey]: moved };
     renamed.push({ from, to });

@@ -1,7 +1,6 @@
 /**
- * The settings of a run: one schema, whose keys are the keys of the YAML recipes, of `--set` and of a run's
- * `config.yaml`. The defaults are what AlignProp's published code does (K=1 release, March 2024), so an empty recipe is
- * the paper's aesthetic run.
+ * The settings of a run. The keys of this schema are the keys of recipes (YAML), of `--set` and of a run's `config.yaml`. The
+ * defaults are those of AlignProp's published code (K=1 release, March 2024), so an empty recipe is the paper's aesthetic run.
  */
 import { z } from "zod";
 import { estimatorSettings } from "../estimators/index.js";
@@ -10,57 +9,62 @@ import { isRecord } from "../io/record.js";
 import { defaultLoss, rewardSettings } from "../rewards/index.js";
 import { trackerSettings } from "./trackers.js";
 
-/** Of an adapter's factors. */
+/** The largest rank of an adapter. */
 export const MOST_RANK = 4096;
 
 const count = z.int().min(1).max(1_000_000_000);
 const nonnegative = z.number().min(0);
-const text = z.string().max(4096);
-const path = text.min(1);
-const promptSource = z.union([text.min(1), z.array(text).min(1).max(100_000)]);
+const seed = z
+  .int()
+  .min(0)
+  .max(2 ** 32 - 1);
+const string = z.string().max(4096);
+const path = string.min(1);
+const promptSource = z.union([string.min(1), z.array(string).min(1).max(100_000)]);
 
-/** What a recipe leaves out of `lora` is the starting adapter's where there is one. */
-function asStarted(lora: unknown): unknown {
+/** With a starting adapter, settings that the recipe leaves out are those of that adapter. */
+function withDefaultsOfStart(lora: unknown): unknown {
   return isRecord(lora) && typeof lora.start === "string" ? { rank: null, targets: null, ...lora } : lora;
 }
 
 export const settingsSchema = z.strictObject({
-  /** The name of the run's folder and of its exported adapter; the recipe's own name when left out. */
-  name: text
+  /** Name of the run's folder and of its exported adapter. `null`: the file name of the recipe. */
+  name: string
     .max(100)
     .regex(/^[\w][\w.-]*$/, "letters, digits, dots, dashes and underscores only")
     .nullable()
     .default(null),
-  /** A folder in the diffusers layout, a single file in the original layout, or an id of the Hugging Face hub. */
+  /** The model: a folder in the diffusers layout, a single file in the original layout, or an id of the Hugging Face hub. */
   model: path.default("models/emoji-64"),
-  /** How it is found and read, where the model alone does not say. */
+  /** How the model is found and read. */
   loading: z
     .strictObject({
-      /** Of a hub id: a branch, a tag or a commit. */
+      /** Branch, tag or commit of a hub id. `null`: the one in the id, or `main`. */
       revision: path.nullable().default(null),
-      /** Never ask the hub; only what its cache holds. */
+      /** Use only files that the hub's cache has already. */
       offline: z.boolean().default(false),
-      /** What the U-Net predicts; `null`: as the model's scheduler says. */
+      /** What the U-Net predicts. `null`: as the model's scheduler configuration says. */
       prediction_type: z.enum(["epsilon", "v_prediction", "sample"]).nullable().default(null),
-      /** CLIP's vocabulary for a single file: a folder or a hub id. */
+      /** CLIP's tokenizer for a single file: a folder or a hub id. `null`: the one beside the file, or else the hub's. */
       tokenizer: path.nullable().default(null),
-      /** A diffusers folder or hub id whose configurations and tokenizers a single file is read with. */
+      /**
+       * Model with the configurations and tokenizers for a single file: a diffusers folder or a hub id. `null`: the
+       * configurations are derived from the file's tensors.
+       */
       config: path.nullable().default(null),
     })
     .prefault({}),
-  seed: z
-    .int()
-    .min(0)
-    .max(2 ** 32 - 1)
-    .default(0),
+  /** Seed of all random numbers in training: initial adapter, prompts, noise and truncation. */
+  seed: seed.default(0),
+  /** Where the model runs: the CPU, an NVIDIA GPU with CUDA, or any GPU with WebGPU. */
   device: z.enum(["cpu", "cuda", "webgpu"]).default("cpu"),
-  /** What the U-Net computes in; `auto`: float16 on a GPU that does, else float32. */
+  /** Floating-point type in which the U-Net computes. `auto`: float16 on a GPU that supports it, otherwise float32. */
   precision: z.enum(["auto", "float32", "float16"]).default("auto"),
-  /** `null`: as many as the machine has cores. */
+  /** Number of CPU threads. `null`: one per core. */
   threads: count.max(1024).nullable().default(null),
   /**
-   * The peak of the process's memory to stay within, such as `4GB`; what it leaves is used to spare time. `null`: half of
-   * what is free when the run starts.
+   * Limit of the process's peak memory, in bytes or as a size such as `4GB`. Memory that is left over stores residuals of U-Net
+   * calls, so that their forward pass is not recomputed. `null`: half of the memory that is free when the run starts.
    */
   memory: z
     .preprocess(
@@ -70,132 +74,174 @@ export const settingsSchema = z.strictObject({
       }),
     )
     .default(null),
-  /** The run's folder. `null`: `runs/<name>-<n>`, the first that is free. */
+  /** The run's folder. `null`: `runs/<name>-<n>` with the first free number. */
   out: path.nullable().default(null),
 
   prompts: z
     .strictObject({
-      /** A built-in list (`animals`, `held-out-animals`), a text file with a prompt a line, or the prompts themselves. */
+      /**
+       * Training prompts: a built-in list (`animals`, `held-out-animals`), a text file with one prompt per line, or a list of
+       * prompts.
+       */
       train: promptSource.default("animals"),
+      /** Prompts of the evaluations, given like `train`. */
       eval: promptSource.default("held-out-animals"),
-      /** The sentence around each prompt; `{}` is where it goes. */
-      template: text.includes("{}", { error: "must contain {} where the prompt goes" }).default("{}"),
-      negative: text.default(""),
+      /** Text around each prompt. `{}` stands for the prompt. */
+      template: string.includes("{}", { error: "must contain {} where the prompt goes" }).default("{}"),
+      /** Negative prompt of classifier-free guidance. An empty one means none. */
+      negative: string.default(""),
     })
     .prefault({}),
 
   sampling: z
     .strictObject({
+      /** Number of denoising steps. */
       steps: count.max(1000).default(50),
-      /** 0 is deterministic DDIM, 1 has DDPM's noise. */
+      /** Noise of the DDIM sampler: 0 is deterministic, 1 adds as much noise as DDPM. */
       eta: z.number().min(0).max(1).default(0),
+      /** Scale of classifier-free guidance. Up to 1, there is no guidance. */
       guidance_scale: nonnegative.default(7.5),
-      /** Pixels; `null`: the model's own size. */
+      /** Height of the images in pixels. `null`: the height that the model was trained at. */
       height: count.max(8192).nullable().default(null),
+      /** Width of the images in pixels. `null`: the width that the model was trained at. */
       width: count.max(8192).nullable().default(null),
     })
     .prefault({}),
 
-  /** `reward: clip` is short for `reward: { name: clip }`; a list of rewards stands for their weighted sum. */
+  /** The reward to train on. `reward: clip` is short for `reward: { name: clip }`. A list of rewards is their weighted sum. */
   reward: rewardSettings.prefault("aesthetic"),
 
   loss: z
     .strictObject({
-      /** `target` is |reward - target|, `maximize` is -reward; the mean over the batch is multiplied by `scale`. */
+      /** `target` is |reward − target|, `maximize` is −reward. `null`: the usual form of the reward (`docs/rewards.md`). */
       form: z.enum(["target", "maximize"]).nullable().default(null),
-      /** `null`, for both: as the reward is commonly trained on (`docs/rewards.md`). */
+      /** Value that the reward should reach, in the reward's unit. `null`: the usual target of the reward. */
       target: z.number().nullable().default(null),
+      /** Factor of the loss. */
       scale: z.number().positive().default(0.01),
     })
     .prefault({}),
 
-  /** What learns: an adapter, or every weight of the U-Net. */
+  /** The trainable parameters: a LoRA adapter, or all weights of the U-Net. */
   trainable: z.enum(["lora", "unet"]).default("lora"),
 
   lora: z
     .preprocess(
-      asStarted,
+      withDefaultsOfStart,
       z.strictObject({
-        /** An adapter to go on from: its ranks, alphas and layers are kept, and settings that are given must match. */
+        /**
+         * An adapter to start from. It keeps its ranks, alphas and layers; `rank`, `alpha` and `targets` must match if given.
+         * `null`: a new adapter.
+         */
         start: path.nullable().default(null),
+        /** Rank of the factors. `null`: that of the starting adapter. */
         rank: count.max(MOST_RANK).nullable().default(4),
-        /** The adapter is scaled by alpha / rank; `null`: by 1. */
+        /** The adapter's output is scaled by alpha / rank. `null`: the scale is 1, or that of the starting adapter. */
         alpha: z.number().positive().nullable().default(null),
-        /** Groups of layers (`attention`, `feed-forward`, `projections`, `convolutions`), or ends of their names. */
-        targets: z.array(text.min(1)).min(1).nullable().default(["attention"]),
+        /**
+         * The layers to adapt: groups (`attention`, `feed-forward`, `projections`, `convolutions`) or the ends of layer names.
+         * `null`: those of the starting adapter.
+         */
+        targets: z.array(string.min(1)).min(1).nullable().default(["attention"]),
       }),
     )
     .prefault({}),
 
-  /** How a reward becomes a gradient; `estimator: ddpo` is short for `estimator: { name: ddpo }`. */
+  /** How rewards become a gradient (`docs/training.md`). `estimator: ddpo` is short for `estimator: { name: ddpo }`. */
   estimator: estimatorSettings.prefault({}),
 
-  /** A pull of the predicted noise towards the base model's, against over-optimisation (`docs/training.md`). */
-  kl: z.strictObject({ weight: nonnegative.default(0) }).prefault({}),
+  /** Penalty against over-optimization: the distance of the predicted noise from the base model's (`docs/training.md`). */
+  kl: z
+    .strictObject({
+      /** Factor of the penalty in the loss. 0 means none. */
+      weight: nonnegative.default(0),
+    })
+    .prefault({}),
 
-  /** AdamW. */
+  /** The AdamW optimizer. */
   optimizer: z
     .strictObject({
       learning_rate: nonnegative.default(1e-3),
+      /** Decay of the running mean of the gradient. */
       beta1: z.number().min(0).lt(1).default(0.9),
+      /** Decay of the running mean of the squared gradient. */
       beta2: z.number().min(0).lt(1).default(0.999),
+      /** Added to the denominator of the update. */
       epsilon: z.number().positive().default(1e-8),
+      /** Decoupled weight decay per update, as a multiple of the learning rate. */
       weight_decay: nonnegative.default(0.1),
-      /** The L2 norm that gradients are clipped to. */
+      /** Gradients with a larger L2 norm are scaled down to it. */
       max_grad_norm: z.number().positive().default(5),
     })
     .prefault({}),
 
-  /** What is evaluated and exported: the weights as they are, or with a decay their moving average (`ema.ts`). */
-  ema: z.strictObject({ decay: z.number().gt(0).lt(1).nullable().default(null) }).prefault({}),
+  ema: z
+    .strictObject({
+      /**
+       * Decay of an exponential moving average of the trainable parameters (`ema.ts`), which is then evaluated and exported in
+       * their place. `null`: no average.
+       */
+      decay: z.number().gt(0).lt(1).nullable().default(null),
+    })
+    .prefault({}),
 
   batch: z
     .strictObject({
+      /** Samples per epoch; a multiple of `total`. */
       samples_per_epoch: count.default(256),
-      /** Pictures in one update, over all devices and accumulated micro-batches. */
+      /** Samples per training step, over all devices and accumulated micro-batches. */
       total: count.default(128),
-      /** Pictures that go through the model at once. */
+      /** Samples per micro-batch: the batch size of a model call on one device. */
       per_device: count.default(4),
     })
     .prefault({}),
 
-  /** Length of the run, in training steps or in epochs. */
+  /** Length of the run. If both are `null`, it is 7 epochs. */
   train: z
-    .strictObject({ steps: count.nullable().default(null), epochs: count.nullable().default(null) })
-    .refine(({ steps, epochs }) => steps === null || epochs === null, {
-      error: "steps and epochs are both given; keep one",
+    .strictObject({
+      /** Number of training steps. `null`: given by `epochs`. */
+      steps: count.nullable().default(null),
+      /** Number of epochs of `batch.samples_per_epoch` samples. `null`: given by `steps`. */
+      epochs: count.nullable().default(null),
     })
     .prefault({}),
 
   evaluation: z
     .strictObject({
-      /** In steps; the first and the last step are evaluated as well. */
+      /** Training steps between evaluations. The base model and the last step are evaluated as well. */
       every: count.default(10),
+      /** Images per prompt. */
       seeds_per_prompt: count.default(1),
-      /** The noise of the evaluation, the same at every step. */
-      seed: z
-        .int()
-        .min(0)
-        .max(2 ** 32 - 1)
-        .default(0),
+      /** Seed of the first image; image i has the seed `seed` + i. The images of all evaluations have the same noise. */
+      seed: seed.default(0),
+      /** Images generated at once. */
       batch: count.default(4),
-      /** A reward that nothing learns from, given as `reward` is: whether it follows tells over-optimisation from progress. */
+      /**
+       * A reward that is not trained on, given like `reward`. If it falls while the reward rises, the run over-optimizes.
+       * `null`: none.
+       */
       held_out: rewardSettings.nullable().default(null),
-      /** A CLIPModel in whose eyes the pictures of a prompt are compared with each other (`diversity.ts`); `null`: they are not. */
+      /**
+       * A CLIP model, whose image embeddings measure the diversity of the images of a prompt (`diversity.ts`). `null`: diversity
+       * is not measured.
+       */
       diversity: path.nullable().default(null),
     })
     .prefault({}),
 
-  /** When a run ends before `train.steps`, and which checkpoint is its best (`early-stop.ts`). `null`: the highest evaluation reward is best. */
+  /**
+   * When to end the run before `train.steps`, and which checkpoint is the best (`early-stop.ts`). `null`: the run does not end
+   * early, and the highest evaluation reward is best.
+   */
   early_stop: z
     .strictObject({
-      /** The reward that has to rise: the mean over the evaluation's images. */
+      /** The reward that has to improve: the mean of `evaluation.held_out` or of `reward` over the evaluation's images. */
       monitor: z.enum(["held-out", "reward"]).default("held-out"),
-      /** Number of evaluations without an improvement after which the run ends; `null`: no limit. */
+      /** Number of evaluations without an improvement after which the run ends. `null`: no limit. */
       patience: count.nullable().default(3),
-      /** An improvement is more than this above the best so far. */
+      /** An improvement exceeds the best value so far by more than this, in the unit of the reward. */
       min_delta: nonnegative.default(0),
-      /** The run ends when diversity falls below this share of the base model's. */
+      /** The run ends when diversity falls below this fraction of the base model's. `null`: no limit. */
       min_diversity: z.number().gt(0).max(1).nullable().default(null),
     })
     .nullable()
@@ -203,34 +249,35 @@ export const settingsSchema = z.strictObject({
 
   checkpoint: z
     .strictObject({
-      /** In steps; the last step and an interrupted one are saved as well. */
+      /** Training steps between checkpoints. The last step and the step of an interruption are saved as well. */
       every: count.default(10),
+      /** Number of latest checkpoints to keep. */
       keep_last: count.default(2),
-      /** Also save whenever an evaluation is the best so far, and keep that one. */
+      /** Save a checkpoint after each evaluation that is the best so far, and keep the best one. */
       keep_best: z.boolean().default(true),
     })
     .prefault({}),
 
-  /** Where a run is watched from, beside its folder: `[tensorboard, { name: mlflow, uri: … }]`. */
+  /** Experiment trackers that record the run besides its folder, such as `[tensorboard, { name: mlflow, uri: … }]`. */
   trackers: trackerSettings.prefault([]),
 });
 
-type Parsed = z.output<typeof settingsSchema>;
+/** Checked settings, before prompts, loss and length of the run are resolved. */
+export type ParsedSettings = z.output<typeof settingsSchema>;
 
-/** A run's settings with nothing left to look up: prompts are lists, epochs have become updates, the run has a name. */
-export type Settings = Omit<Parsed, "name" | "prompts" | "train" | "loss"> & {
+/** Resolved settings of a run: prompts are lists, the length is a number of steps, and the run has a name. */
+export type Settings = Omit<ParsedSettings, "name" | "prompts" | "train" | "loss"> & {
   loss: { form: "target" | "maximize"; target: number; scale: number };
   name: string;
   prompts: { train: string[]; eval: string[]; template: string; negative: string };
   train: { steps: number };
 };
 
-/** What may be written in a recipe. */
+/** Settings as a recipe contains them. */
 export type SettingsInput = z.input<typeof settingsSchema>;
-export type ParsedSettings = Parsed;
 
-/** The loss that a recipe asks for, or leaves to its reward. A target alone says the form. */
-export function resolvedLoss({ loss, reward }: Pick<Parsed, "loss" | "reward">): Settings["loss"] {
+/** The loss of the recipe, with the usual one of the reward for what is left out. With only a target, the form is `target`. */
+export function resolvedLoss({ loss, reward }: Pick<ParsedSettings, "loss" | "reward">): Settings["loss"] {
   const usual = defaultLoss(reward);
   const form = loss.form ?? (loss.target === null ? usual.form : "target");
   return { form, target: loss.target ?? usual.target, scale: loss.scale };

@@ -1,25 +1,25 @@
-/** The settings of trackers, the places beside the run's folder that a run is watched from (`src/runs/trackers/`). */
+/** The settings of experiment trackers, which record a run besides its folder (`src/runs/trackers/`). */
 import { z } from "zod";
 
 const text = z.string().min(1).max(500);
 
 const tracker = z.discriminatedUnion("name", [
-  /** Event files in the run's folder. */
+  /** Writes event files into the run's folder. */
   z.strictObject({ name: z.literal("tensorboard") }),
   z.strictObject({
     name: z.literal("mlflow"),
-    /** The server's address; `null`: MLFLOW_TRACKING_URI. */
+    /** Address of the tracking server. `null`: the environment variable MLFLOW_TRACKING_URI. */
     uri: text.nullable().default(null),
-    /** `null`: MLFLOW_EXPERIMENT_NAME, or `alignprop`. It is made where it is not there. */
+    /** Name of the experiment, which is created if it does not exist. `null`: MLFLOW_EXPERIMENT_NAME, or else `alignprop`. */
     experiment: text.nullable().default(null),
   }),
   z.strictObject({
     name: z.literal("wandb"),
-    /** `null`: WANDB_PROJECT, or `alignprop`. */
+    /** Name of the project. `null`: WANDB_PROJECT, or else `alignprop`. */
     project: text.max(128).nullable().default(null),
-    /** `null`: WANDB_ENTITY, or the account's own. */
+    /** The user or team that owns the project. `null`: WANDB_ENTITY, or else the default of the account. */
     entity: text.max(128).nullable().default(null),
-    /** `offline` writes what `wandb sync` sends; `null`: WANDB_MODE, or `online`. */
+    /** `offline` writes files for `wandb sync`. `null`: WANDB_MODE, or else `online`. */
     mode: z.enum(["online", "offline"]).nullable().default(null),
   }),
 ]);
@@ -36,5 +36,5 @@ export type TrackerSettings = z.output<typeof tracker>;
 export type TrackerName = TrackerSettings["name"];
 export type SettingsOf<N extends TrackerName> = Extract<TrackerSettings, { name: N }>;
 
-/** The names that `--track` takes. */
+/** The names that `--track` accepts. */
 export const trackerNames = ["tensorboard", "mlflow", "wandb"] as const satisfies readonly TrackerName[];

@@ -4,7 +4,10 @@ import type { MatmulAttrs } from "../ops/matmul.js";
 import type { OpName } from "../ops/table.js";
 import { sizeOf } from "../tensor/shape.js";
 
-/** Floating point operations of a graph's products and convolutions, a multiply-add counting as two. The rest is small beside them. */
+/**
+ * The floating-point operations of a graph's matrix products and convolutions, with two per multiply-add. The other
+ * operations are few in comparison.
+ */
 export function flops(graph: Graph): number {
   let total = 0;
   for (const { op, inputs, outputs, attrs } of topologicalOrder(Object.values(graph.outputs))) {
@@ -17,10 +20,10 @@ export function flops(graph: Graph): number {
         total += 2 * out * (a.shape.at(transposeA ? -2 : -1) as number);
         break;
       }
-      case "conv2d": // each output element is a sum over one filter [c / groups, kh, kw]
+      case "conv2d": // each output element is the dot product with a filter [c / groups, kh, kw]
         total += 2 * out * sizeOf(b.shape.slice(1));
         break;
-      case "convTranspose2d": // each input element is spread over one
+      case "convTranspose2d": // each input element is multiplied by a filter
         total += 2 * sizeOf(a.shape) * sizeOf(b.shape.slice(1));
         break;
     }

@@ -62,7 +62,7 @@ export type ErrorCode =
 
 /**
  * Facts in the message, as data. Common keys: `path` (a file or folder), `setting` (`lora.rank`), `option` (`--steps`),
- * `tensor`, `line`, `found`, `expected`, `limit` (a maximum), `suggestion`.
+ * `tensor`, `line`, `found`, `expected`, `limit` (a maximum), `suggestion`, `with` (the other setting of a conflict).
  */
 export type ErrorFacts = Readonly<Record<string, ErrorFact | undefined>>;
 export type ErrorFact = string | number | boolean | null | readonly (string | number)[];

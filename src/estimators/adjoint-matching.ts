@@ -5,11 +5,11 @@
  *
  *     x_{t-1} = a · x_t + b · output_base(x_t) + σ_t (u_t + z_t),   u_t = b · (output_θ(x_t) − output_base(x_t)) / σ_t
  *
- * The control that minimises E[λ L(x_0) + Σ_t ½ |u_t|²] samples from the base model's distribution tilted by e^{−λ L}, so it stays
+ * The control that minimizes E[λ L(x_0) + Σ_t ½ |u_t|²] samples from the base model's distribution tilted by e^{−λ L}, so it stays
  * close to the base model. Instead of differentiating that objective, u is regressed on the lean adjoint ã, which is computed
  * with the base model:
  *
- *     ã_0 = λ ∇L(x_0),   ã_t = (a + b ∂output_base/∂x_t)ᵀ ã_{t-1},   minimise Σ_t ½ |u_t + σ_t ã_{t-1}|²,  x and ã constants
+ *     ã_0 = λ ∇L(x_0),   ã_t = (a + b ∂output_base/∂x_t)ᵀ ã_{t-1},   minimize Σ_t ½ |u_t + σ_t ã_{t-1}|²,  x and ã constants
  *
  * The code divides everything by λ, so that the gradient has the size of L's: the upstream of a call is
  * b²/(λ σ_t²) (output_θ − output_base) + b ã_{t-1}. While θ is still the base model, this is the gradient of the full chain. A step
@@ -28,7 +28,13 @@ export const adjointMatching = estimatorKind({
   problems: (_, { sampling: { eta } }) =>
     eta === 1
       ? []
-      : [{ path: [], message: `adjoint-matching needs DDPM's noise, but sampling.eta is ${eta}; set sampling.eta: 1` }],
+      : [
+          {
+            path: [],
+            message: `adjoint-matching needs DDPM's noise, but sampling.eta is ${eta}; set sampling.eta: 1`,
+            facts: { setting: "sampling.eta", with: "estimator", found: eta, expected: 1 },
+          },
+        ],
   create: ({ lambda }) => ({
     kind: "direct",
     name: "adjoint-matching",

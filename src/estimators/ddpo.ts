@@ -41,7 +41,13 @@ export const ddpo = estimatorKind({
   schema,
   problems: (settings, { sampling, batch }) => [
     ...(sampling.eta === 0
-      ? [{ path: [], message: "ddpo learns from the noise of each step, but sampling.eta is 0; set sampling.eta: 1" }]
+      ? [
+          {
+            path: [],
+            message: "ddpo needs the noise of each denoising step, but sampling.eta is 0; set sampling.eta: 1",
+            facts: { setting: "sampling.eta", with: "estimator", found: 0, expected: 1 },
+          },
+        ]
       : []),
     ...rolloutProblems(settings, batch),
   ],

@@ -23,6 +23,7 @@ export const draft = estimatorKind({
           {
             path: ["k"],
             message: `is ${k}, but sampling.steps is ${steps}; give at most ${steps}, or sample more steps`,
+            facts: { found: k, with: "sampling.steps", limit: steps },
           },
         ]
       : [],

@@ -6,6 +6,7 @@
 import type { z } from "zod";
 import type { DdimStep } from "../diffusion/ddim.js";
 import type { Trajectory, Vjp, VjpCall } from "../diffusion/trajectory.js";
+import type { ErrorFacts } from "../errors/index.js";
 import type { BatchGradients, BatchLosses } from "../rewards/index.js";
 import type { Rng } from "../tensor/rng.js";
 import type { TrainingSample } from "./sample.js";
@@ -144,8 +145,10 @@ export interface OtherSettings {
 export interface KeyProblem {
   /** Path of the key below `estimator`. */
   readonly path: readonly string[];
-  /** Continues a sentence that begins with the full key: `is 51, but …`. */
+  /** Continues a sentence that begins with the full key: `is 51, but …`. A whole sentence if `path` is empty. */
   readonly message: string;
+  /** `found`, `with` (the other setting), `expected` or `limit`; `setting` if it is not the key at `path`. */
+  readonly facts: ErrorFacts;
 }
 
 /** Infers the type of the schema. */

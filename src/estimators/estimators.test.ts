@@ -1,9 +1,10 @@
-/** Every estimator end to end on the tiny model: that it learns as it says, and that a resumed run is the same run. */
+/** Every estimator end to end on the tiny model: training, cost, and resuming. */
 
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { tinySettings } from "../../test/tiny.js";
 import type { Settings, SettingsInput } from "../config/settings.js";
 import type { FileContent } from "../io/files.js";
@@ -50,18 +51,18 @@ async function run(settings: Settings, folder?: string, resume?: string, at?: nu
 }
 
 describe("a reward without a gradient", async () => {
-  const file = join(scratch, "judge.cjs");
-  // The size of the picture's file: any program will do.
+  const file = join(scratch, "score.cjs");
+  // The reward is the size of the image file in kilobytes.
   await writeFile(file, "console.log(require('fs').statSync(process.argv[2]).size / 1000)");
   const reward = { name: "program" as const, command: [process.execPath, file] as [string, string] };
 
-  test("is refused by an estimator that needs one, which names those that do not", async () => {
+  test("is refused by an estimator that needs one, which suggests those that do not", async () => {
     await expect(run(tinySettings({ reward }))).rejects.toThrow(
-      /has no gradient.*estimator: ddpo with sampling\.eta: 1/,
+      inputError("reward-no-gradient", { reward: "node", suggestions: ["ddpo", "rwr"] }),
     );
   });
 
-  test("is learnt from by ddpo, and judges the evaluation as well", async () => {
+  test("can be trained on with ddpo, and scores the evaluation as well", async () => {
     const { rows, evaluated } = await run(
       tinySettings({
         reward,
@@ -80,7 +81,7 @@ describe("a reward without a gradient", async () => {
 const ESTIMATORS: Record<string, SettingsInput> = {
   "draft of every step": { estimator: { name: "draft", k: null } },
   "draft-lv": { estimator: { name: "draft-lv", noises: 2 } },
-  "draft with a pull towards the base model": { estimator: "draft", kl: { weight: 0.5 }, lora: { rank: 2 } },
+  "draft with a KL penalty": { estimator: "draft", kl: { weight: 0.5 }, lora: { rank: 2 } },
   refl: { estimator: { name: "refl", low: 1 } },
   "adjoint-matching": { estimator: "adjoint-matching", sampling: { steps: 3, eta: 1 } },
   ddpo: {
@@ -90,7 +91,7 @@ const ESTIMATORS: Record<string, SettingsInput> = {
   rwr: { estimator: "rwr" },
 };
 
-test("the pull towards an adapter that a run started from outlives that adapter", async () => {
+test("the KL penalty against the starting adapter works after that adapter is gone", async () => {
   const start = await mkdtemp(join(scratch, "start"));
   await run(tinySettings({ optimizer: { learning_rate: 0.05 }, steps: 1 }), start);
   const settings = (steps: number) => tinySettings({ lora: { start }, kl: { weight: 1 }, estimator: "draft", steps });
@@ -100,7 +101,7 @@ test("the pull towards an adapter that a run started from outlives that adapter"
   await rm(start, { recursive: true });
   const resumed = await run(settings(2), undefined, folder);
   expect(resumed.rows).toEqual(whole.rows.slice(1));
-  // At first the model is what it started as, but for the rounding of another program.
+  // In the first step the model is its own base model, up to the rounding of different programs.
   const [first, second] = whole.rows.map(({ kl }) => kl as number);
   expect(first).toBeLessThan(1e-9);
   expect(second).toBeGreaterThan(1e-7);
@@ -131,7 +132,7 @@ for (const [name, changes] of Object.entries(ESTIMATORS)) {
       const counted = await plan(one, { calibrate: false });
       const { unetForwardCallsPerStep, unetBackwardCallsPerStep, unetRecomputedCallsPerStep } = counted;
       const calls = unetForwardCallsPerStep + unetBackwardCallsPerStep + unetRecomputedCallsPerStep;
-      // ReFL's samples do not fill every call that goes back.
+      // ReFL's samples do not fill every backward call.
       if (name === "refl") expect(row?.unet_calls).toBeLessThanOrEqual(calls * one.batch.per_device);
       else expect(row?.unet_calls).toBe(calls * one.batch.per_device);
       expect(row?.reward_queries).toBe(counted.rewardCallsPerStep * one.batch.per_device);

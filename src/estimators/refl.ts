@@ -17,18 +17,30 @@ const step = z.int().min(0).max(1_000_000_000).nullable();
 export const refl = estimatorKind({
   schema: z.strictObject({
     name: z.literal("refl"),
-    /** First and last step of the draw, both included, counted from 0 at the noise. `null`: the last quarter (30 to 39 of 40 in the paper). */
+    /** First step of the range, counted from 0 at the noise. `null`: the last quarter begins there (30 of 40 in the paper). */
     low: step.default(null),
+    /** Last step of the range. `null`: the last of the chain (39 of 40). */
     high: step.default(null),
   }),
   problems(settings, { sampling: { steps } }) {
     const { low, high } = range(settings, steps);
     if (high >= steps) {
       return [
-        { path: ["high"], message: `is ${high}, but the last of ${steps} steps is ${steps - 1}; give at most that` },
+        {
+          path: ["high"],
+          message: `is ${high}, but the last of ${steps} steps is ${steps - 1}; give at most ${steps - 1}`,
+          facts: { found: high, with: "sampling.steps", limit: steps - 1 },
+        },
       ];
     }
-    return low > high ? [{ path: ["low"], message: `is ${low}, above high; give at most ${high}` }] : [];
+    if (low <= high) return [];
+    return [
+      {
+        path: ["low"],
+        message: `is ${low}, above estimator.high; give at most ${high}`,
+        facts: { found: low, with: "estimator.high", limit: high },
+      },
+    ];
   },
   create: (settings) => ({
     kind: "direct",

@@ -13,7 +13,11 @@ export const rolloutSettings = {
 export function rolloutProblems({ updates }: { updates: number }, { total }: OtherSettings["batch"]): KeyProblem[] {
   if (total % updates === 0) return [];
   return [
-    { path: ["updates"], message: `is ${updates}, which does not divide batch.total ${total}; give one that does` },
+    {
+      path: ["updates"],
+      message: `is ${updates}, which does not divide batch.total ${total}; give a divisor of ${total}`,
+      facts: { found: updates, with: "batch.total", total },
+    },
   ];
 }
 

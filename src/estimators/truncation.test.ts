@@ -36,7 +36,7 @@ describe("truncation", () => {
     expect(Math.abs(both.length / draws - (21 / 51) * (22 / 51))).toBeLessThan(TOLERANCE);
   });
 
-  test("uniform draws once: the same shares, but a kept step is followed by kept steps only", () => {
+  test("uniform draws once: the shares are the same, and every step after a kept step is kept", () => {
     const truncation = { mode: "uniform", low: 0, high: null } as const;
     for (const [i, share] of frequencies(truncation).entries()) {
       expect(Math.abs(share - (i + 1) / 51)).toBeLessThan(TOLERANCE);
@@ -47,15 +47,15 @@ describe("truncation", () => {
     }
   });
 
-  test("uniform with a range keeps everything from its high end on and nothing before its low end", () => {
+  test("uniform with a range keeps all steps from its high end on and none before its low end", () => {
     const shares = frequencies({ mode: "uniform", low: 10, high: 20 });
     expect(shares.slice(0, 10)).toEqual(new Array(10).fill(0));
     expect(shares.slice(20)).toEqual(new Array(30).fill(1));
   });
 
-  test("gaussian centres on its mean and always keeps the last step", () => {
+  test("gaussian draws around its mean and always keeps the last step", () => {
     const shares = frequencies({ mode: "gaussian", mean: 42, std: 5 });
-    // Φ(0) = 0.5: half of the draws are below 42, that is, cut to 41 or less.
+    // Φ(0) = 0.5: half of the draws are below 42, so they are truncated to 41 or less.
     expect(Math.abs((shares[41] as number) - 0.5)).toBeLessThan(TOLERANCE);
     expect(Math.abs((shares[36] as number) - 0.1587)).toBeLessThan(TOLERANCE);
     expect(shares[49]).toBe(1);
@@ -68,7 +68,7 @@ describe("truncation", () => {
     expect(fixed(null)).toEqual(from(0));
   });
 
-  test("no mode keeps a step before its earliest", () => {
+  test("no mode keeps a step before earliestKept", () => {
     const modes: TruncationSettings[] = [
       { mode: "per-step", low: 30, high: 40 },
       { mode: "uniform", low: 30, high: 40 },
@@ -82,7 +82,7 @@ describe("truncation", () => {
 });
 
 describe("the estimator", () => {
-  test("needs dL/dx_t only where more than the last step may be kept", () => {
+  test("needs dL/dx_t only if a step before the last one may be kept", () => {
     const needsDx = (truncation: TruncationSettings) =>
       (alignprop.create({ name: "alignprop", truncation }) as DirectEstimator).needsDx(steps);
     expect(needsDx({ mode: "fixed", k: 1 })).toBe(false);

@@ -11,13 +11,16 @@ const nonnegative = z.number().min(0);
  * K = steps - d steps keep their gradient.
  */
 export const truncation = z.discriminatedUnion("mode", [
-  /** A new draw at every step, both ends included: step i keeps its gradient with probability (i + 1) / (steps + 1). */
+  /**
+   * A draw of d from `low` … `high`, both included, for every step. By default, step i keeps its gradient with probability
+   * (i + 1) / (steps + 1). `high: null` is `sampling.steps`.
+   */
   z.strictObject({ mode: z.literal("per-step"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
-  /** One draw for the whole trajectory, both ends included; `high: null` means `sampling.steps`. */
+  /** One draw of d from `low` … `high`, both included, for the whole trajectory. `high: null` is `sampling.steps`. */
   z.strictObject({ mode: z.literal("uniform"), low: z.int().min(0).default(0), high: count.nullable().default(null) }),
-  /** One draw for the whole trajectory from a normal distribution. */
+  /** One draw of d for the whole trajectory, from a normal distribution with this mean and standard deviation, in steps. */
   z.strictObject({ mode: z.literal("gaussian"), mean: nonnegative.default(42), std: nonnegative.default(5) }),
-  /** The last `k` steps, always: DRaFT-K. `k: null` is the full chain. */
+  /** The last `k` steps keep their gradient, as in DRaFT-K. `k: null` is the whole chain. */
   z.strictObject({ mode: z.literal("fixed"), k: count.nullable().default(1) }),
 ]);
 
@@ -56,21 +59,31 @@ export function earliestKept(truncation: TruncationSettings, steps: number): num
 
 /** Settings that do not fit the length of the chain. */
 export function truncationProblems(truncation: TruncationSettings, steps: number): KeyProblem[] {
-  const problem = (key: string, message: string): KeyProblem[] => [{ path: ["truncation", key], message }];
-  const most = `sampling.steps is ${steps}; give at most ${steps}, or sample more steps`;
+  const atMostSteps = (key: string, found: number): KeyProblem[] => {
+    if (found <= steps) return [];
+    return [
+      {
+        path: ["truncation", key],
+        message: `is ${found}, but sampling.steps is ${steps}; give at most ${steps}, or sample more steps`,
+        facts: { found, with: "sampling.steps", limit: steps },
+      },
+    ];
+  };
   switch (truncation.mode) {
     case "fixed":
-      return (truncation.k ?? 1) > steps ? problem("k", `is ${truncation.k}, but ${most}`) : [];
+      return atMostSteps("k", truncation.k ?? 1);
     case "gaussian":
-      return truncation.mean > steps ? problem("mean", `is ${truncation.mean}, but ${most}`) : [];
+      return atMostSteps("mean", truncation.mean);
     case "per-step":
     case "uniform": {
       const { low } = truncation;
       const high = truncation.high ?? steps;
-      return [
-        ...(high > steps ? problem("high", `is ${high}, but ${most}`) : []),
-        ...(low > high ? problem("low", `is ${low}, above high; give at most ${high}`) : []),
-      ];
+      const lowAboveHigh: KeyProblem = {
+        path: ["truncation", "low"],
+        message: `is ${low}, above estimator.truncation.high; give at most ${high}`,
+        facts: { found: low, with: "estimator.truncation.high", limit: high },
+      };
+      return [...atMostSteps("high", high), ...(low > high ? [lowAboveHigh] : [])];
     }
   }
 }

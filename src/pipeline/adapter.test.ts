@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { TINY_SD } from "../../test/tiny.js";
 import { initialLora } from "../nn/lora.js";
 import { float32, toFloat32 } from "../tensor/host.js";
@@ -12,7 +13,7 @@ const targets = ["to_q", "to_out.0"];
 const MODULE = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
 
 describe("an adapter", () => {
-  test("is the same as modules and as one vector", () => {
+  test("is the same as modules and as a vector", () => {
     const layout = adapterLayout(pipeline, { rank: 2, alpha: null, targets });
     const weights = initialLora(layout, new Rng(1)).map((value, i) => value + i);
     const again = toFlat(pipeline, toModules({ layout, weights }));
@@ -32,7 +33,7 @@ describe("an adapter", () => {
     for (const { scale } of flat.layout.entries) expect(scale).toBe(3);
   });
 
-  test("may have another rank in each module", () => {
+  test("may have a different rank in each module", () => {
     const ones = (rows: number, columns: number) => float32(new Float32Array(rows * columns).fill(1), [rows, columns]);
     const adapter: LoraAdapter = new Map([
       [MODULE, { down: ones(1, 8), up: ones(8, 1) }],
@@ -50,8 +51,15 @@ describe("an adapter", () => {
     const of = (path: string, inFeatures: number): LoraAdapter =>
       new Map([[path, { down: zeros(1, inFeatures), up: zeros(8, 1) }]]);
     expect(() => toFlat(pipeline, of(MODULE, 320))).toThrow(
-      /attn1\.to_q are \[1, 320\] and \[8, 1\], but .* \[1, 8\] and \[8, 1\]/,
+      inputError("adapter-mismatch", {
+        layer: MODULE,
+        model: TINY_SD,
+        found: ["[1, 320]", "[8, 1]"],
+        expected: ["[1, 8]", "[8, 1]"],
+      }),
     );
-    expect(() => toFlat(pipeline, of(`${MODULE}x`, 8))).toThrow(/no layer unet\..*to_qx; the nearest is unet\./);
+    expect(() => toFlat(pipeline, of(`${MODULE}x`, 8))).toThrow(
+      inputError("adapter-mismatch", { layer: `${MODULE}x`, model: TINY_SD, suggestion: MODULE }),
+    );
   });
 });

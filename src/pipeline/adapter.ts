@@ -1,5 +1,4 @@
-/** Between an adapter as files hold it, a module at a time, and as training holds it: one vector. */
-
+/** Converts adapters between their two forms: modules, as in files, and one vector, as in training. */
 import { InputError, nearest } from "../errors/index.js";
 import { unet, unetInputs } from "../models/unet/unet.js";
 import { factorShapes, type LoraLayout, type LoraPlace, type LoraSettings, layoutOf, loraLayout } from "../nn/lora.js";
@@ -9,18 +8,18 @@ import { type Shape, sameShape, showShape, sizeOf } from "../tensor/shape.js";
 import { type LoraAdapter, type LoraModule, loraRank, loraScale } from "../weights/lora-files.js";
 import type { Pipeline } from "./pipeline.js";
 
-/** An adapter of the U-Net: which factors, and their values in one vector. */
+/** An adapter of the U-Net: the layout of its factors, and their values in one vector. */
 export interface FlatLora {
   readonly layout: LoraLayout;
   readonly weights: Float32Array;
 }
 
-/** The factors that these settings make of the model's U-Net. */
+/** The layout of a new adapter for the model's U-Net. */
 export function adapterLayout(pipeline: Pipeline, settings: LoraSettings): LoraLayout {
   return loraLayout(settings, "unet", smallestUnet(pipeline));
 }
 
-/** The vector as modules that share its memory. */
+/** The modules of an adapter. They share the memory of the vector. */
 export function toModules({ layout, weights }: FlatLora): LoraAdapter {
   const modules = new Map<string, LoraModule>();
   for (const [i, { module, factor, shape, offset, scale }] of layout.entries.entries()) {
@@ -36,7 +35,11 @@ export function toModules({ layout, weights }: FlatLora): LoraAdapter {
   return modules;
 }
 
-/** A loaded adapter as a vector for this model, in the order of its forward pass; each module keeps its own rank and alpha. */
+/**
+ * The vector of a loaded adapter, in the order of the model's forward pass. Each module keeps its rank and alpha.
+ *
+ * @throws InputError `adapter-mismatch` if the adapter was made for another model
+ */
 export function toFlat(pipeline: Pipeline, adapter: LoraAdapter): FlatLora {
   const { adaptable } = survey("unet", smallestUnet(pipeline));
   for (const [module, factors] of adapter) requireFit(pipeline, adaptable, module, factors);
@@ -61,29 +64,32 @@ function requireFit(
 ): void {
   const layer = adaptable.get(module);
   if (!layer) {
-    const near = nearest(module, adaptable.keys());
+    const suggestion = nearest(module, adaptable.keys());
     throw new InputError(
       "adapter-mismatch",
-      `adapter: the model in ${path} has no layer ${module}${near ? `; the nearest is ${near}` : ""}. Was the adapter made for another model?`,
+      `adapter: the model in ${path} has no layer ${module}${suggestion ? `; the nearest is ${suggestion}` : ""}. Was the adapter made for another model?`,
+      { layer: module, model: path, suggestion },
     );
   }
   const [a, b] = factorShapes(layer, loraRank(factors));
-  // Of a 1x1 convolution, which a Linear is too, files have either form.
-  const alike = (found: Shape, wanted: Shape) => sameShape(withoutUnits(found), withoutUnits(wanted));
-  if (alike(factors.down.shape, a) && alike(factors.up.shape, b)) return;
-  const shapes = (down: Shape, up: Shape) => `${showShape(down)} and ${showShape(up)}`;
+  // A Linear is a 1x1 convolution, and files contain either shape of its factors.
+  const isEqual = (found: Shape, expected: Shape) => sameShape(withoutUnits(found), withoutUnits(expected));
+  if (isEqual(factors.down.shape, a) && isEqual(factors.up.shape, b)) return;
+  const found = [factors.down.shape, factors.up.shape].map(showShape);
+  const expected = [a, b].map(showShape);
   throw new InputError(
     "adapter-mismatch",
-    `adapter: the factors of ${module} are ${shapes(factors.down.shape, factors.up.shape)}, but in the model in ${path} ${shapes(a, b)}. Was the adapter made for another model?`,
+    `adapter: the factors of ${module} have the shapes ${found.join(" and ")}, but the layer in ${path} needs ${expected.join(" and ")}. Was the adapter made for another model?`,
+    { layer: module, model: path, found, expected },
   );
 }
 
-/** Without the extents of a 1x1 kernel. */
+/** The shape without the extents of a 1x1 kernel. */
 function withoutUnits(shape: Shape): Shape {
   return shape.slice(2).every((extent) => extent === 1) ? shape.slice(0, 2) : shape;
 }
 
-/** The U-Net on the smallest inputs that it takes: enough to see its layers. */
+/** Builds the U-Net on the smallest inputs that it accepts, which is enough to list its layers. */
 export function smallestUnet({ unet: config }: Pipeline): (scope: Scope) => unknown {
   const side = 2 ** (config.levels.length - 1);
   const inputs = unetInputs(config, { batch: 1, height: side, width: side, tokens: 1 });

@@ -1,4 +1,4 @@
-/** What a run has learned, in the forms that other tools load. */
+/** Exports trained weights in formats that other tools load. */
 import type { FileContent } from "../io/files.js";
 import { flatTensors } from "../nn/flat.js";
 import { kohyaLora, PEFT_FILE, peftLora } from "../weights/lora-files.js";
@@ -8,13 +8,13 @@ import { modelMetadata } from "./model-metadata.js";
 import type { Pipeline } from "./pipeline.js";
 import type { TrainableLayout } from "./trainable.js";
 
-/** Of an adapter's file under kohya's names; what is before it is the run's name. */
+/** End of the name of an adapter file in kohya's format, which begins with the run's name. */
 export const KOHYA_ENDING = ".kohya.safetensors";
 
-/** Where a checkpoint of a whole U-Net holds it, as a model's folder does. */
+/** Files of a whole U-Net in a checkpoint, as in a diffusers folder. */
 export const UNET_FILES = { config: "unet/config.json", weights: "unet/diffusion_pytorch_model.safetensors" } as const;
 
-/** What other tools load: an adapter under both kinds of names, or a U-Net's folder. */
+/** The files of an adapter in PEFT's and kohya's format, or the folder of a U-Net, by their names. */
 export function exportFiles(
   layout: TrainableLayout,
   weights: Float32Array,

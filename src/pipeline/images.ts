@@ -48,7 +48,7 @@ export async function* sampleImages(
       if (own.every(Number.isFinite)) continue;
       throw new InputError(
         "not-finite",
-        `the denoised latents are not finite for "${prompt}" (seed ${seed}). The weights of the model or of the adapter are damaged.`,
+        `the denoised latents are not finite for "${prompt}" (seed ${seed}). Are the weights of the model or of the adapter damaged?`,
         { prompt, seed },
       );
     }
@@ -75,5 +75,7 @@ export function annealingOf({ power, sampler, base, parameters }: AnnealingOptio
   if (power === undefined) return undefined;
   if (base) return { base, parameters: undefined, power };
   if (parameters) return { base: sampler, parameters: new Float32Array(parameters.length), power };
-  throw new InputError("usage", "annealed guidance goes from the base model to a fine-tuned one. Name an adapter.");
+  throw new InputError("usage", "annealed guidance goes from the base model to a fine-tuned one. Name an adapter.", {
+    anneal: power,
+  });
 }

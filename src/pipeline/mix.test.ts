@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { float32, toFloat32 } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
 import { type LoraAdapter, type LoraModule, loraRank, loraScale } from "../weights/lora-files.js";
@@ -40,7 +41,7 @@ function expectClose(actual: readonly number[], expected: readonly number[]): vo
 }
 
 describe("the linear mix", () => {
-  test("is x ΔW_a + (1 − x) ΔW_b, with the rank of both together and alphas multiplied in", () => {
+  test("is x ΔW_a + (1 − x) ΔW_b, with the sum of both ranks and with the alphas multiplied in", () => {
     const mixed = mixAdapters(a, b, 0.3);
     const [wa, wb] = [update(of(a, both[0])), update(of(b, both[0]))];
     expect(loraRank(of(mixed, both[0]))).toBe(6);
@@ -50,7 +51,7 @@ describe("the linear mix", () => {
     );
   });
 
-  test("counts a module that one adapter lacks as no change there", () => {
+  test("treats a module that one adapter lacks as no change", () => {
     const mixed = mixAdapters(a, b, 0.3);
     expectClose(
       update(of(mixed, both[1])),
@@ -67,7 +68,7 @@ describe("the linear mix", () => {
   });
 });
 
-describe("the reference's mix", () => {
+describe("the reference mix", () => {
   test("with the base model scales the change by x²", () => {
     const mixed = mixAdapters(a, "base", 0.5, { form: "reference" });
     expectClose(
@@ -86,16 +87,18 @@ describe("the reference's mix", () => {
     expect(mixed.alpha).toBe(1);
   });
 
-  test("refuses factors of different rank by name", () => {
-    expect(() => mixAdapters(a, b, 0.5, { form: "reference" })).toThrow(/unet\.a\.to_q has rank 2 .* rank 4/);
+  test("refuses factors of different ranks", () => {
+    expect(() => mixAdapters(a, b, 0.5, { form: "reference" })).toThrow(
+      inputError("adapter-mismatch", { layer: "unet.a.to_q", ranks: [2, 4], scales: [0.5, 1] }),
+    );
   });
 });
 
-describe("a mix cut to a rank", () => {
-  test("is the nearest update of that rank: nothing lost where it suffices", () => {
+describe("a mix of a limited rank", () => {
+  test("is the nearest matrix of that rank, and the same matrix if the rank suffices", () => {
     const whole = of(mixAdapters(a, b, 0.3), both[0]);
     expect(loraRank(whole)).toBe(6);
-    // ΔW is 3 x 5: no update has a higher rank than 3.
+    // ΔW is 3 x 5, so its rank is at most 3.
     const cut = of(mixAdapters(a, b, 0.3, { rank: 3 }), both[0]);
     expect(loraRank(cut)).toBe(3);
     expectClose(update(cut), update(whole));
@@ -106,12 +109,14 @@ describe("a mix cut to a rank", () => {
     expect(error(lower)).toBeLessThan(Math.hypot(...update(whole)));
   });
 
-  test("leaves a module of a lower rank as it is", () => {
+  test("does not change a module of a lower rank", () => {
     expect(of(mixAdapters(a, b, 0.3, { rank: 5 }), both[1])).toEqual(of(mixAdapters(a, b, 0.3), both[1]));
   });
 
-  test("is refused in the reference's form", () => {
-    expect(() => mixAdapters(a, "base", 0.5, { form: "reference", rank: 1 })).toThrow(/keeps the adapters' own rank/);
+  test("is refused in the reference form", () => {
+    expect(() => mixAdapters(a, "base", 0.5, { form: "reference", rank: 1 })).toThrow(
+      inputError("usage", { form: "reference", rank: 1 }),
+    );
   });
 });
 
@@ -123,7 +128,7 @@ describe("convolutions", () => {
       up: float32(rng.normals(4 * rank), [4, rank, 1, 1]),
     };
   };
-  test("are mixed and cut as matrices, and keep their kernels", () => {
+  test("are mixed and truncated as matrices, and keep their kernels", () => {
     const path = "unet.a.conv1";
     const mixed = mixAdapters(new Map([[path, conv(1, 2)]]), new Map([[path, conv(2, 3)]]), 0.5);
     expect([of(mixed, path).down.shape, of(mixed, path).up.shape]).toEqual([
@@ -145,9 +150,9 @@ describe("convolutions", () => {
   });
 });
 
-test("adapters of different models are refused by name", () => {
+test("adapters of different models are refused with the layer that differs", () => {
   const wide = { down: float32(new Float32Array(6), [1, 6]), up: float32(new Float32Array(3), [3, 1]) };
   expect(() => mixAdapters(a, new Map([[both[0], wide]]), 0.5)).toThrow(
-    /unet\.a\.to_q goes from \[5\] to 3 .* from \[6\] to 3/,
+    inputError("adapter-mismatch", { layer: "unet.a.to_q", found: ["[5] → 3 features", "[6] → 3 features"] }),
   );
 });

@@ -1,4 +1,4 @@
-/** Two adapters as one: what AlignProp uses to slide between the base model and rewards (arXiv 2310.03739). */
+/** Mixes two adapters. AlignProp interpolates between the base model and rewards this way (arXiv 2310.03739). */
 import { InputError } from "../errors/index.js";
 import { float32, type HostTensor, toFloat32, toNumbers } from "../tensor/host.js";
 import { type Shape, sameShape, showShape, sizeOf } from "../tensor/shape.js";
@@ -6,19 +6,24 @@ import { truncateProduct } from "../tensor/svd.js";
 import { type LoraAdapter, type LoraModule, loraRank, loraScale } from "../weights/lora-files.js";
 
 /**
- * - `linear`: ΔW = x ΔW_a + (1 − x) ΔW_b, as one adapter whose rank is the sum of both.
- * - `reference`: the published code's form, which mixes the factors instead: B = x B_a + (1 − x) B_b and A likewise. With the
- *   base model on the other side this changes the weights by x² ΔW, and two adapters get cross terms.
+ * - `linear`: ΔW = x ΔW_a + (1 − x) ΔW_b, as one adapter whose rank is the sum of both ranks.
+ * - `reference`: mixes the factors, as the published code does: B = x B_a + (1 − x) B_b, and A likewise. With the base model
+ *   as the other adapter, the weights change by x² ΔW; two adapters get cross terms.
  */
 export type MixForm = "linear" | "reference";
 
 export interface MixOptions {
   readonly form?: MixForm | undefined;
-  /** The most that a module's rank may be: a linear mix is cut to the nearest update of that rank. */
+  /** Largest rank of a module. A linear mix of a higher rank is replaced by the nearest matrix of this rank. */
   readonly rank?: number | undefined;
 }
 
-/** `coefficient` x is the share of `a`; `b` "base" is the model without an adapter. */
+/**
+ * Mixes two adapters. `coefficient` is x, the weight of `a`. `b` is "base" for the model without an adapter.
+ *
+ * @throws InputError `usage` for a rank in the reference form or a coefficient that is not finite; `adapter-mismatch` if the
+ * adapters do not fit each other
+ */
 export function mixAdapters(
   a: LoraAdapter,
   b: LoraAdapter | "base",
@@ -27,12 +32,14 @@ export function mixAdapters(
 ): LoraAdapter {
   if (rank !== undefined && form !== "linear") {
     throw new InputError(
-      "adapter-mismatch",
-      `mix: the ${form} form keeps the adapters' own rank; leave out the rank, or use the linear form`,
+      "usage",
+      `mix: the ${form} form keeps the rank of the adapters. Leave out the rank ${rank}, or use the linear form.`,
+      { form, rank },
     );
   }
-  if (!Number.isFinite(coefficient))
-    throw new InputError("adapter-mismatch", `mix: the coefficient ${coefficient} is not a number`);
+  if (!Number.isFinite(coefficient)) {
+    throw new InputError("usage", `mix: the coefficient ${coefficient} is not a finite number`, { found: coefficient });
+  }
   const other: LoraAdapter = b === "base" ? new Map() : b;
   const modules = new Map<string, LoraModule>();
   for (const path of new Set([...a.keys(), ...other.keys()])) {
@@ -78,7 +85,7 @@ function shaped(down: Float32Array, up: Float32Array, rank: number, kernel: Shap
   return { down: float32(down, [rank, ...kernel]), up: float32(up, [up.length / rank, rank, ...ones]) };
 }
 
-/** A convolution's A is a matrix, too: [r, in · kh · kw]. */
+/** The nearest module of a rank. The A of a convolution is a matrix [r, in · kh · kw]. */
 function truncated(module: LoraModule, rank: number): LoraModule {
   const own = loraRank(module);
   if (own <= rank) return module;
@@ -91,14 +98,17 @@ function truncated(module: LoraModule, rank: number): LoraModule {
   return shaped(Float32Array.from(a.data), Float32Array.from(b.data), a.rows, kernel);
 }
 
-/** Σ share · A and Σ share · B; the alphas must agree, because one scale is left. */
+/** Σ share · A and Σ share · B. The scales must agree, because the mix has only one. */
 function mixFactors(path: string, parts: readonly Part[]): LoraModule {
   const [first, second] = parts.map(({ module }) => module);
   if (first && second && (loraRank(first) !== loraRank(second) || loraScale(first) !== loraScale(second))) {
+    const ranks = [loraRank(first), loraRank(second)];
+    const scales = [loraScale(first), loraScale(second)];
     throw new InputError(
       "adapter-mismatch",
-      `mix: ${path} has rank ${loraRank(first)} and scale ${loraScale(first)} in one adapter, rank ${loraRank(second)} and scale ` +
-        `${loraScale(second)} in the other; the reference form adds the factors, so both must agree. Use the linear form`,
+      `mix: ${path} has rank ${ranks[0]} and scale ${scales[0]} in the first adapter, but rank ${ranks[1]} and scale ${scales[1]} ` +
+        "in the second. The reference form adds the factors, so both must agree. Use the linear form.",
+      { layer: path, ranks, scales },
     );
   }
   const add = (pick: (module: LoraModule) => HostTensor): HostTensor => {
@@ -121,16 +131,16 @@ function requireSameLayer(path: string, parts: readonly Part[]): void {
   if (!first || !second) return;
   const same = first.outFeatures === second.outFeatures && first.inFeatures === second.inFeatures;
   if (!same || !sameShape(first.kernel.slice(1), second.kernel.slice(1))) {
-    const shown = ({ kernel, outFeatures }: ReturnType<typeof sizes>) =>
-      `${showShape(kernel)} to ${outFeatures} features`;
+    const shown = [first, second].map(({ kernel, outFeatures }) => `${showShape(kernel)} → ${outFeatures} features`);
     throw new InputError(
       "adapter-mismatch",
-      `mix: ${path} goes from ${shown(first)} in one adapter and from ${shown(second)} in the other; they were made for different models`,
+      `mix: ${path} maps ${shown[0]} in the first adapter, but ${shown[1]} in the second. Mix adapters of the same model.`,
+      { layer: path, found: shown },
     );
   }
 }
 
-/** A 1x1 convolution is a Linear, and files have either form of it. */
+/** Sizes of a layer. A 1x1 convolution counts as a Linear, because files contain either form. */
 function sizes({ module: { down, up } }: Part) {
   const [, ...kernel] = down.shape;
   const isWide = kernel.slice(1).some((extent) => extent > 1);

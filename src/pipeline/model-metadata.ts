@@ -1,8 +1,8 @@
-/** What an adapter's file says of the model that it belongs to, in the words of sd-scripts and of Stability's ModelSpec 1.0. */
+/** Metadata of an adapter file: the model that it belongs to, under the keys of sd-scripts and of Stability's ModelSpec 1.0. */
 import { vaeFactor } from "../models/vae/config.js";
 import type { Pipeline } from "./pipeline.js";
 
-/** ComfyUI, A1111 and model sites read these to tell which base an adapter fits. */
+/** ComfyUI, A1111 and model sites find the base model of an adapter by these keys. */
 export function modelMetadata(pipeline: Pipeline, title: string): Record<string, string> {
   const { base, architecture } = family(pipeline);
   const factor = vaeFactor(pipeline.vae);
@@ -20,7 +20,7 @@ export function modelMetadata(pipeline: Pipeline, title: string): Record<string,
   };
 }
 
-/** Stable Diffusion 2 was the first with linear projections around its transformers; XL the first with sizes to draw at. */
+/** Only XL has additional embeddings. Stable Diffusion 2 has linear projections around its transformers, and 1 has not. */
 function family({ unet }: Pipeline): { base: string; architecture: string } {
   if (unet.addition) return { base: "sdxl_base_v1-0", architecture: "stable-diffusion-xl-v1-base" };
   if (unet.useLinearProjection) return { base: "sd_v2", architecture: "stable-diffusion-v2" };

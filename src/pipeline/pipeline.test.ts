@@ -2,7 +2,9 @@ import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { inputError } from "../../test/errors.js";
 import { TINY_SD, tinyFamily } from "../../test/tiny.js";
+import type { ErrorCode, ErrorFacts } from "../errors/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { type HostTensor, toNumbers } from "../tensor/host.js";
 import { textGraph } from "./graphs.js";
@@ -30,31 +32,42 @@ async function altered(
 const tiny = await openPipeline(TINY_SD);
 
 describe("a pipeline", () => {
-  test("opens with all its tensors under the part's name", () => {
+  test("opens with its tensors under the name of their part", () => {
     const names = [...tiny.weights.names()];
     for (const name of ["unet.conv_in.weight", "vae.decoder.conv_in.weight"]) expect(names).toContain(name);
     expect(names.some((name) => name.startsWith("text_encoder.text_model."))).toBe(true);
   });
 
-  test("is refused where its parts do not belong together", async () => {
+  test("is refused if its parts do not fit each other", async () => {
     const model = await altered("wide", "unet/config.json", (json) => {
       json.cross_attention_dim = 99;
     });
-    await expect(openPipeline(model)).rejects.toThrow(/attends to 99 features, but the text encoder gives 12/);
+    await expect(openPipeline(model)).rejects.toThrow(
+      inputError("model-mismatch", { path: model, key: "cross_attention_dim", found: 99, expected: 12 }),
+    );
   });
 
-  test("is refused where its scheduler clips, with the file's name", async () => {
+  test("is refused if its scheduler clips, with the path of the file", async () => {
     const model = await altered("clipping", "scheduler/scheduler_config.json", (json) => {
       json.clip_sample = true;
     });
-    await expect(openPipeline(model)).rejects.toThrow(/scheduler_config\.json: clip_sample is true; supported: false/);
+    await expect(openPipeline(model)).rejects.toThrow(
+      inputError("config-invalid", { path: join(model, "scheduler/scheduler_config.json"), keys: ["clip_sample"] }),
+    );
   });
 
-  test("is refused where a part is of an unsupported class", async () => {
+  test("is refused if a part is of an unsupported class", async () => {
     const model = await altered("transformer", "model_index.json", (json) => {
       json.unet = ["diffusers", "SD3Transformer2DModel"];
     });
-    await expect(openPipeline(model)).rejects.toThrow(/unet is of class SD3Transformer2DModel; supported here: UNet2D/);
+    await expect(openPipeline(model)).rejects.toThrow(
+      inputError("model-unsupported", {
+        path: join(model, "model_index.json"),
+        component: "unet",
+        found: "SD3Transformer2DModel",
+        expected: ["UNet2DConditionModel"],
+      }),
+    );
   });
 });
 
@@ -65,7 +78,7 @@ describe("a pipeline of Stable Diffusion XL", () => {
     return altered(`xl-${name}`, file, (json) => Object.assign(json, values), XL);
   };
 
-  test("opens with both text encoders, and asks for zeros where there is no negative prompt", async () => {
+  test("opens with both text encoders, and with zeros instead of an empty negative prompt", async () => {
     const { textEncoders, forceZerosForEmptyPrompt, weights } = await openPipeline(XL);
     expect(textEncoders.map(({ name, config }) => [name, config.hiddenSize])).toEqual([
       ["text_encoder", 8],
@@ -77,24 +90,40 @@ describe("a pipeline of Stable Diffusion XL", () => {
     expect((await openPipeline(model)).forceZerosForEmptyPrompt).toBe(false);
   });
 
-  test.each([
-    ["unet/config.json", { addition_embed_type: null }, "the U-Net takes no pooled prompt"],
-    ["unet/config.json", { cross_attention_dim: 99 }, "the text encoders together give 20"],
+  test.each<[file: string, values: Record<string, unknown>, code: ErrorCode, facts: ErrorFacts]>([
+    [
+      "unet/config.json",
+      { addition_embed_type: null },
+      "model-mismatch",
+      { component: "text_encoder_2", key: "addition_embed_type" },
+    ],
+    ["unet/config.json", { cross_attention_dim: 99 }, "model-mismatch", { found: 99, expected: 20 }],
     [
       "unet/config.json",
       { projection_class_embeddings_input_dim: 26 },
-      "the U-Net takes 2 features of the pooled prompt",
+      "model-mismatch",
+      { key: "projection_class_embeddings_input_dim", found: 2, expected: 6 },
     ],
-    ["model_index.json", { text_encoder_2: [null, null] }, "the text encoder gives 8"],
-    ["model_index.json", { text_encoder: [null, null] }, "as Stable Diffusion XL's refiner"],
-    ["model_index.json", { force_zeros_for_empty_prompt: "yes" }, 'force_zeros_for_empty_prompt is "yes"'],
-    ["tokenizer_2/tokenizer_config.json", { model_max_length: 60 }, "tokenizer gives 77 ids, but tokenizer_2 60"],
-  ])("is refused where its %s says %o", async (file, values, message) => {
-    await expect(openPipeline(await change(file, values))).rejects.toThrow(message);
+    ["model_index.json", { text_encoder_2: [null, null] }, "model-mismatch", { found: 20, expected: 8 }],
+    ["model_index.json", { text_encoder: [null, null] }, "model-unsupported", { component: "text_encoder" }],
+    [
+      "model_index.json",
+      { force_zeros_for_empty_prompt: "yes" },
+      "config-invalid",
+      { keys: ["force_zeros_for_empty_prompt"], found: ['"yes"'] },
+    ],
+    [
+      "tokenizer_2/tokenizer_config.json",
+      { model_max_length: 60 },
+      "model-mismatch",
+      { component: "tokenizer_2", found: 60, expected: 77 },
+    ],
+  ])("is refused if its %s says %o", async (file, values, code, facts) => {
+    await expect(openPipeline(await change(file, values))).rejects.toThrow(inputError(code, facts));
   });
 });
 
-test("without a negative prompt the unconditional branch of Stable Diffusion XL gets zeros, and with one what it says", async () => {
+test("the unconditional branch of Stable Diffusion XL gets zeros without a negative prompt, and its embedding with one", async () => {
   const runtime = await Runtime.start({ threads: 1 });
   const pipeline = await openPipeline(tinyFamily("sdxl"));
   const encoder = await PromptEncoder.compile(runtime, pipeline, textGraph(pipeline));
@@ -109,19 +138,26 @@ test("without a negative prompt the unconditional branch of Stable Diffusion XL 
 });
 
 describe("the size of latents", () => {
-  test("is the model's own where none is asked for, and pixels divided by the VAE's factor otherwise", () => {
+  test("is the one that the model was trained at by default, and otherwise pixels divided by the VAE's factor", () => {
     expect(latentSize(tiny, null, null)).toEqual({ height: 8, width: 8 });
     expect(latentSize(tiny, 64, null)).toEqual({ height: 16, width: 8 });
   });
 
-  test("is refused where the model cannot halve it, with the nearest that fits", () => {
+  test("is refused if the model cannot halve it, with the nearest that fits", () => {
     expect(() => latentSize(tiny, null, 60)).toThrow(
-      /sampling\.width: 60 pixels is not a multiple of \d+.* try (56|64)/,
+      inputError("setting-invalid", { setting: "sampling.width", found: 60, divisor: 16, suggestion: 64 }),
+    );
+  });
+
+  test("must be given if the model does not say what it was trained at", () => {
+    const pipeline = { ...tiny, unet: { ...tiny.unet, sampleSize: undefined } };
+    expect(() => latentSize(pipeline, 64, null)).toThrow(
+      inputError("setting-invalid", { setting: "sampling.width", found: null, path: TINY_SD, key: "sample_size" }),
     );
   });
 });
 
-test("a prompt that is too long is warned about once, with the part that is left out", () => {
+test("there is one warning about a prompt that is too long, with the part that is left out", () => {
   const long = `a cat ${"horse ".repeat(100)}`;
   const warnings = promptWarnings(tiny, ["a cat", long, long]);
   expect(warnings).toHaveLength(1);

@@ -1,7 +1,7 @@
-/** A text-to-image model in the diffusers layout, opened: configurations read and checked, weights left in their files. */
+/** Opens a text-to-image model. Its configurations are read and checked; its weights stay in their files. */
 import { join } from "node:path";
 import { type Prediction, readSchedulerConfig, type SchedulerConfig } from "../diffusion/ddim.js";
-import { InputError } from "../errors/index.js";
+import { type ErrorFacts, InputError, quote } from "../errors/index.js";
 import { isRecord } from "../io/record.js";
 import { type ClipTextConfig, parseClipTextConfig } from "../models/clip/config.js";
 import { type ClipTokenizer, openClipTokenizer } from "../models/clip/tokenizer.js";
@@ -13,15 +13,15 @@ import { isSingleFile, openSingleFile, type SingleFileOptions } from "../weights
 import { merge, type WeightSource, withPrefix } from "../weights/source.js";
 
 export interface Pipeline {
-  /** Absolute. */
+  /** Absolute path of the folder or file. */
   readonly path: string;
   readonly unet: UnetConfig;
-  /** unet/config.json as it is: what a U-Net is saved with, so that any reader builds the same one. */
+  /** The content of unet/config.json, which a checkpoint of a whole U-Net contains as well. */
   readonly unetJson: unknown;
   readonly vae: VaeConfig;
-  /** One in Stable Diffusion 1 and 2; two in XL, the second of which gives the pooled prompt as well. */
+  /** One in Stable Diffusion 1 and 2. XL has two, and the second also returns the pooled prompt. */
   readonly textEncoders: readonly [TextEncoder] | readonly [TextEncoder, TextEncoder];
-  /** Without a negative prompt the unconditional branch is given zeros, not the empty prompt as the encoders read it. */
+  /** Without a negative prompt, the input of the unconditional branch is zeros and not the embedding of an empty prompt. */
   readonly forceZerosForEmptyPrompt: boolean;
   readonly scheduler: SchedulerConfig;
   /** All tensors: `unet.…`, `vae.…`, `text_encoder.…`, `text_encoder_2.…`. */
@@ -29,19 +29,19 @@ export interface Pipeline {
 }
 
 export interface TextEncoder {
-  /** Where its tensors lie in the pipeline's weights. */
+  /** Prefix of its tensors in the pipeline's weights. */
   readonly name: "text_encoder" | "text_encoder_2";
   readonly config: ClipTextConfig;
   readonly tokenizer: ClipTokenizer;
 }
 
-/** Height and width of a latent. */
+/** Height and width of latents: those of the image divided by the VAE's factor. */
 export interface LatentSize {
   readonly height: number;
   readonly width: number;
 }
 
-/** Schedulers of one family: they differ in how they sample, not in how the model was trained. */
+/** Supported schedulers. They differ in how they sample, but not in how the model was trained. */
 const SCHEDULERS = [
   "DDIMScheduler",
   "DDPMScheduler",
@@ -59,11 +59,15 @@ const SCHEDULERS = [
 ];
 
 export interface OpenOptions extends SingleFileOptions {
-  /** What the U-Net predicts, whatever the model's scheduler says. */
+  /** What the U-Net predicts. It replaces `prediction_type` of the model's scheduler. */
   readonly prediction?: Prediction | undefined;
 }
 
-/** A folder in the diffusers layout, or a single file in the layout of the original code. */
+/**
+ * Opens a folder in the diffusers layout, or a single file in the layout of the original code.
+ *
+ * @throws InputError if a file is absent, damaged or unsupported, or if the parts do not fit each other
+ */
 export async function openPipeline(path: string, options: OpenOptions = {}): Promise<Pipeline> {
   return pipelineOf(
     (await isSingleFile(path)) ? await openSingleFile(path, options) : await openModelFolder(path),
@@ -71,15 +75,16 @@ export async function openPipeline(path: string, options: OpenOptions = {}): Pro
   );
 }
 
-/** The parts of a model, checked each and together. */
+/** Reads the configurations of a model, and checks each part and that they fit each other. */
 export async function pipelineOf(
   model: Model,
   { prediction }: Pick<OpenOptions, "prediction"> = {},
 ): Promise<Pipeline> {
   if (model.components.has("text_encoder_2") && !model.components.has("text_encoder")) {
     throw new InputError(
-      "model-mismatch",
-      `model ${model.path}: has a text_encoder_2 and no text_encoder, as Stable Diffusion XL's refiner, which starts from another model's picture. Give the base model`,
+      "model-unsupported",
+      `model ${model.path}: has text_encoder_2 but no text_encoder, like the refiner of Stable Diffusion XL, which starts from the image of another model. Give the base model.`,
+      { path: model.path, component: "text_encoder" },
     );
   }
   const part = (name: string, ...classes: string[]) => requireComponent(model, name, classes);
@@ -124,7 +129,7 @@ export async function pipelineOf(
   return pipeline;
 }
 
-/** The model with another U-Net in the place of its own, such as a run with `trainable: unet` made. */
+/** The model with other U-Net weights, such as those of a run with `trainable: unet`. */
 export function withUnet(pipeline: Pipeline, unet: WeightSource | undefined): Pipeline {
   return unet ? { ...pipeline, weights: merge(withPrefix(unet, "unet."), pipeline.weights) } : pipeline;
 }
@@ -135,84 +140,121 @@ function predicting(schedulerConfig: unknown, prediction: Prediction | undefined
     : { ...schedulerConfig, prediction_type: prediction };
 }
 
-/** Stable Diffusion XL's option of model_index.json; true where the file does not say, as in diffusers. */
+/** Reads Stable Diffusion XL's option in model_index.json. It is true by default, as in diffusers. */
 function forcesZeros({ path, options }: Model): boolean {
   const { force_zeros_for_empty_prompt: found = true } = options;
   if (typeof found === "boolean") return found;
+  const file = join(path, "model_index.json");
   throw new InputError(
-    "model-mismatch",
-    `${join(path, "model_index.json")}: force_zeros_for_empty_prompt is ${JSON.stringify(found)}; supported: true, false`,
+    "config-invalid",
+    `${file}: force_zeros_for_empty_prompt is ${quote(found)}, but must be true or false`,
+    { path: file, keys: ["force_zeros_for_empty_prompt"], found: [quote(found)], expected: ["true", "false"] },
   );
 }
 
-/** Parts that are sound each for itself may still not belong together. */
+/** Checks that the parts fit each other: each of them may be valid, but belong to another model. */
 function checkParts({ path, unet, vae, textEncoders }: Pipeline): void {
-  const misfit = (message: string) => {
-    throw new InputError("model-mismatch", `model ${path}: ${message}. Do these parts belong to one model?`);
+  const misfit = (message: string, facts: ErrorFacts) => {
+    throw new InputError("model-mismatch", `model ${path}: ${message}. Do these parts belong to one model?`, {
+      path,
+      ...facts,
+    });
   };
   if (unet.inChannels !== vae.latentChannels || unet.outChannels !== vae.latentChannels) {
     misfit(
-      `the U-Net goes from ${unet.inChannels} to ${unet.outChannels} channels, but the VAE's latents have ${vae.latentChannels}`,
+      `the U-Net has ${unet.inChannels} input channels and ${unet.outChannels} output channels, but the latents of the VAE have ${vae.latentChannels}`,
+      { component: "unet", found: [unet.inChannels, unet.outChannels], expected: vae.latentChannels },
     );
   }
   for (const { name, config, tokenizer } of textEncoders) {
+    const component = name.replace("text_encoder", "tokenizer");
     if (tokenizer.vocabularySize > config.vocabSize || tokenizer.maxLength > config.maxPositions) {
       misfit(
-        `the tokenizer gives ${tokenizer.maxLength} ids below ${tokenizer.vocabularySize}, but the ${name} takes at most ${config.maxPositions} below ${config.vocabSize}`,
+        `${component} returns ${tokenizer.maxLength} ids below ${tokenizer.vocabularySize}, but ${name} takes at most ${config.maxPositions} ids below ${config.vocabSize}`,
+        {
+          component,
+          found: [tokenizer.maxLength, tokenizer.vocabularySize],
+          limit: [config.maxPositions, config.vocabSize],
+        },
       );
     }
   }
   const [first, second] = textEncoders;
   const features = textEncoders.reduce((sum, { config }) => sum + config.hiddenSize, 0);
   if (unet.crossAttentionDim !== features) {
-    const give = second ? "text encoders together give" : "text encoder gives";
-    misfit(`the U-Net attends to ${unet.crossAttentionDim} features, but the ${give} ${features}`);
+    const encoders = second ? "text encoders together return" : "text encoder returns";
+    misfit(`the U-Net expects ${unet.crossAttentionDim} text features, but the ${encoders} ${features}`, {
+      component: "unet",
+      key: "cross_attention_dim",
+      found: unet.crossAttentionDim,
+      expected: features,
+    });
   }
   if (unet.addition && !second) {
-    misfit(
-      "the U-Net wants a pooled prompt (addition_embed_type text_time), but there is no text_encoder_2 to give one",
-    );
+    misfit("the U-Net expects a pooled prompt (addition_embed_type text_time), but there is no text_encoder_2", {
+      component: "text_encoder_2",
+      key: "addition_embed_type",
+      found: "text_time",
+    });
   }
   if (!second) return;
   if (!unet.addition) {
-    misfit("there is a text_encoder_2, but the U-Net takes no pooled prompt (it has no addition_embed_type)");
+    misfit("there is a text_encoder_2, but the U-Net takes no pooled prompt (it has no addition_embed_type)", {
+      component: "text_encoder_2",
+      key: "addition_embed_type",
+      expected: "text_time",
+    });
   }
   if (unet.addition?.pooledFeatures !== second.config.projectionDim) {
+    const [found, expected] = [unet.addition?.pooledFeatures, second.config.projectionDim];
     misfit(
-      `beside ${TIME_IDS} sizes the U-Net takes ${unet.addition?.pooledFeatures} features of the pooled prompt (projection_class_embeddings_input_dim), but text_encoder_2 gives ${second.config.projectionDim}`,
+      `besides ${TIME_IDS} sizes, the U-Net expects ${found} features of the pooled prompt (projection_class_embeddings_input_dim), but text_encoder_2 returns ${expected}`,
+      { component: "unet", key: "projection_class_embeddings_input_dim", found, expected },
     );
   }
   if (first.tokenizer.maxLength !== second.tokenizer.maxLength) {
-    misfit(`tokenizer gives ${first.tokenizer.maxLength} ids, but tokenizer_2 ${second.tokenizer.maxLength}`);
+    const [expected, found] = [first.tokenizer.maxLength, second.tokenizer.maxLength];
+    misfit(`tokenizer returns ${expected} ids, but tokenizer_2 returns ${found}`, {
+      component: "tokenizer_2",
+      found,
+      expected,
+    });
   }
 }
 
-/** The size of the latents behind pictures of height x width pixels; null is the size that the model was trained at. */
+/**
+ * The size of the latents of images of height x width pixels. `null` is the size that the model was trained at.
+ *
+ * @throws InputError `setting-invalid` if the model cannot generate that size, or if it is `null` and the model does not say
+ */
 export function latentSize(pipeline: Pipeline, height: number | null, width: number | null): LatentSize {
   const factor = vaeFactor(pipeline.vae);
   const unit = factor * 2 ** (pipeline.unet.levels.length - 1);
   const side = (name: "height" | "width", pixels: number | null, trained: number | undefined): number => {
-    const wanted = pixels ?? (trained === undefined ? undefined : trained * factor);
-    if (wanted === undefined) {
+    const found = pixels ?? (trained === undefined ? undefined : trained * factor);
+    const setting = `sampling.${name}`;
+    if (found === undefined) {
       throw new InputError(
-        "model-mismatch",
-        `sampling.${name}: the model in ${pipeline.path} does not say its size (unet/config.json has no sample_size); give it in pixels`,
+        "setting-invalid",
+        `${setting}: the model in ${pipeline.path} does not say which size it was trained at (unet/config.json has no sample_size). Give ${setting} in pixels.`,
+        { setting, found: null, path: pipeline.path, key: "sample_size" },
       );
     }
-    if (wanted % unit !== 0) {
-      const near = Math.max(1, Math.round(wanted / unit)) * unit;
+    if (found % unit !== 0) {
+      const suggestion = Math.max(1, Math.round(found / unit)) * unit;
       throw new InputError(
-        "model-mismatch",
-        `sampling.${name}: ${wanted} pixels is not a multiple of ${unit}, which this model needs; try ${near}`,
+        "setting-invalid",
+        `${setting}: ${found} pixels is not a multiple of ${unit}, which this model needs; try ${suggestion}`,
+        { setting, found, divisor: unit, suggestion },
       );
     }
-    return wanted / factor;
+    return found / factor;
   };
   const [trainedHeight, trainedWidth] = pipeline.unet.sampleSize ?? [];
   return { height: side("height", height, trainedHeight), width: side("width", width, trainedWidth) };
 }
 
-/** A warning for each prompt that is longer than the text encoder reads. */
+/** A warning for each prompt that has more tokens than the text encoder accepts. */
 export function promptWarnings({ textEncoders: [{ tokenizer }] }: Pipeline, prompts: Iterable<string>): string[] {
   return truncationWarnings(tokenizer, prompts, "the text encoder");
 }

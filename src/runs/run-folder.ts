@@ -73,7 +73,11 @@ export class RunFolder {
    *
    * @throws InputError `run-not-found`, `run-incomplete` without a checkpoint, or `run-finished`
    */
-  static async resume(path: string, overrides: readonly Override[] = []): Promise<RunFolder> {
+  static async resume(
+    path: string,
+    overrides: readonly Override[] = [],
+    warn?: (message: string) => void,
+  ): Promise<RunFolder> {
     const config = join(path, runFiles.config);
     if ((await stat(config).catch(() => undefined)) === undefined) {
       throw new InputError(
@@ -82,7 +86,7 @@ export class RunFolder {
         { option: "--resume", path, expected: runFiles.config },
       );
     }
-    const settings = { ...(await loadSettings({ recipe: resolve(config), overrides })), out: path };
+    const settings = { ...(await loadSettings({ recipe: resolve(config), overrides, warn })), out: path };
     const step = (await savedSteps(path)).at(-1);
     if (step === undefined) {
       throw new InputError(

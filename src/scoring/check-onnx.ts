@@ -1,4 +1,4 @@
-/** What an ONNX file is as a reward: what was found in it, and what it says of one picture. */
+/** Checks an ONNX file as a reward: which of its outputs can be one, and its value and gradient for an image. */
 
 import { gradients, undifferentiable } from "../autodiff/index.js";
 import { InputError } from "../errors/index.js";
@@ -13,68 +13,75 @@ import { type Shape, sizeOf } from "../tensor/shape.js";
 export interface OnnxCheck {
   readonly judge: OnnxReward;
   readonly outputs: readonly CheckedOutput[];
-  /** What the picture gets; where nothing was chosen in the settings, the largest number of the output. */
+  /** The reward of the image. If the settings choose no number of the output, the largest one. */
   readonly value: number;
-  /** d value / d picture [1, 3, h, w] */
+  /** d value / d image [1, 3, h, w] */
   readonly gradient: HostTensor;
+  /** L2 norm of `gradient`. */
   readonly gradientNorm: number;
-  /** The gradient's size at each pixel, over the picture in gray. */
+  /** Length of the gradient at each pixel, over a gray copy of the image. */
   readonly heatMap: RgbImage;
-  /** Medians of a few calls, with one picture. */
+  /** Time to compile, and the median time of a few calls with one image. */
   readonly seconds: { readonly compile: number; readonly value: number; readonly gradient: number };
 }
 
 export interface CheckedOutput {
   readonly name: string;
-  /** For one picture; undefined where the output cannot be built. */
+  /** Shape for one image; undefined if the output cannot be built. */
   readonly shape: Shape | undefined;
-  /** How it can be a reward, or why it cannot. */
+  /** How the output can be a reward. */
   readonly use: "number" | "class" | "similarity" | "none";
+  /** Why the output cannot be a reward; only if `use` is `none`. */
   readonly reason: string | undefined;
 }
 
 const TIMED_CALLS = 3;
 
-/** `picture` is [1, 3, h, w] in 0 … 1. */
+/**
+ * Checks an ONNX reward on an image [1, 3, h, w] in 0 … 1.
+ *
+ * @throws InputError if the file cannot be a reward; `not-finite` if the reward or its gradient is not finite
+ */
 export async function checkReward(
   settings: OnnxSettings,
-  picture: HostTensor,
+  image: HostTensor,
   runtimeOptions: RuntimeOptions = {},
 ): Promise<OnnxCheck> {
-  const judge = await openOnnxReward(settings, { find: locate }, { whole: true });
-  const outputs = judge.file.outputs.map((name) => checkOutput(judge, name, picture.shape));
-  const images = input(picture.shape);
-  const { rewards } = judge.reward.build(images);
+  const opened = await openOnnxReward(settings, { find: locate }, { whole: true });
+  const outputs = opened.file.outputs.map((name) => checkOutput(opened, name, image.shape));
+  const images = input(image.shape);
+  const { rewards } = opened.reward.build(images);
   const [gradient] = gradients([{ value: rewards, gradient: filled(rewards.shape, 1) }], [images]);
   if (!gradient) throw new TypeError(`${settings.file}: no gradient`);
   const runtime = await Runtime.start(runtimeOptions);
   try {
     const compile = (outputs: Record<string, typeof rewards>) =>
-      runtime.compile({ name: settings.file, inputs: { images }, outputs }, judge.reward.weights);
+      runtime.compile({ name: settings.file, inputs: { images }, outputs }, opened.reward.weights);
     const began = performance.now();
     const both = await compile({ rewards, gradient });
     const compiled = (performance.now() - began) / 1000;
-    const { results, seconds } = await timed(both, picture);
+    const { results, seconds } = await timed(both, image);
     await both.release();
     const forward = await compile({ rewards });
-    const value = await timed(forward, picture);
+    const value = await timed(forward, image);
     await forward.release();
-    const slope = results.gradient as HostTensor;
-    const norm = Math.sqrt(toFloat32(slope).reduce((total, x) => total + x * x, 0));
-    const [found] = toFloat32(results.rewards as HostTensor);
-    if (!Number.isFinite(found) || !Number.isFinite(norm)) {
+    const dImage = results.gradient as HostTensor;
+    const norm = Math.sqrt(toFloat32(dImage).reduce((total, x) => total + x * x, 0));
+    const reward = toFloat32(results.rewards as HostTensor)[0] as number;
+    if (!Number.isFinite(reward) || !Number.isFinite(norm)) {
       throw new InputError(
-        "reward-invalid",
-        `${settings.file}: the reward of this picture is ${found}, and its gradient's norm ${norm}; do the preprocessing and the weights fit?`,
+        "not-finite",
+        `${settings.file}: the reward of this image is ${reward}, and the norm of its gradient is ${norm}. Check the preprocessing and the weights of the file.`,
+        { path: settings.file, reward, norm },
       );
     }
     return {
-      judge,
+      judge: opened,
       outputs,
-      value: found as number,
-      gradient: slope,
+      value: reward,
+      gradient: dImage,
       gradientNorm: norm,
-      heatMap: heatMap(picture, slope),
+      heatMap: heatMap(image, dImage),
       seconds: { compile: compiled, value: value.seconds, gradient: seconds },
     };
   } finally {
@@ -93,16 +100,16 @@ async function timed(program: Program, images: HostTensor) {
   return { results, seconds: seconds.sort((a, b) => a - b)[Math.floor(TIMED_CALLS / 2)] as number };
 }
 
-function checkOutput(judge: OnnxReward, name: string, shape: Shape): CheckedOutput {
+function checkOutput(opened: OnnxReward, name: string, shape: Shape): CheckedOutput {
   const images = input(shape);
   const none = (reason: string, shape?: Shape): CheckedOutput => ({ name, shape, use: "none", reason });
   try {
-    const value = judge.output(images, name);
-    if (value.dtype !== "float32") return none(`its numbers are ${value.dtype}, which have no gradient`, value.shape);
+    const value = opened.output(images, name);
+    if (value.dtype !== "float32") return none(`its type is ${value.dtype}, which has no gradient`, value.shape);
     const [gradient] = gradients([{ value, gradient: filled(value.shape, 1) }], [images]);
     if (!gradient) {
       const stops = undifferentiable([value], [images]).map(({ op }) => op.name);
-      return none(stops[0] ? `no gradient passes ${stops[0]}` : "it does not depend on the picture", value.shape);
+      return none(stops[0] ? `${stops[0]} has no gradient` : "it does not depend on the image", value.shape);
     }
     const each = sizeOf(value.shape);
     const use = each === 1 ? "number" : value.shape.length === 2 ? "class" : "similarity";
@@ -113,20 +120,20 @@ function checkOutput(judge: OnnxReward, name: string, shape: Shape): CheckedOutp
   }
 }
 
-/** Beyond this share of pixels all count as the hottest: a few extreme ones would leave the rest dark. */
-const HOTTEST = 0.99;
+/** Quantile of the gradient's length that is drawn white. With the maximum, a few extreme pixels would leave the rest dark. */
+const WHITE_QUANTILE = 0.99;
 
-/** The gradient's length at each pixel from black over red and yellow to white, over a gray and dark picture. */
-function heatMap(picture: HostTensor, gradient: HostTensor): RgbImage {
-  const [, , height, width] = picture.shape as [number, number, number, number];
+/** Draws the gradient's length at each pixel, from black over red and yellow to white, over a dark gray copy of the image. */
+function heatMap(image: HostTensor, gradient: HostTensor): RgbImage {
+  const [, , height, width] = image.shape as [number, number, number, number];
   const plane = height * width;
-  const [colours, slopes] = [toFloat32(picture), toFloat32(gradient)];
-  const length = (i: number) => Math.hypot(...[0, 1, 2].map((channel) => slopes[channel * plane + i] as number));
+  const [colors, dImage] = [toFloat32(image), toFloat32(gradient)];
+  const length = (i: number) => Math.hypot(...[0, 1, 2].map((channel) => dImage[channel * plane + i] as number));
   const lengths = Float64Array.from({ length: plane }, (_, i) => length(i));
-  const top = lengths.toSorted()[Math.floor(HOTTEST * (plane - 1))] || 1;
+  const top = lengths.toSorted()[Math.floor(WHITE_QUANTILE * (plane - 1))] || 1;
   const pixels = new Uint8Array(3 * plane);
   for (let i = 0; i < plane; i++) {
-    const gray = [0, 1, 2].reduce((total, channel) => total + (colours[channel * plane + i] as number), 0) / 3;
+    const gray = [0, 1, 2].reduce((total, channel) => total + (colors[channel * plane + i] as number), 0) / 3;
     const heat = Math.min(1, (lengths[i] as number) / top);
     for (let channel = 0; channel < 3; channel++) {
       const flame = Math.min(1, Math.max(0, 3 * heat - channel));

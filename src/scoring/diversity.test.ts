@@ -10,17 +10,17 @@ describe("diversity", async () => {
   const runtime = await Runtime.start({ device: "cpu", threads: 1 });
   afterAll(() => runtime.close());
 
-  test("of a picture is the mean distance to the others of its prompt, and to no others", () => {
-    // At right angles 1 - cos is 1, in the same direction 0, opposite 2.
+  test("of an image is its mean distance to the other images of its prompt only", () => {
+    // 1 − cos is 1 at a right angle, 0 in the same direction and 2 in the opposite direction.
     const [east, north, west] = [Float32Array.of(1, 0), Float32Array.of(0, 1), Float32Array.of(-1, 0)];
     const prompts = ["cat", "cat", "cat", "dog", "dog", "fox"];
     const found = distances(prompts, [east, north, west, east, east, north]);
     expect(found).toEqual([1.5, 1, 1.5, 0, 0, 0]);
-    // The mean over the cats is the mean over their pairs: (1 + 2 + 1) / 3.
+    // The mean over the images of cats is the mean over their pairs: (1 + 2 + 1) / 3.
     expect(((found[0] as number) + (found[1] as number) + (found[2] as number)) / 3).toBeCloseTo(4 / 3, 12);
   });
 
-  test("sees equal pictures alike and others apart, by embeddings of length 1", async () => {
+  test("is 0 between equal images and positive between different ones, with embeddings of length 1", async () => {
     const clip = await openClip(`${TINY_REWARD}/clip`, { ...pathsOnly, root: "diversity" });
     const plane = 3 * 16 * 16;
     const values = Float32Array.from({ length: 3 * plane }, (_, i) => (i < 2 * plane ? (i % plane) / plane : 0.5));

@@ -72,7 +72,7 @@ export function trainingScorerGraphs(
       "reward-no-gradient",
       `the reward ${external.label} has no gradient, and this estimator needs one. Use an estimator that needs rewards only: ` +
         "estimator: ddpo with sampling.eta: 1, or estimator: rwr.",
-      { reward: external.label },
+      { reward: external.label, suggestions: ["ddpo", "rwr"] },
     );
   }
   const isSeparate = parts.some((part) => partBatch(part, batch) < batch);

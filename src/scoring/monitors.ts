@@ -1,4 +1,4 @@
-/** What an evaluation measures besides the reward: a held-out reward that is not trained on, and the diversity of the images. */
+/** The monitors of an evaluation: a held-out reward, which is not trained on, and the diversity of the images. */
 
 import type { LoadingSettings, SettingsPart } from "../config/index.js";
 import { InputError } from "../errors/index.js";

@@ -1,4 +1,4 @@
-/** The reward of pictures that are there already, by the same programs that judge an evaluation's. */
+/** Scores existing images, with the same programs as an evaluation. */
 
 import { runtimeOptions, type SettingsPart } from "../config/index.js";
 import { InputError } from "../errors/index.js";
@@ -73,10 +73,14 @@ export async function score(
       const scores = await scorer.score(imageTensor(image), [prompts[i] as string]);
       const value = scores.rewards[0] as number;
       if (!Number.isFinite(value)) {
-        throw new InputError("not-finite", `${name}: the reward ${reward.name} is ${value}`, {
-          path: name,
-          reward: reward.name,
-        });
+        throw new InputError(
+          "not-finite",
+          `${name}: the reward ${reward.name} is ${value}, which is not a finite number`,
+          {
+            path: name,
+            reward: reward.name,
+          },
+        );
       }
       rewards.push(value);
       parts.push(scores.parts);

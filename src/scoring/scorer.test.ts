@@ -28,7 +28,7 @@ const latents = float32(
 
 const part = (settings: Partial<PartSettings>) => partSettings.parse(settings);
 
-/** Two rewards of unlike kinds, one of them with a share of the prompts. */
+/** A sum of two different rewards. The second one scores half of the prompts. */
 async function sumOf(batch: { clip?: number; jpeg?: number }): Promise<Reward> {
   return combination([
     {
@@ -62,7 +62,7 @@ for (const loss of [
   { form: "maximize", target: 0, scale: 0.5 },
   { form: "target", target: 0.2, scale: 2 },
 ] as const) {
-  test(`parts that judge fewer pictures at once give what one program gives: ${loss.form}`, async () => {
+  test(`parts with smaller batches give the same as one program: ${loss.form}`, async () => {
     const together = await scored(await sumOf({}), loss);
     expect(together.kind).toBe("joint");
     for (const batch of [{ clip: 1 }, { clip: 2, jpeg: 1 }]) {
@@ -79,7 +79,7 @@ for (const loss of [
   });
 }
 
-test("a single reward may judge fewer pictures at once as well", async () => {
+test("a single reward may have a smaller batch as well", async () => {
   const loss = { form: "target", target: 10, scale: 1 } as const;
   const clip = await tinyReward("clip");
   const [whole, one] = [await scored(clip, loss), await scored({ ...clip, batch: 1 }, loss)];
@@ -87,7 +87,7 @@ test("a single reward may judge fewer pictures at once as well", async () => {
   expectNear(one.dLatents, whole.dLatents, 1e-4);
 });
 
-test("pictures are judged as latents are: sums and parts are those of training", async () => {
+test("images get the same rewards and parts as their latents in training", async () => {
   const reward = await sumOf({ jpeg: 2 });
   const { rewards, parts } = await scored(reward, { form: "maximize", target: 0, scale: 1 });
   const graphs = trainingScorerGraphs(
@@ -100,20 +100,20 @@ test("pictures are judged as latents are: sums and parts are those of training",
   const decoder = await runtime.compile(graphs.decode, pipeline.weights);
   const { images } = await decoder.run({ latents });
   const scorer = new ImageScorer(runtime, reward);
-  const seen = await scorer.score(images as HostTensor, prompts);
-  expectNear(seen.rewards, rewards, 1e-5);
-  expectNear((seen.parts?.clip ?? []) as number[], (parts?.clip ?? []) as number[], 1e-5);
+  const scores = await scorer.score(images as HostTensor, prompts);
+  expectNear(scores.rewards, rewards, 1e-5);
+  expectNear((scores.parts?.clip ?? []) as number[], (parts?.clip ?? []) as number[], 1e-5);
   await scorer.release();
   await decoder.release();
 });
 
-test("the loss of a number and its slope", () => {
+test("the loss of a reward and its slope", () => {
   // 3 |r - 2| at 0: loss 6, slope -3;  -3 r at 2: loss -6, slope -3
   expect(lossAndSlope(0, { form: "target", target: 2, scale: 3 })).toEqual([6, -3]);
   expect(lossAndSlope(5, { form: "target", target: 2, scale: 3 })).toEqual([9, 3]);
   expect(lossAndSlope(2, { form: "maximize", target: 0, scale: 3 })).toEqual([-6, -3]);
 });
 
-test("a part's mean is over the pictures that it judged", () => {
+test("the mean of a part is over the images that it scored", () => {
   expect(partMeans({ a: [1, 3], b: [null, 4], c: [null, null] })).toEqual({ a: 2, b: 4 });
 });

@@ -18,12 +18,12 @@ const facts = (changes: Partial<Facts> = {}): Facts => ({
 const agreed = (...all: Facts[]) =>
   Promise.all(fakeRanks(all.length).map((cluster, i) => requireAgreement(cluster, all[i] as Facts)));
 
-test("ranks that train the same begin", async () => {
+test("ranks with the same settings and weights agree", async () => {
   const local = { ...tinySettings(), threads: 7, out: "elsewhere", model: "/mnt/model" };
   await expect(agreed(facts(), facts(), facts({ settings: local }))).resolves.toBeDefined();
 });
 
-test("ranks that would train something else are refused, with what differs", async () => {
+test("ranks that differ are refused with the setting or fingerprint that differs", async () => {
   const refusal = (setting: string, found: string, expected: string, rank = 1) =>
     inputError("ranks-mismatch", { setting, found, expected, rank, host: ["a", "b", "c"][rank] });
   const settings = tinySettings({ lora: { rank: 4 } });
@@ -34,12 +34,10 @@ test("ranks that would train something else are refused, with what differs", asy
   await expect(agreed(facts(), facts({ precision: "float16" }))).rejects.toThrow(
     refusal("precision", "float16", "float32"),
   );
-  await expect(agreed(facts(), facts({ step: 10 }))).rejects.toThrow(
-    refusal("the step that the run goes on from", "10", "0"),
-  );
+  await expect(agreed(facts(), facts({ step: 10 }))).rejects.toThrow(refusal("the step to resume from", "10", "0"));
 });
 
-test("a checksum tells neighbouring numbers apart", () => {
+test("a checksum differs if one number differs by one bit", () => {
   const values = Float32Array.of(1, 2, 3);
   const next = Float32Array.of(1, 2, 3 + 2 ** -22);
   expect(checksum(values)).not.toBe(checksum(next));

@@ -5,22 +5,24 @@ import { packageVersion } from "../io/package.js";
 import { isRecord } from "../io/record.js";
 import type { Precision } from "../pipeline/index.js";
 
+/** Everything that must be equal on all ranks. */
 export interface Facts {
   readonly settings: Settings;
   readonly precision: Precision;
-  /** Fingerprints of weights. */
+  /** Fingerprint of the model's weights. */
   readonly model: string;
+  /** Fingerprint of the reward's weights. */
   readonly reward: string;
   /** Steps done before. */
   readonly step: number;
-  /** Of what learns, and of what the optimizer remembers. */
+  /** Checksum of the trainable parameters. */
   readonly state: number;
 }
 
-/** Settings that may be each rank's own. */
+/** Settings that may differ between ranks. */
 const LOCAL: readonly (keyof Settings)[] = ["name", "threads", "memory", "device", "out", "model"];
 
-/** Refuses ranks that would not train the same thing. */
+/** @throws CollectiveError `ranks-mismatch` with the first setting or fingerprint that differs from that of rank 0 */
 export async function requireAgreement(cluster: Cluster, { settings, ...facts }: Facts): Promise<void> {
   if (cluster.size === 1) return;
   const shared = Object.entries(settings).filter(([key]) => !LOCAL.includes(key as keyof Settings));
@@ -30,7 +32,7 @@ export async function requireAgreement(cluster: Cluster, { settings, ...facts }:
     precision: facts.precision,
     "the fingerprint of the model's weights": facts.model,
     "the fingerprint of the reward's weights": facts.reward,
-    "the step that the run goes on from": String(facts.step),
+    "the step to resume from": String(facts.step),
     "the fingerprint of the state": String(facts.state),
   };
   const [first, ...others] = (await cluster.allGather<Record<string, string>>(own)) as [
@@ -51,7 +53,7 @@ export async function requireAgreement(cluster: Cluster, { settings, ...facts }:
   }
 }
 
-/** `lora.rank` → "4", for every setting. */
+/** All settings as JSON, by their full keys: `lora.rank` → "4". */
 function flattened(value: unknown, path: string): Record<string, string> {
   if (!isRecord(value)) return { [path]: JSON.stringify(value) ?? "not set" };
   return Object.assign(

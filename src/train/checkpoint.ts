@@ -17,7 +17,7 @@ import { exportedWeights, type TrainingState } from "./state.js";
 
 export const STATE_FILE = "training_state.safetensors";
 
-/** What a training state was trained with. */
+/** The settings and weights that a training state belongs to. */
 export interface Origin {
   readonly settings: Settings;
   /** Fingerprint of the model's weights. */

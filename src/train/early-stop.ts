@@ -6,8 +6,8 @@
  *                       or diversity below `min_diversity` times the base model's
  *     best checkpoint   the last improvement, among the evaluations that keep that diversity
  *
- * The base model (step 0) has to be improved on, but it is not a checkpoint. A resumed run needs only its evaluations to stop
- * where it would have stopped, and anyone who reads a run folder finds the same best checkpoint.
+ * The base model (step 0) counts as the first evaluation to improve on, but it is not a checkpoint. A resumed run needs only its
+ * evaluations to stop where it would have stopped, and anyone who reads a run folder finds the same best checkpoint.
  */
 import type { EarlyStopSettings } from "../config/index.js";
 import type { EvaluationResult } from "../scoring/index.js";

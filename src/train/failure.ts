@@ -1,7 +1,7 @@
 import { InputError } from "../errors/index.js";
 
 /**
- * Adds the step to errors of bad input. Numbers that are no longer finite end the run; earlier checkpoints stay as they are.
+ * Adds the step to errors of bad input and, if numbers are no longer finite, a remedy.
  *
  * @throws InputError with the code of the error, its facts, and `step`
  */
@@ -10,14 +10,16 @@ export async function atStep<T>(step: number, work: Promise<T>): Promise<T> {
     return await work;
   } catch (error) {
     if (!(error instanceof InputError)) throw error;
-    const remedy =
-      error.code === "not-finite" ? `. Training stopped; earlier checkpoints are kept. ${remedyAt(step)}` : "";
-    throw new InputError(error.code, `step ${step}: ${error.message}${remedy}`, { ...error.facts, step });
+    const message = `step ${step}: ${error.message}`;
+    const facts = { ...error.facts, step };
+    if (error.code !== "not-finite") throw new InputError(error.code, message, facts, { cause: error });
+    const sentence = `${message.replace(/\.$/, "")}. Training stopped.`;
+    throw step === 0
+      ? new InputError(error.code, `${sentence} Nothing has been trained yet. Are the model's weights damaged?`, facts)
+      : new InputError(
+          error.code,
+          `${sentence} Earlier checkpoints are kept. Start again with a lower optimizer.learning_rate, or back-propagate through fewer denoising steps (estimator.truncation).`,
+          { ...facts, suggestions: ["optimizer.learning_rate", "estimator.truncation"] },
+        );
   }
-}
-
-function remedyAt(step: number): string {
-  return step === 0
-    ? "Nothing has been trained yet. Are the model's weights damaged?"
-    : "Start again with a lower optimizer.learning_rate, or keep the gradient of fewer steps (estimator.truncation).";
 }

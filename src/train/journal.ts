@@ -26,7 +26,7 @@ export class RunJournal {
     await this.observer(event);
   }
 
-  /** For events whose files take rank 0 long to write. */
+  /** For events with files that rank 0 needs a long time to write. */
   async tellPatiently(event: TrainEvent): Promise<void> {
     await this.observer(event);
     await this.cluster.barrier({ patient: true });

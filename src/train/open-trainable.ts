@@ -2,7 +2,7 @@
 
 import type { SettingsPart } from "../config/index.js";
 import { STREAMS } from "../engine/index.js";
-import { InputError } from "../errors/index.js";
+import { type ErrorFact, InputError } from "../errors/index.js";
 import { locate } from "../io/package.js";
 import { initialLora, targetsIn } from "../nn/lora.js";
 import { frozenScope, survey } from "../nn/scope.js";
@@ -48,7 +48,7 @@ export async function openTrainable(
         throw new InputError(
           "settings-conflict",
           "lora.start names an adapter, but trainable is unet, which trains no adapter. Leave one of the two out.",
-          { setting: "lora.start" },
+          { setting: "lora.start", with: "trainable", path: lora.start },
         );
       }
       const { parameters } = survey("unet", smallestUnet(pipeline));
@@ -73,7 +73,7 @@ export async function openTrainable(
         throw new InputError(
           "settings-conflict",
           `${setting} is null, which means that of the adapter in lora.start, but there is none. Give a value, or set lora.start.`,
-          { setting },
+          { setting, with: "lora.start", found: null },
         );
       }
       const layout = adapterLayout(pipeline, { rank, alpha, targets });
@@ -97,25 +97,30 @@ function requireAgreementWith(
   { start, rank, alpha, targets }: SettingsPart<"lora">["lora"],
   pipeline: Pipeline,
 ) {
-  const refuse = (key: string, wanted: unknown, module: string, has: string) => {
+  const refuse = (
+    [key, given]: readonly [key: string, given: ErrorFact],
+    module: string,
+    has: string,
+    expected?: number,
+  ) => {
     throw new InputError(
       "settings-conflict",
-      `lora.${key} is ${JSON.stringify(wanted)}, but in the starting adapter ${start}, ${module} ${has}. Leave lora.${key} out, or set it to null, to keep the adapter's value.`,
-      { setting: `lora.${key}`, found: JSON.stringify(wanted), path: start, layer: module },
+      `lora.${key} is ${JSON.stringify(given)}, but in the starting adapter ${start}, ${module} ${has}. Leave lora.${key} out, or set it to null, to keep the adapter's value.`,
+      { setting: `lora.${key}`, found: given, expected, path: start, layer: module },
     );
   };
   for (const [module, factors] of adapter) {
     const own = loraRank(factors);
-    if (rank !== null && own !== rank) refuse("rank", rank, module, `has rank ${own}`);
+    if (rank !== null && own !== rank) refuse(["rank", rank], module, `has rank ${own}`, own);
     const ownAlpha = loraScale(factors) * own;
     if (alpha !== null && Math.abs(ownAlpha / alpha - 1) > 1e-6)
-      refuse("alpha", alpha, module, `has alpha ${ownAlpha}`);
+      refuse(["alpha", alpha], module, `has alpha ${ownAlpha}`, ownAlpha);
   }
   if (targets === null) return;
   const named = new Set(targetsIn(survey("unet", smallestUnet(pipeline)).adaptable, targets, "unet"));
-  for (const module of named) if (!adapter.has(module)) refuse("targets", targets, module, "has no factors");
+  for (const module of named) if (!adapter.has(module)) refuse(["targets", targets], module, "has no factors");
   for (const module of adapter.keys())
-    if (!named.has(module)) refuse("targets", targets, module, "has factors as well");
+    if (!named.has(module)) refuse(["targets", targets], module, "has factors as well");
 }
 
 /** All weights of the model's U-Net as one vector, converted to float32. */

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { adamw, adamwState, clipGradNorm, l2Norm } from "./optimizer.js";
 
 describe("AdamW", () => {
-  test("takes a first step of the learning rate against the gradient's sign, after decay", () => {
+  test("first decays the weights, and then moves by the learning rate against the sign of the gradient at step 1", () => {
     // m̂ = g and √v̂ = |g| at step 1, so w ← w (1 − lr · decay) − lr · g / (|g| + ε)
     const weights = Float32Array.of(1, -2, 3);
     adamw(weights, [0.5, -4, 0], adamwState(3), { learningRate: 0.1, weightDecay: 0.01 });
@@ -11,7 +11,7 @@ describe("AdamW", () => {
     expect(weights[2]).toBeCloseTo(3 * 0.999, 6);
   });
 
-  test("follows the algorithm over several steps, epsilon after the bias correction", () => {
+  test("follows the algorithm over several steps, with epsilon after the bias correction", () => {
     const options = { learningRate: 0.05, beta1: 0.8, beta2: 0.9, epsilon: 0.3, weightDecay: 0.1 };
     const gradients = [0.2, -1, 0.7, 0.1];
     const weights = Float32Array.of(0.4);
@@ -31,13 +31,13 @@ describe("AdamW", () => {
 });
 
 describe("clipping", () => {
-  test("scales a long gradient to the norm, short of 1e-6, and returns the norm that it had", () => {
+  test("scales a long gradient to the norm and returns the norm before", () => {
     const gradient = Float64Array.of(3, 4);
     expect(clipGradNorm(gradient, 1)).toBe(5);
     expect(l2Norm(gradient)).toBeCloseTo(5 / (5 + 1e-6), 12);
   });
 
-  test("leaves a short gradient as it is", () => {
+  test("does not change a short gradient", () => {
     const gradient = Float64Array.of(0.3, 0.4);
     expect(clipGradNorm(gradient, 5)).toBeCloseTo(0.5, 12);
     expect([...gradient]).toEqual([0.3, 0.4]);

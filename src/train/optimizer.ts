@@ -8,23 +8,24 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
 }
 
-/** What AdamW remembers between updates. */
+/** State of AdamW between updates. */
 export interface AdamWState {
-  /** Updates done. */
+  /** Number of updates done. */
   step: number;
   /** Running mean of the gradient. */
   readonly firstMoment: Float32Array;
-  /** Running mean of its square. */
+  /** Running mean of the squared gradient. */
   readonly secondMoment: Float32Array;
 }
 
+/** The state before the first update of `size` weights. */
 export function adamwState(size: number): AdamWState {
   return { step: 0, firstMoment: new Float32Array(size), secondMoment: new Float32Array(size) };
 }
 
 /**
- * One update of `weights` and `state`, in place, in the order of `torch.optim.AdamW`: decay decoupled from the gradient
- * comes first, and epsilon is added after the bias correction of the second moment.
+ * Updates `weights` and `state` in place, in the order of `torch.optim.AdamW`: the decoupled weight decay comes first, and
+ * epsilon is added after the bias correction of the second moment.
  */
 export function adamw(
   weights: Float32Array,
@@ -54,8 +55,8 @@ export function l2Norm(values: ArrayLike<number>): number {
 }
 
 /**
- * Scales `gradient` in place so that its L2 norm is at most `maxNorm`, and returns the norm it had. The 1e-6 is
- * `torch.nn.utils.clip_grad_norm_`'s.
+ * Scales `gradient` in place so that its L2 norm is at most `maxNorm`, and returns the norm before. Like
+ * `torch.nn.utils.clip_grad_norm_`, it divides by the norm plus 1e-6.
  */
 export function clipGradNorm(gradient: Float32Array | Float64Array, maxNorm: number): number {
   const norm = l2Norm(gradient);

@@ -33,7 +33,7 @@ const savedState = z.object({
     .object({ scale: z.number().min(MIN_SCALE).max(MAX_SCALE), good: z.int().min(0), skipped: z.int().min(0) })
     .nullable()
     .default(null),
-  /** Older checkpoints have none. */
+  /** Absent in older checkpoints. */
   cost: z
     .object({ unetCalls: z.number().min(0), rewardQueries: z.number().min(0) })
     .default({ unetCalls: 0, rewardQueries: 0 }),
@@ -102,8 +102,13 @@ function requireSameOrigin(path: string, saved: z.output<typeof savedState>, ori
   if (differences.length > 0) {
     throw new InputError(
       "run-mismatch",
-      `${path}: the run was made with other settings: ${differences.map(({ text }) => text).join("; ")}. Resume with the same settings, or start a new run.`,
-      { path, settings: differences.map(({ setting }) => setting) },
+      `${path}: the run was made with other settings: ${differences.map(shown).join("; ")}. Resume with the same settings, or start a new run.`,
+      {
+        path,
+        settings: differences.map(({ setting }) => setting),
+        found: differences.map(({ now }) => now),
+        expected: differences.map(({ before }) => before),
+      },
     );
   }
   for (const part of ["model", "reward"] as const) {
@@ -117,7 +122,7 @@ function requireSameOrigin(path: string, saved: z.output<typeof savedState>, ori
   }
 }
 
-/** Settings that a resumed run may change: they do not affect what is trained. Weights have fingerprints of their own. */
+/** A resumed run may change these settings, because they do not affect the training. Weights have fingerprints of their own. */
 const FREE = [
   "name",
   "model",
@@ -134,10 +139,16 @@ const FREE = [
   "trackers",
 ];
 
+/** A setting that changed, with its values as JSON. */
 interface Difference {
   readonly setting: string;
-  /** `lora.rank is 8 now and was 4` */
-  readonly text: string;
+  readonly before: string;
+  readonly now: string;
+}
+
+/** `lora.rank is 8 now and was 4` */
+function shown({ setting, before, now }: Difference): string {
+  return `${setting} is ${now} now and was ${before}`;
 }
 
 function settingsThatDiffer(written: Readonly<Record<string, unknown>>, wanted: Settings): Difference[] {
@@ -151,7 +162,7 @@ function settingsThatDiffer(written: Readonly<Record<string, unknown>>, wanted: 
       );
     }
     const [was, is] = [JSON.stringify(before), JSON.stringify(now)];
-    return was === is ? [] : [{ setting, text: `${setting} is ${shorten(is)} now and was ${shorten(was)}` }];
+    return was === is ? [] : [{ setting, before: shorten(was), now: shorten(is) }];
   };
   const parts = ["prompts", "reward"];
   const current = Object.entries(wanted).filter(([key]) => !FREE.includes(key) && !parts.includes(key));

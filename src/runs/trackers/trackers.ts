@@ -2,9 +2,10 @@
  * The trackers of a run. Sends them the rows of each event, and saves their states in `trackers.json` in the run's
  * folder, so that a resumed run continues in the same place.
  */
+
 import { join } from "node:path";
 import { z } from "zod";
-import type { Settings, SettingsOf, TrackerName } from "../../config/index.js";
+import type { SettingsOf, TrackerName } from "../../config/index.js";
 import { writeFileAtomic } from "../../io/atomic.js";
 import { exists } from "../../io/files.js";
 import { readJson } from "../../io/json.js";
@@ -14,7 +15,7 @@ import { openMlflow } from "./mlflow.js";
 import type { OutboxOptions } from "./outbox.js";
 import { baseRow, stepRow, type TrackedRow } from "./row.js";
 import { openTensorboard } from "./tensorboard.js";
-import type { Outcome, Tracker, TrackerOptions } from "./tracker.js";
+import type { Outcome, TrackedRun, Tracker, TrackerOptions } from "./tracker.js";
 import { openWandb } from "./wandb.js";
 
 /** Returns undefined if the environment disables the tracker. */
@@ -32,7 +33,7 @@ const TRACKERS: { readonly [N in TrackerName]: Open<N> } = {
 
 /** The part of a `RunFolder` that trackers use. */
 export interface RunSource {
-  readonly settings: Settings;
+  readonly settings: TrackedRun["settings"];
   /** The run's folder. For a new run, it may be read only after training has started. */
   readonly path: string;
   /** Undefined for a new run. */

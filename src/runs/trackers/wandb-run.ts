@@ -1,9 +1,8 @@
 /** Shared by the online and the offline W&B tracker: the run's names, its config, and its history with images. */
 import { createHash, randomBytes } from "node:crypto";
 import { z } from "zod";
-import type { Settings } from "../../config/index.js";
 import { captionOf, IMAGES_KEY, type Png, readPng, type TrackedRow } from "./row.js";
-import type { Outcome } from "./tracker.js";
+import type { Outcome, TrackedRun } from "./tracker.js";
 
 /** Valid names of entities and projects. */
 export const NAME = /^[\w.-]+$/;
@@ -41,7 +40,7 @@ export function newRunId(): string {
 const MAX_LISTED = 200;
 
 /** The settings as W&B's config, with shortened lists of prompts. */
-export function configOf(settings: Settings): Record<string, unknown> {
+export function configOf(settings: TrackedRun["settings"]): Record<string, unknown> {
   const { train, eval: evaluated, ...prompts } = settings.prompts;
   const shortened = (list: readonly string[]) =>
     list.length > MAX_LISTED ? [...list.slice(0, MAX_LISTED), `… and ${list.length - MAX_LISTED} more`] : list;
