@@ -87,7 +87,8 @@ describe("the gradient", () => {
           expect(distance(gradient, expected[i] as Float64Array)).toBeLessThan(roundingTolerance("float32", 10));
         }
         expect(most).toBeGreaterThan(0);
-        expect(most).toBeLessThanOrEqual(maxSavedCalls);
+        // A recomputed call holds its own residuals for a moment.
+        expect(most).toBeLessThanOrEqual(maxSavedCalls + 1);
         expect(left).toBe(0);
       }
     });

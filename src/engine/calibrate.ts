@@ -29,8 +29,9 @@ export async function calibrate(
   for (const { graph, calls } of scorerCalls(scorer)) secondsToScore += calls * (await seconds(graph));
   const secondsPerStep =
     (plan.unetForwardCallsPerStep - saved) * secondsForward +
-    (saved && saved * ((await seconds(split.forward, split.residuals)) + (await seconds(split.backward)))) +
-    (recomputed && recomputed * (await seconds(vjp))) +
+    (plan.memory.maxSavedCalls > 0
+      ? (saved + recomputed) * ((await seconds(split.forward, split.residuals)) + (await seconds(split.backward)))
+      : recomputed && recomputed * (await seconds(vjp))) +
     plan.rewardCallsPerStep * secondsToScore;
   const { microBatch, evaluationBatch } = division;
   const secondsPerImage =

@@ -7,7 +7,6 @@ import type { Runtime, SavedOutputs } from "../runtime/runtime.js";
 import { LatentScorer } from "../scoring/index.js";
 import { float32, type HostTensor, toFloat32 } from "../tensor/host.js";
 import type { TrainingGraphs } from "./graphs.js";
-import type { SavingPlan } from "./saving-plan.js";
 import type { TrainingSetup } from "./setup.js";
 import { UnetVjp } from "./unet-vjp.js";
 
@@ -53,7 +52,9 @@ export interface VjpResult {
   readonly dx?: Float32Array | undefined;
 }
 
-export interface EngineOptions extends SavingPlan {
+export interface EngineOptions {
+  /** Number of U-Net calls whose residuals may be saved at the same time. */
+  readonly maxSavedCalls: number;
   /** A text encoder that several replicas share; compiled when left out. */
   readonly prompts?: Promise<PromptEncoder>;
 }
@@ -70,13 +71,13 @@ export class CompiledEngine implements Engine {
     runtime: Runtime,
     { settings, pipeline, reward, layout }: TrainingSetup,
     graphs: TrainingGraphs,
-    { maxSavedCalls, recomputes, prompts: encoder }: EngineOptions,
+    { maxSavedCalls, prompts: encoder }: EngineOptions,
   ): Promise<CompiledEngine> {
     const { sampling, prompts, loss, batch } = settings;
     const options = { graphs: graphs.sampler, negativePrompt: prompts.negative, ...(encoder && { prompts: encoder }) };
     const [sampler, vjp, scorer] = await Promise.all([
       Sampler.compile(runtime, pipeline, sampling, options),
-      UnetVjp.compile(runtime, pipeline.weights, graphs, { maxSavedCalls, recomputes }),
+      UnetVjp.compile(runtime, pipeline.weights, graphs, { savesResiduals: maxSavedCalls > 0 }),
       LatentScorer.compile(runtime, pipeline, reward, { graphs: graphs.scorer, loss, samples: batch.total }),
     ]);
     return new CompiledEngine({ sampler, vjp, scorer }, maxSavedCalls, layout.size);

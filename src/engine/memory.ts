@@ -13,12 +13,15 @@ import { scorerCalls } from "../scoring/index.js";
 import { type CallCounts, countCalls } from "./calls.js";
 import type { Division } from "./division.js";
 import type { TrainingGraphs } from "./graphs.js";
-import type { SavingPlan } from "./saving-plan.js";
 import type { TrainingSetup } from "./setup.js";
 
-export interface MemoryPlan extends SavingPlan {
+export interface MemoryPlan {
   /** Copies of the programs (`replicas.ts`). The other numbers are for one of them, except `expectedBytes`. */
   readonly replicas: number;
+  /** Number of U-Net calls whose residuals may be saved at the same time. */
+  readonly maxSavedCalls: number;
+  /** True if other calls recompute their forward pass. */
+  readonly recomputes: boolean;
   /** Bytes of the residuals of one call. */
   readonly residualBytes: number;
   /** Estimated peak of the process. */
@@ -71,9 +74,9 @@ export async function planMemory(
   const expected = (saved: number, recomputes: boolean) =>
     PROCESS_BYTES +
     ownBytes +
-    programBytes([...always, ...(recomputes ? [vjp] : []), ...(saved > 0 ? split : [])]) +
-    // The residuals of one call are among the forward program's values.
-    Math.max(0, saved - 1) * residualBytes;
+    programBytes([...always, ...(saved > 0 ? split : [vjp])]) +
+    // The residuals of one call are among the forward program's values. A recomputed call holds its own for a moment.
+    Math.max(0, saved - 1 + (saved > 0 && recomputes ? 1 : 0)) * residualBytes;
   const plan = (maxSavedCalls: number, recomputes: boolean): MemoryPlan => {
     const bytes = PROCESS_BYTES + replicas * (expected(maxSavedCalls, recomputes) - PROCESS_BYTES);
     return { replicas, maxSavedCalls, recomputes, residualBytes, expectedBytes: bytes };

@@ -12,9 +12,9 @@ import { CompiledEngine } from "./engine.js";
 import { requireFiniteParameters } from "./finite.js";
 import { addCosts, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
 import type { TrainingGraphs } from "./graphs.js";
+
 import { Replica } from "./replica.js";
 import { pick } from "./samples.js";
-import type { SavingPlan } from "./saving-plan.js";
 import type { TrainingSetup } from "./setup.js";
 import { addSummaries, joinSamples, type SampledBatch, type StoredBatch, type Workers } from "./workers.js";
 
@@ -116,12 +116,12 @@ export async function compileReplicas(
   runtimes: readonly Runtime[],
   setup: TrainingSetup,
   graphs: TrainingGraphs,
-  memory: SavingPlan,
+  { maxSavedCalls }: { readonly maxSavedCalls: number },
 ): Promise<CompiledReplica[]> {
   const prompts = PromptEncoder.compile(runtimes[0] as Runtime, setup.pipeline, graphs.sampler.text);
   return Promise.all(
     runtimes.map(async (runtime) => {
-      const engine = await CompiledEngine.compile(runtime, setup, graphs, { ...memory, prompts });
+      const engine = await CompiledEngine.compile(runtime, setup, graphs, { maxSavedCalls, prompts });
       return { runtime, engine, workers: new Replica(engine, setup.reward.name) };
     }),
   );

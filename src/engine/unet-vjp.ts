@@ -1,67 +1,63 @@
 /**
- * The programs of the U-Net's vector-Jacobian product. A call whose residuals were saved starts from them; for any other call,
- * the forward pass is recomputed. Both give the same gradient up to rounding.
+ * The programs of the U-Net's vector-Jacobian product. If the run saves residuals, they are two: a forward pass that also
+ * returns residuals, and a VJP that starts from them. A call whose residuals were not saved runs both, one after the other. If
+ * the run saves none, they are one program, which recomputes the forward pass and holds no residuals outside of it.
  */
 import type { Feeds, Program, Runtime, SavedOutputs } from "../runtime/runtime.js";
 import type { HostTensor } from "../tensor/host.js";
 import type { WeightSource } from "../weights/source.js";
 import type { TrainingGraphs } from "./graphs.js";
-import type { SavingPlan } from "./saving-plan.js";
 
-/** A forward pass that saves residuals, and the VJP that starts from them. */
-interface SplitPrograms {
-  readonly forward: Program;
-  readonly backward: Program;
-  readonly residuals: readonly string[];
-}
+type Programs =
+  | {
+      readonly kind: "split";
+      readonly forward: Program;
+      readonly backward: Program;
+      readonly residuals: readonly string[];
+    }
+  | { readonly kind: "joint"; readonly program: Program };
 
 export class UnetVjp {
-  private recomputing: Promise<Program> | undefined;
-
-  private constructor(
-    private readonly split: SplitPrograms | undefined,
-    private readonly compileRecomputing: () => Promise<Program>,
-  ) {}
+  private constructor(private readonly programs: Programs) {}
 
   static async compile(
     runtime: Runtime,
     weights: WeightSource,
     { split, vjp }: Pick<TrainingGraphs, "split" | "vjp">,
-    { maxSavedCalls, recomputes }: SavingPlan,
+    { savesResiduals }: { readonly savesResiduals: boolean },
   ): Promise<UnetVjp> {
-    const compileSplit = async () => {
-      const [forward, backward] = await Promise.all([
-        runtime.compile(split.forward, weights),
-        runtime.compile(split.backward, weights),
-      ]);
-      return { forward, backward, residuals: split.residuals };
-    };
-    const programs = maxSavedCalls > 0 ? await compileSplit() : undefined;
-    const unet = new UnetVjp(programs, () => runtime.compile(vjp, weights));
-    if (recomputes) await unet.recompute();
-    return unet;
+    if (!savesResiduals) return new UnetVjp({ kind: "joint", program: await runtime.compile(vjp, weights) });
+    const [forward, backward] = await Promise.all([
+      runtime.compile(split.forward, weights),
+      runtime.compile(split.backward, weights),
+    ]);
+    return new UnetVjp({ kind: "split", forward, backward, residuals: split.residuals });
   }
 
-  /** Requires a plan that saves residuals. */
+  /** The U-Net's outputs, and the residuals for its VJP. Requires a plan that saves residuals. */
   forward(feeds: Feeds): Promise<{ outputs: Record<string, HostTensor>; kept: SavedOutputs }> {
-    const { forward, residuals } = this.split as SplitPrograms;
-    return forward.runSaving(feeds, residuals);
+    const { programs } = this;
+    if (programs.kind === "joint") throw new TypeError("this run saves no residuals");
+    return programs.forward.runSaving(feeds, programs.residuals);
   }
 
+  /** The VJP, from saved residuals or from a recomputed forward pass. */
   async backward(feeds: Feeds, residuals?: SavedOutputs): Promise<Record<string, HostTensor>> {
-    if (residuals) return (this.split as SplitPrograms).backward.run(feeds, residuals);
-    return (await this.recompute()).run(feeds);
+    const { programs } = this;
+    if (programs.kind === "joint") return programs.program.run(feeds);
+    if (residuals) return programs.backward.run(feeds, residuals);
+    const { upstream: _, ...forwardFeeds } = feeds;
+    const { kept } = await this.forward(forwardFeeds);
+    try {
+      return await programs.backward.run(feeds, kept);
+    } finally {
+      await kept.release();
+    }
   }
 
   async release(): Promise<void> {
-    await this.split?.forward.release();
-    await this.split?.backward.release();
-    await (await this.recomputing)?.release();
-  }
-
-  /** Compiled when first used: a mask that is drawn late in a run may need it even if the plan did not expect it. */
-  private recompute(): Promise<Program> {
-    this.recomputing ??= this.compileRecomputing();
-    return this.recomputing;
+    const { programs } = this;
+    const all = programs.kind === "joint" ? [programs.program] : [programs.forward, programs.backward];
+    for (const program of all) await program.release();
   }
 }
