@@ -1,13 +1,13 @@
 /**
- * The drawings that pretraining pictures are made of: each animal from two icon sets, rasterised once and kept at a
- * ladder of sizes, so that a renderer can sample near the size it draws and need not fear aliasing.
+ * The drawings of the pretraining images: each animal from two icon sets, rasterised once and stored at several sizes, so that
+ * the renderer can sample from a bitmap of about the drawn size, without aliasing.
  */
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import sharp from "sharp";
 import { ANIMALS } from "./animals.js";
 
-/** The captions' words for the two sets: Fluent Emoji Flat has plain fills, Noto has shading, highlights and outlines. */
+/** The words for the two sets in captions: Fluent Emoji Flat has plain fills, Noto has shading, highlights and outlines. */
 export const STYLES = ["flat", "shaded"] as const;
 export type Style = (typeof STYLES)[number];
 
@@ -16,7 +16,7 @@ const ICON_SETS: Readonly<Record<Style, string>> = {
   shaded: "@iconify-json/noto",
 };
 
-/** Icons that both sets keep under another name than the prompt's. */
+/** Icons whose name in both sets differs from the prompt. */
 const ICON_NAMES: Readonly<Record<string, string>> = {
   sheep: "ewe",
   squirrel: "chipmunk",
@@ -24,26 +24,26 @@ const ICON_NAMES: Readonly<Record<string, string>> = {
   cheetah: "leopard",
 };
 
-/** A picture of `size` x `size` pixels, four float32 a pixel: red, green, blue, alpha in 0 … 1, colours times alpha. */
+/** An image of `size` x `size` pixels with premultiplied alpha, four float32 per pixel: red, green, blue, alpha in 0 … 1. */
 export interface Bitmap {
   readonly size: number;
   readonly rgba: Float32Array;
 }
 
 export interface Icon {
-  /** How much of the square the drawing covers, 0 … 1; the longer side is 1. */
+  /** Share of the square's side that the drawing covers; 1 for the longer side. */
   readonly width: number;
   readonly height: number;
-  /** The same drawing, largest first. */
+  /** The same drawing at several sizes, largest first. */
   readonly ladder: readonly Bitmap[];
 }
 
 export type Icons = Readonly<Record<Style, ReadonlyMap<string, Icon>>>;
 
-/** Pixels along a side that the vectors are rasterised to, before any averaging. */
+/** Pixels along each side to which the vector graphics are rasterised, before averaging. */
 const RASTER_SIZE = 256;
 
-/** Steps of about 7/6, so that bilinear sampling never shrinks by more than that. */
+/** Sizes in steps of about 7/6, so that bilinear sampling never shrinks by more than that. */
 const LADDER = [64, 56, 48, 40, 34, 29, 25, 21];
 
 interface IconSet {
@@ -54,7 +54,7 @@ interface IconSet {
   >;
 }
 
-/** Both sets, all 51 animals. A second or two. */
+/** Loads both sets with all 51 animals. Takes a second or two. */
 export async function loadIcons(): Promise<Icons> {
   const [flat, shaded] = await Promise.all([loadStyle("flat"), loadStyle("shaded")]);
   return { flat, shaded };
@@ -78,7 +78,7 @@ async function loadStyle(style: Style): Promise<Map<string, Icon>> {
   return icons;
 }
 
-/** Straight-alpha bytes → a drawing cropped to what is visible, centred in a square, at every size of the ladder. */
+/** Straight-alpha bytes → a drawing cropped to its visible part, centred in a square, at every size of the ladder. */
 function fromRaster(bytes: Uint8Array, size: number): Icon {
   let [left, top, right, bottom] = [size, size, 0, 0];
   for (let y = 0; y < size; y++) {
