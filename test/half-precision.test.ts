@@ -1,4 +1,4 @@
-/** Training with the U-Net in float16. On the CPU, where it is slow and rounds the same: every test of it runs anywhere. */
+/** Training with the U-Net in float16. On the CPU it is slow but rounds in the same way, so these tests run on any machine. */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,14 +10,16 @@ import type { TrainEvent } from "../src/train/events.js";
 import { train } from "../src/train/trainer.js";
 import { openSafetensors, safetensorsChunks } from "../src/weights/safetensors.js";
 import { readTensor, type StoredTensor } from "../src/weights/source.js";
+import { inputError } from "./errors.js";
 import { tinySettings } from "./tiny.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-half-"));
 afterAll(() => rm(scratch, { recursive: true }));
 
-const halves = (changes: SettingsInput & { steps?: number } = {}) => tinySettings({ precision: "float16", ...changes });
+const float16Settings = (changes: SettingsInput & { steps?: number } = {}) =>
+  tinySettings({ precision: "float16", ...changes });
 
-/** A run, its checkpoints written below `folders` by their steps. */
+/** Trains, and writes the checkpoints into `folders`, by step. */
 async function record(settings: Settings, resume?: string) {
   const events: TrainEvent[] = [];
   const folders = new Map<number, string>();
@@ -50,7 +52,7 @@ async function stateOf(folder: string | undefined) {
   return { metadata: file.metadata, state: JSON.parse(file.metadata.state ?? ""), tensors: new Map(tensors) };
 }
 
-/** The checkpoint, as a run with this loss scale would have left it. */
+/** A copy of the checkpoint with another loss scale. */
 async function withScale(folder: string | undefined, lossScale: LossScale): Promise<string> {
   const { metadata, state, tensors } = await stateOf(folder);
   const changed = await mkdtemp(join(scratch, "scaled-"));
@@ -59,7 +61,7 @@ async function withScale(folder: string | undefined, lossScale: LossScale): Prom
   return changed;
 }
 
-const straight = await record(halves());
+const uninterrupted = await record(float16Settings());
 
 describe("training in float16", () => {
   test("raises the reward on held-out prompts as float32 does", async () => {
@@ -71,56 +73,59 @@ describe("training in float16", () => {
         evaluation: { every: 8, batch: 8, seeds_per_prompt: 8 },
         steps: 8,
       });
-    const [single, half] = [await record(settings("float32")), await record(settings("float16"))];
-    const gain = ({ evaluations: [before, after] }: typeof single) => (after as number) - (before as number);
-    expect(gain(single)).toBeGreaterThan(0.02);
-    expect(gain(half)).toBeGreaterThan(0.02);
-    // The first update starts from the same weights: its gradient is the same but for what halves lose.
-    const norms = [single, half].map(({ steps }) => steps[0]?.grad_norm as number) as [number, number];
+    const [float32, float16] = [await record(settings("float32")), await record(settings("float16"))];
+    const gain = ({ evaluations: [before, after] }: typeof float32) => (after as number) - (before as number);
+    expect(gain(float32)).toBeGreaterThan(0.02);
+    expect(gain(float16)).toBeGreaterThan(0.02);
+    // The first step starts from the same weights, so the gradients differ only by the rounding of float16.
+    const norms = [float32, float16].map(({ steps }) => steps[0]?.grad_norm as number) as [number, number];
     expect(Math.abs(norms[1] / norms[0] - 1)).toBeLessThan(0.02);
-    expect(half.steps[0]?.loss).toBeCloseTo(single.steps[0]?.loss as number, 3);
+    expect(float16.steps[0]?.loss).toBeCloseTo(float32.steps[0]?.loss as number, 3);
   });
 
-  test("says so, warns that the CPU gains nothing, keeps no residuals and tells the loss scale", () => {
-    const [started] = straight.events;
+  test("reports its precision and loss scale, warns that it is not faster on the CPU, and saves no residuals", () => {
+    const [started] = uninterrupted.events;
     expect(started).toMatchObject({ kind: "started", plan: { precision: "float16", memory: { maxSavedCalls: 0 } } });
-    expect(straight.events).toContainEqual({ kind: "warned", message: expect.stringContaining("no speed on the CPU") });
-    expect(straight.steps.map(({ loss_scale, skipped }) => [loss_scale, skipped])).toEqual(
+    expect(uninterrupted.events).toContainEqual({
+      kind: "warned",
+      message: expect.stringContaining("no speed on the CPU"),
+    });
+    expect(uninterrupted.steps.map(({ loss_scale, skipped }) => [loss_scale, skipped])).toEqual(
       new Array(4).fill([256, undefined]),
     );
   });
 
-  test("keeps weights and moments in float32, finer than halves", async () => {
-    const { tensors } = await stateOf(straight.folders.get(4));
+  test("stores weights and moments in float32, with more precision than float16", async () => {
+    const { tensors } = await stateOf(uninterrupted.folders.get(4));
     for (const { dtype } of tensors.values()) expect(dtype).toBe("float32");
     const weights = tensors.get("weights")?.data as Float32Array;
-    // A float16 has 10 bits after the first.
+    // Float16 has 10 explicit mantissa bits, float32 has 13 more.
     const finer = weights.filter((value) => (new Uint32Array(Float32Array.of(value).buffer)[0] as number) & 0x1fff);
     expect(finer.length).toBeGreaterThan(weights.length / 2);
   });
 
-  test("goes on after 2 updates as if it had never stopped", async () => {
-    const first = await record(halves({ steps: 2 }));
-    const resumed = await record(halves(), first.folders.get(2));
-    expect(resumed.steps).toEqual(straight.steps.slice(2));
-    expect(await stateOf(resumed.folders.get(4))).toEqual(await stateOf(straight.folders.get(4)));
+  test("resumes after 2 steps as if it had never stopped", async () => {
+    const first = await record(float16Settings({ steps: 2 }));
+    const resumed = await record(float16Settings(), first.folders.get(2));
+    expect(resumed.steps).toEqual(uninterrupted.steps.slice(2));
+    expect(await stateOf(resumed.folders.get(4))).toEqual(await stateOf(uninterrupted.folders.get(4)));
   });
 
-  test("takes every weight of the U-Net too: its gradient is that of float32", async () => {
+  test("trains the whole U-Net as well, with the gradient of float32", async () => {
     const settings = { trainable: "unet", steps: 1 } as const;
-    const [single, half] = [await record(tinySettings(settings)), await record(halves(settings))];
-    const norms = [single, half].map(({ steps }) => steps[0]?.grad_norm as number) as [number, number];
+    const [float32, float16] = [await record(tinySettings(settings)), await record(float16Settings(settings))];
+    const norms = [float32, float16].map(({ steps }) => steps[0]?.grad_norm as number) as [number, number];
     expect(Math.abs(norms[1] / norms[0] - 1)).toBeLessThan(0.02);
   });
 });
 
-describe("a gradient that halves cannot hold", async () => {
-  const tooLarge = (skipped: number) => withScale(straight.folders.get(2), { scale: 2 ** 15, good: 7, skipped });
-  const overflowing = await record(halves({ checkpoint: { every: 1 }, steps: 8 }), await tooLarge(0));
+describe("a gradient that overflows float16", async () => {
+  const tooLarge = (skipped: number) => withScale(uninterrupted.folders.get(2), { scale: 2 ** 15, good: 7, skipped });
+  const overflowing = await record(float16Settings({ checkpoint: { every: 1 }, steps: 8 }), await tooLarge(0));
   const scales = overflowing.steps.map(({ loss_scale }) => loss_scale);
   const skipped = overflowing.steps.filter((row) => row.skipped).length;
 
-  test("halves the scale and is skipped, until one fits", () => {
+  test("is skipped and halves the loss scale, until one fits", () => {
     expect(skipped).toBeGreaterThan(0);
     expect(skipped).toBeLessThan(overflowing.steps.length);
     expect(scales).toEqual(scales.map((_, i) => 2 ** (15 - Math.min(i, skipped))));
@@ -128,13 +133,13 @@ describe("a gradient that halves cannot hold", async () => {
       expect([step, wasSkipped]).toEqual([3 + i, i < skipped ? true : undefined]);
       if (wasSkipped) expect(grad_norm).toBeNull();
       else expect(grad_norm).toBeGreaterThan(0);
-      // Its pictures were drawn and judged all the same.
+      // The images of a skipped step are generated and scored as well.
       expect(reward_mean).toBeLessThan(0);
     }
   });
 
-  test("leaves weights and optimizer as they were", async () => {
-    const before = await stateOf(straight.folders.get(2));
+  test("leaves weights and optimizer state unchanged", async () => {
+    const before = await stateOf(uninterrupted.folders.get(2));
     const after = await stateOf(overflowing.folders.get(2 + skipped));
     expect(after.tensors).toEqual(before.tensors);
     expect([before.state.optimizerStep, after.state.optimizerStep]).toEqual([2, 2]);
@@ -151,13 +156,13 @@ describe("a gradient that halves cannot hold", async () => {
     expect(last.tensors).not.toEqual(before.tensors);
   });
 
-  test("ends the run where it is the tenth in a row", async () => {
-    await expect(record(halves(), await tooLarge(9))).rejects.toThrow(
-      /^step 3: in float16 the gradient was not finite 10 times in a row, at last with a loss scale of 32768; precision: float32 has the range for it/,
+  test("ends the run if it is the tenth in a row", async () => {
+    await expect(record(float16Settings(), await tooLarge(9))).rejects.toThrow(
+      inputError("not-finite", { step: 3, skipped: 10, lossScale: 32768 }),
     );
   });
 
-  test("is no matter to a run that goes on in float32", async () => {
+  test("does not affect a run that resumes in float32", async () => {
     const { steps } = await record(tinySettings(), await tooLarge(9));
     expect(steps.map(({ step, loss_scale, skipped }) => [step, loss_scale, skipped])).toEqual([
       [3, undefined, undefined],

@@ -1,4 +1,4 @@
-/** Mutated ONNX files, the settings of rewards and preprocessor files: read correctly, or refused. */
+/** Mutated ONNX files, reward settings and preprocessor files are read correctly or refused. */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -30,7 +30,7 @@ const folder = scratchFolder();
 afterAll(() => rmSync(folder, { recursive: true }));
 const GOLDENS = fileURLToPath(new URL("../goldens/", import.meta.url));
 
-/** What a faulty importer would say in the name of the file. */
+/** Messages of JavaScript errors. If one appears in an InputError, the importer has a bug. */
 const INTERNAL = /undefined|not a function|not iterable|Cannot |call stack|array length|rank NaN|axis NaN|NaN\]|\[NaN/;
 
 const path = join(folder, "model.onnx");
@@ -41,13 +41,13 @@ async function readModel(bytes: Uint8Array): Promise<void> {
     for (const name of file.weights.names()) {
       const stored = file.weights.get(name);
       if (stored?.kind === "file" && stored.offset + stored.length > bytes.length)
-        throw new Error(`${name} lies outside`);
+        throw new Error(`${name} is outside of the file`);
     }
     const inputs = Object.fromEntries(
       file.inputs.map(({ name, shape, dtype }) => {
         const whole = shape.map((extent) => (typeof extent === "number" ? extent : 2));
         if (whole.length > 8 || sizeOf(whole) > 2 ** 24)
-          throw new InputError("usage", "the caller would not make such an input");
+          throw new InputError("usage", "a caller does not make such an input");
         return [name, input(whole, dtype.startsWith("float") ? "float32" : dtype)];
       }),
     );
@@ -66,7 +66,7 @@ async function readModel(bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** A bit of everything: a convolution, shape arithmetic, a branch, a function of the file's own. */
+/** A model with a convolution, shape arithmetic, a branch and a local function. */
 const EVERYTHING = model({
   inputs: { image: ["batch", 3, 8, 8] },
   outputs: ["scores", "best"],
@@ -111,7 +111,7 @@ const EVERYTHING = model({
     node("MaxPool", ["c"], ["d"], { kernel_shape: [3, 3], strides: [1, 1], ceil_mode: 1 }),
     node("Pad", ["d", "pads"], ["e"]),
     node("Resize", ["e", "", "", "sizes"], ["f"], { mode: "linear" }),
-    node("Twice", ["f"], ["g"], {}, "own"),
+    node("own.Twice", ["f"], ["g"]),
     node("If", ["true"], ["h"], {
       then_branch: graph([node("Mul", ["g", "half32"], ["p"]), node("Cast", ["half"], ["half32"], { to: 1 })], ["p"]),
       else_branch: graph([node("Sigmoid", ["g"], ["q"])], ["q"]),
@@ -157,8 +157,8 @@ test("an exported ONNX file, byte by byte", LIMIT, async () => {
 const OPERATOR_NAMES = [...Object.keys(OPERATORS), ...Object.keys(REFUSED), "Twice", "If", "Nonsense", "__proto__"];
 const NUMBERS = [0, 1, -1, 2, 3, 4, 5, 7, 100, -100, 2 ** 15, 2 ** 31, -(2 ** 31), 2 ** 40, 2 ** 53];
 
-function mutateModel(sound: ModelProto, rng: Rng): Uint8Array {
-  const mutant = clone(ModelProtoSchema, sound);
+function mutateModel(valid: ModelProto, rng: Rng): Uint8Array {
+  const mutant = clone(ModelProtoSchema, valid);
   for (let edits = rng.integer(1, 3); edits > 0; edits--) editModel(mutant, rng);
   return toBinary(ModelProtoSchema, mutant);
 }
@@ -187,7 +187,7 @@ function editModel({ graph, functions, opsetImport }: ModelProto, rng: Rng): voi
       graph.node.splice(rng.integer(0, graph.node.length - 1), 1);
       return;
     case 4:
-      graph.node.push(clone2(rng.choice(graph.node)));
+      graph.node.push(copyOf(rng.choice(graph.node)));
       return;
     case 5:
       if (one.attribute.length > 0) editAttribute(rng.choice(one.attribute), rng);
@@ -230,7 +230,7 @@ function editModel({ graph, functions, opsetImport }: ModelProto, rng: Rng): voi
   }
 }
 
-const clone2 = (one: NodeProto): NodeProto => ({ ...one, input: [...one.input], output: [...one.output] });
+const copyOf = (node: NodeProto): NodeProto => ({ ...node, input: [...node.input], output: [...node.output] });
 
 function editAttribute(attribute: AttributeProto, rng: Rng): void {
   const number = () => BigInt(rng.choice(NUMBERS));
@@ -242,12 +242,12 @@ function editAttribute(attribute: AttributeProto, rng: Rng): void {
 }
 
 test("ONNX files, node by node", LIMIT, async () => {
-  const sound = fromBinary(ModelProtoSchema, EVERYTHING);
-  await fuzz(4_3, (rng) => mutateModel(sound, rng), readModel);
+  const valid = fromBinary(ModelProtoSchema, EVERYTHING);
+  await fuzz(4_3, (rng) => mutateModel(valid, rng), readModel);
 });
 
 test("preprocessor files", LIMIT, async () => {
-  const sound = {
+  const valid = {
     do_resize: true,
     size: { shortest_edge: 40, longest_edge: 60 },
     crop_size: { height: 32, width: 32 },
@@ -263,11 +263,11 @@ test("preprocessor files", LIMIT, async () => {
   const images = input([1, 3, 48, 50]);
   await fuzz(
     4_4,
-    (rng) => mutateJson(sound, rng),
+    (rng) => mutateJson(valid, rng),
     (json) => {
       const file = parsePreprocessor(parseJson(json, "preprocessor_config.json"), "preprocessor_config.json");
       const spec = resolvePreprocessing(settings, file, { name: "x", shape: ["n", 3, "h", "w"] }, "test");
-      // Sides of 8192 pixels are sound, and would only take long here.
+      // Sides of up to 8192 pixels are valid, but slow.
       if ([...(spec.size ?? []), spec.shortestEdge?.edge ?? 0].some((side) => side > 512)) return;
       const pixels = preprocess(images, spec, "test");
       expect(pixels.shape.every((extent) => extent >= 1)).toBe(true);
@@ -290,7 +290,7 @@ loss: &loss { form: maximize, scale: 0.01 }
 sampling: { steps: 4, guidance_scale: 1.5 }
 batch: { samples_per_epoch: 4, total: 4, per_device: 2 }
 prompts: { train: [fox, "wolf"], eval: [bear], template: "a {}" }
-train: { updates: 3 }
+train: { steps: 3 }
 `;
   const fragments = [
     "*loss",
