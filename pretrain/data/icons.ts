@@ -73,13 +73,27 @@ async function loadStyle(style: Style): Promise<Map<string, Icon>> {
       `<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ` +
       `width="${RASTER_SIZE}" height="${RASTER_SIZE}" viewBox="0 0 ${width} ${height}">${icon.body}</svg>`;
     const rgba = await sharp(Buffer.from(svg)).ensureAlpha().raw().toBuffer();
-    icons.set(animal, fromRaster(rgba, RASTER_SIZE));
+    icons.set(animal, fromRaster({ bytes: rgba, size: RASTER_SIZE }));
   }
   return icons;
 }
 
-/** Straight-alpha bytes → a drawing cropped to its visible part, centred in a square, at every size of the ladder. */
-function fromRaster(bytes: Uint8Array, size: number): Icon {
+/** RGBA with straight alpha, `size` x `size` pixels. */
+interface Raster {
+  readonly bytes: Uint8Array;
+  readonly size: number;
+}
+
+/** A square within a raster, in pixels. */
+interface Square {
+  readonly x: number;
+  readonly y: number;
+  readonly side: number;
+}
+
+/** Raster → a drawing cropped to its visible part, centred in a square, at every size of the ladder. */
+function fromRaster(raster: Raster): Icon {
+  const { bytes, size } = raster;
   let [left, top, right, bottom] = [size, size, 0, 0];
   for (let y = 0; y < size; y++) {
     for (let x = 0; x < size; x++) {
@@ -91,31 +105,23 @@ function fromRaster(bytes: Uint8Array, size: number): Icon {
     }
   }
   const side = Math.max(right - left, bottom - top);
-  const originX = (left + right - side) / 2;
-  const originY = (top + bottom - side) / 2;
+  const square = { x: (left + right - side) / 2, y: (top + bottom - side) / 2, side };
   return {
     width: (right - left) / side,
     height: (bottom - top) / side,
-    ladder: LADDER.map((target) => ({ size: target, rgba: average(bytes, size, originX, originY, side, target) })),
+    ladder: LADDER.map((target) => ({ size: target, rgba: average(raster, square, target) })),
   };
 }
 
-/** Area average of the square at (originX, originY) of a raster onto `target` x `target` pixels, premultiplied. */
-function average(
-  bytes: Uint8Array,
-  size: number,
-  originX: number,
-  originY: number,
-  side: number,
-  target: number,
-): Float32Array {
+/** Area average of a square onto `target` x `target` pixels, premultiplied. */
+function average({ bytes, size }: Raster, square: Square, target: number): Float32Array {
   const out = new Float32Array(target * target * 4);
-  const step = side / target;
+  const step = square.side / target;
   const perByte = 1 / (255 * step * step);
   for (let row = 0; row < target; row++) {
-    const y0 = originY + row * step;
+    const y0 = square.y + row * step;
     for (let column = 0; column < target; column++) {
-      const x0 = originX + column * step;
+      const x0 = square.x + column * step;
       const at = (row * target + column) * 4;
       for (let y = Math.max(0, Math.floor(y0)); y < Math.min(size, y0 + step); y++) {
         const coverY = Math.min(y + 1, y0 + step) - Math.max(y, y0);
