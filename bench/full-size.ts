@@ -1,6 +1,6 @@
 /**
- * Writes a model folder of Stable Diffusion 1.5's architecture with random weights: what loading, drawing and training at
- * full size cost can be measured without a download.
+ * Writes a model folder of Stable Diffusion 1.5's architecture with random weights, so that loading, generation and training
+ * at full size can be measured without a download.
  *
  *     npm run build && node dist/bench/full-size.js --out FOLDER [--float32]
  */
@@ -22,11 +22,11 @@ import { writeRandomWeights } from "./random-weights.js";
 const { values: options } = parseArgs({
   options: { out: { type: "string" }, float32: { type: "boolean", default: false } },
 });
-if (!options.out) throw new Error("--out FOLDER is where the model goes");
+if (!options.out) throw new Error("usage: --out FOLDER [--float32], where FOLDER is the model folder to write");
 const folder = options.out;
 const dtype: DType = options.float32 ? "float32" : "float16";
 
-/** The published config files' keys, where they differ from diffusers' and transformers' defaults. */
+/** The keys of the published config files that differ from the defaults of diffusers and transformers. */
 const UNET = {
   _class_name: "UNet2DConditionModel",
   sample_size: 64,

@@ -1,11 +1,12 @@
 /**
- * What a run did, for the documentation: its pictures before and after, and its reward's curve.
+ * Images for the documentation of a run: samples before and after training, and the curve of the reward.
  *
  *     npx alignprop train compressibility --out runs/compressibility     (and clip, and count)
  *     npm run build && node dist/bench/gallery.js runs/compressibility runs/clip runs/count
  *
- * Writes docs/images/recipe-NAME.png, the pictures of the first evaluation above those of the last, with their rewards; and
- * docs/images/recipe-NAME.svg, the training's mean reward by step and the evaluations', with their deviation. NAME is the run's.
+ * Writes docs/images/recipe-NAME.png, which shows the images of the first evaluation above those of the last one, with their
+ * rewards; and docs/images/recipe-NAME.svg, which plots the mean reward of training and of the evaluations by step, the latter
+ * with its standard deviation. NAME is the name of the run.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -27,7 +28,7 @@ await mkdir(values.out, { recursive: true });
 for (const folder of runs) {
   const run = await readRun(folder);
   const file = path.join(values.out, `recipe-${run.settings.name ?? path.basename(folder)}`);
-  await writeFile(`${file}.png`, await pictures(run));
+  await writeFile(`${file}.png`, await sampleSheet(run));
   await writeFile(`${file}.svg`, curve(run));
   const [first, last] = ends(run.evaluations).map(({ mean }) => format(mean));
   console.log(`${file}.png, ${file}.svg: reward ${first} → ${last}, ${run.metrics.length} steps`);
@@ -35,12 +36,12 @@ for (const folder of runs) {
 
 function ends<T>(items: readonly T[]): [T, T] {
   const [first, last] = [items[0], items.at(-1)];
-  if (first === undefined || last === undefined) throw new Error("a run without evaluations has nothing to show");
+  if (first === undefined || last === undefined) throw new Error("the run has no evaluations");
   return [first, last];
 }
 
-/** A palette makes the file half as large, and such pictures have few colours. */
-async function pictures({ shown }: RunRecord): Promise<Buffer> {
+/** The PNG has a palette: these images have few colours, and the file is half as large. */
+async function sampleSheet({ shown }: RunRecord): Promise<Buffer> {
   const rows = ends(shown).map(({ samples }) => samples);
   const cells: LabelledImage[] = [];
   for (const { png, prompt, reward } of rows.flat()) {
@@ -51,7 +52,7 @@ async function pictures({ shown }: RunRecord): Promise<Buffer> {
   return sharp(sheet).png({ palette: true, compressionLevel: 9 }).toBuffer();
 }
 
-/** The report's chart, with what it takes to stand alone. */
+/** The chart of the report as an SVG file of its own. */
 function curve({ metrics, evaluations }: RunRecord): string {
   const series: Series[] = [
     {

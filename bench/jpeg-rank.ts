@@ -1,20 +1,22 @@
 /**
- * `node dist/bench/jpeg-rank.js [--pictures 200] [--size 64]`: whether the reward's estimate of a JPEG's size ranks pictures as
- * libjpeg's files do (Spearman's rank correlation), by quality.
+ * Spearman's rank correlation of the JPEG size that the compressibility reward estimates with the size of libjpeg's files, by
+ * quality.
+ *
+ *     npm run build && node dist/bench/jpeg-rank.js [--images 200] [--size 64]
  */
 import { parseArgs } from "node:util";
 import { Runtime } from "../src/runtime/runtime.js";
 import { rankCorrelation } from "../test/jpeg-ranks.js";
 
 const { values } = parseArgs({
-  options: { pictures: { type: "string", default: "200" }, size: { type: "string", default: "64" } },
+  options: { images: { type: "string", default: "200" }, size: { type: "string", default: "64" } },
 });
-const [pictures, size] = [Number(values.pictures), Number(values.size)];
+const [count, size] = [Number(values.images), Number(values.size)];
 const runtime = await Runtime.start();
 for (const quality of [50, 75, 95]) {
-  const { correlation, smallest, largest } = await rankCorrelation(runtime, { pictures, size, quality });
+  const { correlation, smallest, largest } = await rankCorrelation(runtime, { count, size, quality });
   console.log(
-    `quality ${quality}: Spearman ${correlation.toFixed(4)} over ${pictures} pictures of ${size}x${size}, files of ${smallest} to ${largest} bytes`,
+    `quality ${quality}: Spearman ${correlation.toFixed(4)} over ${count} images of ${size}x${size}, file sizes ${smallest} to ${largest} bytes`,
   );
 }
 await runtime.close();

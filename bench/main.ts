@@ -1,10 +1,12 @@
 /**
- * One AlignProp update here and in PyTorch + diffusers + PEFT, from the same weight files, on the same threads, in turn.
+ * Times a training step of AlignProp here and in PyTorch + diffusers + PEFT, alternately, from the same weight files and with
+ * as many threads.
  *
  *     npm run bench -- --python path/to/python     (its packages: parity/requirements.txt)
  *
- * Every measurement is a process of its own, because peak memory is a process's. The peer runs with and without its
- * gradient checkpointing and with both memory layouts, and its best time and its best memory count, each for itself.
+ * Each measurement runs in a process of its own, because the peak memory is measured per process. The peer runs with and
+ * without gradient checkpointing and with both memory formats. Its best time and its smallest memory count, even if they come
+ * from different runs.
  */
 import { execFile } from "node:child_process";
 import path from "node:path";
@@ -78,14 +80,14 @@ const peer = (python: string, job: Job, variant: readonly string[]) =>
     path.join(values.rewards, "aesthetic/model.safetensors"),
   ]);
 
-const middle = (numbers: readonly number[]) =>
+const median = (numbers: readonly number[]) =>
   numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)] as number;
 const mb = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
 const share = ({ flops, seconds_median, matmul_gflops }: Measurement) =>
   `${((100 * flops) / seconds_median / 1e9 / matmul_gflops).toFixed(0)} % of ${matmul_gflops.toFixed(0)} GFLOP/s`;
 
 console.log(
-  `model ${values.model}, ${STEPS} steps with guidance, ${values.threads} threads, medians of ${values.repeat} updates`,
+  `model ${values.model}, ${STEPS} steps with guidance, ${values.threads} threads, medians of ${values.repeat} training steps`,
 );
 
 if (values.python) {
@@ -113,14 +115,14 @@ if (values.python) {
       );
     }
     console.log(
-      `  time ${middle(time).toFixed(2)}x PyTorch's, peak memory ${middle(memory).toFixed(2)}x (medians of ${values.rounds} pairs)`,
+      `  time ${median(time).toFixed(2)}x PyTorch's, peak memory ${median(memory).toFixed(2)}x (medians of ${values.rounds} pairs)`,
     );
   }
 } else {
-  console.log("no --python given: measuring this trainer alone");
+  console.log("--python is not given: only this trainer is measured");
 }
 
-console.log("\nhow it grows");
+console.log("\nby K and by batch size");
 for (const job of [1, 2, 5, 10].map((k) => ({ k, batch: 8 })).concat([2, 4, 16].map((batch) => ({ k: 1, batch })))) {
   const mine = await ours(job);
   console.log(

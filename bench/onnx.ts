@@ -1,6 +1,6 @@
 /**
- * ONNX files against autograd: value and image gradient of each model that parity/onnx_models.py exported, and how far
- * PyTorch's own gradient in float32 is from the one in float64 that both are compared with.
+ * Compares imported ONNX files with autograd: the value and the image gradient of each model that parity/onnx_models.py
+ * exported. Both are compared with float64. For scale, the table also has the error of PyTorch's own gradient in float32.
  *
  *     python parity/onnx_models.py --full FOLDER
  *     node dist/bench/onnx.js FOLDER
@@ -18,28 +18,29 @@ import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor } from "../src/weights/source.js";
 
 export interface OnnxParity {
-  /** Largest difference over the largest expected value. */
+  /** Largest difference divided by the largest expected value. */
   readonly valueError: number;
   readonly gradientError: number;
   /**
-   * The same over all but the worst hundredth of the pixels. Where a ReLU or a maximum of a large model lies within rounding
-   * of its kink, float32 and float64 may take different sides of it, and the pixels that it sees differ, and no others.
+   * The gradient's error over all but the worst hundredth of the pixels. If the input of a ReLU or a maximum in a large model
+   * lies within rounding of the kink, float32 and float64 may take different sides of it. Then only the pixels in its receptive
+   * field differ.
    */
   readonly usualError: number;
-  /** Of PyTorch's own gradient in float32. */
+  /** Error of PyTorch's own gradient in float32. */
   readonly peerError: number;
   readonly nodes: number;
   readonly importSeconds: number;
-  /** Of one call that gives value and gradient. */
+  /** Time of one call that computes value and gradient. */
   readonly seconds: number;
 }
 
-/** `model` is an ONNX file of one input and one output; `golden` holds image, upstream, output and gradient. */
+/** `model` is an ONNX file with one input and one output; `golden` holds image, upstream, output and gradient. */
 export async function onnxParity(runtime: Runtime, model: string, golden: string): Promise<OnnxParity> {
   const expected = await openSafetensors(golden);
   const tensor = async (name: string): Promise<HostTensor> => {
     const stored = expected.get(name);
-    if (!stored) throw new Error(`${golden}: has no ${name}`);
+    if (!stored) throw new Error(`${golden}: the tensor ${name} is missing`);
     return readTensor(stored);
   };
   const started = performance.now();
@@ -73,13 +74,13 @@ export async function onnxParity(runtime: Runtime, model: string, golden: string
   };
 }
 
-/** The largest difference, or that which a share of the elements does not pass, over the largest expected value. */
+/** The `share` quantile of the differences, divided by the largest expected value. */
 function difference(actual: HostTensor, expected: HostTensor, share = 1): number {
   const [a, b] = [toNumbers(actual), toNumbers(expected)];
   if (a.length !== b.length) throw new Error(`${a.length} elements, expected ${b.length}`);
   const largest = b.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  const apart = b.map((value, i) => Math.abs((a[i] as number) - value)).sort();
-  return (apart[Math.ceil(share * apart.length) - 1] as number) / largest;
+  const differences = b.map((value, i) => Math.abs((a[i] as number) - value)).sort();
+  return (differences[Math.ceil(share * differences.length) - 1] as number) / largest;
 }
 
 async function main(folder: string): Promise<void> {
@@ -114,8 +115,8 @@ async function main(folder: string): Promise<void> {
     }
   }
   await runtime.close();
-  const aside = kinks === 0 ? "" : `, ${kinks} of them but for pixels around a unit at its kink`;
-  console.log(`${files.length - failed} of ${files.length} agree with autograd's gradient to 1e-3${aside}`);
+  const exceptions = kinks === 0 ? "" : `, ${kinks} of them except for pixels that a unit at its kink sees`;
+  console.log(`${files.length - failed} of ${files.length} agree with autograd's gradient to 1e-3${exceptions}`);
   process.exitCode = failed === 0 ? 0 : 1;
 }
 

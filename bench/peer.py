@@ -1,13 +1,13 @@
-"""One AlignProp update in PyTorch, diffusers and PEFT, timed: the peer of `npm run bench`.
+"""Times a training step of AlignProp in PyTorch, diffusers and PEFT: the peer of `npm run bench`.
 
-It reads the same folders as this project does and runs the update of parity/alignprop.py: text encoding, sampling with
-guidance, VAE, reward, the backward pass, clipping and AdamW. Prints one JSON object. A process measures one way to run
-it, so that the peak memory belongs to that way; take the best of
+It reads the same folders as this project and runs the training step of parity/alignprop.py: text encoding, sampling with
+guidance, VAE, reward, backward pass, clipping and AdamW. Prints one JSON object. A process measures one variant, because
+the peak memory is measured per process; take the best of
 
-    --checkpointing step|none          recompute each kept U-Net call in the backward pass, or keep its activations
+    --checkpointing step|none          recompute each differentiated U-Net call in the backward pass, or save its activations
     --memory-format contiguous|channels_last
 
-Steps before the last k run without a graph. Attention is PyTorch's fused scaled_dot_product_attention.
+Denoising steps before the last k run without a graph. Attention is PyTorch's fused scaled_dot_product_attention.
 """
 
 import argparse
@@ -29,16 +29,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--reward-head", type=Path, required=True, help="the aesthetic head's safetensors file")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--k", type=int, default=1, help="how many steps, counted from the last, keep their gradient")
+    parser.add_argument("--k", type=int, default=1, help="number of last denoising steps that are differentiated")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--warmup", type=int, default=1, help="updates before the timed ones")
-    parser.add_argument("--repeat", type=int, default=5, help="timed updates")
+    parser.add_argument("--warmup", type=int, default=1, help="training steps before the timed ones")
+    parser.add_argument("--repeat", type=int, default=5, help="timed training steps")
     parser.add_argument("--checkpointing", choices=["step", "none"], default="step")
     parser.add_argument("--memory-format", choices=["contiguous", "channels_last"], default="contiguous")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if not 1 <= given.k <= given.steps:
-        parser.error(f"--k {given.k} must be 1 to {given.steps}, the number of steps")
+        parser.error(f"--k {given.k} must be between 1 and {given.steps}, the number of denoising steps")
     return given
 
 
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def memory(field: str) -> int | None:
-    """Bytes of VmRSS (now) or VmHWM (peak); null where /proc does not exist."""
+    """Bytes of VmRSS (now) or VmHWM (peak); None if there is no /proc."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
@@ -106,7 +106,7 @@ def memory(field: str) -> int | None:
 
 
 def matmul_gflops(torch, size: int = 2048, repeat: int = 7) -> float:
-    """The best of a few square float32 products. Measured last, so that its matrices are not in the peak memory."""
+    """The best of a few square float32 products. Measured last, so that its matrices do not count in the peak memory."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     best = float("inf")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-/** Weights of a real size that nobody trained: what they cost in time and memory is the same. */
+/** Random weights of a published model's size. They cost the same time and memory as trained ones. */
 import { type Scope, survey } from "../src/nn/scope.js";
 import type { DType } from "../src/tensor/dtype.js";
 import { fromNumbers, type HostTensor } from "../src/tensor/host.js";
@@ -7,8 +7,8 @@ import { sizeOf } from "../src/tensor/shape.js";
 import { writeSafetensors } from "../src/weights/safetensors.js";
 
 /**
- * Writes the parameters that a model asks for, as one file; they have a variance that keeps activations near 1, and none is
- * zero, so that every gradient is there. Returns how many numbers they are.
+ * Writes the parameters that a model declares to one file. Their variance keeps activations near 1, and none is 0, so that no
+ * gradient vanishes. Returns the number of parameters.
  */
 export async function writeRandomWeights(
   file: string,

@@ -1,55 +1,57 @@
 /**
- * What an update costs on more ranks, from a model whose inputs are measured: how long a picture takes on one of them, how long
- * the ranks take to come together and to add up numbers on one machine, and what a network carries.
+ * Estimates the time of a training step on n ranks. The inputs are measured: the time of a sample on one rank, the time of a
+ * message, and the latency and bandwidth of the network.
  *
- *     T(n) = ⌈pictures / n⌉ · picture  +  2 · ⌈log₂ n⌉ · latency  +  2 · (n − 1) / n · bytes / bandwidth  +  meeting(n)
+ *     T(n) = ⌈samples / n⌉ · sample  +  2 · ⌈log₂ n⌉ · latency  +  2 · (n − 1) / n · bytes / bandwidth  +  rendezvous(n)
  *
- * The third term is that of any all-reduce that uses its links fully (Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce
- * algorithms for clusters of workstations"); the meeting is rank 0's: it hears from every other rank and answers it, twice an
- * update.
+ * The third term holds for any all-reduce that uses its links fully (Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce
+ * algorithms for clusters of workstations"). In the rendezvous, rank 0 receives a message from every other rank and answers it;
+ * there are two per step.
  *
- *     node dist/bench/scaling.js [--picture 1] [--total 1024] [--numbers 797184] [--message 1e-5] [--latency 5e-5] [--bandwidth 1.25e9]
+ *     node dist/bench/scaling.js [--sample 1] [--total 1024] [--numbers 797184] [--message 1e-5] [--latency 5e-5] [--bandwidth 1.25e9]
  */
 import { parseArgs } from "node:util";
 
 const { values } = parseArgs({
   options: {
-    /** Seconds for one picture of an update on one rank. */
-    picture: { type: "string", default: "1" },
-    /** Pictures of an update. */
+    /** Seconds for one sample of a training step on one rank. */
+    sample: { type: "string", default: "1" },
+    /** Samples per training step. */
     total: { type: "string", default: "1024" },
-    /** That learn. */
+    /** Trainable parameters. */
     numbers: { type: "string", default: "797184" },
-    /** Seconds that rank 0 takes for one message. */
+    /** Seconds that rank 0 needs for one message. */
     message: { type: "string", default: "1e-5" },
     /** Seconds for a message from one host to another. */
     latency: { type: "string", default: "5e-5" },
-    /** Bytes a second from one host to another. */
+    /** Bytes per second from one host to another. */
     bandwidth: { type: "string", default: "1.25e9" },
   },
 });
 const input = (name: keyof typeof values) => Number(values[name]);
-const [picture, total, message] = [input("picture"), input("total"), input("message")];
+const [sample, total, message] = [input("sample"), input("total"), input("message")];
 const bytes = 8 * input("numbers");
 
 const RANKS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
-console.log(`${total} pictures an update, ${picture} s each; ${(bytes / 1e6).toFixed(2)} MB of gradients in float64`);
-console.log("| ranks | pictures each | computing | adding up | an update | of it adding up | efficiency |");
+console.log(
+  `${total} samples per training step, ${sample} s each; ${(bytes / 1e6).toFixed(2)} MB of gradients in float64`,
+);
+console.log("| ranks | samples each | computing | all-reduce | a step | share of all-reduce | efficiency |");
 console.log("| --- | --- | --- | --- | --- | --- | --- |");
 for (const n of RANKS) {
-  const computing = Math.ceil(total / n) * picture;
-  const adding =
+  const compute = Math.ceil(total / n) * sample;
+  const allReduce =
     n === 1
       ? 0
       : 2 * Math.ceil(Math.log2(n)) * input("latency") +
         ((2 * (n - 1)) / n) * (bytes / input("bandwidth")) +
-        // Two meetings, a message from and one to each of the others.
+        // Two rendezvous, each with a message from and one to every other rank.
         2 * 2 * (n - 1) * message;
-  const update = computing + adding;
-  const efficiency = (total * picture) / (n * update);
+  const step = compute + allReduce;
+  const efficiency = (total * sample) / (n * step);
   console.log(
-    `| ${n} | ${Math.ceil(total / n)} | ${computing.toFixed(2)} s | ${(1000 * adding).toFixed(1)} ms | ${update.toFixed(2)} s | ` +
-      `${((100 * adding) / update).toFixed(2)} % | ${(100 * efficiency).toFixed(1)} % |`,
+    `| ${n} | ${Math.ceil(total / n)} | ${compute.toFixed(2)} s | ${(1000 * allReduce).toFixed(1)} ms | ${step.toFixed(2)} s | ` +
+      `${((100 * allReduce) / step).toFixed(2)} % | ${(100 * efficiency).toFixed(1)} % |`,
   );
 }

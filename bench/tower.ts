@@ -1,6 +1,6 @@
 /**
- * Times a reward's value and image gradient in a process of its own and prints one line of JSON: the child of
- * bench/towers.ts. What it computed goes to a file beside the weights, for the peer to compare with.
+ * Times the value and the image gradient of a reward and prints one line of JSON. `bench/towers.ts` runs it as a process of
+ * its own. It writes its results beside the weights, where the peer compares them with its own.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -46,25 +46,25 @@ const program = await runtime.compile(graph, reward.weights);
 const compileSeconds = (performance.now() - started) / 1000;
 const loadedRssBytes = process.memoryUsage.rss();
 
-const pictures = float32(Float32Array.from({ length: batch * 3 * side * side }, uniform(new Rng(1))), [
+const pixels = float32(Float32Array.from({ length: batch * 3 * side * side }, uniform(new Rng(1))), [
   batch,
   3,
   side,
   side,
 ]);
-const fed = reward.feeds(Array.from({ length: batch }, (_, i) => PROMPTS[i % PROMPTS.length] as string));
+const promptFeeds = reward.feeds(Array.from({ length: batch }, (_, i) => PROMPTS[i % PROMPTS.length] as string));
 const seconds: number[] = [];
-let results = await program.run({ images: pictures, ...fed });
+let results = await program.run({ images: pixels, ...promptFeeds });
 for (let i = 0; i < Number(values.repeat); i++) {
   const began = performance.now();
-  results = await program.run({ images: pictures, ...fed });
+  results = await program.run({ images: pixels, ...promptFeeds });
   seconds.push((performance.now() - began) / 1000);
 }
 await runtime.close();
-const ids = fed.reward_ids;
+const ids = promptFeeds.reward_ids;
 await writeSafetensors(
   join(folder, "ours.safetensors"),
-  new Map([["images", pictures], ...Object.entries(results), ...(ids ? ([["ids", ids]] as const) : [])]),
+  new Map([["images", pixels], ...Object.entries(results), ...(ids ? ([["ids", ids]] as const) : [])]),
 );
 console.log(
   JSON.stringify({

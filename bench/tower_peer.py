@@ -1,7 +1,7 @@
-"""A reward's value and image gradient in PyTorch and transformers, timed: the peer of bench/towers.ts.
+"""Times the value and the image gradient of a reward in PyTorch and transformers: the peer of bench/towers.ts.
 
-It reads the folder that bench/towers.ts wrote, and what bench/tower.ts computed from it. A process measures one way to run it, so
-that the peak memory belongs to that way. Prints one JSON object.
+It reads the folder that bench/towers.ts wrote and the results that bench/tower.ts computed. A process measures one variant,
+because the peak memory is measured per process. Prints one JSON object.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
     model = kind.from_pretrained(given.folder / "clip", attn_implementation=given.attention, dtype=torch.float32)
     model.eval().requires_grad_(False)
     if given.checkpointing:
-        # transformers recomputes only what it thinks is in training; nothing of CLIP's behaves otherwise then.
+        # transformers recomputes only in training mode, and CLIP computes the same in both modes.
         model.train()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     normalization = json.loads((given.folder / "clip" / "preprocessor_config.json").read_text())
@@ -61,8 +61,8 @@ def main() -> None:
                 h = F.linear(h, head[f"layers.{layer}.weight"], head[f"layers.{layer}.bias"])
             return h[:, 0]
         with torch.no_grad():
-            texts = unit(model.get_text_features(ids).pooler_output)
-        return (unit(model.get_image_features(pixels).pooler_output) * texts).sum(-1)
+            text = unit(model.get_text_features(ids).pooler_output)
+        return (unit(model.get_image_features(pixels).pooler_output) * text).sum(-1)
 
     loaded_rss = memory("VmRSS")
     seconds = []

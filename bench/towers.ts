@@ -1,18 +1,19 @@
 /**
- * The two large towers that published rewards stand on, at their real size and with random weights: value and image gradient of
- * four pictures of 512x512, here and in PyTorch + transformers, from the same files, on the same threads, in turn.
+ * Times the two large towers that published rewards use, at their real size and with random weights: value and image gradient
+ * of four images of 512x512, here and in PyTorch + transformers, alternately, from the same files and with as many threads.
  *
  *     npm run build
  *     node dist/bench/towers.js [--python PYTHON] [--tower vit-l-14] [--tower vit-h-14] [--rounds 1] [--folder FOLDER]
  *
  * - `vit-l-14`: `aesthetic`, CLIP ViT-L/14 and the published head's layers; 0.3 billion float32 parameters, as in
  *   `openai/clip-vit-large-patch14`.
- * - `vit-h-14`: `hps`, CLIP ViT-H/14, the prompt's tower included; 1 billion float16 parameters, as in
- *   `HPS_v2_compressed.pt`, computed with in float32.
+ * - `vit-h-14`: `hps`, CLIP ViT-H/14 with its text tower; 1 billion float16 parameters, as in `HPS_v2_compressed.pt`. Both
+ *   sides compute in float32.
  *
- * Every measurement is a process of its own, because peak memory is a process's; the peer runs with fused and with plain attention
- * and with its gradient checkpointing, and its best time and its best memory count, each for itself. It also says how far our value and
- * gradient are from its own, in float32 both. Needs 2 GB of disk, and 9 GB of memory for the larger one.
+ * Each measurement runs in a process of its own, because the peak memory is measured per process. The peer runs with fused
+ * attention, with plain attention, and with gradient checkpointing; its best time and its smallest memory count, even if they
+ * come from different runs. It also prints how far our value and gradient are from its own. Needs 2 GB of disk, and 9 GB of
+ * memory for the larger tower.
  */
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -29,10 +30,10 @@ import { input } from "../src/ops/index.js";
 import { writeRandomWeights } from "./random-weights.js";
 import type { Tower } from "./tower.js";
 
-/** Of pictures as Stable Diffusion draws them. */
+/** Pixels along each side: the image size of Stable Diffusion. */
 const SIDE = 512;
 
-/** The published config files' keys that matter. */
+/** The keys of the published config files that the towers depend on. */
 const CLIPS = {
   "vit-l-14": {
     projection_dim: 768,
@@ -83,7 +84,7 @@ const CLIPS = {
 const CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073];
 const CLIP_STD = [0.26862954, 0.26130258, 0.27577711];
 
-/** What the reward reads and no more: of ViT-L/14 the picture's tower, and the head. */
+/** Writes only what the reward reads: of ViT-L/14, that is the vision tower and the head. */
 async function writeTower(folder: string, tower: Tower): Promise<void> {
   const json = { architectures: ["CLIPModel"], model_type: "clip", ...CLIPS[tower] };
   const config = parseClipConfig(json);
@@ -132,11 +133,11 @@ async function measure<M>(command: string, args: readonly string[]): Promise<M> 
   return JSON.parse(stdout.slice(stdout.indexOf("{"))) as M;
 }
 
-const middle = (numbers: readonly number[]) =>
+const median = (numbers: readonly number[]) =>
   numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)] as number;
 const gb = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
 const show = ({ seconds, loaded_rss_bytes, peak_rss_bytes }: Measurement) =>
-  `${middle(seconds).toFixed(2)} s, peak ${gb(peak_rss_bytes)} (${gb(loaded_rss_bytes)} once loaded)`;
+  `${median(seconds).toFixed(2)} s, peak ${gb(peak_rss_bytes)} (${gb(loaded_rss_bytes)} after loading)`;
 
 const { values } = parseArgs({
   options: {
@@ -153,9 +154,9 @@ const folder = values.folder ?? (await mkdtemp(path.join(tmpdir(), "alignprop-to
 try {
   for (const tower of Object.keys(CLIPS).filter((name) => values.tower.includes(name)) as Tower[]) {
     const at = path.join(folder, tower);
-    // What is in a folder of the user's was written by an earlier call.
+    // A folder that the user names may hold the weights from an earlier call.
     if (!existsSync(path.join(at, "clip", "model.safetensors"))) await writeTower(at, tower);
-    console.log(`\n${tower}, 4 pictures of ${SIDE}x${SIDE}, ${values.threads} threads, medians of ${values.repeat}`);
+    console.log(`\n${tower}, 4 images of ${SIDE}x${SIDE}, ${values.threads} threads, medians of ${values.repeat}`);
     const common = ["--folder", at, "--tower", tower, "--threads", values.threads, "--repeat", values.repeat];
     for (let round = 0; round < Number(values.rounds); round++) {
       const ours = await measure<Ours>(process.execPath, [
@@ -164,23 +165,23 @@ try {
         "--side",
         String(SIDE),
       ]);
-      const rate = (ours.flops / middle(ours.seconds) / 1e9).toFixed(0);
+      const rate = (ours.flops / median(ours.seconds) / 1e9).toFixed(0);
       console.log(`  alignprop   ${show(ours)}, ${rate} GFLOP/s; compiled in ${ours.compile_seconds.toFixed(1)} s`);
       if (!values.python) continue;
       const theirs: Theirs[] = [];
       for (const variant of values.variant) {
         const [attention, checkpointing] = variant.split("-") as [string, string?];
         const options = ["--attention", attention, ...(checkpointing ? ["--checkpointing"] : [])];
-        const one = await measure<Theirs>(values.python, ["bench/tower_peer.py", ...common, ...options]);
-        theirs.push(one);
+        const measured = await measure<Theirs>(values.python, ["bench/tower_peer.py", ...common, ...options]);
+        theirs.push(measured);
         console.log(
-          `  PyTorch     ${show(one)}, ${variant}; ours differs by ${one.value_error.toExponential(1)} in value, ${one.gradient_error.toExponential(1)} in gradient`,
+          `  PyTorch     ${show(measured)}, ${variant}; ours differs by ${measured.value_error.toExponential(1)} in value, ${measured.gradient_error.toExponential(1)} in gradient`,
         );
       }
-      const fastest = Math.min(...theirs.map(({ seconds }) => middle(seconds)));
+      const fastest = Math.min(...theirs.map(({ seconds }) => median(seconds)));
       const smallest = Math.min(...theirs.map(({ peak_rss_bytes }) => peak_rss_bytes));
       console.log(
-        `  time ${(middle(ours.seconds) / fastest).toFixed(2)}x PyTorch's best, peak memory ${(ours.peak_rss_bytes / smallest).toFixed(2)}x its smallest`,
+        `  time ${(median(ours.seconds) / fastest).toFixed(2)}x PyTorch's best, peak memory ${(ours.peak_rss_bytes / smallest).toFixed(2)}x its smallest`,
       );
     }
   }

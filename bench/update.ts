@@ -1,6 +1,6 @@
 /**
- * Times whole AlignProp updates of this trainer in a process of their own and prints one line of JSON. Compiling comes
- * before the clock starts, as loading does in the peer.
+ * Times whole training steps of AlignProp in this trainer and prints one line of JSON. `bench/main.ts` runs it as a process
+ * of its own. Compilation is not timed, just as loading is not timed in the peer.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -54,9 +54,9 @@ const settings = await loadSettings({
   ].map(parseSet),
 });
 
-const measuring = await Runtime.start({ threads });
-const matmulGflops = await matmulPeak(measuring);
-await measuring.close();
+const matmulRuntime = await Runtime.start({ threads });
+const matmulGflops = await matmulPeak(matmulRuntime);
+await matmulRuntime.close();
 const pipeline = await openPipeline(settings.model);
 const chosen = { name: "aesthetic", clip: join(values.rewards, "clip"), head: join(values.rewards, "aesthetic") };
 const reward = await openReward(rewardSettings.parse(chosen), pathsOnly);
@@ -78,14 +78,14 @@ const loadedRssBytes = process.memoryUsage.rss();
 const weights = await initial();
 const state = adamwState(layout.size);
 const seconds: number[] = [];
-for (let update = 0; update < Number(values.warmup) + Number(values.repeat); update++) {
+for (let step = 0; step < Number(values.warmup) + Number(values.repeat); step++) {
   const began = performance.now();
-  const samples = drawSamples(update + 1, settings, estimator, latentElements);
+  const samples = drawSamples(step + 1, settings, estimator, latentElements);
   const request = { parameters: weights, globalBatchSize: samples.length };
   const { gradient } = await replicas.gradient(estimator, samples, request);
   clipGradNorm(gradient, settings.optimizer.max_grad_norm);
   adamw(weights, gradient, state, { learningRate: settings.optimizer.learning_rate });
-  if (update >= Number(values.warmup)) seconds.push((performance.now() - began) / 1000);
+  if (step >= Number(values.warmup)) seconds.push((performance.now() - began) / 1000);
 }
 await Promise.all(runtimes.map((runtime) => runtime.close()));
 console.log(
@@ -99,11 +99,11 @@ console.log(
   }),
 );
 
-/** The fastest of a few products of 2048 x 2048 matrices, in GFLOP/s. */
-async function matmulPeak(on: Runtime): Promise<number> {
+/** GFLOP/s of the fastest of a few products of 2048 x 2048 matrices. */
+async function matmulPeak(runtime: Runtime): Promise<number> {
   const n = 2048;
   const [a, b] = [input([n, n]), input([n, n])];
-  const program = await on.compile({ name: "matmul", inputs: { a, b }, outputs: { y: matmul(a, b) } });
+  const program = await runtime.compile({ name: "matmul", inputs: { a, b }, outputs: { y: matmul(a, b) } });
   const feeds = { a: float32(new Rng(0).normals(n * n), [n, n]), b: float32(new Rng(1).normals(n * n), [n, n]) };
   let best = Number.POSITIVE_INFINITY;
   for (let i = 0; i < 6; i++) {

@@ -1,11 +1,10 @@
-/** Curves of several methods as one SVG file: it is shown as an image, so its colours follow light and dark by themselves. */
-
+/** Curves of several methods as one SVG file. A page shows it as an image, so it contains the colors of both color schemes. */
 import { format, Html, html, ticks } from "../src/runs/report/index.js";
 
 export interface ChartPoint {
   readonly x: number;
   readonly y: number;
-  /** Half the height of the bar through the point. */
+  /** Half the height of the error bar. */
   readonly spread?: number | null;
 }
 
@@ -19,9 +18,9 @@ export interface ChartOptions {
   readonly x: string;
   readonly y: string;
   readonly series: readonly ChartSeries[];
-  /** Of the horizontal axis; where costs differ a hundredfold, `log`. Points at 0 have no place on it and are left out. */
+  /** Scale of the horizontal axis. With `log`, points at 0 are left out. */
   readonly scale?: "linear" | "log";
-  /** A level to compare with, such as where the model began. */
+  /** A horizontal line to compare with, such as the base model's reward. */
   readonly level?: { readonly y: number; readonly label: string };
 }
 
@@ -29,7 +28,7 @@ const size = { width: 820, height: 380 };
 const margin = { left: 58, right: 16, top: 34, bottom: 46 };
 const legend = { width: 268, row: 19 };
 
-/** Light and dark of each, which differ in lightness as well as in hue; a pattern of dashes tells apart what is left. */
+/** For the light and the dark scheme. They differ in lightness as well as in hue, and dashes distinguish similar ones. */
 const COLOURS = [
   ["#0b62a8", "#6cb6ff"],
   ["#c2410c", "#ff9e5e"],
@@ -83,7 +82,7 @@ ${yTicks.map(
 )}<text x="${(margin.left + inner.right) / 2}" y="${size.height - 8}" text-anchor="middle">${xLabel}</text>
 <text transform="translate(14 ${middle}) rotate(-90)" text-anchor="middle">${yLabel}</text>
 ${level ? html`<line class="level" x1="${margin.left}" x2="${inner.right}" y1="${py(level.y)}" y2="${py(level.y)}"/><text x="${inner.right - 4}" y="${py(level.y) + 15}" text-anchor="end">${level.label}</text>` : html``}
-${shown.map(({ points, label }, i) => seriesOf(points, label, i, px, py))}
+${shown.map((each, i) => seriesOf(each, i, { px, py }))}
 ${shown.map(({ label }, i) => {
   const y = margin.top + 8 + i * legend.row;
   const x = inner.right + 16;
@@ -93,13 +92,12 @@ ${shown.map(({ label }, i) => {
 `.text;
 }
 
-function seriesOf(
-  points: readonly ChartPoint[],
-  label: string,
-  index: number,
-  px: (x: number) => number,
-  py: (y: number) => number,
-): Html {
+interface Axes {
+  readonly px: (x: number) => number;
+  readonly py: (y: number) => number;
+}
+
+function seriesOf({ points, label }: ChartSeries, index: number, { px, py }: Axes): Html {
   const line = points.map(({ x, y }) => `${px(x)},${py(y)}`).join(" ");
   return html`<polyline class="line s${index}" points="${line}"/>
 ${points.map(({ x, y, spread }) => html`${spread ? html`<line class="bar s${index}" x1="${px(x)}" x2="${px(x)}" y1="${py(y - spread)}" y2="${py(y + spread)}"/>` : html``}<circle class="s${index}" cx="${px(x)}" cy="${py(y)}" r="2.4"><title>${label}: ${format(y)} at ${tickText(x)}</title></circle>`)}

@@ -1,29 +1,32 @@
-/** From runs to what is shown of them: curves, their spread over seeds, and where one method passes another. Plain arithmetic. */
+/**
+ * The arithmetic of the comparison: curves, their mean and spread over seeds, and where one method passes another. The keys of
+ * `Point`, `Saving` and `Crossing` are those of docs/paper.json.
+ */
 
-/** An evaluation of a run, and what the run had cost until then. */
+/** An evaluation of a run, and the cost of training up to it. */
 export interface Point {
-  /** Updates, or rounds of a method that learns in rounds. */
+  /** Training steps. */
   readonly update: number;
-  /** Rewards asked for in training. */
+  /** Reward queries in training. */
   readonly queries: number;
-  /** Calls of the U-Net on one picture in training, forward or back. */
+  /** Calls of the U-Net on one image in training, forward and backward. */
   readonly unet_calls: number;
   /** Mean evaluation reward. */
   readonly reward: number;
-  /** How far the pictures still show their prompts: the mean reward `clip` of the same pictures. */
+  /** Agreement of the images with their prompts: the mean reward `clip` of the same images. */
   readonly agreement: number;
 }
 
 export type Curve = readonly Point[];
 
-/** The mean of several seeds. */
+/** A point of the mean over seeds. */
 export interface MeanPoint extends Point {
-  /** Standard deviation over the seeds (n − 1); null of one. */
+  /** Sample standard deviation over the seeds; null if there is one seed. */
   readonly spread: number | null;
   readonly seeds: number;
 }
 
-/** Of runs that went less far, what they have counts where all have it: a mean is always over the same seeds. */
+/** The mean over seeds at the steps that all curves have, so that all means are over the same seeds. */
 export function meanCurve(curves: readonly Curve[]): MeanPoint[] {
   const [first, ...others] = curves;
   return (first ?? []).flatMap((point) => {
@@ -57,28 +60,28 @@ export function firstAt<P extends Point>(curve: readonly P[], reward: number): P
   return curve.find((point) => point.update > 0 && point.reward >= reward);
 }
 
-/** How many times less something costs than the baseline. */
+/** Factors by which something costs less than the baseline. */
 export interface Saving {
-  /** Than the baseline did until its best evaluation. */
+  /** Compared with the baseline until its best evaluation. */
   readonly until_best: number;
-  /** Than the baseline's whole run, which never did better. */
+  /** Compared with the whole run of the baseline. */
   readonly whole_run: number;
 }
 
 export interface Crossing {
-  /** What must be reached. */
+  /** The reward to reach. */
   readonly reward: number;
   readonly baseline: { readonly best: Point; readonly last: Point };
-  /** Where the method reaches it; null, as the savings, where it does not. */
+  /** The first point at which the method reaches it. If it does not, this and the savings are null. */
   readonly method: Point | null;
   readonly queries: Saving | null;
   readonly unet_calls: Saving | null;
 }
 
 /**
- * Where `curve` passes the best that `baseline` ever had. The two may sample differently (DDPO with noise at every step), so
- * that they begin at different rewards of the same model: what must be reached is the baseline's best, or as large a gain as the
- * baseline's, whichever is higher.
+ * Finds where `curve` reaches the best reward of `baseline`. The two may sample differently (DDPO adds noise at every step), and
+ * so start from different rewards of the same model. Therefore the reward to reach is the baseline's best, or a gain as large as
+ * the baseline's, whichever is higher. Returns undefined if a curve is empty or the baseline never improves.
  */
 export function crossing(curve: Curve, baseline: Curve): Crossing | undefined {
   const [start, baseStart, top, last] = [curve[0], baseline[0], best(baseline), baseline.at(-1)];
@@ -90,13 +93,13 @@ export function crossing(curve: Curve, baseline: Curve): Crossing | undefined {
   return { ...found, queries: saved(({ queries }) => queries), unet_calls: saved(({ unet_calls }) => unet_calls) };
 }
 
-/** The curve until it first reaches `reward`; undefined where it never does. */
+/** The curve until it first reaches `reward`; undefined if it never does. */
 export function until(curve: Curve, reward: number): Curve | undefined {
   const at = curve.findIndex((point) => point.reward >= reward);
   return at < 0 ? undefined : curve.slice(0, at + 1);
 }
 
-/** `own` and `other` are what a point cost the method and the baseline. */
+/** `own` and `other` return the cost of a point, for the method and for the baseline. */
 export function saving(
   { method, baseline }: Pick<Crossing, "method" | "baseline">,
   own: (point: Point) => number,
@@ -106,26 +109,26 @@ export function saving(
   return { until_best: other(baseline.best) / own(method), whole_run: other(baseline.last) / own(method) };
 }
 
-/** What a learning rate came to in the tuning. */
+/** The result of a learning rate in the tuning. */
 export interface Trial {
   readonly rate: number;
   readonly reward: number;
   readonly agreement: number;
 }
 
-/** The share of the model's own agreement with its prompts below which pictures begin to lose their animals. */
+/** The share of the base model's agreement below which images begin to lose their animals. */
 const KEPT_AGREEMENT = 0.9;
 
-/** The part of a curve, after its start, whose pictures still show their prompts. */
-export function keeping<P extends Point>(curve: readonly P[]): P[] {
+/** The points of a curve, after its start, whose images still show their prompts. */
+export function keepingAgreement<P extends Point>(curve: readonly P[]): P[] {
   const least = KEPT_AGREEMENT * (curve[0]?.agreement ?? 0);
   return curve.slice(1).filter(({ agreement }) => agreement >= least);
 }
 
-/** The share that a learning rate must keep. Lower, since DDPO itself keeps a fifth where it is best. */
+/** The share that a learning rate must keep. It is lower, because DDPO at its best keeps only a fifth. */
 export const TUNED_AGREEMENT = 0.75;
 
-/** The highest reward among those that keep enough; where none does, the one that keeps the most. */
+/** The trial with the highest reward among those that keep enough agreement. If none does, the one with the most agreement. */
 export function chooseRate<T extends Trial>(trials: readonly T[], agreementBefore: number): T | undefined {
   const kept = trials.filter(({ agreement }) => agreement >= TUNED_AGREEMENT * agreementBefore);
   const highest = (of: (trial: T) => number, among: readonly T[]) =>

@@ -1,8 +1,7 @@
 /**
- * What a finished run draws: every animal that it was trained on and those that it never saw, on noise that no curve was made
- * with, and for all methods by the same deterministic sampler.
+ * The final evaluation of a finished run: images of all animals that it was trained on and of the held-out ones, from noise that
+ * the curves do not use, and with the same deterministic sampler for all methods.
  */
-
 import { join } from "node:path";
 import { z } from "zod";
 import { ANIMALS, HELD_OUT_ANIMALS, loadSettings, type Settings } from "../src/config/index.js";
@@ -13,6 +12,7 @@ import { checkpointFolder, openTuned } from "../src/runs/record/index.js";
 import { evaluate, meanAndStd, score } from "../src/scoring/index.js";
 import { overridesOf } from "./methods.js";
 
+/** The keys are those of the files `final.json` and docs/paper.json. */
 const part = z.object({ pictures: z.int(), reward: z.number(), std: z.number(), agreement: z.number() });
 const final = z.object({ update: z.int(), seen: part, unseen: part });
 export type Final = z.output<typeof final>;
@@ -20,23 +20,23 @@ export type Final = z.output<typeof final>;
 const FINAL_FILE = "final.json";
 const FIRST_SEED = 1000;
 
-/** Pictures of each animal. */
+/** Images per animal. */
 const COUNTS = { seen: 1, unseen: 6 };
 
-/** Of the checkpoint at `update` in `folder`, or with `update: 0` of the model as it is; made once. */
+/** Evaluates the checkpoint of `step` in `folder`, or the base model if `step` is 0. A stored result is reused. */
 export async function readFinal(
   folder: string,
-  update: number,
+  step: number,
   settings: Settings,
   signal?: AbortSignal,
 ): Promise<Final> {
   const path = join(folder, FINAL_FILE);
   const known = (await exists(path)) ? await readJson(path, final) : undefined;
-  if (known?.update === update) return known;
-  const tuned = update === 0 ? {} : await openTuned(checkpointFolder(folder, update));
+  if (known?.update === step) return known;
+  const tuned = step === 0 ? {} : await openTuned(checkpointFolder(folder, step));
   const unseen = HELD_OUT_ANIMALS.flatMap((animal) => Array.from({ length: COUNTS.unseen }, () => animal));
   const prompts = [...ANIMALS, ...unseen];
-  const drawn = await evaluate(
+  const evaluation = await evaluate(
     {
       ...settings,
       sampling: { ...settings.sampling, eta: 0 },
@@ -45,18 +45,18 @@ export async function readFinal(
     },
     { ...tuned, ...(signal && { signal }) },
   );
-  const pictures = drawn.images.map((image, i) => ({
-    name: `picture ${i}`,
-    prompt: drawn.prompts[i] as string,
+  const images = evaluation.images.map((image, i) => ({
+    name: `image ${i}`,
+    prompt: evaluation.prompts[i] as string,
     read: async () => image,
   }));
   const { threads } = settings;
-  const agreed = await score(pictures, await loadSettings({ recipe: "clip", overrides: overridesOf({ threads }) }));
+  const agreement = await score(images, await loadSettings({ recipe: "clip", overrides: overridesOf({ threads }) }));
   const partOf = (from: number, to: number) => {
-    const { mean: reward, std } = meanAndStd(drawn.rewards.slice(from, to));
-    return { pictures: to - from, reward, std, agreement: meanAndStd(agreed.rewards.slice(from, to)).mean };
+    const { mean: reward, std } = meanAndStd(evaluation.rewards.slice(from, to));
+    return { pictures: to - from, reward, std, agreement: meanAndStd(agreement.rewards.slice(from, to)).mean };
   };
-  const result = { update, seen: partOf(0, ANIMALS.length), unseen: partOf(ANIMALS.length, prompts.length) };
+  const result = { update: step, seen: partOf(0, ANIMALS.length), unseen: partOf(ANIMALS.length, prompts.length) };
   await writeFileAtomic(path, `${JSON.stringify(result, null, 2)}\n`);
   return result;
 }

@@ -1,13 +1,14 @@
 /**
- * `npm run paper`: the paper's comparison on the embedded model (arXiv 2310.03739), from the learning rates to the page.
+ * `npm run paper`: the comparison of the AlignProp paper (arXiv 2310.03739) on the embedded model, from the tuning of learning
+ * rates to the page docs/paper.md.
  *
- *     npm run paper                                  everything; goes on where it was stopped
- *     npm run paper -- --only uniform,ddpo           some methods; several such commands may run side by side
- *     npm run paper -- --seeds 0                     the first seed of each alone
- *     npm run paper -- --time                        measure the processor's seconds of an update of each method
- *     npm run paper -- --write                       train nothing; write docs/paper.md's figures from what is there
+ *     npm run paper                                  everything; resumes where it was stopped
+ *     npm run paper -- --only uniform,ddpo           some methods; several such commands may run at the same time
+ *     npm run paper -- --seeds 0                     only the first seed of each method
+ *     npm run paper -- --time                        measure the CPU seconds of a training step of each method
+ *     npm run paper -- --write                       no training; write the tables and charts of docs/paper.md
  *
- * Every run is a run's folder as `alignprop train` makes it, with a report of its own.
+ * Every run is an ordinary run folder of `alignprop train`, with its own report.
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -22,9 +23,9 @@ import { finalJobs, folderOf, type Job, readTuning, type Tuning, tuningJobs, wor
 import { readFinal } from "./final.js";
 import { METHODS, type Method, settingsOf } from "./methods.js";
 import { makeMix } from "./mix.js";
-import { writeResults } from "./results.js";
 import { runTo } from "./run.js";
 import { measureSeconds } from "./seconds.js";
+import { writeResults } from "./write-results.js";
 
 const { values } = parseArgs({
   options: {
@@ -44,8 +45,8 @@ async function main(terminal: Terminal): Promise<void> {
   const threads = values.threads === undefined ? null : (numbers("--threads", values.threads)[0] ?? null);
   if (values.time) await measureSeconds(values.out, methods, terminal);
   else if (!values.write) {
-    await interruptible(terminal, "Finishing this update and saving", (signal) =>
-      trainAll(methods, seeds, threads, signal, terminal),
+    await interruptible(terminal, "Finishing this step and saving", (signal) =>
+      trainAll({ methods, seeds, threads }, signal, terminal),
     );
   }
   await writeResults(values.out, values.docs, threads, terminal);
@@ -59,24 +60,33 @@ function chosenMethods(only: string | undefined): Method[] {
     const suggestion = nearest(name, names);
     throw new InputError(
       "usage",
-      `--only: there is no method "${name}"${suggestion ? `; did you mean ${suggestion}?` : ""} (${names.join(", ")})`,
+      `--only: there is no method "${name}".${suggestion ? ` Did you mean ${suggestion}?` : ""} The methods are ${names.join(", ")}.`,
+      { option: "--only", found: name, expected: names, suggestion },
     );
   });
 }
 
-function numbers(option: string, text: string): number[] {
-  return text.split(",").map((part) => {
-    if (!/^\d{1,4}$/.test(part.trim()))
-      throw new InputError("usage", `${option}: "${part}" is not a whole number, as in ${option} 0,1`);
+function numbers(option: string, list: string): number[] {
+  return list.split(",").map((part) => {
+    if (!/^\d{1,4}$/.test(part.trim())) {
+      throw new InputError("usage", `${option}: "${part}" is not a whole number. Give numbers such as ${option} 0,1.`, {
+        option,
+        found: part,
+      });
+    }
     return Number(part);
   });
 }
 
-/** First seeds of all methods first, so that what there is can be compared at any time. */
+interface Selection {
+  readonly methods: readonly Method[];
+  readonly seeds: readonly number[];
+  readonly threads: number | null;
+}
+
+/** Trains the first seed of all methods before any other seed, so that the methods can be compared early. */
 async function trainAll(
-  methods: readonly Method[],
-  seeds: readonly number[],
-  threads: number | null,
+  { methods, seeds, threads }: Selection,
   signal: AbortSignal,
   terminal: Terminal,
 ): Promise<void> {
@@ -87,7 +97,7 @@ async function trainAll(
     if (tuning.chosen !== undefined) tunings.set(method, tuning);
     return tuning;
   };
-  // Until a learning rate is chosen, any stands for it.
+  // Until a learning rate is chosen, the first one takes its place.
   const everything = () =>
     methods.flatMap((method) => [
       ...tuningJobs(method),
@@ -99,18 +109,18 @@ async function trainAll(
     const folder = folderOf(values.out, job);
     const name = `${job.method.name}, learning rate ${job.rate}, seed ${job.seed}`;
     const left = async () => pace.seconds(await workLeft(values.out, everything()));
-    const went = await runTo(folder, settings, job.updates, {
+    const trained = await runTo(folder, settings, job.steps, {
       signal,
       observer: async (event) => {
         if (event.kind !== "stepped") return;
-        pace.add(job.method.calls * job.method.pictures);
+        pace.add(job.method.unetCalls * job.method.samples);
         const { step, reward_mean, eval_reward_mean: evaluated, seconds } = event.metrics;
-        const line = `${name}: ${step}/${job.updates}, reward ${format(reward_mean)}, ${duration(seconds)} an update`;
+        const line = `${name}: ${step}/${job.steps}, reward ${format(reward_mean)}, ${duration(seconds)} per step`;
         if (evaluated === undefined) terminal.update(line);
-        else terminal.say(`${line}, evaluation ${format(evaluated)}, about ${duration(await left())} left in all`);
+        else terminal.say(`${line}, evaluation ${format(evaluated)}, about ${duration(await left())} left in total`);
       },
     });
-    if (!went) terminal.say(`${name}: done before`);
+    if (!trained) terminal.say(`${name}: already done`);
   };
   const finish = async (method: Method, seed: number) => {
     const { chosen } = await tuningOf(method);
@@ -118,7 +128,7 @@ async function trainAll(
     for (const job of finalJobs(method, chosen, [seed])) {
       await run(job);
       if (signal.aborted || "reward" in method.overrides) continue;
-      await readFinal(folderOf(values.out, job), job.updates, { ...(await settingsOf(job)), threads }, signal);
+      await readFinal(folderOf(values.out, job), job.steps, { ...(await settingsOf(job)), threads }, signal);
     }
   };
   const base = join(values.out, "base");
@@ -133,7 +143,7 @@ async function trainAll(
   if (!signal.aborted) await makeMix(values.out, values.docs, threads, terminal);
 }
 
-/** What a call of the U-Net takes, evaluations and the opening of models included. */
+/** Estimates time from the mean time of a U-Net call, which includes evaluations and the opening of models. */
 class Pace {
   readonly #began = performance.now();
   #work = 0;

@@ -1,5 +1,4 @@
-/** Two rewards as a slider: the adapters of two runs, mixed with several coefficients, each mix judged by both rewards. */
-
+/** Mixes the adapters of two runs with several coefficients, and scores the images of each mix with both rewards. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import sharp from "sharp";
@@ -19,15 +18,16 @@ import { METHODS, type Method, overridesOf, settingsOf } from "./methods.js";
 
 const REWARDS = ["aesthetic", "compressibility"] as const;
 const COEFFICIENTS = [1, 0.75, 0.5, 0.25, 0];
-const PICTURES = 4;
+/** Images per prompt. */
+const IMAGES = 4;
 const SEED = 1000;
-/** Where each run still draws animals: later ones of the compressible pictures are empty. */
+/** Checkpoints whose images still show animals. Later images of the compressibility run are empty. */
 const SOURCES = [
-  { name: "uniform", update: 16 },
-  { name: "compressibility", update: 8 },
+  { name: "uniform", step: 16 },
+  { name: "compressibility", step: 8 },
 ];
-/** Of the strip's rows, which is what fits on a page. */
-const SHOWN = 4;
+/** Rows of the strip, as many as fit on a page. */
+const ROWS = 4;
 
 const mix = z.object({ coefficient: z.number(), aesthetic: z.number(), compressibility: z.number() });
 export type Mix = z.output<typeof mix>;
@@ -39,51 +39,51 @@ export async function readMix(out: string): Promise<Mix[]> {
   return (await exists(path)) ? await readJson(path, z.array(mix)) : [];
 }
 
-/** Draws and judges where both runs are done, and writes the strip. */
+/** Writes the scores and the strip of images, once both runs have the checkpoints. */
 export async function makeMix(out: string, docs: string, threads: number | null, terminal: Terminal): Promise<void> {
   if ((await exists(join(out, MIX_FILE))) && (await exists(join(docs, STRIP)))) return;
   const folders = [];
-  for (const { name, update } of SOURCES) {
+  for (const { name, step } of SOURCES) {
     const method = METHODS.find((each) => each.name === name) as Method;
     const rate = (await readTuning(out, method, threads)).chosen;
     const run = rate === undefined ? undefined : folderOf(out, { method, rate, seed: method.seeds[0] as number });
-    if (run === undefined || !(await exists(checkpointFolder(run, update)))) {
-      terminal.say(`the mix of two rewards waits for update ${update} of the run ${name}`);
+    if (run === undefined || !(await exists(checkpointFolder(run, step)))) {
+      terminal.say(`the mix of two rewards needs step ${step} of the run ${name}, which is not there yet`);
       return;
     }
-    folders.push(checkpointFolder(run, update));
+    folders.push(checkpointFolder(run, step));
   }
   const [first, second] = await Promise.all(folders.map((folder) => openAdapter(folder, "mix blends adapters")));
   if (!first || !second) return;
   const settings = await settingsOf({ method: METHODS[0] as Method, rate: 1, seed: 0 });
-  const pictures = HELD_OUT_ANIMALS.flatMap((prompt, i) =>
-    Array.from({ length: PICTURES }, (_, j) => ({ prompt, seed: SEED + i * PICTURES + j })),
+  const requests = HELD_OUT_ANIMALS.flatMap((prompt, i) =>
+    Array.from({ length: IMAGES }, (_, j) => ({ prompt, seed: SEED + i * IMAGES + j })),
   );
   const adapters = COEFFICIENTS.map((x) => mixAdapters(first, second, x));
   const { model, loading, device, precision, sampling } = settings;
-  const drawn = await generateEach(
-    { model, loading, device, precision, sampling, threads, images: pictures, batchSize: 8 },
+  const generated = await generateEach(
+    { model, loading, device, precision, sampling, threads, images: requests, batchSize: 8 },
     adapters,
   );
-  const found: Mix[] = [];
+  const mixes: Mix[] = [];
   for (const [i, coefficient] of COEFFICIENTS.entries()) {
-    const judged = { coefficient, aesthetic: 0, compressibility: 0 };
-    const images = (drawn[i] as RgbImage[]).map((image, n) => ({
-      name: `picture ${n}`,
-      prompt: pictures[n]?.prompt,
+    const scores = { coefficient, aesthetic: 0, compressibility: 0 };
+    const images = (generated[i] as RgbImage[]).map((image, n) => ({
+      name: `image ${n}`,
+      prompt: requests[n]?.prompt,
       read: async () => image,
     }));
     for (const reward of REWARDS) {
-      const judge = await loadSettings({
+      const recipe = await loadSettings({
         recipe: reward === "aesthetic" ? "default" : reward,
         overrides: overridesOf({ threads }),
       });
-      judged[reward] = meanAndStd((await score(images, judge)).rewards).mean;
+      scores[reward] = meanAndStd((await score(images, recipe)).rewards).mean;
     }
-    found.push(judged);
+    mixes.push(scores);
   }
-  const rows = HELD_OUT_ANIMALS.slice(0, SHOWN);
-  const columns = drawn.map((images) => rows.map((_, i) => images[i * PICTURES] as RgbImage));
+  const rows = HELD_OUT_ANIMALS.slice(0, ROWS);
+  const columns = generated.map((images) => rows.map((_, i) => images[i * IMAGES] as RgbImage));
   await mkdir(join(docs, "images"), { recursive: true });
   await writeFile(
     join(docs, STRIP),
@@ -91,5 +91,5 @@ export async function makeMix(out: string, docs: string, threads: number | null,
       .webp({ lossless: true })
       .toBuffer(),
   );
-  await writeFileAtomic(join(out, MIX_FILE), `${JSON.stringify(found, null, 2)}\n`);
+  await writeFileAtomic(join(out, MIX_FILE), `${JSON.stringify(mixes, null, 2)}\n`);
 }

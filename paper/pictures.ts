@@ -1,4 +1,4 @@
-/** What the methods' last evaluations look like, a row each: no curve shows what became of the animals. */
+/** The images of each method's last evaluation, one row per method. */
 import { join } from "node:path";
 import sharp from "sharp";
 import { contactSheet, type LabelledImage } from "../src/images/contact-sheet.js";
@@ -7,25 +7,25 @@ import { readSamples, samplesFolder } from "../src/runs/record/index.js";
 
 export interface Row {
   readonly label: string;
-  /** A run's folder, and one of its evaluations. */
+  /** The folder of a run, and the training step of an evaluation. */
   readonly folder: string;
-  readonly update: number;
+  readonly step: number;
 }
 
-/** A picture of each prompt, the first noise. */
-export async function pictureSheet(rows: readonly Row[]): Promise<Buffer> {
-  const pictures: LabelledImage[] = [];
+/** The first image of each prompt. */
+export async function sampleSheet(rows: readonly Row[]): Promise<Buffer> {
+  const images: LabelledImage[] = [];
   let columns = 0;
-  for (const { label, folder, update } of rows) {
-    const samples = await readSamples(folder, update);
+  for (const { label, folder, step } of rows) {
+    const samples = await readSamples(folder, step);
     const first = samples.filter(({ prompt }, i) => samples.findIndex((each) => each.prompt === prompt) === i);
     columns = first.length;
     for (const [i, { file, prompt }] of first.entries()) {
-      const image = await readImage(join(samplesFolder(folder, update), file));
-      pictures.push({ ...image, label: i === 0 ? `${label}: ${prompt}` : prompt });
+      const image = await readImage(join(samplesFolder(folder, step), file));
+      images.push({ ...image, label: i === 0 ? `${label}: ${prompt}` : prompt });
     }
   }
-  return await sharp(await contactSheet(pictures, { columns, scale: 2 }))
+  return await sharp(await contactSheet(images, { columns, scale: 2 }))
     .webp({ quality: 85 })
     .toBuffer();
 }

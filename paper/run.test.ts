@@ -2,16 +2,17 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { inputError } from "../test/errors.js";
 import { folderOf, readMethod } from "./comparison.js";
 import { METHODS, type Method, settingsOf } from "./methods.js";
 import { readCurve, runTo } from "./run.js";
 
-test("a run is begun, gone on with and left alone, and one with other settings is refused", async () => {
+test("a run starts, resumes, and is left alone when it is done; a run with other settings is refused", async () => {
   const out = await mkdtemp(join(tmpdir(), "paper-"));
   const method: Method = {
     ...(METHODS.find(({ name }) => name === "k1") as Method),
     rates: [1e-3],
-    updates: 2,
+    steps: 2,
     seeds: [5],
   };
   const run = { method, rate: 1e-3, seed: 5 };
@@ -37,7 +38,7 @@ test("a run is begun, gone on with and left alone, and one with other settings i
   expect(steps).toEqual([1, 2]);
 
   const curve = await readCurve(folder, 1);
-  // K = 1 of 2 steps, 2 pictures: 2 forward and 1 back each.
+  // 2 denoising steps, K = 1, 2 samples per training step: 2 forward calls and 1 backward call per sample.
   expect(curve.map(({ update, queries, unet_calls }) => [update, queries, unet_calls])).toEqual([
     [0, 0, 0],
     [1, 2, 6],
@@ -49,15 +50,17 @@ test("a run is begun, gone on with and left alone, and one with other settings i
   expect(mean.map(({ reward }) => reward)).toEqual(curve.map(({ reward }) => reward));
 
   const other = { ...settings, optimizer: { ...settings.optimizer, beta1: 0.5 } };
-  await expect(runTo(folder, other, 2)).rejects.toThrow(/optimizer.beta1 0.9, and is wanted with 0.5/);
+  await expect(runTo(folder, other, 2)).rejects.toThrow(
+    inputError("run-mismatch", { path: folder, setting: "optimizer.beta1", found: "0.9", expected: "0.5" }),
+  );
 
-  // Killed before its first checkpoint, it begins again.
+  // A run that was killed before its first checkpoint starts again.
   const empty = folderOf(out, { ...run, seed: 6 });
   await runTo(empty, { ...settings, seed: 6 }, 1);
   const metrics = await readFile(join(empty, "metrics.jsonl"), "utf8");
   await writeFile(join(empty, "metrics.jsonl"), "");
   await rm(join(empty, "checkpoints"), { recursive: true });
   expect(await runTo(empty, { ...settings, seed: 6 }, 1)).toBe(true);
-  const timeless = (text: string) => ({ ...JSON.parse(text), seconds: 0, peak_rss_bytes: 0 });
+  const timeless = (row: string) => ({ ...JSON.parse(row), seconds: 0, peak_rss_bytes: 0 });
   expect(timeless(await readFile(join(empty, "metrics.jsonl"), "utf8"))).toEqual(timeless(metrics));
 });

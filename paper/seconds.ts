@@ -1,6 +1,6 @@
 /**
- * How long an update of each method takes: whole runs of a few updates, one method after another, on all cores. What counts is
- * the processor's time, which other work on the machine changes little; with two busy cores a clock on the wall shows half.
+ * Measures the time of a training step of each method: runs of a few steps, one method after another, on all cores. The result
+ * is CPU time (summed over cores), which other work on the machine changes little.
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -13,48 +13,51 @@ import { duration } from "../src/runs/report/index.js";
 import { train } from "../src/train/index.js";
 import { type Method, settingsOf } from "./methods.js";
 
-/** The last is not counted, because an evaluation follows it, and of several the first, which warms the caches. */
-const UPDATES = { update: 5, round: 2 };
+/**
+ * Training steps of a measurement. The last one is not counted, because an evaluation follows it. If several remain, the first
+ * is not counted either, because it warms the caches.
+ */
+const STEPS = { small: 5, large: 2 };
 const SECONDS_FILE = "seconds.json";
-const seconds = z.record(z.string(), z.number());
+const secondsFile = z.record(z.string(), z.number());
 
-/** The processor's, of an update of each method that was measured, by its name. */
+/** CPU seconds per training step, by the name of the method; only of methods that were measured. */
 export async function readSeconds(out: string): Promise<Record<string, number>> {
   const path = join(out, SECONDS_FILE);
-  return (await exists(path)) ? await readJson(path, seconds) : {};
+  return (await exists(path)) ? await readJson(path, secondsFile) : {};
 }
 
-/** The median of a few updates, without evaluations. */
+/** Writes the median of a few training steps, without evaluations. */
 export async function measureSeconds(out: string, methods: readonly Method[], terminal: Terminal): Promise<void> {
   for (const method of methods) {
     const settings = await settingsOf({ method, rate: method.rates[0] as number, seed: 0 });
-    const updates = method.pictures > 8 ? UPDATES.round : UPDATES.update;
-    const taken: number[] = [];
-    const onTheWall: number[] = [];
+    const steps = method.samples > 8 ? STEPS.large : STEPS.small;
+    const cpuSeconds: number[] = [];
+    const wallSeconds: number[] = [];
     let before = process.cpuUsage();
-    // The evaluation before the first update and after the last are of one picture.
-    const small = { ...settings.evaluation, every: updates, seeds_per_prompt: 1, batch: 1 };
+    // The evaluations before the first step and after the last have one image.
+    const small = { ...settings.evaluation, every: steps, seeds_per_prompt: 1, batch: 1 };
     await train(
-      { ...settings, train: { steps: updates }, prompts: { ...settings.prompts, eval: ["fox"] }, evaluation: small },
+      { ...settings, train: { steps }, prompts: { ...settings.prompts, eval: ["fox"] }, evaluation: small },
       (event) => {
-        // An evaluation lies before the first update and after the last, and is told before them.
-        if (event.kind === "stepped" && taken.length < updates - 1) {
+        // The event of the first evaluation comes before the first step's, that of the last evaluation before the last step's.
+        if (event.kind === "stepped" && cpuSeconds.length < steps - 1) {
           const { user, system } = process.cpuUsage(before);
-          taken.push((user + system) / 1e6);
-          onTheWall.push(event.metrics.seconds);
+          cpuSeconds.push((user + system) / 1e6);
+          wallSeconds.push(event.metrics.seconds);
         }
         before = process.cpuUsage();
       },
     );
-    const median = middle(warm(taken));
+    const seconds = median(warm(cpuSeconds));
     terminal.say(
-      `${method.name}: ${duration(median)} of the processor for ${method.pictures} pictures (${taken.map(duration).join(", ")}), ` +
-        `${duration(middle(warm(onTheWall)))} on the wall`,
+      `${method.name}: ${duration(seconds)} of CPU time for ${method.samples} samples (${cpuSeconds.map(duration).join(", ")}), ` +
+        `${duration(median(warm(wallSeconds)))} of wall time`,
     );
     await mkdir(out, { recursive: true });
     await writeFileAtomic(
       join(out, SECONDS_FILE),
-      `${JSON.stringify({ ...(await readSeconds(out)), [method.name]: median }, null, 2)}\n`,
+      `${JSON.stringify({ ...(await readSeconds(out)), [method.name]: seconds }, null, 2)}\n`,
     );
   }
 }
@@ -63,6 +66,6 @@ function warm(values: readonly number[]): readonly number[] {
   return values.length > 1 ? values.slice(1) : values;
 }
 
-function middle(values: readonly number[]): number {
+function median(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor((values.length - 1) / 2)] as number;
 }

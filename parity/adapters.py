@@ -1,4 +1,4 @@
-"""Adapters as other tools write them: for the goldens, and for the live check in both directions (check_adapters.py)."""
+"""Writes adapters as other tools do, for the goldens and for the exchange of adapters (check_adapters.py)."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,7 @@ FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
 PROJECTIONS = ["proj_in", "proj_out"]
 CONVOLUTIONS = ["conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"]
 
-# A rank and an alpha of their own for some modules, so that a reader who takes one for all of them is found out.
+# Some modules have another rank or alpha, so that a reader that uses one for all modules fails.
 EVERYWHERE = dict(
     r=2,
     lora_alpha=3,
@@ -49,7 +49,7 @@ def with_adapter(seed: int, **config) -> UNet2DConditionModel:
     return unet
 
 
-# Each writes an adapter into a folder and returns the U-Net that has it.
+# Each function writes an adapter into a folder and returns the U-Net with the adapter. The docstrings are part of the golden.
 
 
 def by_diffusers(folder: Path) -> torch.nn.Module:
@@ -143,7 +143,7 @@ def make_adapters() -> None:
         def call(x: Tensors, unet=unet) -> Tensors:
             return {"sample": unet(x["sample"], x["timestep"], x["encoder_hidden_states"]).sample}
 
-        # Gradients by the factors of the one that adapts every kind of layer.
+        # Gradients of the factors, for the adapter that has every kind of layer
         factors = {
             f"unet.{key.replace('.default', '')}": factor
             for key, factor in unet.named_parameters()
@@ -175,7 +175,7 @@ def make_adapters() -> None:
 
 
 def every_gradient(inputs: Tensors) -> dict:
-    """Of the gradient by each weight of the U-Net itself its norm, and its product with the weight."""
+    """For each weight of the U-Net, the norm of its gradient and the inner product of gradient and weight."""
     unet = open_unet()
 
     def call(x: Tensors) -> Tensors:

@@ -1,10 +1,11 @@
 /**
- * Adapters in both directions, live: what is written here draws our picture in diffusers, and what diffusers, PEFT and
- * sd-scripts' names hold draws theirs here.
+ * Exchanges adapters with diffusers in both directions. Adapters that are written here must give the same images in diffusers,
+ * and adapters that diffusers and PEFT write, or that have the names of sd-scripts, must give the same images here.
  *
  *     npm run parity:adapters -- --python path/to/python     (its packages: parity/requirements.txt)
  *
- * On the tiny random model of test/goldens, with random factors on ever more kinds of layers. Fails above 2/255.
+ * The model is the tiny one of test/goldens. The factors are random, on more and more kinds of layers. A difference above 2/255
+ * is a failure.
  */
 
 import { execFile } from "node:child_process";
@@ -33,7 +34,7 @@ import { readTensor, type StoredTensor } from "../src/weights/source.js";
 
 const { values } = parseArgs({ options: { python: { type: "string", default: "python" } } });
 
-const MOST_LEVELS = 2;
+const MAX_LEVELS = 2;
 const MODEL = "test/goldens/tiny-sd";
 const PROMPTS = ["a photo of a cat", "two dogs"];
 const SAMPLING = { steps: 8, guidance_scale: 3 };
@@ -51,20 +52,20 @@ const folder = await mkdtemp(path.join(tmpdir(), "alignprop-adapters-"));
 try {
   await mkdir(path.join(folder, "ours"));
   const noise = await writeTask();
-  for (const [name, recipe] of Object.entries(OURS)) await writeOurs(name, await learned(recipe), noise);
-  await writeOurs("mix", await mixed(), noise);
-  const rows = await askPython();
-  for (const name of (await readdir(path.join(folder, "theirs"))).sort()) rows.push(await drawTheirs(name, noise));
+  for (const [name, recipe] of Object.entries(OURS)) await writeOurs(name, await randomParameters(recipe), noise);
+  await writeOurs("mix", await mixedParameters(), noise);
+  const rows = await checkInPython();
+  for (const name of (await readdir(path.join(folder, "theirs"))).sort()) rows.push(await compareTheirs(name, noise));
 
-  console.log("adapter          file                              largest difference   effect on the picture");
+  console.log("adapter          file                              largest difference   effect on the image");
   for (const { name, form, levels, effect } of rows) {
     console.log(
       `${name.padEnd(16)} ${form.padEnd(33)} ${`${levels.toFixed(3)}/255`.padEnd(20)} ${effect.toFixed(0)}/255`,
     );
   }
-  const wrong = rows.filter(({ levels }) => !(levels <= MOST_LEVELS));
+  const wrong = rows.filter(({ levels }) => !(levels <= MAX_LEVELS));
   if (wrong.length > 0) {
-    console.error(`${wrong.length} of ${rows.length} pictures differ by more than ${MOST_LEVELS}/255`);
+    console.error(`${wrong.length} of ${rows.length} images differ by more than ${MAX_LEVELS}/255`);
     process.exitCode = 1;
   }
 } finally {
@@ -75,9 +76,9 @@ try {
 interface Row {
   readonly name: string;
   readonly form: string;
-  /** Largest difference of the pictures by the two programs. */
+  /** Largest difference between the images of the two programs, in steps of 1/255. */
   readonly levels: number;
-  /** Largest difference that the adapter makes: were it nothing, agreement would mean nothing. */
+  /** Largest difference that the adapter makes. It must not be small, otherwise agreement proves nothing. */
   readonly effect: number;
 }
 
@@ -86,23 +87,23 @@ async function sampler(layout?: TrainableLayout): Promise<Sampler> {
   return await Sampler.compile(runtime, pipeline, options, { batch: PROMPTS.length, layout });
 }
 
-/** What both programs draw: the same prompts, from the same noise. */
+/** Writes the prompts and the noise for both programs. */
 async function writeTask(): Promise<Float32Array> {
-  const plain = await sampler();
-  const noise = stack(PROMPTS.map((_, i) => seededNoise(plain.latentElements, i).initial));
-  const { latents } = plain.latentInputs(noise, 0);
-  await plain.release();
+  const base = await sampler();
+  const noise = stack(PROMPTS.map((_, i) => seededNoise(base.latentElements, i).initial));
+  const { latents } = base.latentInputs(noise, 0);
+  await base.release();
   await writeSafetensors(path.join(folder, "noise.safetensors"), new Map([["noise", latents]]));
   await writeFile(path.join(folder, "task.json"), JSON.stringify({ prompts: PROMPTS, ...SAMPLING }));
   return noise;
 }
 
-/** Pictures [b, 3, h, w] in 0 … 1. */
-async function draw(noise: Float32Array, layout?: TrainableLayout, weights?: Float32Array) {
-  const drawing = await sampler(layout);
-  const { final } = await drawing.sample(await drawing.condition(PROMPTS, weights), noise, () => noise);
-  const image = await drawing.decode(final);
-  await drawing.release();
+/** Generates images [b, 3, h, w] in 0 … 1. */
+async function generate(noise: Float32Array, layout?: TrainableLayout, weights?: Float32Array) {
+  const adapted = await sampler(layout);
+  const { final } = await adapted.sample(await adapted.condition(PROMPTS, weights), noise, () => noise);
+  const image = await adapted.decode(final);
+  await adapted.release();
   return image;
 }
 
@@ -111,23 +112,23 @@ interface Parameters {
   readonly weights: Float32Array;
 }
 
-/** An adapter of random factors, none of them zero; a U-Net that has moved a little everywhere. */
-async function learned(recipe: SettingsInput): Promise<Parameters> {
+/** An adapter with random factors, none of them 0, or a U-Net with small random changes to all weights. */
+async function randomParameters(recipe: SettingsInput): Promise<Parameters> {
   const { layout, initial } = await openTrainable(await settingsFrom({ model: MODEL, ...recipe }), pipeline);
   const rng = new Rng(1);
-  const whole = layout.kind === "unet";
-  const weights = (await initial()).map((value) => (whole ? value * (1 + 0.05 * rng.normal()) : 0.2 * rng.normal()));
+  const isUnet = layout.kind === "unet";
+  const weights = (await initial()).map((value) => (isUnet ? value * (1 + 0.05 * rng.normal()) : 0.2 * rng.normal()));
   return { layout, weights };
 }
 
-/** Of two adapters on different layers: its modules have different ranks. */
-async function mixed(): Promise<Parameters> {
+/** The mix of two adapters on different layers, so that its modules have different ranks. */
+async function mixedParameters(): Promise<Parameters> {
   const [a, b] = ["attention", "convolutions"].map((name) => readLora(path.join(folder, "ours", name)));
   return toFlat(pipeline, mixAdapters((await a) as LoraAdapter, (await b) as LoraAdapter, 0.4));
 }
 
 async function writeOurs(name: string, { layout, weights }: Parameters, noise: Float32Array): Promise<void> {
-  const image = await draw(noise, layout, weights);
+  const image = await generate(noise, layout, weights);
   for (const [file, content] of exportFiles(layout, weights, { pipeline, name })) {
     const at = path.join(folder, "ours", name, file);
     await mkdir(path.dirname(at), { recursive: true });
@@ -136,20 +137,20 @@ async function writeOurs(name: string, { layout, weights }: Parameters, noise: F
   await writeSafetensors(path.join(folder, "ours", name, "image.safetensors"), new Map([["image", image]]));
 }
 
-async function askPython(): Promise<Row[]> {
+async function checkInPython(): Promise<Row[]> {
   const { stdout } = await promisify(execFile)(values.python, ["parity/check_adapters.py", folder], {
     maxBuffer: 1 << 24,
   });
   return JSON.parse(stdout.slice(stdout.indexOf("[{"))) as Row[];
 }
 
-async function drawTheirs(name: string, noise: Float32Array): Promise<Row> {
+async function compareTheirs(name: string, noise: Float32Array): Promise<Row> {
   const at = path.join(folder, "theirs", name);
   const { layout, weights } = toFlat(pipeline, await readLora(at));
-  const image = toFloat32(await draw(noise, layout, weights));
+  const image = toFloat32(await generate(noise, layout, weights));
   const file = await openSafetensors(path.join(at, "image.safetensors"));
   const expected = toFloat32(await readTensor(file.get("image") as StoredTensor));
-  const base = toFloat32(await draw(noise));
+  const base = toFloat32(await generate(noise));
   return { name: `by ${name}`, form: "read here", levels: levels(image, expected), effect: levels(image, base) };
 }
 

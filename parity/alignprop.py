@@ -1,14 +1,14 @@
-"""AlignProp's update in PyTorch, diffusers and PEFT: what this project's trainer is compared with.
+"""A training step of AlignProp in PyTorch, diffusers and PEFT, with which this project's trainer is compared.
 
-It follows the algorithm of Prabhudesai et al. 2023, arXiv 2310.03739, as its published code runs it (the details are
-in docs/architecture.md, "Fidelity"):
+It follows the algorithm of Prabhudesai et al. 2023, arXiv 2310.03739, as the published code runs it (see "Fidelity" in
+docs/architecture.md):
 
     x_T ~ N(0, I)
     for i, t in timesteps:  ε = guidance(unet(x_t, t));  ε is detached where mask[i] is false;  x ← DDIM(x, ε, t)
     loss = scale · mean over the batch of |reward(decode(x_0)) - target|
     accumulate over micro-batches, clip the norm, AdamW on the LoRA factors
 
-Only ε is detached: the gradient still crosses a detached step through DDIM's linear term in x_t.
+Only ε is detached. The gradient still passes a detached step through the linear term in x_t of DDIM.
 """
 
 import json
@@ -45,12 +45,12 @@ class Settings:
     max_grad_norm: float = 5.0
     negative_prompt: str = ""
     checkpointing: bool = True
-    """Recompute each U-Net call in the backward pass, as the reference does, instead of keeping its activations."""
+    """Recompute each U-Net call in the backward pass, as the reference does, instead of saving its activations."""
 
 
 @dataclass
 class Sample:
-    """What one micro-batch gave; the loss still has its graph."""
+    """The results of one micro-batch. The loss still has its graph."""
 
     trajectory: list[torch.Tensor]
     image: torch.Tensor
@@ -61,7 +61,7 @@ class Sample:
 class Aesthetic(torch.nn.Module):
     """CLIP image embedding, L2-normalised, through an MLP without activations (LAION's aesthetic predictor).
 
-    Layers 1, 3 and 5 are the dropouts of the published head, which only count for the weights' names.
+    Layers 1, 3 and 5 are the dropouts of the published head. They have no weights, but they count in the names of weights.
     """
 
     def __init__(self, clip_folder: Path, head_file: Path):
@@ -74,7 +74,7 @@ class Aesthetic(torch.nn.Module):
             self.layers[str(i)] = torch.nn.Linear(inputs, features)
         unknown = self.load_state_dict(weights, strict=False).unexpected_keys
         if unknown:
-            raise ValueError(f"{head_file}: not an aesthetic head's tensors: {unknown}")
+            raise ValueError(f"{head_file}: these tensors do not belong to an aesthetic head: {unknown}")
         self.size: int = self.clip.config.vision_config.image_size
         preprocessor = json.loads((Path(clip_folder) / "preprocessor_config.json").read_text())
         for name in ["mean", "std"]:
@@ -97,7 +97,7 @@ class Trainer:
         self.pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         self.unet, self.vae, self.reward = self.pipeline.unet, self.pipeline.vae, reward
-        # Whatever the folder's scheduler, which no published file means to clip
+        # DDIM without clipping, whatever the scheduler of the folder is
         self.scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config, clip_sample=False)
         self.models = [self.unet, self.vae, self.pipeline.text_encoder, self.reward]
         self.is_xl = hasattr(self.pipeline, "text_encoder_2")
@@ -113,14 +113,14 @@ class Trainer:
                     factor.normal_(std=1 / rank)
 
     def to(self, target) -> "Trainer":
-        """A dtype or a memory format, for every model."""
+        """Converts all models to a dtype or a memory format."""
         options = {"memory_format": target} if isinstance(target, torch.memory_format) else {"dtype": target}
         for module in self.models:
             module.to(**options)
         return self
 
     def lora(self) -> dict[str, torch.nn.Parameter]:
-        """The LoRA factors by the names of pytorch_lora_weights.safetensors."""
+        """The LoRA factors, by their names in pytorch_lora_weights.safetensors."""
         return {
             f"unet.{name.replace('.default', '')}": parameter
             for name, parameter in self.unet.named_parameters()
@@ -135,7 +135,7 @@ class Trainer:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
-        """The prompts, and the negative prompt as often, as the pipeline's own `encode_prompt` gives them."""
+        """Encodes the prompts, and the negative prompt for each of them, with the pipeline's own `encode_prompt`."""
         given = dict(device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
         negative = self.settings.negative_prompt
         if not self.is_xl:
@@ -143,14 +143,14 @@ class Trainer:
                 list(prompts), negative_prompt=[negative] * len(prompts), **given
             )
             return {"text": text}, {"text": unconditional}
-        # An empty negative prompt is none, so that force_zeros_for_empty_prompt applies
+        # None instead of an empty negative prompt, so that force_zeros_for_empty_prompt applies
         text, unconditional, pooled, unconditional_pooled = self.pipeline.encode_prompt(
             list(prompts), negative_prompt=[negative] * len(prompts) if negative else None, **given
         )
         return {"text": text, "pooled": pooled}, {"text": unconditional, "pooled": unconditional_pooled}
 
     def time_ids(self, latents: torch.Tensor) -> torch.Tensor:
-        """Stable Diffusion XL's: a picture as large as the original, not cropped [b, 6]."""
+        """Time ids of Stable Diffusion XL for an image of the original size, not cropped [b, 6]."""
         size = [side * self.pipeline.vae_scale_factor for side in latents.shape[2:]]
         return torch.tensor([size + [0, 0] + size], dtype=latents.dtype).repeat(latents.shape[0], 1)
 
@@ -162,13 +162,13 @@ class Trainer:
         return self.unet(latents, timestep, **arguments).sample
 
     def sample(self, prompts: Sequence[str], noise: torch.Tensor, mask: Sequence[bool]) -> Sample:
-        """Noise [b, c, h, w] → images, rewards and loss. `mask[i]` says whether step i keeps its gradient."""
+        """Noise [b, c, h, w] → images, rewards and loss. Step i is differentiated if `mask[i]` is true."""
         self.scheduler.set_timesteps(self.settings.steps)
         conditional, unconditional = self.encode(prompts)
         both = {name: torch.cat([unconditional[name], x]) for name, x in conditional.items()}
         latents, trajectory = noise, [noise]
-        for timestep, keep in zip(self.scheduler.timesteps, mask, strict=True):
-            with torch.set_grad_enabled(keep):
+        for timestep, differentiated in zip(self.scheduler.timesteps, mask, strict=True):
+            with torch.set_grad_enabled(differentiated):
                 predicted = self.predict(latents, timestep, both)
             latents = self.scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
             trajectory.append(latents.detach())
@@ -186,10 +186,10 @@ class Trainer:
         return each.mean() * self.settings.loss_scale
 
     def clip_gradients(self) -> torch.Tensor:
-        """Clips in place; the norm before it."""
+        """Clips in place. Returns the norm before clipping."""
         return torch.nn.utils.clip_grad_norm_(self.lora().values(), self.settings.max_grad_norm)
 
 
-def kept_steps(draws: Sequence[int]) -> list[bool]:
-    """Step i is detached when it comes before its draw."""
+def differentiated_steps(draws: Sequence[int]) -> list[bool]:
+    """The mask of a trajectory: step i is detached if i is less than its draw."""
     return [i >= draw for i, draw in enumerate(draws)]

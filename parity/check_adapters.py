@@ -1,7 +1,7 @@
-"""The Python side of the live check of adapters: `node dist/parity/adapters.js --python …` runs it, in a folder of its own.
+"""The Python side of the exchange of adapters. `node dist/parity/adapters.js --python …` runs it.
 
-Draws with what that has written (ours/<name>/), says how far the pictures lie from ours, and writes adapters of other
-tools with the pictures that they give (theirs/<name>/).
+Generates images with the adapters that the other side has written (ours/<name>/), compares them with its images, and writes
+adapters of other tools and their images (theirs/<name>/).
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main() -> None:
     task = json.loads((folder / "task.json").read_text())
     noise = load_file(folder / "noise.safetensors")["noise"]
 
-    def draw(pipeline: StableDiffusionPipeline) -> torch.Tensor:
+    def generate(pipeline: StableDiffusionPipeline) -> torch.Tensor:
         pipeline.set_progress_bar_config(disable=True)
         images = pipeline(
             task["prompts"],
@@ -37,12 +37,12 @@ def main() -> None:
         return StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32, **parts)
 
     rows = []
-    base = draw(opened())
+    base = generate(opened())
     for ours in sorted((folder / "ours").iterdir()):
         expected = load_file(ours / "image.safetensors")["image"]
 
         def compare(form: str, pipeline: StableDiffusionPipeline, name=ours.name, expected=expected) -> None:
-            image = draw(pipeline)
+            image = generate(pipeline)
             rows.append({"name": name, "form": form, "levels": levels(image, expected), "effect": levels(base, image)})
 
         if (ours / "unet").is_dir():
@@ -56,13 +56,13 @@ def main() -> None:
     for name, write in WRITERS.items():
         theirs = folder / "theirs" / name
         theirs.mkdir(parents=True)
-        image = draw(opened(unet=write(theirs)))
+        image = generate(opened(unet=write(theirs)))
         save({"image": image}, theirs / "image.safetensors")
     print(json.dumps(rows))
 
 
 def levels(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest difference between pictures in 0 … 1, in steps of 1/255."""
+    """The largest difference between images in 0 … 1, in steps of 1/255."""
     return 255 * (a - b).abs().max().item()
 
 

@@ -1,8 +1,8 @@
-"""Reads back what parity/trackers.ts had written, with TensorBoard, MLflow's client and W&B's messages.
+"""Reads the output of parity/trackers.ts with TensorBoard, MLflow's client and W&B's messages.
 
     python parity/check_trackers.py FOLDER RUN MLFLOW_URI
 
-Prints a JSON list of how much agreed; anything that does not is an error."""
+Prints a JSON list with the number of equal values. A difference is an error."""
 
 import html
 import io
@@ -26,22 +26,22 @@ from wandb.proto import wandb_internal_pb2
 
 folder, run, mlflow_uri = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
 expected = json.loads((folder / "expected.json").read_text())["steps"]
-evaluated = [step for step in expected if step["pictures"]]
+evaluated = [step for step in expected if step["images"]]
 
 
-def require(what, found, wanted):
+def require(name, found, wanted):
     if found != wanted:
-        raise SystemExit(f"{what}: {found!r} instead of {wanted!r}")
+        raise SystemExit(f"{name}: found {found!r}, expected {wanted!r}")
 
 
-def require_pixels(what, png, picture):
+def require_pixels(name, png, expected_image):
     image = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-    require(f"{what}, size", list(image.shape), [picture["height"], picture["width"], 3])
-    require(f"{what}, pixels", image.flatten().tolist(), picture["pixels"])
+    require(f"{name}, size", list(image.shape), [expected_image["height"], expected_image["width"], 3])
+    require(f"{name}, pixels", image.flatten().tolist(), expected_image["pixels"])
 
 
-def row(by, scalars, pictures, captions):
-    return {"by": by, "scalars": scalars, "pictures": pictures, "captions": captions, "steps": [s["step"] for s in expected]}
+def row(by, scalars, images, captions):
+    return {"by": by, "scalars": scalars, "images": images, "captions": captions, "steps": [s["step"] for s in expected]}
 
 
 def unescaped(text):
@@ -54,7 +54,7 @@ def unescaped(text):
 
 
 def event_files():
-    """TensorBoard's own reader of event files."""
+    """Reads event files with TensorBoard's own reader."""
     sizes = {name: 0 for name in (event_accumulator.TENSORS, event_accumulator.SCALARS, event_accumulator.IMAGES)}
     events = event_accumulator.EventAccumulator(str(run / "tensorboard"), size_guidance=sizes)
     events.Reload()
@@ -72,27 +72,27 @@ def event_files():
     require("scalars", found, wanted)
 
     tags = [t for t in events.Tags()["tensors"] if events.SummaryMetadata(t).plugin_data.plugin_name == "images"]
-    pictures = captions = 0
+    images = captions = 0
     for i, tag in enumerate(sorted(tags)):
         metadata, series = events.SummaryMetadata(tag), events.Tensors(tag)
-        require(f"{tag}, title", metadata.display_name, evaluated[0]["pictures"][i]["prompt"])
+        require(f"{tag}, title", metadata.display_name, evaluated[0]["images"][i]["prompt"])
         require(f"{tag}, steps", [e.step for e in series], [s["step"] for s in evaluated])
         for event, step in zip(series, evaluated):
             width, height, png = event.tensor_proto.string_val
-            picture = step["pictures"][i]
-            require(f"{tag}, size", [int(width), int(height)], [picture["width"], picture["height"]])
-            require_pixels(tag, png, picture)
-            pictures += 1
+            image = step["images"][i]
+            require(f"{tag}, size", [int(width), int(height)], [image["width"], image["height"]])
+            require_pixels(tag, png, image)
+            images += 1
     for event, step in zip(events.Tensors("captions"), evaluated, strict=True):
         table = np.vectorize(bytes.decode)(tensor_util.make_ndarray(event.tensor_proto))
-        require("captions", [unescaped(c) for c in table[1:, 1]], [p["caption"] for p in step["pictures"]])
+        require("captions", [unescaped(c) for c in table[1:, 1]], [p["caption"] for p in step["images"]])
         require("captions, names", [f"pictures/{n}" for n in table[1:, 0]], sorted(tags))
-        captions += len(step["pictures"])
-    return row("TensorBoard's event reader", len(found), pictures, captions)
+        captions += len(step["images"])
+    return row("TensorBoard's event reader", len(found), images, captions)
 
 
 def tensorboard_pages():
-    """The running TensorBoard, asked as its page asks it."""
+    """Queries a running TensorBoard as its page does."""
     board = program.TensorBoard()
     board.configure(argv=[None, "--logdir", str(run), "--port", "0"])
     base = board.launch()
@@ -111,25 +111,25 @@ def tensorboard_pages():
         require(tag, np.float32([v for _, v in points]).tolist(), np.float32([v for _, v in wanted]).tolist())
         scalars += len(points)
     require("tags", sorted(tags["tensorboard"]), sorted({t for s in expected for t in s["scalars"]}))
-    images = json.loads(get("images/tags"))["tensorboard"]
-    pictures = 0
-    for i, tag in enumerate(sorted(images)):
-        about = images[tag]["description"]
-        require(f"{tag}, description", f"seed {evaluated[0]['pictures'][i]['seed']}" in about, True)
+    tagged = json.loads(get("images/tags"))["tensorboard"]
+    images = 0
+    for i, tag in enumerate(sorted(tagged)):
+        about = tagged[tag]["description"]
+        require(f"{tag}, description", f"seed {evaluated[0]['images'][i]['seed']}" in about, True)
         samples = json.loads(get("images/images", tag=tag, run="tensorboard", sample=0))
         for sample, step in zip(samples, evaluated, strict=True):
             require(f"{tag}, step", sample["step"], step["step"])
             png = get("images/individualImage", **dict(urllib.parse.parse_qsl(sample["query"])))
-            require_pixels(tag, png, step["pictures"][i])
-            pictures += 1
+            require_pixels(tag, png, step["images"][i])
+            images += 1
     texts = json.loads(get("text/text", tag="captions", run="tensorboard"))
     captions = 0
     for text, step in zip(texts, evaluated, strict=True):
         shown = html.unescape(re.sub(r"<[^>]*>", "\n", text["text"]))
-        for picture in step["pictures"]:
-            require(f"{picture['caption']} in {shown}", picture["caption"] in shown, True)
+        for image in step["images"]:
+            require(f"{image['caption']} in {shown}", image["caption"] in shown, True)
             captions += 1
-    return row("a running TensorBoard", scalars, pictures, captions)
+    return row("a running TensorBoard", scalars, images, captions)
 
 
 def mlflow_server():
@@ -152,23 +152,23 @@ def mlflow_server():
         require(name, history, points)
         scalars += len(points)
     files = {f.path for f in client.list_artifacts(found.info.run_id, "images")}
-    pictures = captions = 0
+    images = captions = 0
     for step in evaluated:
         index = json.loads(mlflow.artifacts.load_text(f"{found.info.artifact_uri}/samples/step-{step['step']:06}/index.json"))
-        require("captions", [p["caption"] for p in index], [p["caption"] for p in step["pictures"]])
+        require("captions", [p["caption"] for p in index], [p["caption"] for p in step["images"]])
         captions += len(index)
-        for i, picture in enumerate(step["pictures"]):
+        for i, image in enumerate(step["images"]):
             (name,) = [f for f in files if f.startswith(f"images/{i:03}") and f"+step+{step['step']}+" in f and f.endswith(".png")]
             local = client.download_artifacts(found.info.run_id, name, str(folder))
-            require_pixels(name, pathlib.Path(local).read_bytes(), picture)
-            pictures += 1
+            require_pixels(name, pathlib.Path(local).read_bytes(), image)
+            images += 1
     top = {f.path for f in client.list_artifacts(found.info.run_id)}
     require("artifacts", top, {"adapter", "images", "report.html", "samples"})
-    return row("MLflow's client", scalars, pictures, captions)
+    return row("MLflow's client", scalars, images, captions)
 
 
 def wandb_records():
-    """The offline run's records, parsed with W&B's message definitions."""
+    """Parses the records of the offline run with W&B's message definitions."""
     (path,) = run.glob("wandb/offline-run-*/run-*.wandb")
     data, records, at, open_record = path.read_bytes(), [], 7, b""
     while at < len(data):
@@ -186,19 +186,19 @@ def wandb_records():
     require("unknown fields", sum(len(UnknownFieldSet(record)) for record in records), 0)
     history = [r.history for r in records if r.WhichOneof("record_type") == "history"]
     require("steps", [h.step.num for h in history], [s["step"] for s in expected])
-    scalars = pictures = captions = 0
+    scalars = images = captions = 0
     for line, step in zip(history, expected):
         values = {item.nested_key[0]: json.loads(item.value_json) for item in line.item}
         shown = values.pop("pictures", {"filenames": [], "captions": []})
         own = {key: value for key, value in values.items() if not key.startswith("_")}
         require(f"step {step['step']}", own, step["scalars"])
         scalars += len(own)
-        require("captions", shown["captions"], [p["caption"] for p in step["pictures"]])
+        require("captions", shown["captions"], [p["caption"] for p in step["images"]])
         captions += len(shown["captions"])
-        for name, picture in zip(shown["filenames"], step["pictures"], strict=True):
-            require_pixels(name, (path.parent / "files" / name).read_bytes(), picture)
-            pictures += 1
-    return row("W&B's messages", scalars, pictures, captions)
+        for name, image in zip(shown["filenames"], step["images"], strict=True):
+            require_pixels(name, (path.parent / "files" / name).read_bytes(), image)
+            images += 1
+    return row("W&B's messages", scalars, images, captions)
 
 
 print(json.dumps([event_files(), tensorboard_pages(), mlflow_server(), wandb_records()]))

@@ -25,7 +25,7 @@ VISION = dict(
     projection_dim=8,
 )
 
-# 19 is the highest id, so it ends a text under both rules; 3 is not, so that only the exact rule finds it.
+# 19 is the highest id, so it is the end token under both rules. 3 is not the highest, so only the exact rule finds it.
 INPUT_IDS = [[0, 5, 11, 19, 19, 19, 19], [0, 7, 3, 18, 4, 9, 19]]
 
 POOLING = {
@@ -43,8 +43,8 @@ def make_clip() -> None:
 
 
 def make_text(name: str, *, hidden_act: str, eos_token_id: int, prefix: str) -> None:
-    """Published Stable Diffusion folders have `text_model.` before the weights' names, and a position_ids that nothing
-    needs; transformers 5 loads those, but saves neither. One golden has each form."""
+    """In published Stable Diffusion folders, tensor names begin with `text_model.`, and there are unused position_ids.
+    transformers 5 loads both, but does not save them. There is a golden of each form."""
     config = CLIPTextConfig(**TEXT, hidden_act=hidden_act, eos_token_id=eos_token_id)
     model = CLIPTextModel(config).eval().requires_grad_(False)
     randomize(model, seed=21)

@@ -98,7 +98,7 @@ def sequence(given: Tensors, config: dict, eta: float) -> Tensors:
 
 
 def noising() -> Tensors:
-    """What training a diffusion model needs: x_t from x_0, and v for v-prediction."""
+    """Noising for the training of a diffusion model: x_t from x_0, and v for v-prediction."""
     scheduler = DDIMScheduler(**SD15)
     sample, noise, t = normal(35, 4, 1, 2, 2), normal(36, 4, 1, 2, 2), torch.tensor([0, 1, 500, 999])
     return {

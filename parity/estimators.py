@@ -1,8 +1,8 @@
-"""Writes test/goldens/estimators.{json,safetensors}: one update of each estimator with everything random given.
+"""Writes test/goldens/estimators.{json,safetensors}: one training step of each estimator with stored random numbers.
 
-Each is written here a second time, from its paper, with autograd in the place of the project's vector-Jacobian products, on
-the tiny model and reward of `reference_loop.py`. Where an estimator learns from what it sampled earlier (ddpo, rwr), the
-adapter has moved in between, so that importance ratios are not all 1 and some are clipped.
+Each estimator is implemented a second time, from its paper, with autograd instead of the project's vector-Jacobian products, on
+the tiny model and reward of `reference_loop.py`. If an estimator computes its gradient from stored trajectories (ddpo, rwr), the
+adapter changes after sampling, so that the importance ratios are not all 1 and some are clipped.
 """
 
 import math
@@ -16,11 +16,11 @@ from reference_loop import initial_lora
 from safetensors.torch import save_file
 from tiny_sd import MODEL, REWARD_CLIP, REWARD_HEAD, make_tiny_sd
 
-STEPS, PICTURES, NOISES = 5, 4, 2
+STEPS, SAMPLES, NOISES = 5, 4, 2
 PROMPTS = ["a cat", "a dog", "a cat", "two cats"]
 SETTINGS = Settings(steps=STEPS, rank=2, checkpointing=False)
 MOVED = 1.2
-"""What the adapter is multiplied by between sampling and learning."""
+"""Factor of the adapter after sampling."""
 DDPO = dict(clip_range=2e-4, advantage_clip=1.03, buffer_size=3, min_count=2)
 TEMPERATURE = 0.5
 KL_WEIGHT = 3.0
@@ -50,7 +50,7 @@ class Estimators:
         return self.trainer.predict(x, self.scheduler.timesteps[step], self.both)
 
     def noise_of(self, output: torch.Tensor, x: torch.Tensor, step: int) -> torch.Tensor:
-        """ε̂, whatever the U-Net predicts."""
+        """The predicted noise ε̂, for any prediction type."""
         alpha_bar = self.scheduler.alphas_cumprod[self.scheduler.timesteps[step]].to(self.dtype)
         original = self.step(output, x, step).pred_original_sample
         return (x - alpha_bar.sqrt() * original) / (1 - alpha_bar).sqrt()
@@ -62,7 +62,7 @@ class Estimators:
         return self.trainer.reward(self.trainer.vae.decode(latents / self.trainer.vae.config.scaling_factor).sample)
 
     def base(self, x: torch.Tensor, step: int) -> torch.Tensor:
-        """The output without the adapter."""
+        """The output of the base model."""
         self.trainer.unet.disable_adapters()
         with torch.no_grad():
             output = self.output(x, step)
@@ -70,13 +70,13 @@ class Estimators:
         return output
 
     def draft(self, k: int, kl_weight: float = 0.0) -> dict:
-        """The last k steps: the latent before them is a constant."""
+        """Differentiates the last k steps. The latent before them is a constant."""
         x, divergence = self.noise, torch.zeros((), dtype=self.dtype)
         for i in range(STEPS):
-            learns = i >= STEPS - k
-            with torch.set_grad_enabled(learns):
+            differentiated = i >= STEPS - k
+            with torch.set_grad_enabled(differentiated):
                 output = self.output(x, i)
-                if learns and kl_weight > 0:
+                if differentiated and kl_weight > 0:
                     difference = self.noise_of(output, x.detach(), i) - self.noise_of(self.base(x, i), x.detach(), i)
                     divergence = divergence + difference.square().mean((1, 2, 3)).mean()
                 x = self.step(output, x, i).prev_sample
@@ -103,12 +103,12 @@ class Estimators:
 
     def refl(self) -> dict:
         jumped = []
-        for picture, jump in enumerate(JUMPS):
+        for sample, jump in enumerate(JUMPS):
             with torch.no_grad():
                 x = self.noise
                 for i in range(jump):
                     x = self.step(self.output(x, i), x, i).prev_sample
-            jumped.append(self.step(self.output(x, jump), x, jump).pred_original_sample[picture])
+            jumped.append(self.step(self.output(x, jump), x, jump).pred_original_sample[sample])
         rewards = self.rewards(torch.stack(jumped))
         loss = self.trainer.loss(rewards)
         loss.backward()
@@ -123,14 +123,14 @@ class Estimators:
         return latents, self.rewards(latents[-1])
 
     def log_probability(self, x: torch.Tensor, following: torch.Tensor, i: int) -> torch.Tensor:
-        """log p(x_{t-1} | x_t), the mean over the elements [b]."""
+        """log p(x_{t-1} | x_t), mean over the elements [b]."""
         deviation = self.deviation(i)
         mean = self.step(self.output(x, i), x, i, 1.0, torch.zeros_like(x)).prev_sample
         each = -((following - mean) ** 2) / (2 * deviation**2) - deviation.log() - math.log(math.sqrt(2 * math.pi))
         return each.mean((1, 2, 3))
 
     def advantages(self, rewards: list[float], buffers: dict[str, deque]) -> list[float]:
-        """Each prompt's own statistics where it was seen often enough, as DDPO's tracker keeps them."""
+        """Normalizes by the statistics of each prompt, or of all prompts if it has too few rewards, as DDPO's tracker does."""
         for prompt, reward in zip(PROMPTS, rewards, strict=True):
             buffers[prompt].append(reward)
         found = []
@@ -142,10 +142,10 @@ class Estimators:
         return found
 
     def adjoint_matching(self) -> dict:
-        """The regression itself, by autograd: controls, and the base model's adjoints as their targets."""
+        """The regression of the paper with autograd: the control is fitted to the adjoint of the base model."""
         latents, rewards = self.rollout(eta=1.0)
         final = latents[-1].clone().requires_grad_()
-        loss = self.trainer.loss(self.rewards(final)) * PICTURES
+        loss = self.trainer.loss(self.rewards(final)) * SAMPLES
         (adjoint,) = torch.autograd.grad(loss * LAMBDA, final)
         terms = []
         for i in reversed(range(STEPS)):
@@ -159,8 +159,8 @@ class Estimators:
             control = (steered - following.detach()) / deviation
             terms.append((control + deviation * adjoint).square().sum() / 2)
             (adjoint,) = torch.autograd.grad(following, x, adjoint)
-        (torch.stack(terms).sum() / (LAMBDA * PICTURES)).backward()
-        return {"loss": loss.item() / PICTURES, "rewards": rewards.tolist()}
+        (torch.stack(terms).sum() / (LAMBDA * SAMPLES)).backward()
+        return {"loss": loss.item() / SAMPLES, "rewards": rewards.tolist()}
 
     def deviation(self, i: int) -> torch.Tensor:
         """σ of a step with eta = 1."""
@@ -191,7 +191,7 @@ class Estimators:
     def rwr(self) -> dict:
         latents, rewards = self.rollout(eta=0.0)
         advantages = (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-6)
-        weights = (advantages / TEMPERATURE).softmax(0) * PICTURES
+        weights = (advantages / TEMPERATURE).softmax(0) * SAMPLES
         self.move(MOVED)
         losses = []
         for i in range(STEPS):
@@ -205,7 +205,7 @@ class Estimators:
 
 
 def noises() -> Tensors:
-    shape = [PICTURES, 4, 8, 8]
+    shape = [SAMPLES, 4, 8, 8]
     return {
         "initial": normal(211, *shape),
         "steps": normal(212, STEPS, *shape),
@@ -214,7 +214,7 @@ def noises() -> Tensors:
     }
 
 
-UPDATES: dict[str, Callable[[Estimators], dict]] = {
+ESTIMATORS: dict[str, Callable[[Estimators], dict]] = {
     "draft": lambda estimators: estimators.draft(STEPS),
     "draft-k": lambda estimators: estimators.draft(K),
     "draft-lv": Estimators.draft_lv,
@@ -231,17 +231,17 @@ def make_estimators() -> None:
     make_tiny_sd()
     tensors = dict(noises()) | {f"lora.{name}": x for name, x in Estimators(torch.float32).initial.items()}
     described = {}
-    for name, update in UPDATES.items():
+    for name, run in ESTIMATORS.items():
         gradients = {}
         for dtype in [torch.float64, torch.float32]:
             estimators = Estimators(dtype)
-            described[name] = update(estimators)
+            described[name] = run(estimators)
             gradients[dtype] = {key: x.grad for key, x in estimators.trainer.lora().items()}
         flat = {dtype: torch.cat([x.double().flatten() for x in g.values()]) for dtype, g in gradients.items()}
         distance = ((flat[torch.float32] - flat[torch.float64]).norm() / flat[torch.float64].norm()).item()
         described[name]["float32_from_float64"] = distance
         tensors |= {f"{name}.gradient.{key}": x for key, x in gradients[torch.float32].items()}
-        print(f"estimators: {name}, float32 from float64: {distance:.1e}")
+        print(f"estimators: {name}, error of float32: {distance:.1e}")
     write_json(
         GOLDENS / "estimators.json",
         {

@@ -1,11 +1,11 @@
-"""Whole pipelines of each family of models in miniature, and what PyTorch, diffusers and PEFT make of them.
+"""Makes a tiny pipeline of each model family, and computes results of it in PyTorch, diffusers and PEFT.
 
-A family's folder holds
+The folder of a family holds
 
     model/                  a pipeline as save_pretrained writes it, with random weights
     adapter.safetensors     a LoRA of its U-Net under PEFT's names, both factors random
-    reference.json          prompts, sizes and settings of what was computed
-    reference.safetensors   inputs and results; `MEANING` says what each is
+    reference.json          prompts, sizes and settings of the computation
+    reference.safetensors   inputs and results; `MEANING` describes each tensor
 
 `make_families()` writes the goldens under test/goldens/families. As a program it writes families with other random
 weights, for `npm run parity`:
@@ -74,13 +74,13 @@ class Family:
     schedule: dict
     height: int
     width: int
-    """Of latents."""
+    """Height and width of the latents."""
     dtype: torch.dtype = torch.float32
-    """Of the files. Everything is computed from them in float64."""
+    """The type in the files. All results are computed in float64."""
     pad: str = END
-    """Of the last tokenizer: "!" in those that came with OpenCLIP."""
+    """Padding token of the last tokenizer; "!" for OpenCLIP."""
     prefixed: bool = True
-    """Names of text encoders begin with `text_model.`, as in published files; transformers 5 leaves it out."""
+    """True if tensor names of text encoders begin with `text_model.`, as in published files. transformers 5 omits it."""
     steps: int = 4
     guidance_scale: float = 3.0
     negative: str = ""
@@ -244,7 +244,7 @@ FAMILY: dict[str, Family] = {
 
 
 def build(family: Family, folder: Path, seed: int) -> None:
-    """A pipeline's folder with random weights."""
+    """Writes the folder of a pipeline with random weights."""
     shutil.rmtree(folder, ignore_errors=True)
     vocab = vocabulary()
     sizes = dict(
@@ -287,7 +287,7 @@ def build(family: Family, folder: Path, seed: int) -> None:
 
 
 def compute(family: Family, model: Path, reward: tuple[Path, Path], seed: int) -> tuple[Tensors, Tensors]:
-    """The adapter, and everything in `MEANING`, in float64."""
+    """Returns the adapter and the tensors of `MEANING`, computed in float64."""
     settings = Settings(
         steps=family.steps,
         guidance_scale=family.guidance_scale,
@@ -300,7 +300,7 @@ def compute(family: Family, model: Path, reward: tuple[Path, Path], seed: int) -
     random = generator(seed)
 
     def normal(*shape: int) -> torch.Tensor:
-        """Numbers that the golden's float32 holds exactly."""
+        """Random numbers that float32 represents exactly."""
         return torch.randn(*shape, generator=random).double()
 
     lora = dict(sorted(trainer.lora().items()))
@@ -346,7 +346,7 @@ def compute(family: Family, model: Path, reward: tuple[Path, Path], seed: int) -
 
 
 def check_against_pipeline(trainer: Trainer, family: Family, noise: torch.Tensor, final: torch.Tensor) -> None:
-    """diffusers' own pipeline, called as its users call it, must end where the trainer's sampling ends."""
+    """Checks that a call of diffusers' pipeline gives the same latents as the trainer's sampling."""
     pipeline = trainer.pipeline
     pipeline.scheduler = trainer.scheduler
     with torch.no_grad():
@@ -376,7 +376,7 @@ def make_family(name: str, folder: Path, reward: tuple[Path, Path], seed: int) -
     adapter, tensors = compute(family, folder / "model", reward, seed + 100)
     unexplained = [key for key in tensors if key not in MEANING]
     if unexplained:
-        raise ValueError(f"{name}: say what these tensors mean: {unexplained}")
+        raise ValueError(f"{name}: MEANING does not describe {unexplained}")
     if not all(x.isfinite().all() for x in tensors.values()):
         raise ValueError(f"{name}: {[key for key, x in tensors.items() if not x.isfinite().all()]} are not finite")
     save_file(storable(adapter), folder / "adapter.safetensors")
@@ -400,21 +400,21 @@ def make_family(name: str, folder: Path, reward: tuple[Path, Path], seed: int) -
 
 
 def make_families() -> None:
-    """Stable Diffusion 1's kind has goldens of its own (tiny-sd, reference-loop)."""
+    """All families except Stable Diffusion 1, which has other goldens (tiny-sd, reference-loop)."""
     for i, name in enumerate(name for name in FAMILY if name != "sd1"):
         make_family(name, FAMILIES / name, (REWARD_CLIP, REWARD_HEAD), seed=1000 * (i + 1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="a new folder: one for each family, and reward/")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for the folders of families and for reward/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("families", nargs="*", metavar="family", help=", ".join(FAMILY))
     given = parser.parse_args()
     chosen = given.families or list(FAMILY)
     unknown = [name for name in chosen if name not in FAMILY]
     if unknown:
-        parser.error(f"no family named {', '.join(unknown)}; there are {', '.join(FAMILY)}")
+        parser.error(f"no family is named {', '.join(unknown)}; the families are {', '.join(FAMILY)}")
     torch.set_num_threads(1)
     reward = make_reward(vocabulary(), given.out / "reward", seed=given.seed + 7)
     for i, name in enumerate(chosen):

@@ -1,9 +1,6 @@
-/** One family's folder, as parity/families.py writes it, computed here: how far each result lies from PyTorch's. */
-
-import { readFile } from "node:fs/promises";
+/** Computes the results of a folder of parity/families.py here, and compares them with those of PyTorch. */
 import { join } from "node:path";
 import { gradients } from "../src/autodiff/index.js";
-import { type LossSettings, resolvedLoss, type Settings, settingsSchema } from "../src/config/index.js";
 import { CompiledEngine, planWork, Replica } from "../src/engine/index.js";
 import { type DirectEstimator, openEstimator, type TrainingSample } from "../src/estimators/index.js";
 import type { Graph } from "../src/graph/graph.js";
@@ -11,27 +8,18 @@ import type { Value } from "../src/graph/value.js";
 import { unet, unetInputs } from "../src/models/unet/unet.js";
 import { encode } from "../src/models/vae/vae.js";
 import { joinFlat } from "../src/nn/flat.js";
-import { type LoraLayout, loraAdapter } from "../src/nn/lora.js";
+import { loraAdapter } from "../src/nn/lora.js";
 import { frozenScope } from "../src/nn/scope.js";
 import { input } from "../src/ops/index.js";
-import {
-  adapterLayout,
-  decodeGraph,
-  openPipeline,
-  type Pipeline,
-  PromptEncoder,
-  Sampler,
-  textGraph,
-} from "../src/pipeline/index.js";
+import { decodeGraph, PromptEncoder, Sampler, textGraph } from "../src/pipeline/index.js";
 import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
 import type { Feeds, Runtime } from "../src/runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
-import { sizeOf } from "../src/tensor/shape.js";
-import { openSafetensors } from "../src/weights/safetensors.js";
-import { readTensor, type WeightSource } from "../src/weights/source.js";
+import type { WeightSource } from "../src/weights/source.js";
+import { type Family, openFamily } from "./family.js";
 
-/** What is compared, and the relative error that is allowed: 1e-4 for one call of a model, 1e-3 for a chain of them. */
+/** The largest relative error of each comparison: 1e-4 for one call of a model, 1e-3 for a chain of calls. */
 export const TOLERANCES = {
   "text embeddings": 1e-4,
   "U-Net call": 1e-4,
@@ -39,38 +27,13 @@ export const TOLERANCES = {
   "DDIM trajectory": 1e-3,
   "VAE encode": 1e-4,
   "VAE decode": 1e-4,
-  "update's gradients": 1e-3,
+  "training step": 1e-3,
 } as const;
 
 export type Comparison = keyof typeof TOLERANCES;
 export type FamilyErrors = Readonly<Record<Comparison, number>>;
 
-interface Reference {
-  readonly prompts: readonly string[];
-  readonly negative: string;
-  readonly timestep: number;
-  readonly steps: number;
-  readonly guidance_scale: number;
-  readonly rank: number;
-  readonly loss: LossSettings;
-}
-
-/** What all comparisons of one family share. */
-interface Family {
-  readonly runtime: Runtime;
-  readonly pipeline: Pipeline;
-  readonly settings: Settings;
-  readonly reference: Reference;
-  readonly layout: LoraLayout;
-  /** The adapter. */
-  readonly lora: Float32Array;
-  tensor(name: string): Promise<HostTensor>;
-  has(name: string): boolean;
-  /** Gradients that lie one after another sorted by name, in the adapter's own order. */
-  inOrder(sorted: HostTensor): Float32Array;
-}
-
-/** `reward`: a folder with clip/ and aesthetic/. */
+/** `reward` is a folder with clip/ and aesthetic/. */
 export async function compareFamily(runtime: Runtime, folder: string, reward: string): Promise<FamilyErrors> {
   const family = await openFamily(runtime, folder);
   const call = await compareUnetCall(family);
@@ -81,75 +44,11 @@ export async function compareFamily(runtime: Runtime, folder: string, reward: st
     "DDIM trajectory": await compareTrajectory(family),
     "VAE encode": await compareEncode(family),
     "VAE decode": await compareDecode(family),
-    "update's gradients": await compareUpdate(family, reward),
+    "training step": await compareTrainingStep(family, reward),
   };
 }
 
-async function openFamily(runtime: Runtime, folder: string): Promise<Family> {
-  const reference = JSON.parse(await readFile(join(folder, "reference.json"), "utf8")) as Reference;
-  const results = await openSafetensors(join(folder, "reference.safetensors"));
-  const pipeline = await openPipeline(join(folder, "model"));
-  const { prompts, negative, steps, guidance_scale, rank, loss } = reference;
-  const { train: _, ...parsed } = settingsSchema.parse({
-    lora: { rank },
-    sampling: { steps, guidance_scale },
-    loss,
-    batch: { samples_per_epoch: prompts.length, total: prompts.length, per_device: prompts.length },
-    estimator: { truncation: { mode: "fixed", k: null } },
-  });
-  const settings: Settings = {
-    ...parsed,
-    name: "parity",
-    loss: resolvedLoss(parsed),
-    prompts: { train: [...prompts], eval: [...prompts], template: "{}", negative },
-    train: { steps: 1 },
-  };
-  const layout = adapterLayout(pipeline, { rank, alpha: null, targets: ["attention"] });
-  const names = layout.entries.map(({ name }) => name).sort();
-  const inOrder = (sorted: HostTensor) => {
-    const values = toFloat32(sorted);
-    const flat = new Float32Array(layout.size);
-    const byName = new Map(layout.entries.map((entry) => [entry.name, entry]));
-    let at = 0;
-    for (const name of names) {
-      const { shape, offset } = byName.get(name) as (typeof layout.entries)[number];
-      flat.set(values.subarray(at, at + sizeOf(shape)), offset);
-      at += sizeOf(shape);
-    }
-    if (at !== values.length) throw new Error(`${folder}: ${values.length} numbers for an adapter of ${at}`);
-    return flat;
-  };
-  return {
-    runtime,
-    pipeline,
-    settings,
-    reference,
-    layout,
-    lora: await readAdapter(await openSafetensors(join(folder, "adapter.safetensors")), layout),
-    tensor: (name) => read(results, name),
-    has: (name) => results.get(name) !== undefined,
-    inOrder,
-  };
-}
-
-async function read(source: WeightSource, name: string): Promise<HostTensor> {
-  const stored = source.get(name);
-  if (!stored) throw new Error(`${source.describe}: has no ${name}`);
-  return readTensor(stored);
-}
-
-async function readAdapter(file: WeightSource, layout: LoraLayout): Promise<Float32Array> {
-  const flat = new Float32Array(layout.size);
-  const unknown = new Set(file.names());
-  for (const { name, offset } of layout.entries) {
-    flat.set(toFloat32(await read(file, name)), offset);
-    unknown.delete(name);
-  }
-  if (unknown.size > 0) throw new Error(`${file.describe}: layers that are not here: ${[...unknown].join(", ")}`);
-  return flat;
-}
-
-/** The worst of the prompts' embeddings, the pooled ones and those of the negative prompt. */
+/** The largest error of the text embeddings and pooled embeddings, of the prompts and of the negative prompt. */
 async function compareText({ runtime, pipeline, reference, tensor, has }: Family): Promise<number> {
   const encoder = await PromptEncoder.compile(runtime, pipeline, textGraph(pipeline));
   const conditional = await encoder.encode(reference.prompts);
@@ -163,14 +62,14 @@ async function compareText({ runtime, pipeline, reference, tensor, has }: Family
   ];
   let worst = 0;
   for (const [found, name] of pairs) {
-    if ((found !== undefined) !== has(name)) throw new Error(`${name}: given by one side only`);
+    if ((found !== undefined) !== has(name)) throw new Error(`${name}: only one side has this tensor`);
     if (found) worst = Math.max(worst, relativeError(toFloat32(found), toFloat32(await tensor(name))));
   }
   return worst;
 }
 
-/** One call without guidance, with the adapter, on PyTorch's own text embeddings; gradients by latents and adapter. */
-async function compareUnetCall({ runtime, pipeline, reference, layout, lora, tensor, inOrder }: Family) {
+/** One call with the adapter and without guidance, on the text embeddings of PyTorch; gradients of latents and adapter. */
+async function compareUnetCall({ runtime, pipeline, reference, layout, lora, tensor, inLayoutOrder }: Family) {
   const latents = await tensor("unet.latents");
   const text = await tensor("text.text");
   const [batch, , height, width] = latents.shape as [number, number, number, number];
@@ -204,7 +103,7 @@ async function compareUnetCall({ runtime, pipeline, reference, layout, lora, ten
   });
   const error = async (found: string, name: string) =>
     relativeError(toFloat32(results[found] as HostTensor), toFloat32(await tensor(name)));
-  const dLora = inOrder(await tensor("unet.gradient.lora"));
+  const dLora = inLayoutOrder(await tensor("unet.gradient.lora"));
   return {
     output: await error("output", "unet.output"),
     gradients: Math.max(
@@ -214,19 +113,19 @@ async function compareUnetCall({ runtime, pipeline, reference, layout, lora, ten
   };
 }
 
-/** All x_t of a chain with guidance and the adapter, from the prompt on. */
+/** All x_t of a denoising chain with guidance and the adapter. Includes the text encoder. */
 async function compareTrajectory({ runtime, pipeline, settings, reference, layout, lora, tensor }: Family) {
   const { prompts, negative: negativePrompt } = reference;
   const batch = prompts.length;
   const sampler = await Sampler.compile(runtime, pipeline, settings.sampling, { batch, layout, negativePrompt });
   const noise = toFloat32(await tensor("ddim.noise"));
-  const told = await sampler.condition(prompts, lora);
-  const { latents, final } = await sampler.sample(told, noise, () => new Float32Array(noise.length));
+  const conditioning = await sampler.condition(prompts, lora);
+  const { latents, final } = await sampler.sample(conditioning, noise, () => new Float32Array(noise.length));
   await sampler.release();
   const expected = toFloat32(await tensor("ddim.trajectory"));
-  const after = [...latents.slice(1), final];
+  const denoised = [...latents.slice(1), final];
   return Math.max(
-    ...after.map((x, step) => relativeError(x, expected.subarray(step * x.length, (step + 1) * x.length))),
+    ...denoised.map((x, step) => relativeError(x, expected.subarray(step * x.length, (step + 1) * x.length))),
   );
 }
 
@@ -239,7 +138,7 @@ async function compareEncode({ runtime, pipeline: { vae, weights }, tensor }: Fa
   return relativeError(toFloat32(found.mean as HostTensor), toFloat32(await tensor("vae.mean")));
 }
 
-/** Pictures leave the decoder's program in 0 … 1. */
+/** The decoder of this project returns images in 0 … 1, clamped. */
 async function compareDecode({ runtime, pipeline, tensor }: Family): Promise<number> {
   const latents = await tensor("vae.latents");
   const [batch, , height, width] = latents.shape as [number, number, number, number];
@@ -249,9 +148,9 @@ async function compareDecode({ runtime, pipeline, tensor }: Family): Promise<num
   return relativeError(toFloat32(found.images as HostTensor), expected);
 }
 
-/** An update's gradient by every number of the adapter, the gradient of every step kept. */
-async function compareUpdate(family: Family, rewardFolder: string): Promise<number> {
-  const { runtime, pipeline, settings, reference, layout, lora, tensor, inOrder } = family;
+/** The loss and the gradient of a training step that differentiates all denoising steps. */
+async function compareTrainingStep(family: Family, rewardFolder: string): Promise<number> {
+  const { runtime, pipeline, settings, reference, layout, lora, tensor, inLayoutOrder } = family;
   const chosen = { name: "aesthetic", clip: join(rewardFolder, "clip"), head: join(rewardFolder, "aesthetic") };
   const reward = await openReward(rewardSettings.parse(chosen), pathsOnly);
   const estimator = (await openEstimator(settings.estimator)) as DirectEstimator;
@@ -272,7 +171,7 @@ async function compareUpdate(family: Family, rewardFolder: string): Promise<numb
   await engine.release();
   return Math.max(
     relativeError([loss], toFloat32(await tensor("update.loss"))),
-    relativeError(gradient, inOrder(await tensor("update.gradient"))),
+    relativeError(gradient, inLayoutOrder(await tensor("update.gradient"))),
   );
 }
 
@@ -283,7 +182,7 @@ async function runOnce(runtime: Runtime, graph: Graph, weights: WeightSource, fe
   return results;
 }
 
-/** Largest difference over the largest expected value; where all are expected to be 0, the largest difference. */
+/** Largest difference, divided by the largest expected value. If all expected values are 0, the largest difference. */
 function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   if (actual.length !== expected.length) throw new Error(`${actual.length} numbers, expected ${expected.length}`);
   let difference = 0;

@@ -1,8 +1,8 @@
-"""What every golden shares: seeded weights, float64 truth with a float32 error beside it, and the files.
+"""Shared by all goldens: seeded weights, results in float64 with the error of float32, and the files.
 
 A golden is a folder under test/goldens:
 
-    golden.json          what it holds: the call, the meaning of each tensor, the float32 error of PyTorch itself
+    golden.json          description: the call, the meaning of each tensor, the float32 error of PyTorch itself
     inputs.safetensors   inputs, upstream gradients, expected outputs and expected gradients
     config.json, *.safetensors   the model, as diffusers' or transformers' save_pretrained writes it
 """
@@ -42,7 +42,7 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
 def randomize(module: torch.nn.Module, seed: int) -> None:
     """Weights that keep activations near unit size, with no bias at 0 and no norm at 1.
 
-    Library defaults would hide mistakes: CLIP starts at 0.02, and a bias of 0 agrees with a forgotten one.
+    The defaults of the libraries would hide mistakes: CLIP's weights are near 0.02, and a bias of 0 looks like a missing one.
     """
     random = generator(seed)
     with torch.no_grad():
@@ -69,9 +69,9 @@ def differentiate(
 ) -> tuple[Tensors, float]:
     """Outputs and vector-Jacobian products of `call`, which runs `module` on `inputs`.
 
-    The upstream gradient of each output is random and fixed. Everything is computed in float64 from the float32
-    weights, so that an implementation is compared with the truth and not with another rounding; the second result is
-    how far PyTorch's own float32 lies from it.
+    The upstream gradient of each output is random and fixed. All results are computed in float64 from the float32
+    weights, so that an implementation is not compared with another rounding. The second result is the error of PyTorch's
+    own float32.
     """
     parameters = parameters or {}
 
@@ -101,7 +101,7 @@ def differentiate(
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference over the largest expected value."""
+    """Largest difference, divided by the largest expected value."""
     expected = expected.double()
     return ((actual.double() - expected).abs().max() / expected.abs().max()).item()
 
@@ -132,7 +132,7 @@ def write_golden(name: str, about: str, tensors: Tensors, meaning: Mapping[str, 
     prefixes = tuple(key[:-1] for key in meaning if key.endswith("*"))
     unexplained = [key for key in tensors if key not in meaning and not key.startswith(prefixes)]
     if unexplained:
-        raise ValueError(f"{name}: say what these tensors mean: {unexplained}")
+        raise ValueError(f"{name}: `meaning` does not describe {unexplained}")
     described = {"about": about, **facts, "tensors": dict(meaning), "made_with": versions()}
     write_json(GOLDENS / name / "golden.json", described)
     save_file(storable(tensors), GOLDENS / name / "inputs.safetensors")

@@ -1,4 +1,4 @@
-"""What lies between a decoded image and CLIP: clamp, resize, normalise."""
+"""The preprocessing of a decoded image for CLIP: clamp, resize, normalize."""
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ def make_image() -> None:
         tensors |= {f"resize.{case}.{key}": x for key, x in recorded.items()}
         errors.append(error)
 
-    # 1.5 times normal: some pixels are clamped, whose gradient is 0.
+    # With a standard deviation of 1.5, some pixels are clamped and have a gradient of 0.
     recorded, error = differentiate(
         nothing, preprocess, {"image": 1.5 * normal(60, 2, 3, 16, 16)}, wrt=["image"], seed=61
     )

@@ -1,7 +1,7 @@
 """Single files in the layout of the original Stable Diffusion code, made from folders in the diffusers layout.
 
-The mapping here runs from diffusers' names to the original ones, was written from the original modules (openaimodel.py,
-model.py, open_clip's transformer.py), and is checked against diffusers' own converters, which run the other way.
+The mapping from diffusers' names to the original ones follows the original modules (openaimodel.py, model.py, open_clip's
+transformer.py). It is checked with diffusers' own converters, which convert in the other direction.
 
     sd1.safetensors, sd2.safetensors, sdxl.safetensors    tiny-sd and families/sd2 and sdxl
     published.json.gz    names and shapes of SD 1.5, 2.1 and SDXL base in both layouts, and their configurations
@@ -58,7 +58,7 @@ def unet_to_ldm(tensors: Tensors, config: dict) -> Tensors:
             r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", name
         ).groups()
         level, i = int(level), int(i)
-        # Block 0 of the inputs is conv_in, and each level ends with a downsampler or with its upsampler inside the last.
+        # Input block 0 is conv_in. An input level ends with a downsampler; the last block of an output level has the upsampler.
         block = 1 + level * (layers + 1) + i if side == "down" else level * (layers + 1) + i
         root = f"{'input' if side == 'down' else 'output'}_blocks"
         if kind == "resnets":
@@ -103,7 +103,7 @@ def clip_to_ldm(tensors: Tensors, prefix: str) -> Tensors:
 
 
 def open_clip_to_ldm(tensors: Tensors, prefix: str, *, extra_block: bool) -> Tensors:
-    """transformers' text model as OpenCLIP names it. `extra_block`: 2.x's files hold a last block that nobody uses."""
+    """transformers' text model as OpenCLIP names it. `extra_block` adds the unused last block of 2.x files."""
     layers = 1 + max(int(m[1]) for name in tensors if (m := re.search(r"layers\.(\d+)", name)))
     old: Tensors = {
         "positional_embedding": tensors["text_model.embeddings.position_embedding.weight"],
@@ -133,7 +133,7 @@ def open_clip_to_ldm(tensors: Tensors, prefix: str, *, extra_block: bool) -> Ten
 
 @dataclass(frozen=True)
 class Model:
-    """A model of one family: the tensors and the configuration of each part, as its folder has them."""
+    """A model of one family: tensors and configuration of each part, as in its folder."""
 
     family: str
     parts: dict[str, Tensors]
@@ -176,7 +176,7 @@ class Model:
 
 
 def with_text_level(part: str, tensors: Tensors) -> Tensors:
-    """transformers 5 saves CLIPTextModel without the level `text_model` that every older file has."""
+    """Adds the level `text_model`, which older files have. transformers 5 saves CLIPTextModel without it."""
     tensors = {name: x for name, x in tensors.items() if not name.endswith("position_ids")}
     if not part.startswith("text_encoder") or any(name.startswith("text_model.") for name in tensors):
         return tensors
@@ -185,7 +185,7 @@ def with_text_level(part: str, tensors: Tensors) -> Tensors:
 
 def plain(config: object) -> dict:
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    # Keys of the libraries' own begin with an underscore.
+    # Keys that begin with an underscore belong to the libraries.
     return {
         key: value
         for key, value in values.items()
@@ -194,7 +194,7 @@ def plain(config: object) -> dict:
 
 
 def check_with_diffusers(model: Model, single: Tensors) -> None:
-    """diffusers' converters must give back what the file was made from."""
+    """Checks that diffusers' converters return the tensors from which the file was made."""
     parts, configs = model.parts, model.configs
     expect_same(reference.convert_ldm_unet_checkpoint(dict(single), configs["unet"]), parts["unet"])
     expect_same(reference.convert_ldm_vae_checkpoint(dict(single), configs["vae"]), parts["vae"])
@@ -206,9 +206,9 @@ def check_with_diffusers(model: Model, single: Tensors) -> None:
             "sd2": ("text_encoder", "cond_stage_model.model."),
             "sdxl": ("text_encoder_2", "conditioner.embedders.1.model."),
         }[model.family]
-        # The converter takes the text's width for the projection's; in the published models they are one.
+        # The converter uses the text width as the projection width. They are equal in the published models.
         text = SimpleNamespace(config=SimpleNamespace(hidden_size=configs[part]["hidden_size"]))
-        # It knows the block that 2.x leaves out by its number in the published model, 23.
+        # The converter omits block 23, which 2.x does not use in the published model.
         spare = f"{prefix}transformer.resblocks.{configs[part]['num_hidden_layers']}."
         kept = {name: x for name, x in single.items() if not name.startswith(spare)}
         if model.family == "sd2":
@@ -231,7 +231,7 @@ def make_ldm() -> None:
     ]:
         single = {name: x.contiguous().clone() for name, x in model.to_ldm().items()}
         check_with_diffusers(model, single)
-        # What training leaves behind and a reader passes over.
+        # Left over from training; readers ignore it
         single |= {"model_ema.decay": torch.tensor(0.9999), "betas": torch.zeros(2)}
         save_file(single, LDM / f"{model.family}.safetensors")
         (LDM / f"{model.family}.safetensors").chmod(0o644)
@@ -249,11 +249,11 @@ def make_ldm() -> None:
     described = json.dumps({"made_with": versions(), **published}, separators=(",", ":"))
     (LDM / "published.json.gz").write_bytes(gzip.compress(described.encode(), mtime=0))
     counts = [f"{family} {len(of['single_file'])}" for family, of in published.items()]
-    print(f"ldm: published, tensors of {', '.join(counts)}")
+    print(f"ldm: published models: {', '.join(counts)}")
 
 
 def published_models() -> list[Model]:
-    """The published architectures without their weights."""
+    """The published architectures, without weights."""
     vae = dict(
         block_out_channels=[128, 256, 512, 512],
         down_block_types=["DownEncoderBlock2D"] * 4,

@@ -33,10 +33,10 @@ MAKERS = {
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # one order of summation, so that a second run writes the same bytes
+    torch.set_num_threads(1)  # a fixed order of summation, so that a second run writes the same bytes
     chosen = sys.argv[1:] or list(MAKERS)
     unknown = [name for name in chosen if name not in MAKERS]
     if unknown:
-        sys.exit(f"make_goldens: no golden named {', '.join(unknown)}; there are {', '.join(MAKERS)}")
+        sys.exit(f"make_goldens: no golden is named {', '.join(unknown)}; the goldens are {', '.join(MAKERS)}")
     for name in chosen:
         MAKERS[name]()

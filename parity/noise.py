@@ -1,18 +1,18 @@
-"""The noise of a seeded CPU generator, and a picture that a pipeline makes from it."""
+"""The noise of a seeded CPU generator, and images that a pipeline generates from it."""
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from golden import generator, write_golden
 from tiny_sd import MODEL
 
-# One by one below 16 elements, in blocks of 16 from there on, with a last block that overlaps.
+# torch.randn draws fewer than 16 elements one by one, and more in blocks of 16, of which the last one overlaps.
 SIZES = [1, 3, 5, 15, 16, 17, 20, 31, 32, 64, 250, 1, 2]
 SEEDS = [0, 1, 42, 2**32 - 1]
 
 # Longer than the generator's state of 624 words.
 LONG = 4 * 64 * 64
 
-PICTURES = [
+IMAGES = [
     {"prompt": "a photo of a cat", "negative": "", "seed": 0, "eta": 0.0, "height": 32, "width": 32},
     {"prompt": "a photo of a cat", "negative": "", "seed": 1, "eta": 0.0, "height": 32, "width": 32},
     {"prompt": "two dogs", "negative": "horse", "seed": 2**32 - 1, "eta": 0.5, "height": 32, "width": 48},
@@ -32,16 +32,16 @@ def make_noise() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(MODEL)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    for i, picture in enumerate(PICTURES):
+    for i, request in enumerate(IMAGES):
         image = pipeline(
-            picture["prompt"],
-            negative_prompt=picture["negative"],
-            generator=torch.Generator("cpu").manual_seed(picture["seed"]),
+            request["prompt"],
+            negative_prompt=request["negative"],
+            generator=torch.Generator("cpu").manual_seed(request["seed"]),
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
-            eta=picture["eta"],
-            height=picture["height"],
-            width=picture["width"],
+            eta=request["eta"],
+            height=request["height"],
+            width=request["width"],
             output_type="pt",
         ).images[0]
         tensors[f"picture.{i}"] = (image.permute(1, 2, 0) * 255).round().flatten()
@@ -58,7 +58,7 @@ def make_noise() -> None:
         sizes=SIZES,
         seeds=SEEDS,
         long=LONG,
-        pictures=PICTURES,
+        pictures=IMAGES,
         steps=STEPS,
         guidance=GUIDANCE,
     )

@@ -1,13 +1,13 @@
-"""Image models as ONNX, from both of PyTorch's exporters, with autograd's image gradient beside them.
+"""Exports image models with both ONNX exporters of PyTorch, and stores the image gradient of autograd.
 
     python parity/onnx_models.py                          the tiny models of test/goldens/onnx
     python parity/onnx_models.py --folder FOLDER          the same, for more opsets
     python parity/onnx_models.py --folder FOLDER --full   the architectures at their published sizes, random weights
 
-`node dist/bench/onnx.js FOLDER` prints how near this project comes to each.
+`node dist/bench/onnx.js FOLDER` prints the error of this project for each file.
 
-For each model a file `<model>.safetensors` (input, upstream gradient, output, gradient of the input, in float64 where the
-model can compute in it) and one ONNX file for each exporter and opset: `<model>.<exporter>-<opset>.onnx`.
+Writes a file `<model>.safetensors` for each model (input, upstream gradient, output, gradient of the input, in float64 if the
+model supports it) and an ONNX file for each exporter and opset: `<model>.<exporter>-<opset>.onnx`.
 """
 
 import argparse
@@ -48,16 +48,16 @@ from transformers import (
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
 
-# (exporter, opset): both exporters, from the oldest opset that each takes to one of the newest. Attention in one operator
-# of PyTorch takes opset 14.
+# (exporter, opset), from the oldest opset that the exporter supports to one of the newest. PyTorch's fused attention needs
+# opset 14.
 EXPORTS = [("torchscript", 11), ("torchscript", 14), ("torchscript", 17), ("dynamo", 18), ("dynamo", 21), ("dynamo", 23)]
-# For a golden the first of each exporter that works.
+# For a golden, the first one of each exporter that works
 GOLDEN_EXPORTS = [("torchscript", 11), ("torchscript", 14), ("dynamo", 21)]
 FULL_EXPORTS = [("torchscript", 17), ("dynamo", 20)]
 
 
 class Output(nn.Module):
-    """One tensor of a model that returns a record of several."""
+    """One output tensor of a model that returns several."""
 
     def __init__(self, model: nn.Module, key: str):
         super().__init__()
@@ -69,7 +69,7 @@ class Output(nn.Module):
 
 
 class Fires(nn.Module):
-    """SqueezeNet of its own parts, narrow."""
+    """A narrow SqueezeNet, built from torchvision's parts."""
 
     def __init__(self):
         super().__init__()
@@ -150,7 +150,7 @@ TINY: dict[str, tuple[Callable[[], nn.Module], int]] = {
         ),
         24,
     ),
-    # Pictures larger than the position embedding's, which is resized bicubically on the way.
+    # The images are larger than the position embedding, which is resized bicubically.
     "dinov2": (
         lambda: Output(
             Dinov2Model(Dinov2Config(hidden_size=16, image_size=16, patch_size=8, mlp_ratio=2, **TINY_LAYERS)),
@@ -158,7 +158,7 @@ TINY: dict[str, tuple[Callable[[], nn.Module], int]] = {
         ),
         24,
     ),
-    # transformers' own Swin does not pass PyTorch's newer exporter.
+    # torchvision's, because PyTorch's newer exporter does not support the Swin of transformers
     "swin": (lambda: torchvision.models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [4, 4], mlp_ratio=2, num_classes=5), 32),
     "swin-transformers": (
         lambda: Output(
@@ -223,9 +223,9 @@ def randomize(model: nn.Module, seed: int) -> None:
 
 
 def differentiate(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Output, and the gradient of its product with a random upstream, in float64 where the model can.
+    """The output, and the gradient of its product with a random upstream, in float64 if the model supports it.
 
-    `float32_error` is how far PyTorch's own float32 gradient lies from that one.
+    `float32_error` is the error of PyTorch's own float32 gradient.
     """
 
     def evaluate(dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -248,10 +248,10 @@ def differentiate(model: nn.Module, image: torch.Tensor) -> dict[str, torch.Tens
 
 
 def weighted(build: Callable[[], nn.Module], image: torch.Tensor) -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    """The model with the first random weights that have one gradient.
+    """The model with the first random weights whose gradient is well defined.
 
-    A last ReLU may let nothing through; and where some ReLU or maximum lies within rounding of its kink, float32 and
-    float64 take different sides of it, and both gradients are right.
+    A last ReLU may block all of it. If the input of a ReLU or a maximum is within rounding of the kink, float32 and float64
+    take different sides of it, and both gradients are right.
     """
     torch.manual_seed(0)
     model = build().eval()
@@ -260,7 +260,7 @@ def weighted(build: Callable[[], nn.Module], image: torch.Tensor) -> tuple[nn.Mo
         found = differentiate(model, image)
         if found["float32_error"] < 1e-4:
             return model, found
-    raise ValueError("no weights found that are away from every kink")
+    raise ValueError("found no weights that are away from all kinks")
 
 
 def export(model: nn.Module, image: torch.Tensor, exporter: str, opset: int, path: Path, strip: bool) -> None:
@@ -277,7 +277,7 @@ def export(model: nn.Module, image: torch.Tensor, exporter: str, opset: int, pat
             **({"external_data": False} if exporter == "dynamo" else {}),
         )
         proto = onnx.load(raw)
-    if strip:  # what the exporter tells of the Python source is most of a tiny file
+    if strip:  # metadata about the Python source is most of a tiny file
         forget(proto)
         if len(proto.SerializeToString()) > 90_000:
             shorten(proto)
@@ -294,7 +294,7 @@ def forget(proto: onnx.ModelProto) -> None:
 
 
 def shorten(proto: onnx.ModelProto) -> None:
-    """Numbers for the names of values, which repeat the path of the module; a tiny file is made of little else."""
+    """Replaces the names of values by numbers. The names repeat the module's path and are most of a tiny file."""
     graph = proto.graph
     kept = {value.name for value in [*graph.input, *graph.output]} | {tensor.name for tensor in graph.initializer}
     numbered: dict[str, str] = {"": ""}

@@ -1,13 +1,13 @@
-"""Files as torch.save writes them, in both of its layouts: `python parity/pytorch_files.py`.
+"""Writes files with torch.save, in both of its layouts: `python parity/pytorch_files.py`.
 
     state_dict.pt, legacy.pt, protocol-5.pt   one state_dict with every element type and kind of view
     expected.safetensors                      its tensors, contiguous
-    training.ckpt                             a checkpoint of a training run: the weights under "state_dict", and around
-                                              them what trainers add
-    tiny.pth                                  compressed.pth is the same, its zip compressed, which torch.save never does
+    training.ckpt                             a checkpoint of a training run: the weights under "state_dict", and other
+                                              entries that trainers add
+    tiny.pth, compressed.pth                  the same tensors; the second zip is compressed, which torch.save never does
     golden.json                               plain values in each protocol of pickles
 
-The older layout names storages after their addresses, so legacy.pt differs from run to run.
+The legacy layout names storages by their addresses, so legacy.pt differs from run to run.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def state_dict() -> OrderedDict:
 
 
 def stand_in(module: str, name: str, base: type = object) -> type:
-    """A class of a package that need not be installed; a pickle only names it."""
+    """A class in place of one whose package need not be installed, because a pickle contains only its name."""
     parts = module.split(".")
     for i in range(len(parts)):
         path = ".".join(parts[: i + 1])
@@ -91,7 +91,7 @@ def training_checkpoint(weights: OrderedDict) -> dict:
     }
 
 
-# In every protocol; tests hold the same value in TypeScript.
+# Pickled in every protocol. The tests have the same value in TypeScript.
 PLAIN = {
     "none": None,
     "booleans": [True, False],

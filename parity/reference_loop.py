@@ -1,7 +1,7 @@
-"""Writes test/goldens/reference-loop.{json,safetensors}: whole runs of AlignProp with everything random given.
+"""Writes test/goldens/reference-loop.{json,safetensors}: whole runs of AlignProp with stored random numbers.
 
-Makes the tiny model and reward (test/goldens/tiny-sd, tiny-reward), then runs 3 updates of 2 micro-batches for each way
-to truncate, in float32, and again in float64 to show what rounding alone does.
+Makes the tiny model and reward (test/goldens/tiny-sd, tiny-reward). Then runs 3 training steps of 2 micro-batches for each
+truncation, in float32, and again in float64 to measure the effect of rounding.
 """
 
 import dataclasses
@@ -9,18 +9,18 @@ import random
 from collections.abc import Callable
 
 import torch
-from alignprop import Aesthetic, Settings, Trainer, kept_steps
+from alignprop import Aesthetic, Settings, Trainer, differentiated_steps
 from golden import GOLDENS, Tensors, generator, normal, relative_error, storable, versions, write_json
 from safetensors.torch import save_file
 from tiny_sd import MODEL, REWARD_CLIP, REWARD_HEAD, make_tiny_sd
 
-UPDATES, MICRO_BATCHES, BATCH, STEPS = 3, 2, 2, 5
+TRAINING_STEPS, MICRO_BATCHES, BATCH, STEPS = 3, 2, 2, 5
 PROMPTS = ["a cat", "a dog", "horse", "two cats"]
 
 SETTINGS = Settings(steps=STEPS, rank=2, checkpointing=False, max_grad_norm=0.02)
 
 Draws = list[list[list[int]]]
-"""[update][micro-batch][step]: step i is detached where i is less than its draw."""
+"""[training step][micro-batch][denoising step]: step i is detached if i is less than its draw."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Run:
     draws: Draws
     settings: Settings = SETTINGS
     fresh: bool = True
-    """Whether B starts at 0, as a real run's does; then A has no gradient in the first update."""
+    """True if B starts at 0, as in a real run. Then A has no gradient in the first training step."""
 
 
 def every_micro_batch(make: Callable[[], list[int]]) -> Draws:
-    return [[make() for _ in range(MICRO_BATCHES)] for _ in range(UPDATES)]
+    return [[make() for _ in range(MICRO_BATCHES)] for _ in range(TRAINING_STEPS)]
 
 
 def runs() -> dict[str, Run]:
@@ -67,11 +67,11 @@ def initial_lora(trainer: Trainer, fresh: bool) -> Tensors:
 
 
 def noises() -> torch.Tensor:
-    return normal(112, UPDATES, MICRO_BATCHES, BATCH, 4, 8, 8)
+    return normal(112, TRAINING_STEPS, MICRO_BATCHES, BATCH, 4, 8, 8)
 
 
-def prompts(update: int, micro_batch: int) -> list[str]:
-    first = (update * MICRO_BATCHES + micro_batch) * BATCH
+def prompts(step: int, micro_batch: int) -> list[str]:
+    first = (step * MICRO_BATCHES + micro_batch) * BATCH
     return [PROMPTS[(first + i) % len(PROMPTS)] for i in range(BATCH)]
 
 
@@ -88,26 +88,26 @@ def execute(run: Run, dtype: torch.dtype) -> tuple[Tensors, list[dict]]:
     gradients: dict[str, list[torch.Tensor]] = {name: [] for name in lora}
     weights: dict[str, list[torch.Tensor]] = {name: [] for name in lora}
     first: Tensors = {}
-    updates = []
-    for update in range(UPDATES):
+    steps = []
+    for step in range(TRAINING_STEPS):
         micro_batches = []
         for micro_batch in range(MICRO_BATCHES):
-            draws = run.draws[update][micro_batch]
-            given = prompts(update, micro_batch)
-            sample = trainer.sample(given, noise[update, micro_batch], kept_steps(draws))
+            draws = run.draws[step][micro_batch]
+            given = prompts(step, micro_batch)
+            sample = trainer.sample(given, noise[step, micro_batch], differentiated_steps(draws))
             (sample.loss / MICRO_BATCHES).backward()
             first = first or {"trajectory": torch.stack(sample.trajectory), "image": sample.image}
             micro_batches.append(
                 {
                     "prompts": given,
                     "draws": draws,
-                    "mask": kept_steps(draws),
+                    "mask": differentiated_steps(draws),
                     "rewards": sample.rewards.tolist(),
                     "loss": sample.loss.item(),
                 }
             )
         for name, factor in lora.items():
-            # No gradient where every step of every micro-batch was detached
+            # There is no gradient if all steps of all micro-batches were detached
             gradients[name].append(torch.zeros_like(factor) if factor.grad is None else factor.grad.clone())
         norm = trainer.clip_gradients().item()
         optimizer.step()
@@ -115,21 +115,21 @@ def execute(run: Run, dtype: torch.dtype) -> tuple[Tensors, list[dict]]:
         for name, factor in lora.items():
             weights[name].append(factor.detach().clone())
         loss = sum(m["loss"] for m in micro_batches) / MICRO_BATCHES
-        updates.append({"loss": loss, "grad_norm": norm, "micro_batches": micro_batches})
+        steps.append({"loss": loss, "grad_norm": norm, "micro_batches": micro_batches})
     tensors = dict(first)
     tensors |= {f"gradient.{name}": torch.stack(x) for name, x in gradients.items()}
     tensors |= {f"weight.{name}": torch.stack(x) for name, x in weights.items()}
-    return tensors, updates
+    return tensors, steps
 
 
 def rounding(single: Tensors, double: Tensors, kind: str) -> float:
-    """The L2 distance over the L2 norm of all of `kind` at once, as a parity test should take it."""
+    """L2 distance divided by L2 norm, over all tensors of `kind` together, as in the parity test."""
     flat = [torch.cat([x.double().flatten() for key, x in t.items() if key.startswith(kind)]) for t in (single, double)]
     return ((flat[0] - flat[1]).norm() / flat[1].norm()).item()
 
 
 def changes(tensors: Tensors, initial: Tensors) -> Tensors:
-    """Three updates move a weight by 0.003 at most: beside the whole weight, a wrong update would not be seen."""
+    """The changes of the weights. Three steps change a weight by at most 0.003, so an error would be small beside the weight."""
     return {f"weight.{name}": tensors[f"weight.{name}"] - x for name, x in initial.items()}
 
 
@@ -143,17 +143,17 @@ def make_reference_loop() -> None:
     described = {}
     for name, run in runs().items():
         initial = initial_lora(any_trainer, run.fresh)
-        single, updates = execute(run, torch.float32)
+        single, steps = execute(run, torch.float32)
         double, exact = execute(run, torch.float64)
         tensors |= {f"{name}.{key}": value for key, value in single.items()}
         described[name] = {
             "about": run.about,
             "lora": "fresh" if run.fresh else "started",
             "settings": dataclasses.asdict(run.settings),
-            "updates": updates,
+            "updates": steps,
             "float64": {
-                "losses": [update["loss"] for update in exact],
-                "grad_norms": [update["grad_norm"] for update in exact],
+                "losses": [step["loss"] for step in exact],
+                "grad_norms": [step["grad_norm"] for step in exact],
                 "relative_distance": {
                     "trajectory": relative_error(single["trajectory"], double["trajectory"]),
                     "gradients": rounding(single, double, "gradient."),
@@ -161,7 +161,7 @@ def make_reference_loop() -> None:
                 },
             },
         }
-        print(f"reference-loop: {name}, float32 from float64: {described[name]['float64']['relative_distance']}")
+        print(f"reference-loop: {name}, error of float32: {described[name]['float64']['relative_distance']}")
 
     write_json(
         GOLDENS / "reference-loop.json",

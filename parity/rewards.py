@@ -1,5 +1,5 @@
-"""Rewards against the code that they were published with: OpenCLIP for HPSv2, transformers for PickScore, YOLOS and DETR, timm's
-ViT and transformers' BLIP text model for ImageReward. Each from a picture of 0 … 1 to the reward, preprocessing included."""
+"""Rewards, computed with the code of their publications: OpenCLIP for HPSv2, transformers for PickScore, YOLOS and DETR, timm's
+ViT and transformers' BLIP text model for ImageReward. Each takes an image in 0 … 1 and includes the preprocessing."""
 
 import json
 import shutil
@@ -29,19 +29,19 @@ from transformers import (
 PROMPTS = ["a photo of a cat", "two dogs and a horse!"]
 
 
-def picture(seed: int, height: int, width: int) -> torch.Tensor:
+def random_images(seed: int, height: int, width: int) -> torch.Tensor:
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def seen(image: torch.Tensor, size, mean, std) -> torch.Tensor:
-    """As AlignProp prepares pictures: bilinear, without antialiasing."""
+def preprocess(image: torch.Tensor, size, mean, std) -> torch.Tensor:
+    """Resizes as AlignProp does (bilinear, without antialiasing), and normalizes."""
     resized = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-    of = lambda values: torch.tensor(values, dtype=image.dtype)[:, None, None]
-    return (resized - of(mean)) / of(std)
+    per_channel = lambda values: torch.tensor(values, dtype=image.dtype)[:, None, None]
+    return (resized - per_channel(mean)) / per_channel(std)
 
 
-def halved(module: nn.Module) -> None:
-    """Weights that float16 holds exactly, so that the file may be half as large."""
+def round_to_float16(module: nn.Module) -> None:
+    """Rounds the weights to float16, so that a float16 file holds them exactly."""
     module.half().float()
 
 
@@ -79,7 +79,7 @@ def tokenize(prompts: list[str]) -> torch.Tensor:
 def make_hps() -> None:
     folder = start("reward-hps")
     vocab = json.loads((REWARD_CLIP / "vocab.json").read_text())
-    # Heads have 64 features: no tensor would say otherwise.
+    # Heads of 64 features, because the number of heads cannot be read from the tensors.
     model = open_clip.CLIP(
         embed_dim=16,
         vision_cfg=dict(image_size=24, patch_size=8, width=64, layers=2, head_width=64, mlp_ratio=0.5),
@@ -87,7 +87,7 @@ def make_hps() -> None:
     ).eval()
     model.requires_grad_(False)
     randomize(model, seed=201)
-    halved(model)
+    round_to_float16(model)
     state = {f"module.{key}": value.half() for key, value in model.state_dict().items()}
     torch.save({"epoch": 1, "state_dict": state}, folder / "HPS.pt")
     for file in ["vocab.json", "merges.txt"]:
@@ -96,12 +96,12 @@ def make_hps() -> None:
     ids = tokenize(PROMPTS)
 
     def call(x: Tensors) -> Tensors:
-        images = model.encode_image(seen(x["image"], (24, 24), CLIP_MEAN, CLIP_STD), normalize=True)
+        images = model.encode_image(preprocess(x["image"], (24, 24), CLIP_MEAN, CLIP_STD), normalize=True)
         texts = model.encode_text(x["ids"], normalize=True)
         return {"rewards": (images * texts).sum(-1)}
 
     about = "HPSv2's graph: OpenCLIP's CLIP, saved in float16 with `module.` before its names under `state_dict`"
-    write_reward("reward-hps", about, model, call, {"image": picture(202, 16, 20), "ids": ids}, 203, open_clip=open_clip.__version__)
+    write_reward("reward-hps", about, model, call, {"image": random_images(202, 16, 20), "ids": ids}, 203, open_clip=open_clip.__version__)
 
 
 def make_pickscore() -> None:
@@ -110,13 +110,13 @@ def make_pickscore() -> None:
     ids = tokenize(PROMPTS)
 
     def call(x: Tensors) -> Tensors:
-        images = model.get_image_features(seen(x["image"], (24, 24), CLIP_MEAN, CLIP_STD)).pooler_output
+        images = model.get_image_features(preprocess(x["image"], (24, 24), CLIP_MEAN, CLIP_STD)).pooler_output
         texts = model.get_text_features(x["ids"]).pooler_output
         unit = lambda y: y / y.norm(dim=-1, keepdim=True)
         return {"rewards": model.logit_scale.exp() * (unit(images) * unit(texts)).sum(-1)}
 
     about = "PickScore's graph on the CLIPModel of tiny-reward/clip"
-    write_reward("reward-pickscore", about, model, call, {"image": picture(212, 30, 24), "ids": ids}, 213)
+    write_reward("reward-pickscore", about, model, call, {"image": random_images(212, 30, 24), "ids": ids}, 213)
 
 
 PIECES = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789!?.,'-",
@@ -124,7 +124,7 @@ PIECES = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghi
 
 
 class ImageReward(nn.Module):
-    """Its names are those of the published file. BLIP's ViT is timm's, its text model the one that transformers has."""
+    """Has the tensor names of the published file. BLIP's ViT is that of timm, its text model that of transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class ImageReward(nn.Module):
         )
         self.blip.text_encoder = BlipTextModel(
             BlipTextConfig(
-                vocab_size=len(PIECES) + 2,  # [DEC] and [ENC], which are in no text
+                vocab_size=len(PIECES) + 2,  # [DEC] and [ENC], which are in no prompt
                 hidden_size=64,
                 encoder_hidden_size=64,
                 intermediate_size=32,
@@ -154,7 +154,7 @@ class ImageReward(nn.Module):
         self.mean, self.std = 0.16717362830052426, 1.0333394966054072
 
     def forward(self, image, ids, mask):
-        states = self.blip.visual_encoder(seen(image, (32, 32), CLIP_MEAN, CLIP_STD))
+        states = self.blip.visual_encoder(preprocess(image, (32, 32), CLIP_MEAN, CLIP_STD))
         read = self.blip.text_encoder(
             ids,
             attention_mask=mask,
@@ -169,7 +169,7 @@ def make_image_reward() -> None:
     folder = start("reward-image-reward")
     model = ImageReward().eval().requires_grad_(False)
     randomize(model, seed=221)
-    halved(model)
+    round_to_float16(model)
     torch.save({key: value.half() for key, value in model.state_dict().items()}, folder / "ImageReward.pt")
     (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
     tokenizer = BertTokenizer.from_pretrained(folder)
@@ -180,7 +180,7 @@ def make_image_reward() -> None:
     def call(x: Tensors) -> Tensors:
         return {"rewards": model(x["image"], x["ids"], x["mask"].long())}
 
-    inputs = {"image": picture(222, 40, 24), "ids": given.input_ids, "mask": given.attention_mask.float()}
+    inputs = {"image": random_images(222, 40, 24), "ids": given.input_ids, "mask": given.attention_mask.float()}
     about = "ImageReward's graph, saved in float16 under the published file's names; and BERT's tokenizer on a small vocabulary"
     write_reward("reward-image-reward", about, model, call, inputs, 223,
                  tokenized=[{"text": t, "ids": i, "mask": m} for t, i, m in zip(texts, tokens.input_ids, tokens.attention_mask, strict=True)])  # fmt: skip
@@ -191,7 +191,7 @@ LABELS = {0: "N/A", 1: "cat", 2: "dog"}
 
 
 def write_detector(name: str, model: nn.Module, edges: tuple[int, int], processed: tuple[int, int], seed: int) -> None:
-    """`edges` are the shortest and the longest of its preprocessor_config.json, which make a picture of 20x26 `processed`."""
+    """`edges`: shortest and longest edge in preprocessor_config.json. An image of 20x26 is resized to `processed`."""
     kind = type(model).__name__.replace("ForObjectDetection", "")
     write_json(
         GOLDENS / name / "preprocessor_config.json",
@@ -200,13 +200,13 @@ def write_detector(name: str, model: nn.Module, edges: tuple[int, int], processe
     )
 
     def call(x: Tensors) -> Tensors:
-        pixels = seen(x["image"], processed, IMAGENET_MEAN, IMAGENET_STD)
+        pixels = preprocess(x["image"], processed, IMAGENET_MEAN, IMAGENET_STD)
         probabilities = model(pixels).logits.softmax(-1)
         expected = probabilities[..., [1, 2]].sum((1, 2))
         return {"rewards": -(expected - 2).abs()}
 
     about = f"minus the distance from 2 of the expected number of cats and dogs that a {kind}ForObjectDetection sees"
-    write_reward(name, about, model, call, {"image": picture(seed + 1, 20, 26)}, seed + 2)
+    write_reward(name, about, model, call, {"image": random_images(seed + 1, 20, 26)}, seed + 2)
 
 
 def make_yolos() -> None:
@@ -231,13 +231,13 @@ def make_yolos() -> None:
 
 
 def tiny_timm_resnet(pretrained: bool = False, **options) -> nn.Module:
-    """timm's ResNet-50 but for its sizes; the stem has 64 channels in all of them."""
+    """timm's ResNet-50 with smaller sizes. Its stem always has 64 channels."""
     sizes = dict(block=timm.models.resnet.Bottleneck, layers=(1, 2, 1, 2), channels=(4, 4, 8, 8))
     return timm.models.resnet._create_resnet("resnet50", pretrained, **sizes, **options)
 
 
 def randomize_statistics(module: nn.Module, seed: int) -> None:
-    """Frozen batch normalisation, all of which are buffers."""
+    """Randomizes frozen batch normalization, which has only buffers."""
     random = generator(seed)
     for name, part in sorted(module.named_modules()):
         if type(part).__name__ == "DetrFrozenBatchNorm2d":
@@ -252,7 +252,7 @@ def make_detr() -> None:
     own = ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 12, 16, 24], depths=[1, 2, 1, 1], layer_type="basic", out_features=["stage4"]
     )
-    # As transformers 4 wrote the settings of a backbone from timm, which is how the published files have them.
+    # The settings of a timm backbone as transformers 4 wrote them. The published files have this form.
     old = {"use_timm_backbone": True, "backbone": "resnet50", "backbone_config": None}
     cases = [
         ("reward-detr", {"use_timm_backbone": False, "backbone_config": own}, None, 251),
@@ -292,9 +292,9 @@ HEAD = Path(__file__).resolve().parents[2] / "shared" / "data" / "sac+logos+ava1
 
 
 def make_aesthetic_head() -> None:
-    """Scores of the published head, which lies beside the project where it lies anywhere."""
+    """Scores of the published head, if its file is beside the project."""
     if not HEAD.exists():
-        print("aesthetic-head: left as it is; the published file is not here")
+        print("aesthetic-head: not changed, because the published file is missing")
         return
     state = torch.load(HEAD, map_location="cpu", weights_only=True)
     n = torch.arange(1, 769, dtype=torch.float64)

@@ -1,7 +1,7 @@
 /**
- * Parity with PyTorch in one table: builds tiny checkpoints of each family with random weights, has diffusers,
- * transformers and PEFT compute on them (parity/families.py), computes the same here and prints how far apart the two
- * are. Exit code 1 where a number is above its tolerance.
+ * Parity with PyTorch in one table. Makes tiny checkpoints of each model family with random weights, runs them in diffusers,
+ * transformers and PEFT (parity/families.py) and here, and prints the relative differences. The exit code is 1 if one of them is
+ * above its tolerance.
  *
  *     npm run parity -- --python .venv/bin/python [--seed 1] [family …]
  */
@@ -21,7 +21,7 @@ const { values, positionals } = parseArgs({
 const columns = Object.keys(TOLERANCES) as Comparison[];
 const isTooFar = (row: FamilyErrors, column: Comparison) => !(row[column] <= TOLERANCES[column]);
 
-/** The package's own folder, whether this runs from parity/ or from dist/parity/. */
+/** The root of the package, from parity/ or from dist/parity/. */
 const root = [join(import.meta.dirname, ".."), join(import.meta.dirname, "../..")].find((at) =>
   existsSync(join(at, "parity/families.py")),
 ) as string;
@@ -29,11 +29,11 @@ const root = [join(import.meta.dirname, ".."), join(import.meta.dirname, "../.."
 const out = mkdtempSync(join(tmpdir(), "alignprop-parity-"));
 try {
   const script = [join(root, "parity/families.py"), "--out", out, "--seed", values.seed, ...positionals];
-  const made = spawnSync(values.python, script, { stdio: ["ignore", "ignore", "inherit"] });
-  if (made.error || made.status !== 0) {
+  const child = spawnSync(values.python, script, { stdio: ["ignore", "ignore", "inherit"] });
+  if (child.error || child.status !== 0) {
     console.error(
-      `${values.python} could not make the checkpoints${made.error ? `: ${made.error.message}` : ""}. ` +
-        "It needs the packages of parity/requirements.txt; name another Python with --python.",
+      `${values.python} could not make the checkpoints${child.error ? `: ${child.error.message}` : ""}. ` +
+        "It needs the packages of parity/requirements.txt. Choose another Python with --python.",
     );
     process.exitCode = 2;
   } else {

@@ -94,7 +94,7 @@ def make_model(text: dict, vocab: dict[str, int]) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(MODEL)
-    # Published folders have CLIP's tokenizer as vocab.json and merges.txt, and `text_model.` before the weights' names.
+    # Published folders have CLIP's tokenizer as vocab.json and merges.txt, and tensor names that begin with `text_model.`.
     save_tokenizer(MODEL / "tokenizer", vocab)
     stored = {f"text_model.{name}": x for name, x in text_encoder.state_dict().items()}
     save_file(storable(stored), MODEL / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
@@ -108,11 +108,11 @@ def make_model(text: dict, vocab: dict[str, int]) -> None:
             "tokenized": [{"text": text, "input_ids": row} for text, row in zip(TEXTS, ids, strict=True)],
         },
     )
-    print(f"tiny-sd: {len(TEXTS)} texts")
+    print(f"tiny-sd: {len(TEXTS)} prompts")
 
 
 def make_reward(vocab: dict[str, int], folder: Path, seed: int = 0) -> tuple[Path, Path]:
-    """An aesthetic reward's folders; returns what `alignprop.Aesthetic` takes."""
+    """Writes the folders of an aesthetic reward. Returns the arguments of `alignprop.Aesthetic`."""
     clip_folder, head_file = folder / "clip", folder / "aesthetic" / "model.safetensors"
     clip = CLIPModel(
         CLIPConfig(
@@ -150,7 +150,7 @@ def make_reward(vocab: dict[str, int], folder: Path, seed: int = 0) -> tuple[Pat
     for i, (layer, inputs, outputs) in enumerate(zip([0, 2, 4, 6, 7], widths, widths[1:], strict=False)):
         head[f"layers.{layer}.weight"] = 2 * normal(90 + seed + i, outputs, inputs) / inputs**0.5
         head[f"layers.{layer}.bias"] = 0.2 * normal(100 + seed + i, outputs)
-    head["layers.7.bias"] += 16  # rewards on both sides of the loss's target
+    head["layers.7.bias"] += 16  # so that some rewards are above the target of the loss, and some below
     head_file.parent.mkdir(parents=True)
     save_file(head, head_file, metadata={"format": "pt"})
     write_json(head_file.parent / "config.json", {"widths": widths})
@@ -165,14 +165,14 @@ def make_reward(vocab: dict[str, int], folder: Path, seed: int = 0) -> tuple[Pat
 
 
 def vocabulary() -> dict[str, int]:
-    """CLIP's order: bytes, bytes that end a word, merges, start and end."""
+    """In the order of CLIP: bytes, bytes at the end of a word, merges, start and end token."""
     letters = list(bytes_to_unicode().values())
     words = letters + [f"{x}</w>" for x in letters] + [a + b for a, b in MERGES] + [START, END]
     return {word: i for i, word in enumerate(words)}
 
 
 def save_tokenizer(folder: Path, vocab: dict[str, int], pad: str = END) -> None:
-    """The files of openai/clip-vit-large-patch14; those that came with OpenCLIP pad with "!"."""
+    """Writes the files of openai/clip-vit-large-patch14. For OpenCLIP, `pad` is "!"."""
     for file in folder.glob("tokenizer*"):
         file.unlink()
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Goldens for src/models/clip/tokenizer.ts: a tiny CLIP vocabulary and what transformers' CLIPTokenizer makes of prompts.
+"""Goldens for src/models/clip/tokenizer.ts: a tiny CLIP vocabulary, and prompts that transformers' CLIPTokenizer encodes with it.
 
     python parity/tokenizer_goldens.py      (needs: transformers; made with 5.23.0)
 
@@ -53,7 +53,7 @@ PROMPTS = [
 
 
 def learn_merges(corpus, count):
-    """Byte-pair encoding (Sennrich et al. 2016): merge the commonest neighbours, again and again."""
+    """Byte-pair encoding (Sennrich et al. 2016): repeatedly merges the most frequent pair."""
     encode = bytes_to_unicode()
     words = collections.Counter(re.findall(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+", corpus.lower()))
     spelled = {}
@@ -87,7 +87,7 @@ def learn_merges(corpus, count):
 
 
 def added_token(content):
-    """As the tokenizer_config.json of Stable Diffusion 1.5 writes it."""
+    """A special token as in the tokenizer_config.json of Stable Diffusion 1.5."""
     return {
         "__type": "AddedToken",
         "content": content,
@@ -104,7 +104,7 @@ def main():
     tokens = characters + [c + "</w>" for c in characters] + ["".join(pair) for pair in merges] + [START, END]
     vocab = {token: i for i, token in enumerate(tokens)}
     assert len(vocab) == len(tokens)
-    # Stable Diffusion 1 pads with the end token, 2 with "!", which thereby becomes a special token.
+    # Stable Diffusion 1 pads with the end token. Version 2 pads with "!", which is therefore a special token.
     special = {
         "sd1": {"bos_token": added_token(START), "eos_token": added_token(END), "unk_token": added_token(END), "pad_token": END},
         "sd2": {"bos_token": added_token(START), "eos_token": added_token(END), "unk_token": END, "pad_token": "!"},

@@ -49,8 +49,8 @@ try {
   const rows = await readBack();
   rows.push(await syncedRows());
   console.log("read back by                          scalars    images     captions   steps");
-  for (const { by, scalars, pictures, captions, steps } of rows) {
-    const numbers = [scalars, pictures, captions].map((n) => String(n).padEnd(10)).join(" ");
+  for (const { by, scalars, images, captions, steps } of rows) {
+    const numbers = [scalars, images, captions].map((n) => String(n).padEnd(10)).join(" ");
     console.log(`${by.padEnd(36)}  ${numbers}${steps.join(" ")}`);
   }
 } finally {
@@ -63,7 +63,7 @@ interface Row {
   readonly by: string;
   /** Number of equal values. A difference ends the script. */
   readonly scalars: number;
-  readonly pictures: number;
+  readonly images: number;
   readonly captions: number;
   readonly steps: readonly number[];
 }
@@ -72,27 +72,27 @@ interface Row {
 async function expected(): Promise<object> {
   const steps = [];
   for (const step of [0, 1, 2, 3, 4]) {
-    const { mean, std, images, rewards, seeds } = evaluationOf(step);
+    const { mean, std, images: generated, rewards, seeds } = evaluationOf(step);
     const base = { eval_reward_mean: mean, eval_reward_std: std };
     const scalars = step === 0 ? base : Object.fromEntries((await stepRow(out, metricsOf(step))).scalars);
-    const shown = [0, 2, 4].includes(step) ? images : [];
-    const pictures = shown.map(({ width, height, pixels }, i) => {
+    const shown = [0, 2, 4].includes(step) ? generated : [];
+    const images = shown.map(({ width, height, pixels }, i) => {
       const labels = { prompt: PROMPTS[i] as string, seed: seeds[i] as number, reward: rewards[i] as number };
       return { ...labels, width, height, pixels: [...pixels], caption: captionOf({ ...labels, path: "" }) };
     });
-    steps.push({ step, scalars, pictures });
+    steps.push({ step, scalars, images });
   }
   return { steps };
 }
 
-/** Waits until this step is sent to MLflow. */
+/** Waits until MLflow has this step. */
 async function waitForMlflow(step: number): Promise<void> {
   for (let tries = 0; tries < 600; tries++) {
     const { mlflow } = JSON.parse(await readFile(path.join(out, "trackers.json"), "utf8"));
     if (mlflow?.step === step) return;
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
-  throw new Error(`MLflow did not get step ${step} in a minute`);
+  throw new Error(`MLflow did not receive step ${step} within a minute`);
 }
 
 async function appendIncomplete(tensorboard: string): Promise<void> {
@@ -115,7 +115,7 @@ async function syncedRows(): Promise<Row> {
   const runs = [...wandb.runs.values()];
   const [online, synced] = ["online", "made-up"].map((display) => runs.find((run) => run.displayName === display));
   if (online === undefined || synced === undefined) throw new Error("a run was not uploaded");
-  let [scalars, pictures, captions] = [0, 0, 0];
+  let [scalars, images, captions] = [0, 0, 0];
   for (const [step, row] of online.history) {
     const found = synced.history.get(step) ?? {};
     for (const [key, value] of Object.entries(row)) {
@@ -126,7 +126,7 @@ async function syncedRows(): Promise<Row> {
     const shown = row.pictures as { filenames: string[]; captions: string[] } | undefined;
     for (const file of shown?.filenames ?? []) {
       same(`step ${step}: ${file}`, contentOf(synced, file), contentOf(online, file));
-      pictures++;
+      images++;
     }
     captions += shown?.captions.length ?? 0;
   }
@@ -135,7 +135,7 @@ async function syncedRows(): Promise<Row> {
   return {
     by: "wandb sync, beside the online run",
     scalars,
-    pictures,
+    images,
     captions,
     steps: [...synced.history.keys()],
   };
@@ -147,9 +147,9 @@ function contentOf(run: WandbServerRun, file: string): string {
   return content.toString("base64");
 }
 
-function same(what: string, found: unknown, wanted: unknown): void {
-  const [a, b] = [sorted(found), sorted(wanted)];
-  if (a !== b) throw new Error(`${what}: ${a} instead of ${b}`);
+function same(name: string, found: unknown, expected: unknown): void {
+  const [a, b] = [sorted(found), sorted(expected)];
+  if (a !== b) throw new Error(`${name}: found ${a}, expected ${b}`);
 }
 
 function sorted(value: unknown): string {
@@ -168,8 +168,8 @@ async function startMlflow(): Promise<{ address: string; server: ChildProcess }>
     "--artifacts-destination",
     `${folder}/artifacts`,
   ];
-  const where = ["--host", "127.0.0.1", "--port", String(port), "--workers", "1"];
-  const server = spawn(python, ["-m", "mlflow", "server", ...store, ...where], { env: quiet(), stdio: "ignore" });
+  const binding = ["--host", "127.0.0.1", "--port", String(port), "--workers", "1"];
+  const server = spawn(python, ["-m", "mlflow", "server", ...store, ...binding], { env: quiet(), stdio: "ignore" });
   const address = `http://127.0.0.1:${port}`;
   for (let tries = 0; tries < 240; tries++) {
     const up = await fetch(`${address}/health`).then(
@@ -180,7 +180,7 @@ async function startMlflow(): Promise<{ address: string; server: ChildProcess }>
     await new Promise((resolve) => setTimeout(resolve, 500));
   }
   server.kill();
-  throw new Error("the MLflow server did not come up in two minutes");
+  throw new Error("the MLflow server did not start within two minutes");
 }
 
 function freePort(): Promise<number> {

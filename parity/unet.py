@@ -10,7 +10,7 @@ from golden import GOLDENS, Tensors, differentiate, generator, normal, randomize
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
-# The embedded model's shape in miniature: attention at the two inner levels only, as many resolutions as its widths.
+# A smaller form of the embedded model: attention only at the two inner levels, and a resolution for each width.
 EMBEDDED = dict(
     sample_size=8,
     block_out_channels=[8, 16, 16],
@@ -22,7 +22,7 @@ EMBEDDED = dict(
     attention_head_dim=2,
 )
 
-# Stable Diffusion 1.5's blocks; as there, attention_head_dim is the number of heads.
+# The blocks of Stable Diffusion 1.5. As in its config, attention_head_dim is the number of heads.
 SD15 = dict(
     sample_size=16,
     block_out_channels=[8, 8, 8, 8],
@@ -34,7 +34,7 @@ SD15 = dict(
     attention_head_dim=2,
 )
 
-# Stable Diffusion 2: linear projections around the transformer, and a number of heads per level.
+# Stable Diffusion 2: linear projections around the transformer, and a number of heads for each level.
 SD2 = EMBEDDED | dict(
     block_out_channels=[4, 8, 8], norm_num_groups=2, use_linear_projection=True, attention_head_dim=[1, 2, 4]
 )
@@ -115,7 +115,7 @@ def make_unet(name: str, about: str, config: dict, *, timesteps: list[int], bloc
 
 
 def differentiate_lora(name: str, unet, call, inputs: Tensors, wrt: list[str]) -> tuple[Tensors, float]:
-    """Wraps `unet` with a PEFT adapter whose B is not zero, so that A has a gradient too."""
+    """Adds a PEFT adapter to `unet`. Its B is not zero, so that A has a gradient as well."""
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=LORA_TARGETS))
     factors = {peft_key(key): p for key, p in unet.named_parameters() if "lora_" in key}
@@ -124,7 +124,7 @@ def differentiate_lora(name: str, unet, call, inputs: Tensors, wrt: list[str]) -
         for _, factor in sorted(factors.items()):
             factor.copy_(0.3 * torch.randn(factor.shape, generator=random))
 
-    # PEFT's own export must give the same names; it is what diffusers' save_lora_adapter writes.
+    # Checks the names against PEFT's own export, which diffusers' save_lora_adapter writes.
     assert {f"unet.{key}" for key in get_peft_model_state_dict(unet, adapter_name="default")} == set(factors)
     folder = GOLDENS / name / "lora"
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def peft_key(parameter: str) -> str:
     return f"unet.{parameter.replace('.default', '')}"
 
 
-# Each block's arguments, in the order in which the U-Net passes them.
+# The arguments of each block, in the order in which the U-Net passes them
 BLOCKS = {
     "time_embedding": ["sample"],
     "down_blocks.0.resnets.0": ["hidden_states", "temb"],

@@ -19,7 +19,7 @@ TINY = dict(
     scaling_factor=0.18215,
 )
 
-# Stable Diffusion 1.5's own file has the names of diffusers 0.10 and before for its attention's weights.
+# The published file of Stable Diffusion 1.5 has attention weights under the names of diffusers 0.10 and earlier.
 FORMER_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
@@ -79,7 +79,7 @@ def make_vae() -> None:
 
 
 def check_former_names(vae: AutoencoderKL) -> None:
-    """diffusers reads both; so the same tensors under the former names are the same model."""
+    """Writes the same model under the former names, which diffusers reads as well."""
     former = {}
     for name, x in vae.state_dict().items():
         for now, before in FORMER_NAMES.items():

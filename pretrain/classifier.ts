@@ -10,14 +10,14 @@ import { fromTensors } from "../src/weights/source.js";
 import { ANIMALS } from "./data/animals.js";
 import { batchAt } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
-import { PICTURE_LENGTH } from "./data/render.js";
-import { fitModel } from "./fit.js";
+import { IMAGE_LENGTH } from "./data/render.js";
+import { fitModel, type StageOptions } from "./fit.js";
 import { crossEntropy } from "./losses.js";
 import { trainingGraph } from "./trainable.js";
 
 /**
- * Tells which animal a picture shows. The judge of the embedded model's quality: trained on renderings, never on generated
- * pictures, and used for nothing else.
+ * A classifier of animals, which measures the quality of the embedded model. It is trained on renderings, not on generated
+ * images, and used for nothing else.
  */
 
 const BATCH = 64;
@@ -32,7 +32,7 @@ function classify(scope: Scope, pixels: Value): Value {
   return linear(scope.at("head"), mean(h, [2, 3]), ANIMALS.length);
 }
 
-export async function trainClassifier(runtime: Runtime, icons: Icons, folder: string, steps: number, seed: number) {
+export async function trainClassifier(runtime: Runtime, icons: Icons, { folder, steps, seed }: StageOptions) {
   const pixels = input([BATCH, 3, 64, 64]);
   const targets = input([BATCH, ANIMALS.length]);
   const training = trainingGraph("classifier", {
@@ -41,7 +41,7 @@ export async function trainClassifier(runtime: Runtime, icons: Icons, folder: st
       const logits = classify(scope, pixels);
       return {
         loss: crossEntropy(logits, targets),
-        metrics: { right: mean(sum(mul(softmax(logits), targets), -1), 0) },
+        metrics: { accuracy: mean(sum(mul(softmax(logits), targets), -1), 0) },
       };
     },
   });
@@ -55,7 +55,7 @@ export async function trainClassifier(runtime: Runtime, icons: Icons, folder: st
     folder,
     logEvery: 100,
     batch: (step) => {
-      const { pictures, labels } = batchAt(icons, {
+      const { images, labels } = batchAt(icons, {
         seed,
         start: step * BATCH,
         size: BATCH,
@@ -65,27 +65,27 @@ export async function trainClassifier(runtime: Runtime, icons: Icons, folder: st
         treated: 0.3,
       });
       const rng = new Rng(seed, 1, step);
-      for (let i = 0; i < BATCH * PICTURE_LENGTH; i++) pictures[i] = (pictures[i] as number) + 0.1 * rng.normal();
+      for (let i = 0; i < BATCH * IMAGE_LENGTH; i++) images[i] = (images[i] as number) + 0.1 * rng.normal();
       const oneHot = new Float32Array(BATCH * ANIMALS.length);
       for (const [i, label] of labels.entries()) oneHot[i * ANIMALS.length + label] = 1;
-      return { pixels: float32(pictures, pixels.shape), targets: float32(oneHot, targets.shape) };
+      return { pixels: float32(images, pixels.shape), targets: float32(oneHot, targets.shape) };
     },
   });
   return flatTensors(training.layout, weights);
 }
 
-/** The animal's number that the classifier finds in each picture [n, 3, 64, 64] of -1 … 1. */
-export async function recognise(
+/** images [n, 3, 64, 64] in -1 … 1 → the predicted index into ANIMALS for each. */
+export async function classifyImages(
   runtime: Runtime,
   weights: ReadonlyMap<string, HostTensor>,
-  pictures: Float32Array,
+  images: Float32Array,
 ): Promise<number[]> {
   const source = fromTensors(weights);
-  const count = pictures.length / PICTURE_LENGTH;
+  const count = images.length / IMAGE_LENGTH;
   const pixels = input([count, 3, 64, 64]);
   const logits = classify(frozenScope(source, "classifier"), pixels);
   const program = await runtime.compile({ name: "classifier", inputs: { pixels }, outputs: { logits } }, source);
-  const result = toFloat32((await program.run({ pixels: float32(pictures, pixels.shape) })).logits as HostTensor);
+  const result = toFloat32((await program.run({ pixels: float32(images, pixels.shape) })).logits as HostTensor);
   await program.release();
   return Array.from({ length: count }, (_, i) => {
     const row = Array.from(result.subarray(i * ANIMALS.length, (i + 1) * ANIMALS.length));

@@ -12,12 +12,12 @@ import { Rng } from "../src/tensor/rng.js";
 import { describe } from "./data/captions.js";
 import { batchAt, type Sample } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
-import { PICTURE_LENGTH } from "./data/render.js";
-import { fitModel } from "./fit.js";
+import { IMAGE_LENGTH } from "./data/render.js";
+import { fitModel, type StageOptions } from "./fit.js";
 import { crossEntropy } from "./losses.js";
 import { trainingGraph } from "./trainable.js";
 
-/** Half of CLIP's own range: pictures of -1 … 1 need no statistics of photographs. */
+/** Normalizes to -1 … 1. The statistics of photographs, which CLIP uses, do not fit these images. */
 export const PREPROCESSOR_CONFIG = { image_mean: [0.5, 0.5, 0.5], image_std: [0.5, 0.5, 0.5], size: 64 };
 
 export function clipModelConfig({ vocabularySize, endId, startId, padId, maxLength }: ClipTokenizer) {
@@ -50,11 +50,11 @@ export function clipModelConfig({ vocabularySize, endId, startId, padId, maxLeng
 }
 
 const BATCH = 128;
-/** Slight noise, so that the reward's gradient has no use for invisible patterns. */
+/** Slight noise makes the gradient of the reward insensitive to invisible patterns. */
 const PIXEL_NOISE = 0.06;
 
-function tokenBatch(tokenizer: ClipTokenizer, texts: readonly string[], config: ClipConfig) {
-  const ids = texts.map((text) => tokenizer.encode(text).ids);
+function tokenBatch(tokenizer: ClipTokenizer, captions: readonly string[], config: ClipConfig) {
+  const ids = captions.map((caption) => tokenizer.encode(caption).ids);
   return {
     ids: fromNumbers(ids.flat(), [ids.length, tokenizer.maxLength], "int64"),
     ends: endOfText(ids, config.text),
@@ -62,34 +62,32 @@ function tokenBatch(tokenizer: ClipTokenizer, texts: readonly string[], config: 
 }
 
 /**
- * The contrastive training of Radford et al. 2021 with one change: with 51 animals, many captions of a batch are true of many
- * pictures. Each picture's target is spread over every caption that is true of it, and the other way round.
+ * Contrastive training as in Radford et al. 2021, with one change. There are only 51 animals, so many captions of a batch are true
+ * of many images. The target of an image is distributed over all captions that are true of it, and vice versa.
  */
 export async function trainClip(
   runtime: Runtime,
   icons: Icons,
   tokenizer: ClipTokenizer,
-  folder: string,
-  steps: number,
-  seed: number,
+  { folder, steps, seed }: StageOptions,
 ): Promise<ReadonlyMap<string, HostTensor>> {
   const config = parseClipConfig(clipModelConfig(tokenizer));
   const normalization = parseNormalization(PREPROCESSOR_CONFIG);
   const pixels = input([BATCH, 3, 64, 64]);
   const ids = input([BATCH, tokenizer.maxLength], "int64");
   const ends = input([BATCH, tokenizer.maxLength]);
-  // truth[i, j]: whether caption j is true of picture i; the other two are its rows and columns made to sum to 1.
+  // truth[i, j] is 1 if caption j is true of image i. The other two have its rows and columns, normalized to sum to 1.
   const truth = input([BATCH, BATCH]);
   const captionsOf = input([BATCH, BATCH]);
-  const picturesOf = input([BATCH, BATCH]);
+  const imagesOf = input([BATCH, BATCH]);
   const training = trainingGraph("clip", {
-    inputs: { pixels, ids, ends, truth, captionsOf, picturesOf },
+    inputs: { pixels, ids, ends, truth, captionsOf, imagesOf },
     build: (scope) => {
-      const seen = clipPixels(add(mul(pixels, 0.5), 0.5), 64, normalization);
-      const images = normalize(imageEmbedding(scope, config, seen));
+      const normalized = clipPixels(add(mul(pixels, 0.5), 0.5), 64, normalization);
+      const images = normalize(imageEmbedding(scope, config, normalized));
       const texts = normalize(textEmbedding(scope, config, ids, ends));
       const logits = mul(matmul(images, texts, { transposeB: true }), exp(logitScale(scope)));
-      const loss = mul(add(crossEntropy(logits, captionsOf), crossEntropy(matrixTranspose(logits), picturesOf)), 0.5);
+      const loss = mul(add(crossEntropy(logits, captionsOf), crossEntropy(matrixTranspose(logits), imagesOf)), 0.5);
       const matched: Value = mean(sum(mul(softmax(logits), truth), -1), 0);
       return { loss, metrics: { matched } };
     },
@@ -106,12 +104,11 @@ export async function trainClip(
     folder,
     batch: (step) => {
       const variation = { treated: 0.4, minimumScale: 0.7, tilt: 14 };
-      const { samples, pictures } = batchAt(icons, { seed, start: step * BATCH, size: BATCH, ...variation });
+      const { samples, images } = batchAt(icons, { seed, start: step * BATCH, size: BATCH, ...variation });
       const noise = new Rng(seed, 1, step);
-      for (let i = 0; i < BATCH * PICTURE_LENGTH; i++)
-        pictures[i] = (pictures[i] as number) + PIXEL_NOISE * noise.normal();
+      for (let i = 0; i < BATCH * IMAGE_LENGTH; i++) images[i] = (images[i] as number) + PIXEL_NOISE * noise.normal();
       return {
-        pixels: float32(pictures, pixels.shape),
+        pixels: float32(images, pixels.shape),
         ...tokenBatch(
           tokenizer,
           samples.map(({ caption }) => caption),
@@ -124,7 +121,7 @@ export async function trainClip(
   return flatTensors(training.layout, weights);
 }
 
-function targets(samples: readonly Sample[]): Record<"truth" | "captionsOf" | "picturesOf", HostTensor> {
+function targets(samples: readonly Sample[]): Record<"truth" | "captionsOf" | "imagesOf", HostTensor> {
   const n = samples.length;
   const truth = new Float32Array(n * n);
   const rows = new Float32Array(n);
@@ -138,10 +135,10 @@ function targets(samples: readonly Sample[]): Record<"truth" | "captionsOf" | "p
     }
   }
   const captionsOf = truth.map((value, at) => value / (rows[Math.floor(at / n)] as number));
-  const picturesOf = truth.map((_, at) => {
-    const [picture, caption] = [at % n, Math.floor(at / n)];
-    return (truth[picture * n + caption] as number) / (columns[caption] as number);
+  const imagesOf = truth.map((_, at) => {
+    const [image, caption] = [at % n, Math.floor(at / n)];
+    return (truth[image * n + caption] as number) / (columns[caption] as number);
   });
   const square = (data: Float32Array) => float32(data, [n, n]);
-  return { truth: square(truth), captionsOf: square(captionsOf), picturesOf: square(picturesOf) };
+  return { truth: square(truth), captionsOf: square(captionsOf), imagesOf: square(imagesOf) };
 }

@@ -8,12 +8,12 @@ import { Rng } from "../src/tensor/rng.js";
 import { fromTensors } from "../src/weights/source.js";
 import { batchAt } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
-import { PICTURE_LENGTH } from "./data/render.js";
-import { fitModel } from "./fit.js";
+import { IMAGE_LENGTH } from "./data/render.js";
+import { fitModel, type StageOptions } from "./fit.js";
 import { crossEntropy } from "./losses.js";
 import { trainingGraph } from "./trainable.js";
 
-/** The embedded judge of numbers: trained on renderings of one to four animals in equal shares. */
+/** The model of the embedded count reward. It is trained on renderings with one to four animals, equally often. */
 export const COUNT_CONFIG = { model_type: "count", image_size: 64, widths: [16, 32, 48, 64], most: 4 };
 
 const COUNT_MODEL: CountConfig = {
@@ -23,18 +23,18 @@ const COUNT_MODEL: CountConfig = {
 };
 
 const BATCH = 64;
-/** As for CLIP: the reward's gradient should have no use for patterns that nobody sees. */
+/** As for CLIP: noise makes the gradient of the reward insensitive to invisible patterns. */
 const PIXEL_NOISE = 0.1;
 const VARIATION = { several: 0.75, minimumScale: 0.6, tilt: 14, treated: 0.3 };
 
 function countBatch(icons: Icons, seed: number, step: number, noise: number) {
-  const { samples, pictures } = batchAt(icons, { seed, start: step * BATCH, size: BATCH, ...VARIATION });
+  const { samples, images } = batchAt(icons, { seed, start: step * BATCH, size: BATCH, ...VARIATION });
   const rng = new Rng(seed, 1, step);
-  for (let i = 0; i < BATCH * PICTURE_LENGTH; i++) pictures[i] = (pictures[i] as number) + noise * rng.normal();
-  return { pictures, counts: samples.map(({ scene }) => scene.count) };
+  for (let i = 0; i < BATCH * IMAGE_LENGTH; i++) images[i] = (images[i] as number) + noise * rng.normal();
+  return { images, counts: samples.map(({ scene }) => scene.count) };
 }
 
-export async function trainCount(runtime: Runtime, icons: Icons, folder: string, steps: number, seed: number) {
+export async function trainCount(runtime: Runtime, icons: Icons, { folder, steps, seed }: StageOptions) {
   const { most } = COUNT_MODEL;
   const pixels = input([BATCH, 3, 64, 64]);
   const targets = input([BATCH, most]);
@@ -44,7 +44,7 @@ export async function trainCount(runtime: Runtime, icons: Icons, folder: string,
       const logits = countLogits(scope, COUNT_MODEL, add(mul(pixels, 0.5), 0.5));
       return {
         loss: crossEntropy(logits, targets),
-        metrics: { right: mean(sum(mul(softmax(logits), targets), -1), 0) },
+        metrics: { accuracy: mean(sum(mul(softmax(logits), targets), -1), 0) },
       };
     },
   });
@@ -57,16 +57,16 @@ export async function trainCount(runtime: Runtime, icons: Icons, folder: string,
     seed,
     folder,
     batch: (step) => {
-      const { pictures, counts } = countBatch(icons, seed, step, PIXEL_NOISE);
+      const { images, counts } = countBatch(icons, seed, step, PIXEL_NOISE);
       const oneHot = new Float32Array(BATCH * most);
       for (const [i, count] of counts.entries()) oneHot[i * most + count - 1] = 1;
-      return { pixels: float32(pictures, pixels.shape), targets: float32(oneHot, targets.shape) };
+      return { pixels: float32(images, pixels.shape), targets: float32(oneHot, targets.shape) };
     },
   });
   return flatTensors(training.layout, weights);
 }
 
-/** The share of fresh renderings whose number it tells. */
+/** Accuracy on renderings that were not used in training. */
 export async function countAccuracy(
   runtime: Runtime,
   icons: Icons,
@@ -74,29 +74,29 @@ export async function countAccuracy(
   seed: number,
 ): Promise<number> {
   const source = fromTensors(weights);
-  const images = input([BATCH, 3, 64, 64]);
+  const pixels = input([BATCH, 3, 64, 64]);
   const graph = {
     name: "count",
-    inputs: { images },
-    outputs: { logits: countLogits(frozenScope(source, "count"), COUNT_MODEL, images) },
+    inputs: { pixels },
+    outputs: { logits: countLogits(frozenScope(source, "count"), COUNT_MODEL, pixels) },
   };
   const program = await runtime.compile(graph, source);
-  let right = 0;
+  let correct = 0;
   const batches = 8;
   for (let step = 0; step < batches; step++) {
-    const { pictures, counts } = countBatch(icons, seed + 1, step, 0);
+    const { images, counts } = countBatch(icons, seed + 1, step, 0);
     const feeds = {
-      images: float32(
-        pictures.map((x) => x / 2 + 0.5),
-        images.shape,
+      pixels: float32(
+        images.map((x) => x / 2 + 0.5),
+        pixels.shape,
       ),
     };
     const logits = toFloat32((await program.run(feeds)).logits as HostTensor);
     for (const [i, count] of counts.entries()) {
       const row = Array.from(logits.subarray(i * COUNT_MODEL.most, (i + 1) * COUNT_MODEL.most));
-      if (row.indexOf(Math.max(...row)) === count - 1) right++;
+      if (row.indexOf(Math.max(...row)) === count - 1) correct++;
     }
   }
   await program.release();
-  return right / (batches * BATCH);
+  return correct / (batches * BATCH);
 }

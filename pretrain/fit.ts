@@ -11,26 +11,30 @@ import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js
 import { readTensor, type WeightSource } from "../src/weights/source.js";
 import type { TrainingGraph } from "./trainable.js";
 
-export interface FitOptions {
+/** The options that all stages of pretraining have. */
+export interface StageOptions {
+  /** Folder of the saved state. A killed run resumes from it. */
+  readonly folder: string;
+  readonly steps: number;
+  readonly seed: number;
+}
+
+export interface FitOptions extends StageOptions {
   readonly runtime: Runtime;
   readonly training: TrainingGraph;
-  /** Weights that the graph reads and does not train. */
+  /** Weights that the graph reads but does not train. */
   readonly frozen?: WeightSource;
-  /** The feeds of step 0, 1, …, but the weights; drawn from the step's number, so that a resumed run sees the same. */
+  /** The feeds of step 0, 1, … except the weights. They depend only on the step, so that a resumed run gets the same. */
   readonly batch: (step: number) => Record<string, HostTensor>;
-  readonly steps: number;
   readonly learningRate: number;
   readonly warmup?: number;
   readonly weightDecay?: number;
   readonly maxGradNorm?: number;
-  /** Decay of the moving average of the weights, which is what `fitModel` returns; 0 returns the weights themselves. */
+  /** Decay of the moving average of the weights, which `fitModel` returns. With 0, it returns the weights themselves. */
   readonly averageDecay?: number;
-  readonly seed: number;
-  /** Where state and log live; a killed run goes on from the last state here. */
-  readonly folder: string;
   readonly saveEvery?: number;
   readonly logEvery?: number;
-  /** Sees the averaged weights at each save. */
+  /** Called at each save with the averaged weights. */
   readonly onSave?: (step: number, weights: Float32Array) => Promise<void>;
 }
 
@@ -39,7 +43,7 @@ interface Progress {
   readonly seconds: number;
 }
 
-/** Trains one model from nothing or from where it was killed: AdamW, linear warm-up, cosine decay to zero. */
+/** Trains one model from scratch, or resumes a killed run: AdamW with linear warm-up and cosine decay to zero. */
 export async function fitModel(options: FitOptions): Promise<Float32Array> {
   const { runtime, training, batch, steps, folder, seed } = options;
   const { warmup = 100, weightDecay = 0.01, maxGradNorm = 1, averageDecay = 0.999 } = options;
@@ -58,7 +62,7 @@ export async function fitModel(options: FitOptions): Promise<Float32Array> {
     const vector = (data: Float32Array) => float32(data, [data.length]);
     const { firstMoment, secondMoment } = state;
     const tensors = { weights, average, firstMoment, secondMoment };
-    // The step travels inside the state file, so that the two cannot disagree.
+    // The step is stored in the state file, so that the two always agree.
     await writeSafetensors(statePath, new Map(Object.entries(tensors).map(([key, data]) => [key, vector(data)])), {
       step: String(progress.step),
       seconds: String(progress.seconds),
@@ -70,7 +74,7 @@ export async function fitModel(options: FitOptions): Promise<Float32Array> {
     const read = async (key: string) => {
       const stored = file.get(key);
       if (stored?.shape[0] !== layout.size)
-        throw new Error(`${statePath}: ${key} is not of this model; delete ${folder} to start over`);
+        throw new Error(`${statePath}: ${key} does not fit this model. Delete ${folder} to start again.`);
       return toFloat32(await readTensor(stored)).slice();
     };
     weights = await read("weights");
@@ -91,16 +95,18 @@ export async function fitModel(options: FitOptions): Promise<Float32Array> {
     // The next batch is rendered while the worker computes this one.
     if (step + 1 < steps) feeds = batch(step + 1);
     const { gradient, ...scalars } = await running;
-    const descent = toFloat32(gradient as HostTensor);
-    const norm = clipGradNorm(descent, maxGradNorm);
+    const clipped = toFloat32(gradient as HostTensor);
+    const norm = clipGradNorm(clipped, maxGradNorm);
     if (!Number.isFinite(norm))
-      throw new Error(`${name}: the gradient is not finite at step ${step}; the last state in ${folder} is good`);
+      throw new Error(
+        `${name}: the gradient is not finite at step ${step}. The last saved state in ${folder} is intact.`,
+      );
     const ramp = Math.min(1, (step + 1) / warmup);
     const decay = 0.5 * (1 + Math.cos((Math.PI * step) / steps));
-    adamw(weights, descent, state, { learningRate: options.learningRate * ramp * decay, weightDecay, beta2: 0.99 });
-    const keep = Math.min(averageDecay, (1 + step) / (10 + step));
+    adamw(weights, clipped, state, { learningRate: options.learningRate * ramp * decay, weightDecay, beta2: 0.99 });
+    const averaging = Math.min(averageDecay, (1 + step) / (10 + step));
     for (let i = 0; i < average.length; i++)
-      average[i] = keep * (average[i] as number) + (1 - keep) * (weights[i] as number);
+      average[i] = averaging * (average[i] as number) + (1 - averaging) * (weights[i] as number);
 
     for (const [key, tensor] of [
       ...Object.entries(scalars),

@@ -1,6 +1,6 @@
 /**
- * `npm run pretrain`: makes the embedded model and the embedded rewards from rendered pictures, stage by stage, on this
- * project's own engine. Each stage keeps its state in a folder of its own, so a killed run goes on where it was.
+ * `npm run pretrain`: trains the embedded model and the embedded rewards on rendered images, stage by stage, with this project's
+ * own engine. Each stage saves its state in a folder, from which a killed run resumes.
  */
 import { cp } from "node:fs/promises";
 import path from "node:path";
@@ -22,24 +22,25 @@ import { CAPTION_WORDS } from "./data/captions.js";
 import { loadIcons } from "./data/icons.js";
 import { writeGrid } from "./grid.js";
 import { writeClipFolder, writeCountFolder, writeModelFolder, writeWeights } from "./model-folder.js";
-import { draw } from "./preview.js";
+import { generateImages } from "./preview.js";
 import { quality } from "./quality.js";
 import { encodeLatents, SCHEDULER_CONFIG, scalingFactor, trainUnet, UNET_CONFIG } from "./unet.js";
 import { trainVae, VAE_CONFIG } from "./vae.js";
 
 /** Steps of each stage. */
-const STEPS = { vae: 1600, clip: 800, aesthetic: 2000, count: 600, unet: 8000, judge: 3000 };
+const STEPS = { vae: 1600, clip: 800, aesthetic: 2000, count: 600, unet: 8000, classifier: 3000 };
 const SEED = 1;
 
 const { values: options } = parseArgs({
   options: {
     state: { type: "string", default: ".pretrain" },
     models: { type: "string", default: "models" },
-    /** One stage that needs no other: count. */
+    /** `count` trains only that stage, which depends on no other. */
     only: { type: "string" },
   },
 });
 const stateOf = (stage: string) => path.join(options.state, stage);
+const stage = (name: string, steps: number) => ({ folder: stateOf(name), steps, seed: SEED });
 const modelFolder = path.join(options.models, "emoji-64");
 const rewards = path.join(options.models, "rewards");
 const tokenizerFolder = path.join(modelFolder, "tokenizer");
@@ -47,10 +48,10 @@ const tokenizerFolder = path.join(modelFolder, "tokenizer");
 const runtime = await Runtime.start();
 const icons = await loadIcons();
 
-const count = await trainCount(runtime, icons, stateOf("count"), STEPS.count, SEED);
+const count = await trainCount(runtime, icons, stage("count", STEPS.count));
 await writeCountFolder(path.join(rewards, "count"), COUNT_CONFIG, count);
 console.log(
-  `the judge of numbers is right on ${(100 * (await countAccuracy(runtime, icons, count, SEED))).toFixed(1)} % of renderings`,
+  `the count reward is right on ${(100 * (await countAccuracy(runtime, icons, count, SEED))).toFixed(1)} % of renderings`,
 );
 if (options.only === "count") {
   await runtime.close();
@@ -60,10 +61,10 @@ if (options.only === "count") {
 await writeTokenizer(tokenizerFolder, CAPTION_WORDS, 32);
 const tokenizer = await openClipTokenizer(tokenizerFolder);
 
-const vae = await trainVae(runtime, icons, stateOf("vae"), STEPS.vae, SEED);
+const vae = await trainVae(runtime, icons, stage("vae", STEPS.vae));
 
 const clipConfig = clipModelConfig(tokenizer);
-const clip = await trainClip(runtime, icons, tokenizer, stateOf("clip"), STEPS.clip, SEED);
+const clip = await trainClip(runtime, icons, tokenizer, stage("clip", STEPS.clip));
 await writeClipFolder(path.join(rewards, "clip"), clipConfig, PREPROCESSOR_CONFIG, clip);
 await cp(tokenizerFolder, path.join(rewards, "clip"), { recursive: true });
 
@@ -71,13 +72,11 @@ const head = await trainAesthetic(
   runtime,
   icons,
   { config: clipConfig, weights: clip },
-  stateOf("aesthetic"),
-  STEPS.aesthetic,
-  SEED,
+  stage("aesthetic", STEPS.aesthetic),
 );
 await writeWeights(path.join(rewards, "aesthetic", "model.safetensors"), head);
 
-// As in Stable Diffusion, the generator reads prompts through the text tower of a CLIP.
+// As in Stable Diffusion, the text encoder is the text tower of a CLIP.
 const textEncoder = new Map(
   [...clip]
     .filter(([name]) => name.startsWith("clip.text_model."))
@@ -92,7 +91,7 @@ const frozen = {
 };
 const data = await encodeLatents(runtime, icons, frozen, SEED);
 const scale = scalingFactor(data.latents);
-console.log(`latents: ${data.captions.length} pictures, scaling_factor ${scale}`);
+console.log(`latents: ${data.captions.length} images, scaling_factor ${scale}`);
 
 const previews = [
   ...HELD_OUT_ANIMALS,
@@ -116,24 +115,24 @@ const unet = await trainUnet(runtime, {
   seed: SEED,
   onSave: async (step, weights) => {
     await writeModel(weights);
-    const pictures = [0, 1, 2, 3].flatMap((seed) => previews.map((prompt) => ({ prompt, seed })));
-    const drawn = await draw(runtime, modelFolder, pictures, previews.length);
-    await writeGrid(path.join(stateOf("unet"), `step-${step}.png`), [drawn], {
+    const requests = [0, 1, 2, 3].flatMap((seed) => previews.map((prompt) => ({ prompt, seed })));
+    const images = await generateImages(runtime, modelFolder, requests, previews.length);
+    await writeGrid(path.join(stateOf("unet"), `step-${step}.png`), [images], {
       columns: previews.length,
-      labels: pictures.map(({ prompt }) => prompt),
+      labels: requests.map(({ prompt }) => prompt),
       scale: 1,
     });
   },
 });
 await writeModel(unet);
 
-const judge = await trainClassifier(runtime, icons, stateOf("judge"), STEPS.judge, SEED);
-const { renderings, drawn } = await quality(runtime, icons, judge, {
+const classifier = await trainClassifier(runtime, icons, stage("judge", STEPS.classifier));
+const { renderings, drawn } = await quality(runtime, icons, classifier, {
   folder: modelFolder,
   out: options.state,
   seed: SEED,
 });
 console.log(
-  `the judge names ${(100 * renderings).toFixed(1)} % of renderings and ${(100 * drawn).toFixed(1)} % of drawn pictures`,
+  `the classifier recognizes ${(100 * renderings).toFixed(1)} % of renderings and ${(100 * drawn).toFixed(1)} % of generated images`,
 );
 await runtime.close();

@@ -3,21 +3,21 @@ import path from "node:path";
 import { fromNumbers, type HostTensor, toNumbers } from "../src/tensor/host.js";
 import { writeSafetensors } from "../src/weights/safetensors.js";
 
-/** Writes models in the layouts of diffusers and transformers, weights as float16. */
+/** Writes models in the layouts of diffusers and transformers, with float16 weights. */
 
 async function writeJson(file: string, content: unknown): Promise<void> {
   await mkdir(path.dirname(file), { recursive: true });
   await writeFile(file, `${JSON.stringify(content, null, 2)}\n`);
 }
 
-/** `tensors` have names under one root ("vae.encoder…"), which a file does not repeat. */
+/** The names of `tensors` begin with one root ("vae.encoder…"), which is left out in the file. */
 export async function writeWeights(file: string, tensors: ReadonlyMap<string, HostTensor>): Promise<void> {
   await mkdir(path.dirname(file), { recursive: true });
-  const halves = [...tensors].map(([name, tensor]) => {
-    const half = fromNumbers(toNumbers(tensor), tensor.shape, "float16");
-    return [name.slice(name.indexOf(".") + 1), half] as const;
+  const converted = [...tensors].map(([name, tensor]) => {
+    const float16 = fromNumbers(toNumbers(tensor), tensor.shape, "float16");
+    return [name.slice(name.indexOf(".") + 1), float16] as const;
   });
-  await writeSafetensors(file, new Map(halves), { format: "pt" });
+  await writeSafetensors(file, new Map(converted), { format: "pt" });
 }
 
 export interface ModelParts {
@@ -29,7 +29,7 @@ export interface ModelParts {
   readonly tokenizer: string;
 }
 
-/** A folder that diffusers opens as a StableDiffusionPipeline. */
+/** Writes a folder that diffusers opens as a StableDiffusionPipeline. */
 export async function writeModelFolder(
   folder: string,
   { unet, vae, textEncoder, scheduler, tokenizer }: ModelParts,
@@ -58,13 +58,13 @@ export async function writeModelFolder(
   if (path.resolve(copy) !== path.resolve(tokenizer)) await cp(tokenizer, copy, { recursive: true });
 }
 
-/** The embedded judge of numbers. */
+/** Writes the folder of the embedded count reward. */
 export async function writeCountFolder(folder: string, config: object, weights: ReadonlyMap<string, HostTensor>) {
   await writeJson(path.join(folder, "config.json"), config);
   await writeWeights(path.join(folder, "model.safetensors"), weights);
 }
 
-/** A CLIPModel folder of transformers. */
+/** Writes a CLIPModel folder of transformers. */
 export async function writeClipFolder(
   folder: string,
   config: object,

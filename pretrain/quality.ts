@@ -2,46 +2,47 @@ import path from "node:path";
 import { writeFileAtomic } from "../src/io/atomic.js";
 import type { Runtime } from "../src/runtime/runtime.js";
 import type { HostTensor } from "../src/tensor/host.js";
-import { recognise } from "./classifier.js";
+import { classifyImages } from "./classifier.js";
 import { ANIMALS, animalIndex } from "./data/animals.js";
 import { batchAt } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
-import { PICTURE_LENGTH } from "./data/render.js";
+import { IMAGE_LENGTH } from "./data/render.js";
 import { writeGrid } from "./grid.js";
-import { draw } from "./preview.js";
+import { generateImages } from "./preview.js";
 
 const SEEDS = [0, 1, 2, 3];
 
-/** How often the judge names the animal: on fresh renderings, and on what the model in `folder` draws of bare names. */
+/** Accuracy of the classifier on renderings that it was not trained on, and on images that the model generates for bare names. */
 export interface Quality {
   readonly renderings: number;
+  /** The name in `quality.json` of the accuracy on generated images. */
   readonly drawn: number;
-  /** Of each animal's pictures, how many the judge names. */
+  /** Number of correctly classified images of each animal, out of 4. */
   readonly perAnimal: Readonly<Record<string, number>>;
 }
 
-/** 51 animals x 4 seeds; writes `emoji-64-grid.png` and `quality.json` into `out`. */
+/** Generates 51 animals x 4 seeds with the model in `folder`. Writes `emoji-64-grid.png` and `quality.json` into `out`. */
 export async function quality(
   runtime: Runtime,
   icons: Icons,
-  judge: ReadonlyMap<string, HostTensor>,
+  classifier: ReadonlyMap<string, HostTensor>,
   { folder, out, seed }: { folder: string; out: string; seed: number },
 ): Promise<Quality> {
   const size = 256;
   const fresh = batchAt(icons, { seed: seed + 1000, start: 0, size, several: 0 });
-  const named = await recognise(runtime, judge, fresh.pictures);
-  const renderings = named.filter((animal, i) => animal === fresh.labels[i]).length / size;
+  const predicted = await classifyImages(runtime, classifier, fresh.images);
+  const renderings = predicted.filter((animal, i) => animal === fresh.labels[i]).length / size;
 
-  const wanted = ANIMALS.flatMap((prompt) => SEEDS.map((seed) => ({ prompt, seed })));
-  const pictures = await draw(runtime, folder, wanted);
-  const found = await recognise(runtime, judge, pictures);
-  const right = found.map((animal, i) => animal === animalIndex(wanted[i]?.prompt ?? ""));
+  const requests = ANIMALS.flatMap((prompt) => SEEDS.map((seed) => ({ prompt, seed })));
+  const images = await generateImages(runtime, folder, requests);
+  const found = await classifyImages(runtime, classifier, images);
+  const correct = found.map((animal, i) => animal === animalIndex(requests[i]?.prompt ?? ""));
   const perAnimal = Object.fromEntries(
-    ANIMALS.map((animal, i) => [animal, SEEDS.filter((_, j) => right[i * SEEDS.length + j]).length]),
+    ANIMALS.map((animal, i) => [animal, SEEDS.filter((_, j) => correct[i * SEEDS.length + j]).length]),
   );
-  const result = { renderings, drawn: right.filter(Boolean).length / right.length, perAnimal };
+  const result = { renderings, drawn: correct.filter(Boolean).length / correct.length, perAnimal };
 
-  // A column for each animal's four seeds would be too wide: nine animals a row, each a block of 2 x 2.
+  // Nine animals per row, each as a block of 2 x 2 images.
   const blocks: Float32Array[] = [];
   const labels: string[] = [];
   const perRow = 9;
@@ -50,10 +51,8 @@ export async function quality(
     for (const half of [0, 1]) {
       for (let i = 0; i < perRow; i++) {
         for (const j of [0, 1]) {
-          const at = ((start + i) * SEEDS.length + half * 2 + j) * PICTURE_LENGTH;
-          blocks.push(
-            i < row.length ? pictures.subarray(at, at + PICTURE_LENGTH) : new Float32Array(PICTURE_LENGTH).fill(1),
-          );
+          const at = ((start + i) * SEEDS.length + half * 2 + j) * IMAGE_LENGTH;
+          blocks.push(i < row.length ? images.subarray(at, at + IMAGE_LENGTH) : new Float32Array(IMAGE_LENGTH).fill(1));
           labels.push(half === 1 && j === 0 ? (row[i] ?? "") : "");
         }
       }

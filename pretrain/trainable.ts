@@ -5,20 +5,20 @@ import { joinFlat } from "../src/nn/flat.js";
 import { type ParameterLayout, type Scope, survey, trainableScope } from "../src/nn/scope.js";
 import { filled, input } from "../src/ops/index.js";
 
-/** A model and its loss, as a function of what it reads its weights from. */
+/** A model and its loss, as a function of the scope of its weights. */
 export interface Objective {
   readonly inputs: Readonly<Record<string, Value>>;
-  /** A scalar, what to report beside it, and what else the graph should give. */
+  /** The loss is a scalar. `metrics` are reported beside it. */
   readonly build: (scope: Scope) => { loss: Value; metrics?: Readonly<Record<string, Value>> };
 }
 
 export interface TrainingGraph {
   readonly layout: ParameterLayout;
-  /** inputs: the objective's and `weights`; outputs: `loss`, the metrics and `gradient`. */
+  /** Inputs: those of the objective, and `weights`. Outputs: `loss`, the metrics and `gradient`. */
   readonly graph: Graph;
 }
 
-/** One graph that gives the loss and its gradient in every weight. */
+/** Builds a graph that computes the loss and its gradient with respect to all weights. */
 export function trainingGraph(name: string, { inputs, build }: Objective): TrainingGraph {
   const { parameters: layout } = survey(name, build);
   const weights = input([layout.size]);

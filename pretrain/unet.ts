@@ -34,7 +34,7 @@ export const UNET_CONFIG = {
   sample_size: 16,
 };
 
-/** Stable Diffusion's noise, predicted as a velocity (Salimans & Ho 2022), which needs fewer steps to sample well. */
+/** The noise schedule of Stable Diffusion with v-prediction (Salimans & Ho 2022), which samples well in fewer steps. */
 export const SCHEDULER_CONFIG = {
   _class_name: "DDIMScheduler",
   beta_end: 0.012,
@@ -48,15 +48,15 @@ export const SCHEDULER_CONFIG = {
   timestep_spacing: "leading",
 };
 
-/** How much the generator's pictures vary: less than the rewards', as every pose is one more to learn. */
+/** The images of the generator vary less than those of the rewards, because each pose is harder to learn for it. */
 const VARIATION = { several: 0.2, tilt: 7, minimumScale: 0.88 };
 const BATCH = 32;
-const DISTINCT_PICTURES = 16_384;
+const DISTINCT_IMAGES = 16_384;
 const CAPTION_DROPOUT = 0.1;
-/** Hang et al. 2023 (arXiv 2303.09556): the weight of a timestep is its signal-to-noise ratio, but at most this. */
+/** The largest weight of a timestep, which otherwise is its signal-to-noise ratio (Hang et al. 2023, arXiv 2303.09556). */
 const MIN_SNR_GAMMA = 5;
 
-/** The latents of every picture, scaled, one after another: encoded once, because encoding costs a third of a step. */
+/** Latents (not scaled) and captions of all images. They are encoded once, because encoding would cost a third of a step. */
 export async function encodeLatents(
   runtime: Runtime,
   icons: Icons,
@@ -68,11 +68,11 @@ export async function encodeLatents(
   const { mean: latents } = encode(frozenScope(weights, "vae"), vae, pixels);
   const program = await runtime.compile({ name: "vae encoder", inputs: { pixels }, outputs: { latents } }, weights);
   const each = latents.shape.slice(1).reduce((a, b) => a * b, 1);
-  const all = new Float32Array(DISTINCT_PICTURES * each);
+  const all = new Float32Array(DISTINCT_IMAGES * each);
   const captions: string[] = [];
-  for (let start = 0; start < DISTINCT_PICTURES; start += size) {
-    const { pictures, samples } = batchAt(icons, { seed, start, size, ...VARIATION });
-    const encoded = await program.run({ pixels: float32(pictures, pixels.shape) });
+  for (let start = 0; start < DISTINCT_IMAGES; start += size) {
+    const { images, samples } = batchAt(icons, { seed, start, size, ...VARIATION });
+    const encoded = await program.run({ pixels: float32(images, pixels.shape) });
     all.set(toFloat32(encoded.latents as HostTensor), start * each);
     captions.push(...samples.map(({ caption }) => caption));
   }
@@ -80,7 +80,7 @@ export async function encodeLatents(
   return { latents: all, each, captions };
 }
 
-/** 1 / deviation of the unscaled latents: what AutoencoderKL's config calls scaling_factor. */
+/** `scaling_factor` of AutoencoderKL: 1 / standard deviation of the latents. */
 export function scalingFactor(latents: Float32Array): number {
   const average = latents.reduce((total, value) => total + value, 0) / latents.length;
   const variance = latents.reduce((total, value) => total + (value - average) ** 2, 0) / latents.length;
@@ -135,28 +135,28 @@ export async function trainUnet(
   const batch = (step: number) => {
     const rng = new Rng(seed, step);
     const [noisy, target] = [new Float32Array(BATCH * data.each), new Float32Array(BATCH * data.each)];
-    const [times, weights, texts]: [number[], number[], number[]] = [[], [], []];
+    const [times, weights, captionIds]: [number[], number[], number[]] = [[], [], []];
     for (let i = 0; i < BATCH; i++) {
-      const picture = rng.integer(0, data.captions.length - 1);
+      const image = rng.integer(0, data.captions.length - 1);
       const time = rng.integer(0, alphaBar.length - 1);
       const level = alphaBar[time] as number;
       const [signal, noise] = [Math.sqrt(level), Math.sqrt(1 - level)];
       for (let j = 0; j < data.each; j++) {
-        const [clean, random] = [scale * (data.latents[picture * data.each + j] as number), rng.normal()];
+        const [clean, random] = [scale * (data.latents[image * data.each + j] as number), rng.normal()];
         noisy[i * data.each + j] = signal * clean + noise * random;
         target[i * data.each + j] = signal * random - noise * clean;
       }
       const snr = level / (1 - level);
       times.push(time);
       weights.push(Math.min(snr, MIN_SNR_GAMMA) / (snr + 1));
-      texts.push(...encodeCaption(rng.uniform() < CAPTION_DROPOUT ? "" : (data.captions[picture] as string)));
+      captionIds.push(...encodeCaption(rng.uniform() < CAPTION_DROPOUT ? "" : (data.captions[image] as string)));
     }
     return {
       sample: float32(noisy, sample.shape),
       velocity: float32(target, sample.shape),
       timestep: fromNumbers(times, [BATCH]),
       weight: fromNumbers(weights, weight.shape),
-      ids: fromNumbers(texts, ids.shape, "int64"),
+      ids: fromNumbers(captionIds, ids.shape, "int64"),
     };
   };
   const weights = await fitModel({

@@ -11,13 +11,13 @@ import { sizeOf } from "../src/tensor/shape.js";
 import { fromTensors } from "../src/weights/source.js";
 import { batchAt } from "./data/dataset.js";
 import type { Icons } from "./data/icons.js";
-import { fitModel } from "./fit.js";
+import { fitModel, type StageOptions } from "./fit.js";
 import { writeGrid } from "./grid.js";
 import { trainingGraph } from "./trainable.js";
 
 /**
- * Four times smaller a side: 64x64 pixels are 16x16 latents of 8 channels. With Stable Diffusion's 4, a net of this size
- * came out blurred: it had room for a tile's mean colour and one edge.
+ * Downsamples by 4: 64x64 pixels become latents [8, 16, 16]. With the 4 channels of Stable Diffusion, a network of this size gave
+ * blurred images: 4 numbers per tile hold little more than a mean colour and one edge.
  */
 export const VAE_CONFIG = {
   _class_name: "AutoencoderKL",
@@ -36,11 +36,11 @@ export const VAE_CONFIG = {
 
 const BATCH = 16;
 const LATENT = [BATCH, 8, 16, 16] as const;
-/** The posterior's noise comes in over the first steps, so that learning starts from a signal. */
+/** The noise of the posterior increases over the first steps, so that training starts from a clear signal. */
 const NOISE_RAMP = 400;
 
-/** L1 + 0.5 MSE + 1e-4 KL per latent element. Returns the weights by their names in the checkpoint, without a prefix. */
-export async function trainVae(runtime: Runtime, icons: Icons, folder: string, steps: number, seed: number) {
+/** The loss is L1 + 0.5 MSE + 1e-4 KL per latent element. Returns the weights by their names in the checkpoint, after `vae.`. */
+export async function trainVae(runtime: Runtime, icons: Icons, { folder, steps, seed }: StageOptions) {
   const config = parseVaeConfig(VAE_CONFIG);
   const pixels = input([BATCH, 3, 64, 64]);
   const noise = input(LATENT);
@@ -70,14 +70,14 @@ export async function trainVae(runtime: Runtime, icons: Icons, folder: string, s
     seed,
     folder,
     batch: (step) => ({
-      pixels: float32(batchAt(icons, { seed, start: step * BATCH, size: BATCH }).pictures, pixels.shape),
+      pixels: float32(batchAt(icons, { seed, start: step * BATCH, size: BATCH }).images, pixels.shape),
       noise: float32(
         new Rng(seed, 1, step).normals(sizeOf(LATENT)).map((value) => value * Math.min(1, step / NOISE_RAMP)),
         LATENT,
       ),
     }),
     onSave: async (step, current) => {
-      // Above, what went in; below, what came out.
+      // Originals above their reconstructions.
       const source = fromTensors(flatTensors(training.layout, current));
       const scope = frozenScope(source, "vae");
       const output = decode(scope, config, encode(scope, config, pixels).mean);
@@ -85,11 +85,11 @@ export async function trainVae(runtime: Runtime, icons: Icons, folder: string, s
         { name: "vae reconstruction", inputs: { pixels }, outputs: { output } },
         source,
       );
-      const pictures = batchAt(icons, { seed: seed + 1, start: 0, size: BATCH }).pictures;
-      const { output: rebuilt } = await program.run({ pixels: float32(pictures, pixels.shape) });
+      const { images } = batchAt(icons, { seed: seed + 1, start: 0, size: BATCH });
+      const { output: reconstructed } = await program.run({ pixels: float32(images, pixels.shape) });
       await program.release();
-      const shown = [pictures, toFloat32(rebuilt as HostTensor)];
-      await writeGrid(path.join(folder, `step-${step}.png`), shown, { columns: BATCH });
+      const rows = [images, toFloat32(reconstructed as HostTensor)];
+      await writeGrid(path.join(folder, `step-${step}.png`), rows, { columns: BATCH });
     },
   });
   return flatTensors(training.layout, weights);

@@ -6,20 +6,20 @@ import { fromNumbers, toFloat32 } from "../src/tensor/host.js";
 import { openGolden, relativeError } from "./golden.js";
 import { MODEL_TOLERANCE } from "./tolerance.js";
 
-/** What parity/ddim.py recorded of diffusers' DDIMScheduler. */
-interface Facts {
+/** Recorded by parity/ddim.py from diffusers' DDIMScheduler. */
+interface Recorded {
   readonly sequences: Record<string, { config: object & { clip_sample?: boolean }; eta: number }>;
   readonly schedules: Record<string, object & { rescale_betas_zero_snr?: boolean }>;
   readonly timesteps: { timestep_spacing: string; steps: number; timesteps: number[] }[];
 }
 
 const golden = await openGolden("ddim", { config: "scheduler_config.json" });
-const facts = JSON.parse(await readFile(`${golden.folder}/golden.json`, "utf8")) as Facts;
+const recorded = JSON.parse(await readFile(`${golden.folder}/golden.json`, "utf8")) as Recorded;
 const configWith = (change: object) => readSchedulerConfig({ ...(golden.config as object), ...change }, "golden");
-const sequences = Object.entries(facts.sequences).filter(([, { config }]) => !config.clip_sample);
+const sequences = Object.entries(recorded.sequences).filter(([, { config }]) => !config.clip_sample);
 
-describe("DDIM beside diffusers", () => {
-  for (const [name, change] of Object.entries(facts.schedules)) {
+describe("DDIM compared with diffusers", () => {
+  for (const [name, change] of Object.entries(recorded.schedules)) {
     test(`has the same alpha-bars with ${name} betas`, () => {
       const bars = alphaBars(configWith({ prediction_type: "v_prediction", ...change }));
       const expected = golden.tensor(`alphas_cumprod.${name}`);
@@ -27,7 +27,7 @@ describe("DDIM beside diffusers", () => {
     });
   }
 
-  for (const { timestep_spacing, steps, timesteps } of facts.timesteps) {
+  for (const { timestep_spacing, steps, timesteps } of recorded.timesteps) {
     test(`visits the same timesteps in ${steps} steps with ${timestep_spacing} spacing`, () => {
       const visited = ddimSteps(configWith({ timestep_spacing }), steps).map(({ timestep }) => timestep);
       expect(visited).toEqual(timesteps);
@@ -35,7 +35,7 @@ describe("DDIM beside diffusers", () => {
   }
 
   for (const [name, { config, eta }] of sequences) {
-    test(`takes the same 50 steps forward and back (${name})`, async () => {
+    test(`takes the same 50 steps forward and backward (${name})`, async () => {
       const outputs = rows("input.model_output");
       const noise = rows("input.variance_noise");
       const steps = ddimSteps(configWith(config), 50, { eta });
@@ -49,7 +49,7 @@ describe("DDIM beside diffusers", () => {
         MODEL_TOLERANCE,
       );
 
-      // The recorded outputs do not depend on x, so what goes upstream into each is the whole gradient by it.
+      // The recorded outputs do not depend on x, so the upstream gradient of each is the whole gradient with respect to it.
       const upstreams: Float32Array[] = [];
       const vjp = async ({ step, upstream }: VjpCall) => {
         upstreams[step] = upstream;
@@ -65,7 +65,7 @@ describe("DDIM beside diffusers", () => {
   }
 });
 
-/** A tensor [steps, …] as one array a step. */
+/** Splits a tensor [steps, …] into one array per step. */
 function rows(name: string): Float32Array[] {
   const tensor = golden.tensor(name);
   const steps = tensor.shape[0] as number;

@@ -16,13 +16,13 @@ function sizeOfFolder(folder: string): number {
 }
 
 describe("the embedded model", () => {
-  test("is at most 12 MB of float16", async () => {
+  test("has at most 12 MB of float16 weights", async () => {
     expect(sizeOfFolder(path.join(MODELS, "emoji-64"))).toBeLessThanOrEqual(12e6);
     const { weights } = await openPipeline(path.join(MODELS, "emoji-64"));
     for (const name of weights.names()) expect(weights.get(name)?.dtype, name).toBe("float16");
   });
 
-  test("has every prompt word of the paper's lists as one token", async () => {
+  test("has one token for each prompt of the paper's lists", async () => {
     const { textEncoders } = await openPipeline(path.join(MODELS, "emoji-64"));
     const [{ tokenizer }] = textEncoders;
     const { prompts } = await loadSettings();
@@ -33,7 +33,7 @@ describe("the embedded model", () => {
 });
 
 test.each(["aesthetic", "clip", "compressibility", "incompressibility", "count"] as const)(
-  "the embedded reward %s tells the model's pictures apart",
+  "the embedded reward %s differs between images of the model",
   async (name) => {
     const settings = await loadSettings({
       overrides: [`reward=${name}`, "sampling.steps=4", "evaluation.batch=6"].map(parseSet),

@@ -1,6 +1,6 @@
 /**
- * Whole pipelines of Stable Diffusion 2 and XL, of distilled forms and of odd ones, beside PyTorch, diffusers and PEFT
- * (parity/families.py): the same tiny folders of random weights. `npm run parity` makes the same comparison on others.
+ * Compares whole pipelines with PyTorch, diffusers and PEFT (parity/families.py): Stable Diffusion 2 and XL, distilled and unusual
+ * models, all tiny and with random weights. `npm run parity` makes the same comparison with other random weights.
  */
 import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -12,9 +12,9 @@ const goldens = (path: string) => fileURLToPath(new URL(`./goldens/${path}`, imp
 const runtime = await Runtime.start({ threads: 1 });
 afterAll(() => runtime.close());
 
-describe("beside PyTorch", () => {
+describe("compared with PyTorch", () => {
   for (const family of readdirSync(goldens("families"))) {
-    test(`${family}: text, U-Net, gradients, trajectory, VAE and a whole update agree`, async () => {
+    test(`${family}: text encoder, U-Net, gradients, trajectory, VAE and a whole training step agree`, async () => {
       const errors = await compareFamily(runtime, goldens(`families/${family}`), goldens("tiny-reward"));
       const tooFar = Object.entries(errors).filter(([name, error]) => !(error <= TOLERANCES[name as Comparison]));
       expect(tooFar).toEqual([]);

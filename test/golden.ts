@@ -12,12 +12,12 @@ import { openSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type WeightSource } from "../src/weights/source.js";
 import { distance, MODEL_TOLERANCE } from "./tolerance.js";
 
-/** A folder under test/goldens, made by parity/make_goldens.py: what PyTorch computes, in float64. */
+/** A folder under test/goldens, made by parity/make_goldens.py: results of PyTorch in float64. */
 export interface Golden {
   readonly folder: string;
   readonly config: unknown;
   tensor(name: string): HostTensor;
-  /** Names that begin with `prefix`, without it. */
+  /** The names that begin with `prefix`, without the prefix. */
   names(prefix: string): string[];
 }
 
@@ -34,7 +34,7 @@ export async function openGolden(name: string, { config = "config.json" } = {}):
     config: await readFile(`${folder}/${config}`, "utf8").then(JSON.parse, () => undefined),
     tensor(key) {
       const tensor = tensors.get(key);
-      if (!tensor) throw new Error(`golden ${name}: no tensor ${key}; it has ${[...tensors.keys()].join(", ")}`);
+      if (!tensor) throw new Error(`golden ${name}: no tensor ${key}. It has ${[...tensors.keys()].join(", ")}.`);
       return tensor;
     },
     names: (prefix) =>
@@ -42,7 +42,7 @@ export async function openGolden(name: string, { config = "config.json" } = {}):
   };
 }
 
-/** Largest difference over the largest expected value. */
+/** Largest difference, divided by the largest expected value. */
 export function relativeError(actual: HostTensor, expected: HostTensor): number {
   if (showShape(actual.shape) !== showShape(expected.shape)) {
     throw new Error(`shape ${showShape(actual.shape)}, expected ${showShape(expected.shape)}`);
@@ -59,8 +59,8 @@ export function relativeError(actual: HostTensor, expected: HostTensor): number 
 }
 
 /**
- * Runs outputs and gradients of a graph and compares each with the golden: outputs with `<at>output.<name>`, gradients
- * by inputs and parameters with `<at>gradient.<name>`.
+ * Computes outputs and gradients of a graph and compares them with the golden: outputs with `<at>output.<name>`, gradients with
+ * respect to inputs and parameters with `<at>gradient.<name>`.
  */
 export async function expectParity(
   runtime: Runtime,
@@ -75,25 +75,25 @@ export async function expectParity(
     given = {},
     tolerance = MODEL_TOLERANCE,
     split = false,
-    rework = (graph) => graph,
+    rewrite = (graph) => graph,
   }: {
     inputs: Record<string, Value>;
     outputs: Record<string, Value>;
-    /** What to differentiate by, under the names that follow `gradient.`. */
+    /** Inputs and parameters to differentiate with respect to. The keys are the names after `gradient.`. */
     wrt: Record<string, Value>;
     weights?: WeightSource;
-    /** Prefix of the golden's tensors. */
+    /** Prefix of the names of tensors in the golden. */
     at?: string;
-    /** Prefix of its outputs and gradients, where that differs. */
+    /** Prefix of the outputs and gradients, if it differs. */
     results?: string;
-    /** Inputs that are not the golden's. */
+    /** Inputs that replace those of the golden. */
     given?: Record<string, HostTensor>;
     /** Bounds the largest error over the largest value, and |actual − expected| / |expected|. */
     tolerance?: number;
-    /** Forward and backward as two programs, the second of which begins with the first one's residuals. */
+    /** Forward and backward pass are two programs. The second one starts from the residuals of the first. */
     split?: boolean;
-    /** Another form of the same program. */
-    rework?: (graph: Graph) => Graph;
+    /** Rewrites the graph before it is compiled. */
+    rewrite?: (graph: Graph) => Graph;
   },
 ): Promise<void> {
   const upstream = Object.fromEntries(Object.entries(outputs).map(([name, { shape }]) => [name, input(shape)]));
@@ -106,7 +106,7 @@ export async function expectParity(
       if (!value) throw new Error(`no gradient reaches ${name}`);
       return [`${kind}.${name}`, value] as const;
     });
-  const graph = rework({
+  const graph = rewrite({
     name: "parity",
     inputs: Object.fromEntries([...named("input", inputs), ...named("upstream", upstream)]),
     outputs: Object.fromEntries([
@@ -140,10 +140,11 @@ async function runWhole(runtime: Runtime, graph: Graph, feeds: Feeds, weights?: 
 async function runSplit(runtime: Runtime, graph: Graph, feeds: Feeds, weights?: WeightSource) {
   const outputs = Object.keys(graph.outputs).filter((name) => name.startsWith("output."));
   const { forward, backward, residuals } = splitAtResiduals(graph, outputs);
-  const [ahead, back] = [await runtime.compile(forward, weights), await runtime.compile(backward, weights)];
-  const wanted = Object.entries(feeds).filter(([name]) => name in forward.inputs);
-  const { outputs: predicted, kept } = await ahead.runSaving(Object.fromEntries(wanted), residuals);
-  const found = await back.run(feeds, kept);
-  for (const held of [kept, ahead, back]) await held.release();
+  const forwardProgram = await runtime.compile(forward, weights);
+  const backwardProgram = await runtime.compile(backward, weights);
+  const forwardFeeds = Object.entries(feeds).filter(([name]) => name in forward.inputs);
+  const { outputs: predicted, kept } = await forwardProgram.runSaving(Object.fromEntries(forwardFeeds), residuals);
+  const found = await backwardProgram.run(feeds, kept);
+  for (const resource of [kept, forwardProgram, backwardProgram]) await resource.release();
   return { ...predicted, ...found };
 }

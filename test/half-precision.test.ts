@@ -68,7 +68,7 @@ async function withScale(folder: string | undefined, lossScale: LossScale): Prom
   return changed;
 }
 
-const straight = await record(float16Settings());
+const uninterrupted = await record(float16Settings());
 
 /** A run in each precision from the same weights, with the gradient of its first step: the first moment of AdamW. */
 async function inBothPrecisions(settings: SettingsInput & { steps: number }) {
@@ -111,16 +111,19 @@ describe("training in float16", () => {
   });
 
   test("reports the precision and the loss scale, warns that the CPU gains nothing, and saves no residuals", () => {
-    const [started] = straight.events;
+    const [started] = uninterrupted.events;
     expect(started).toMatchObject({ kind: "started", plan: { precision: "float16", memory: { maxSavedCalls: 0 } } });
-    expect(straight.events).toContainEqual({ kind: "warned", message: expect.stringContaining("no speed on the CPU") });
-    expect(straight.steps.map(({ loss_scale, skipped }) => [loss_scale, skipped])).toEqual(
+    expect(uninterrupted.events).toContainEqual({
+      kind: "warned",
+      message: expect.stringContaining("no speed on the CPU"),
+    });
+    expect(uninterrupted.steps.map(({ loss_scale, skipped }) => [loss_scale, skipped])).toEqual(
       new Array(4).fill([256, undefined]),
     );
   });
 
   test("keeps weights and moments in float32", async () => {
-    const { tensors } = await stateOf(straight.folders.get(4));
+    const { tensors } = await stateOf(uninterrupted.folders.get(4));
     for (const { dtype } of tensors.values()) expect(dtype).toBe("float32");
     const weights = tensors.get("weights")?.data as Float32Array;
     // A float16 has 10 bits after the leading one.
@@ -131,13 +134,13 @@ describe("training in float16", () => {
   test("resumes after 2 steps as if it had never stopped", async () => {
     const first = await record(float16Settings({ steps: 2 }));
     const resumed = await record(float16Settings(), first.folders.get(2));
-    expect(resumed.steps).toEqual(straight.steps.slice(2));
-    expect(await stateOf(resumed.folders.get(4))).toEqual(await stateOf(straight.folders.get(4)));
+    expect(resumed.steps).toEqual(uninterrupted.steps.slice(2));
+    expect(await stateOf(resumed.folders.get(4))).toEqual(await stateOf(uninterrupted.folders.get(4)));
   });
 });
 
 describe("a gradient that overflows float16", async () => {
-  const tooLarge = (skipped: number) => withScale(straight.folders.get(2), { scale: 2 ** 15, good: 7, skipped });
+  const tooLarge = (skipped: number) => withScale(uninterrupted.folders.get(2), { scale: 2 ** 15, good: 7, skipped });
   const overflowing = await record(float16Settings({ checkpoint: { every: 1 }, steps: 10 }), await tooLarge(0));
   const wasSkipped = overflowing.steps.map((row) => row.skipped === true);
   /** Steps skipped before the first gradient that fits. */
@@ -156,7 +159,7 @@ describe("a gradient that overflows float16", async () => {
   });
 
   test("leaves weights and optimizer as they were", async () => {
-    const before = await stateOf(straight.folders.get(2));
+    const before = await stateOf(uninterrupted.folders.get(2));
     const after = await stateOf(overflowing.folders.get(2 + skipped));
     expect(after.tensors).toEqual(before.tensors);
     expect([before.state.optimizerStep, after.state.optimizerStep]).toEqual([2, 2]);
@@ -176,7 +179,7 @@ describe("a gradient that overflows float16", async () => {
     expect(last.tensors).not.toEqual(before.tensors);
   });
 
-  test("ends the run where it is the tenth in a row", async () => {
+  test("ends the run if it is the tenth in a row", async () => {
     await expect(record(float16Settings(), await tooLarge(9))).rejects.toThrow(
       inputError("not-finite", { step: 3, skipped: 10, lossScale: 32768 }),
     );

@@ -1,4 +1,4 @@
-/** A small Hugging Face hub on this machine: the endpoints that a download needs, and the ways in which it can go wrong. */
+/** A small Hugging Face hub on this machine, with the endpoints that a download needs, and faults to inject. */
 import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
@@ -9,34 +9,34 @@ export const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 
 export interface HubServer {
   readonly endpoint: string;
-  /** Of one repository, by path. */
+  /** Files of one repository, by path. */
   readonly files: Map<string, Buffer>;
-  /** `GET /path` with the token, as they came. */
+  /** The requests so far: `GET /path`, the token and the range. */
   readonly requests: {
     readonly line: string;
     readonly token: string | undefined;
     readonly range: string | undefined;
   }[];
-  /** What goes wrong; reset it after use. */
+  /** Injected faults. Reset them after use. */
   faults: {
-    /** Answers to everything. */
+    /** Answers every request with this status, and with this X-Error-Code. */
     status?: number;
     code?: string;
-    /** Ends the connection after so many bytes of a file, so often. */
+    /** Ends the connection after `cutAfter` bytes of a file, `cuts` times. */
     cutAfter?: number;
     cuts?: number;
-    /** Files are listed as they are and sent as this makes them. */
+    /** Changes the content of a file that is sent, but not its listed hash and size. */
     send?: (path: string, content: Buffer) => Buffer;
-    /** Changes what the tree lists. */
+    /** Changes the listing of files. */
     list?: (entries: Record<string, unknown>[]) => unknown;
-    /** Answers a range with the whole file. */
+    /** Answers a range request with the whole file. */
     noRanges?: boolean;
     commit?: string;
   };
   close(): Promise<void>;
 }
 
-/** Large files are those that a repository keeps in Git LFS; here, weights. */
+/** Files that a repository stores in Git LFS; here, weights. */
 const isLarge = (path: string) => /\.(safetensors|bin|ckpt)$/.test(path);
 
 export async function startHub(repo: string): Promise<HubServer> {
@@ -71,7 +71,7 @@ export async function startHub(repo: string): Promise<HubServer> {
         json(listed.slice(0, 2), { Link: next });
       }
     } else if (path.startsWith(resolve) && files.has(path.slice(resolve.length))) {
-      // As the hub does: large files lie on another host.
+      // As on the hub, large files are on another host.
       const name = path.slice(resolve.length);
       if (isLarge(name)) response.writeHead(302, { Location: `${cdn}/${encodeURIComponent(name)}` }).end();
       else send(name, range, response);
@@ -123,7 +123,7 @@ function addressOf(server: Server): string {
   return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-/** Every file below `folder`, as a repository's. */
+/** Reads all files of `folder`, as the files of a repository. */
 export async function filesOf(folder: string): Promise<[string, Buffer][]> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true });
   const paths = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));

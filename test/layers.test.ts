@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { expect, test } from "vitest";
 
-/** A folder of src imports only from itself and from those before it (docs/architecture.md). */
+/** The folders of src in order. A folder imports only from itself and from folders before it (docs/architecture.md). */
 const LAYERS = [
   "errors",
   "io",
@@ -41,12 +41,12 @@ const importsOf = (file: string) =>
 
 const layerOf = (file: string) => LAYERS.indexOf(file.split(path.sep)[0] as string);
 
-test("every folder of src has a place in the order", () => {
+test("the order has every folder of src", () => {
   const folders = new Set(files.filter((file) => file.includes(path.sep)).map((file) => file.split(path.sep)[0]));
   expect([...folders].sort()).toEqual([...LAYERS].sort());
 });
 
-test("folders import one way", () => {
+test("folders import only from earlier folders", () => {
   const wrong = files.flatMap((file) =>
     importsOf(file)
       .filter((target) => target.startsWith("."))
@@ -57,27 +57,27 @@ test("folders import one way", () => {
   expect(wrong).toEqual([]);
 });
 
-/** Folders that other folders enter by their index.ts. Tests may reach inside. */
-const ROOMS = [
+/** Folders from which other folders import only through index.ts. Tests may import any of their files. */
+const PUBLIC_BY_INDEX = [
   ...["cluster", "rewards", "estimators", "config", "pipeline", "scoring", "engine", "train"],
   ...["record", "report", "publish", "trackers"].map((folder) => path.join("runs", folder)),
 ];
 
-const roomOf = (file: string) => ROOMS.find((room) => file.startsWith(room + path.sep));
+const indexedFolderOf = (file: string) => PUBLIC_BY_INDEX.find((folder) => file.startsWith(folder + path.sep));
 
-test("rooms are entered by their door", () => {
+test("these folders are imported only through their index.ts", () => {
   const wrong = files.flatMap((file) =>
     importsOf(file)
       .filter((target) => target.startsWith("."))
       .map((target) => path.relative(SRC, path.resolve(SRC, path.dirname(file), target)))
-      .filter((target) => roomOf(target) !== undefined && roomOf(target) !== roomOf(file))
+      .filter((target) => indexedFolderOf(target) !== undefined && indexedFolderOf(target) !== indexedFolderOf(file))
       .filter((target) => path.basename(target) !== "index.js")
       .map((target) => `${file} imports ${target}`),
   );
   expect(wrong).toEqual([]);
 });
 
-test("at most 15 files take the whole Settings; the others take the sections that they need", () => {
+test("at most 15 files import the whole Settings; the others take only the sections that they need", () => {
   const importers = files.filter((file) =>
     [...readFileSync(path.join(SRC, file), "utf8").matchAll(/import (?:type )?\{([^}]*)\}/g)].some(([, names]) =>
       /(^|[\s,])(type )?Settings(?=[\s,]|$)/.test(names as string),
@@ -86,7 +86,7 @@ test("at most 15 files take the whole Settings; the others take the sections tha
   expect(importers.length).toBeLessThanOrEqual(15);
 });
 
-test("no files import each other in a circle, types included", () => {
+test("there are no import cycles, types included", () => {
   const graph = new Map(
     files.map((file) => [
       file,
@@ -96,17 +96,17 @@ test("no files import each other in a circle, types included", () => {
     ]),
   );
   const done = new Set<string>();
-  const circleFrom = (file: string, above: readonly string[]): readonly string[] | undefined => {
-    if (above.includes(file)) return [...above.slice(above.indexOf(file)), file];
+  const cycleFrom = (file: string, chain: readonly string[]): readonly string[] | undefined => {
+    if (chain.includes(file)) return [...chain.slice(chain.indexOf(file)), file];
     if (done.has(file)) return undefined;
     for (const target of graph.get(file) ?? []) {
-      const circle = circleFrom(target, [...above, file]);
-      if (circle) return circle;
+      const cycle = cycleFrom(target, [...chain, file]);
+      if (cycle) return cycle;
     }
     done.add(file);
     return undefined;
   };
-  expect(files.map((file) => circleFrom(file, [])).find((circle) => circle)).toBeUndefined();
+  expect(files.map((file) => cycleFrom(file, [])).find((cycle) => cycle)).toBeUndefined();
 });
 
 test("only the runtime imports ONNX Runtime", () => {

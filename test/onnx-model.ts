@@ -1,4 +1,4 @@
-/** ONNX files of a few nodes, for tests. */
+/** Small ONNX files for tests. */
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import {
   type AttributeProto,
@@ -26,13 +26,15 @@ export type Attributes = Readonly<
   >
 >;
 
+/** `operator` may have a domain: `com.microsoft.FusedConv`. */
 export function node(
-  opType: string,
+  operator: string,
   input: readonly string[],
   output: readonly string[],
   attributes: Attributes = {},
-  domain = "",
 ): NodeProto {
+  const dot = operator.lastIndexOf(".");
+  const [domain, opType] = [operator.slice(0, Math.max(0, dot)), operator.slice(dot + 1)];
   return create(NodeProtoSchema, {
     opType,
     domain,
@@ -85,7 +87,7 @@ export const graph = (
 
 export interface ModelInit {
   readonly nodes: readonly NodeProto[];
-  /** A text is an extent that is open. */
+  /** A string stands for an extent that is not fixed. */
   readonly inputs: Readonly<Record<string, readonly (number | string)[]>>;
   readonly outputs: readonly string[];
   readonly initializers?: readonly TensorProto[];

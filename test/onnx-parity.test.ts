@@ -1,4 +1,4 @@
-/** Exports of small image models by both of PyTorch's exporters (parity/onnx_models.py): value and image gradient of autograd. */
+/** Small image models from both ONNX exporters of PyTorch (parity/onnx_models.py): value and image gradient agree with autograd. */
 import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -16,14 +16,14 @@ beforeAll(async () => {
 });
 afterAll(() => runtime.close());
 
-test.each(files)("%s gives the value and the gradient of autograd", async (name) => {
+test.each(files)("%s has the value and the gradient of autograd", async (name) => {
   const golden = `${folder}/${name.split(".")[0]}.safetensors`;
   const { valueError, gradientError } = await onnxParity(runtime, `${folder}/${name}`, golden);
   expect(valueError).toBeLessThan(OP_TOLERANCE);
   expect(gradientError).toBeLessThan(OP_TOLERANCE);
 });
 
-test("every architecture comes from both exporters, but for transformers' Swin, which the newer one refuses", () => {
+test("every architecture is exported by both exporters, except transformers' Swin, which the newer one refuses", () => {
   for (const model of models) {
     const exporters = files.filter((name) => name.startsWith(`${model}.`)).map((name) => name.split(/[.-]/).at(-3));
     expect([model, exporters]).toEqual([

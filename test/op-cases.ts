@@ -13,7 +13,7 @@ export interface OpCase {
 const indices = o.constant([2, 0, 2, 1], [4], "int64");
 const mask = o.constant([1, 0, 1, 0, 0, 1], [2, 3], "bool");
 
-/** At least one case for every op; broadcasting, odd sizes, strides and groups where the op has them. */
+/** At least one case for every op, with broadcasting, odd sizes, strides and groups if the op has them. */
 export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
   attention: [
     {
@@ -282,7 +282,7 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
   softmax: [{ shapes: [[2, 3, 4]], build: o.softmax }],
 };
 
-/** Compositions with a sharp meaning of their own. */
+/** Compositions that are checked like ops. */
 export const COMPOSED_CASES: Readonly<Record<string, readonly OpCase[]>> = {
   resizeBilinear: [
     { shapes: [[1, 2, 5, 7]], build: (x) => o.resizeBilinear(x, [3, 4]) },

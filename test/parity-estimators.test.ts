@@ -1,4 +1,4 @@
-/** One update of each estimator beside its version in PyTorch (parity/estimators.py), with everything random given. */
+/** Compares one training step of each estimator with PyTorch (parity/estimators.py). All random numbers are stored. */
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -51,22 +51,22 @@ async function values(name: string): Promise<Float32Array> {
 }
 
 const { steps, k, lambda, ddpo, temperature, kl_weight } = reference;
-const rounds = { updates: 1, inner_epochs: 1 } as const;
+const oneUpdate = { updates: 1, inner_epochs: 1 } as const;
 
-const UPDATES: Record<string, SettingsInput> = {
+const SETTINGS: Record<string, SettingsInput> = {
   draft: { estimator: { name: "draft" } },
   "draft-k": { estimator: { name: "draft", k } },
   "draft-lv": { estimator: { name: "draft-lv", noises: 2 } },
   refl: { estimator: { name: "refl", low: 2, high: 4 } },
   "adjoint-matching": { estimator: { name: "adjoint-matching", lambda }, sampling: { eta: 1 } },
-  ddpo: { estimator: { name: "ddpo", ...rounds, ...ddpo }, sampling: { eta: 1 } },
-  "ddpo-noise": { estimator: { name: "ddpo", weighting: "noise", ...rounds, ...ddpo }, sampling: { eta: 1 } },
-  rwr: { estimator: { name: "rwr", ...rounds, temperature } },
+  ddpo: { estimator: { name: "ddpo", ...oneUpdate, ...ddpo }, sampling: { eta: 1 } },
+  "ddpo-noise": { estimator: { name: "ddpo", weighting: "noise", ...oneUpdate, ...ddpo }, sampling: { eta: 1 } },
+  rwr: { estimator: { name: "rwr", ...oneUpdate, temperature } },
   kl: { estimator: { name: "draft", k }, kl: { weight: kl_weight } },
 };
 
-for (const [name, changes] of Object.entries(UPDATES)) {
-  test(`${name} gives PyTorch's loss, rewards and gradient`, async () => {
+for (const [name, changes] of Object.entries(SETTINGS)) {
+  test(`${name} has the loss, rewards and gradient of PyTorch`, async () => {
     const expected = reference.updates[name] as Reference["updates"][string];
     const settings = tinySettings({
       loss: { form: "target", target: reference.target, scale: reference.loss_scale },
@@ -89,7 +89,7 @@ for (const [name, changes] of Object.entries(UPDATES)) {
     const size = engine.latentElements;
     const given = { initial: await values("initial"), steps: await values("steps") };
     const [again, levels] = [await values("again"), await values("levels")];
-    const row = (all: Float32Array, ...at: [picture: number] | [of: number, picture: number]) => {
+    const row = (all: Float32Array, ...at: [image: number] | [step: number, image: number]) => {
       const i = at.length === 1 ? at[0] : at[0] * reference.prompts.length + at[1];
       return all.subarray(i * size, (i + 1) * size);
     };

@@ -1,6 +1,6 @@
 /**
- * Whole runs beside AlignProp in PyTorch, diffusers and PEFT (parity/reference_loop.py): the same tiny model, noise,
- * prompts, masks and first adapter; three updates of two micro-batches each.
+ * Compares whole runs with AlignProp in PyTorch, diffusers and PEFT (parity/reference_loop.py): the same tiny model, noise,
+ * prompts, masks and initial adapter; three training steps of two micro-batches each.
  */
 
 import { readFile } from "node:fs/promises";
@@ -62,22 +62,26 @@ async function values(name: string): Promise<Float32Array> {
   return toFloat32(await readTensor(stored));
 }
 
-/** The factors under `prefix`, in the order of the vector; of a tensor [update, …], the rows of `update`. */
-async function flat(layout: TrainableLayout, prefix: string, update = 0): Promise<Float32Array> {
+/** The LoRA factors under `prefix` as a vector in the order of the layout. A tensor [step, …] has a row per training step. */
+async function flat(layout: TrainableLayout, prefix: string, step = 0): Promise<Float32Array> {
   const all = new Float32Array(layout.size);
   for (const { name, shape, offset } of layout.entries) {
     const size = sizeOf(shape);
-    all.set((await values(`${prefix}.${name}`)).subarray(update * size, (update + 1) * size), offset);
+    all.set((await values(`${prefix}.${name}`)).subarray(step * size, (step + 1) * size), offset);
   }
   return all;
 }
 
-describe("three updates beside PyTorch's AlignProp", () => {
-  const runs = Object.entries(reference.runs).map(([name, run]) => ({ name, run, kept: Number.POSITIVE_INFINITY }));
+describe("three training steps compared with AlignProp in PyTorch", () => {
+  const runs = Object.entries(reference.runs).map(([name, run]) => ({
+    name,
+    run,
+    maxSavedCalls: Number.POSITIVE_INFINITY,
+  }));
   const full = runs.filter(({ name }) => name === "full");
-  const lessKept = [0, 1].flatMap((kept) => full.map((whole) => ({ ...whole, kept })));
-  for (const { name, run, kept } of [...runs, ...lessKept]) {
-    test(`${name}, residuals of ${kept} calls kept: ${run.about}`, async () => {
+  const limited = [0, 1].flatMap((maxSavedCalls) => full.map((each) => ({ ...each, maxSavedCalls })));
+  for (const { name, run, maxSavedCalls } of [...runs, ...limited]) {
+    test(`${name}, residuals of at most ${maxSavedCalls} calls saved: ${run.about}`, async () => {
       const given = run.settings;
       const settings = tinySettings({
         sampling: { steps: given.steps, guidance_scale: given.guidance_scale },
@@ -88,20 +92,20 @@ describe("three updates beside PyTorch's AlignProp", () => {
       const { layout } = await openTrainable(settings, pipeline);
       const estimator = (await openEstimator({ name: "draft", k: null })) as DirectEstimator;
       const parts = { pipeline, reward, estimator, layout, settings };
-      const { engine, replica } = await compileEngine(runtime, parts, { maxSavedCalls: kept, recomputes: false });
+      const { engine, replica } = await compileEngine(runtime, parts, { maxSavedCalls, recomputes: false });
       const initial = await flat(layout, `lora.${run.lora}`);
       const weights = initial.slice();
       const state = adamwState(layout.size);
       const noise = await values("noise");
       const { latentElements } = engine;
 
-      for (const [update, { loss, grad_norm, micro_batches }] of run.updates.entries()) {
+      for (const [step, { loss, grad_norm, micro_batches }] of run.updates.entries()) {
         const samples: TrainingSample[] = micro_batches.flatMap(({ prompts, mask }, batch) =>
           prompts.map((prompt, i) => {
-            const at = (update * micro_batches.length + batch) * prompts.length + i;
+            const at = (step * micro_batches.length + batch) * prompts.length + i;
             const initial = noise.subarray(at * latentElements, (at + 1) * latentElements);
             return {
-              epoch: update,
+              epoch: step,
               index: at,
               prompt,
               mask,
@@ -113,7 +117,7 @@ describe("three updates beside PyTorch's AlignProp", () => {
         const request = { parameters: weights, globalBatchSize: samples.length };
         const result = await replica.gradient(estimator, samples, request);
         expect(Math.abs(result.loss / loss - 1)).toBeLessThan(CHAIN_TOLERANCE);
-        expect(distance(result.gradient, await flat(layout, `${name}.gradient`, update))).toBeLessThan(CHAIN_TOLERANCE);
+        expect(distance(result.gradient, await flat(layout, `${name}.gradient`, step))).toBeLessThan(CHAIN_TOLERANCE);
 
         expect(Math.abs(clipGradNorm(result.gradient, given.max_grad_norm) / grad_norm - 1)).toBeLessThan(
           CHAIN_TOLERANCE,
@@ -125,8 +129,8 @@ describe("three updates beside PyTorch's AlignProp", () => {
           epsilon: given.epsilon,
           weightDecay: given.weight_decay,
         });
-        // Three updates move a weight by little: the change is compared, not the whole weight.
-        const expected = await flat(layout, `${name}.weight`, update);
+        // Three steps change a weight only a little, so the changes are compared, not the weights.
+        const expected = await flat(layout, `${name}.weight`, step);
         const change = (now: Float32Array) => now.map((value, i) => value - (initial[i] as number));
         expect(distance(change(weights), change(expected))).toBeLessThan(CHAIN_TOLERANCE);
       }

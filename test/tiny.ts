@@ -8,7 +8,7 @@ export const TINY_SD = fileURLToPath(new URL("./goldens/tiny-sd", import.meta.ur
 /** A pipeline of another family with random weights: sd2, sdxl, sdxl-distilled or odd (parity/families.py). */
 export const tinyFamily = (name: string) => fileURLToPath(new URL(`./goldens/families/${name}/model`, import.meta.url));
 
-/** A recipe for a run of seconds. */
+/** A recipe for a run that takes seconds. */
 export const TINY_RECIPE = {
   model: TINY_SD,
   reward: "compressibility",
@@ -19,27 +19,27 @@ export const TINY_RECIPE = {
   batch: { samples_per_epoch: 8, total: 4, per_device: 2 },
 } as const;
 
-/** A CLIP and a head with random weights. */
+/** A CLIP and an aesthetic head with random weights. */
 export const TINY_REWARD = fileURLToPath(new URL("./goldens/tiny-reward", import.meta.url));
 
 const WITH_CLIP: readonly string[] = ["aesthetic", "clip"];
 
-/** A reward on the tiny weights, by its name or with settings of its own. */
+/** Opens a reward on the tiny weights, by its name or with settings. */
 export function tinyReward(
   chosen: string | ({ name: string; root?: string } & Record<string, unknown>),
 ): Promise<Reward> {
-  const { name, root = "reward", ...own } = typeof chosen === "string" ? { name: chosen } : chosen;
+  const { name, root = "reward", ...changes } = typeof chosen === "string" ? { name: chosen } : chosen;
   const settings = {
     name,
     ...(WITH_CLIP.includes(name) && { clip: `${TINY_REWARD}/clip` }),
     ...(["hps", "pickscore"].includes(name) && { weights: `${TINY_REWARD}/clip` }),
     ...(name === "aesthetic" && { head: `${TINY_REWARD}/aesthetic` }),
-    ...own,
+    ...changes,
   };
   return openReward(rewardSettings.parse(settings), { ...pathsOnly, root });
 }
 
-/** Resolved settings of a run that takes seconds; `changes` are written as in a recipe. */
+/** Resolved settings of a run that takes seconds. `changes` are as in a recipe; `steps` is the number of training steps. */
 export function tinySettings(changes: SettingsInput & { steps?: number } = {}): Settings {
   const { steps = 4, ...recipe } = changes;
   const {

@@ -1,7 +1,7 @@
-/** Files in PyTorch's format, made by hand: what torch.save would write, and what it never would. */
+/** Builds files in PyTorch's format by hand, both valid and invalid ones. */
 import { crc32 } from "node:zlib";
 
-/** A part of a pickle: opcodes as text, one character a byte, or bytes. */
+/** A part of a pickle: opcodes as a string with one character per byte, or bytes. */
 export type Part = string | Uint8Array;
 
 export const join = (...parts: readonly Part[]): Buffer =>
@@ -15,7 +15,7 @@ export function text(value: string): Buffer {
   return join("X", uint32(bytes.length), bytes);
 }
 
-/** A whole number; one of more than 32 bits takes 8 bytes. */
+/** An integer of 32 bits, or of 64 bits if it does not fit. */
 export function int(value: number): Buffer {
   const bytes = Buffer.alloc(8);
   bytes.writeBigInt64LE(BigInt(value));
@@ -29,14 +29,14 @@ export const dict = (entries: Readonly<Record<string, Part>>): Buffer =>
 export interface View {
   readonly key?: string;
   readonly storageClass?: string;
-  /** Elements that the storage says it has. */
+  /** Number of elements in the header of the storage. */
   readonly elements: number;
   readonly offset?: number;
   readonly shape: readonly number[];
   readonly strides: readonly number[];
 }
 
-/** A call of _rebuild_tensor_v2, as torch.save writes it. */
+/** A call of `_rebuild_tensor_v2`, as torch.save writes it. */
 export function tensor({
   key = "0",
   storageClass = "FloatStorage",
@@ -58,12 +58,12 @@ export function tensor({
 export interface ZipContent {
   readonly name: string;
   readonly content: Uint8Array;
-  /** What the zip says of it; by default the truth, stored as it is. */
+  /** Compression method and size in the header; by default those of a stored entry. */
   readonly method?: number;
   readonly size?: number;
 }
 
-/** A zip of contents as they are given. */
+/** A zip with these contents, which are not compressed here. */
 export function zip(contents: readonly ZipContent[]): Buffer {
   const files: Buffer[] = [];
   const directory: Buffer[] = [];
@@ -90,7 +90,7 @@ export function zip(contents: readonly ZipContent[]): Buffer {
   return join(...files, ...directory, "PK\x05\x06", end);
 }
 
-/** The layout of torch.save: data.pkl and storages by key. */
+/** The zip layout of torch.save: data.pkl and storages by key. */
 export const torchZip = (data: Uint8Array, storages: Readonly<Record<string, Uint8Array>> = {}): Buffer =>
   zip([
     { name: "archive/data.pkl", content: data },

@@ -1,4 +1,4 @@
-/** One U-Net in every type and format that files come in, through ONNX Runtime: the same numbers give the same output. */
+/** A U-Net with weights in each supported type and file format: the same numbers give the same output of ONNX Runtime. */
 import { mkdtemp, readFile, realpath, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -62,7 +62,7 @@ const rounded = (dtype: DType) =>
 
 const STORAGES = { float32: "FloatStorage", float16: "HalfStorage", bfloat16: "BFloat16Storage" } as const;
 
-/** As torch.save writes it, but that storages begin where they happen to, aligned to nothing. */
+/** A file of torch.save whose storages are not aligned. */
 function asPytorch(tensors: ReadonlyMap<string, HostTensor>, storageClass: string): Buffer {
   const entries = [...tensors];
   const views = entries.map(([name, { shape }], key): [string, Buffer] => [
@@ -77,7 +77,7 @@ function asPytorch(tensors: ReadonlyMap<string, HostTensor>, storageClass: strin
 }
 
 test.each(["float32", "float16", "bfloat16"] as const)(
-  "%s weights, in a safetensors file and in a checkpoint, give what their numbers give as float32",
+  "%s weights in a safetensors file and in a checkpoint give the same output as the same numbers in float32",
   async (dtype) => {
     const tensors = rounded(dtype);
     const single = new Map([...tensors].map(([name, x]) => [name, fromNumbers(toNumbers(x), x.shape)]));
@@ -92,11 +92,11 @@ test.each(["float32", "float16", "bfloat16"] as const)(
     const weights = await openWeightFile(checkpoint);
     expect(await call(weights)).toEqual(expected);
 
-    // The runtime read the checkpoint itself, at places that are no multiples of the elements' size.
+    // The runtime read the checkpoint itself, at offsets that are not multiples of the element size.
     const stored = [...weights.names()].map((name) => weights.get(name));
     expect(stored.every((x) => x?.kind === "file" && x.dtype === dtype)).toBe(true);
     expect(stored.some((x) => x?.kind === "file" && x.offset % 2 === 1)).toBe(true);
-    // The weights count: rounding them differently shows.
+    // The output depends on how the weights are rounded.
     if (dtype !== "float32") {
       const original = await call(await openSafetensors(join(TINY_SD, "unet/diffusion_pytorch_model.safetensors")));
       expect(relativeError(expected, original)).toBeGreaterThan(1e-6);

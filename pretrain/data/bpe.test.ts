@@ -22,24 +22,24 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 describe("learning merges", () => {
-  test("takes the commonest pair first, ties by the alphabet, until every word is one symbol", () => {
+  test("takes the most frequent pair first, ties in alphabetical order, until every word is one symbol", () => {
     // cat</w>: c a t</w>; cats: c a t s</w>; at: a t</w>. Pairs: c+a 2, a+t</w> 2, a+t 1, t+s</w> 1.
     expect(learnMerges(["cat", "cats", "at"])).toEqual([
       ["a", "t</w>"], // 2, before "c a" in the alphabet
-      ["a", "t"], // all that is left occurs once
+      ["a", "t"], // all remaining pairs occur once
       ["at", "s</w>"],
       ["c", "at</w>"],
       ["c", "ats</w>"],
     ]);
   });
 
-  test("gives the same merges whatever happened before", () => {
+  test("gives the same merges for a corpus that repeats its words", () => {
     expect(learnMerges(CAPTION_WORDS)).toEqual(learnMerges([...CAPTION_WORDS, ...CAPTION_WORDS]));
   });
 });
 
 describe("the embedded model's tokenizer", () => {
-  test("is small: all bytes, twice, the merges and two special tokens, numbered without gaps", () => {
+  test("is small: all bytes twice, the merges and two special tokens, numbered without gaps", () => {
     const merges = learnMerges(CAPTION_WORDS).length;
     const ids = Object.values(vocab).sort((a, b) => a - b);
     expect(ids).toEqual(Array.from({ length: 512 + merges + 2 }, (_, i) => i));
@@ -57,12 +57,12 @@ describe("the embedded model's tokenizer", () => {
     ["three shaded mice on a gray background", "three shaded mice on a gray background"],
     ["A FOX  and its cubs", "a fox and its cubs"],
     ["zwölf füchse 狐 🦊", "zwölf füchse 狐 🦊"],
-  ])("gives %j back from its tokens", (text, expected) => {
-    const words = tokenizer.encode(text).ids.filter((id) => id !== tokenizer.startId && id !== tokenizer.endId);
+  ])("decodes the tokens of %j", (prompt, expected) => {
+    const words = tokenizer.encode(prompt).ids.filter((id) => id !== tokenizer.startId && id !== tokenizer.endId);
     expect(tokenizer.decode(words).trimEnd()).toBe(expected);
   });
 
-  test("is the one that is checked in", async () => {
+  test("is equal to the checked-in files", async () => {
     for (const file of FILES) {
       expect(await readFile(new URL(file, embedded), "utf8"), file).toBe(await readFile(join(folder, file), "utf8"));
     }

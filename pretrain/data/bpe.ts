@@ -1,6 +1,6 @@
 /**
- * Learns the embedded model's tokenizer: byte-pair encoding (Sennrich et al. 2016) over bytes, in the files of CLIP's
- * tokenizer. Merging goes on until every word of the corpus is one token; other text still encodes, in more tokens.
+ * Makes the tokenizer of the embedded model: byte-pair encoding (Sennrich et al. 2016) over bytes, in the file format of CLIP's
+ * tokenizer. Every word of the corpus becomes one token. Other text can be encoded as well, with more tokens.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -9,17 +9,20 @@ const START = "<|startoftext|>";
 const END = "<|endoftext|>";
 const END_OF_WORD = "</w>";
 
-/** A printable character for each byte (Radford et al. 2019): itself where it prints, else one from 256 on. */
+/** A printable character for each byte (Radford et al. 2019): the byte's own if that is printable, otherwise one from 256 on. */
 function byteCharacters(): string[] {
-  const prints = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+  const isPrintable = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
   const bytes = Array.from({ length: 256 }, (_, byte) => byte);
-  const hidden = bytes.filter((byte) => !prints(byte));
-  const shown = bytes.filter(prints);
-  // CLIP lists the printing ones first.
+  const hidden = bytes.filter((byte) => !isPrintable(byte));
+  const shown = bytes.filter(isPrintable);
+  // CLIP lists the printable ones first.
   return [...shown.map((byte) => String.fromCodePoint(byte)), ...hidden.map((_, i) => String.fromCodePoint(256 + i))];
 }
 
-/** Pairs to merge, in rank order, until each word (lower-case ASCII) is one symbol. Ties go to the first in the alphabet. */
+/**
+ * The pairs to merge, by rank, until each word (lower-case ASCII) is one symbol. The most frequent pair is merged first; of
+ * equally frequent ones, the first in alphabetical order.
+ */
 export function learnMerges(words: readonly string[]): [string, string][] {
   const spellings = [...new Set(words)].map((word) => {
     const letters = [...word];
@@ -46,7 +49,7 @@ export function learnMerges(words: readonly string[]): [string, string][] {
   }
 }
 
-/** The files of a CLIPTokenizer folder. Texts are padded with the end token, as Stable Diffusion 1 does. */
+/** Writes the files of a CLIPTokenizer folder. Prompts are padded with the end token, as in Stable Diffusion 1. */
 export async function writeTokenizer(folder: string, words: readonly string[], maxLength: number): Promise<void> {
   const merges = learnMerges(words);
   const bytes = byteCharacters();

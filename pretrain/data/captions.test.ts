@@ -56,7 +56,7 @@ test("an unknown animal has no class", () => {
 });
 
 describe("a caption", () => {
-  test("tells what it is asked to tell", () => {
+  test("mentions the chosen attributes", () => {
     expect(caption(fox, { ...nothing, bare: true })).toBe("fox");
     expect(caption(fox, nothing)).toBe("a fox");
     expect(caption(fox, { ...nothing, one: true })).toBe("one fox");
@@ -68,11 +68,11 @@ describe("a caption", () => {
     expect(caption(fox, { ...nothing, treatment: true })).toBe("a fox");
   });
 
-  test("names the number wherever there are several, even when it would be bare", () => {
+  test("names the number if there are several, even if it would be bare", () => {
     expect(caption({ ...fox, count: 4 }, { ...nothing, bare: true })).toBe("four foxes");
   });
 
-  test("of every sample names its animal, in words of the corpus", () => {
+  test("of any sample names its animal, and has only words of the corpus", () => {
     const known = new Set(CAPTION_WORDS);
     for (let index = 0; index < 2000; index++) {
       const { scene, caption } = sampleAt(3, index, { treated: 0.5 });
@@ -88,7 +88,7 @@ describe("a caption", () => {
     expect(Math.abs(bare.length / 4000 - 0.35)).toBeLessThan(0.03);
   });
 
-  test("varies with the seed and not with the moment", () => {
+  test("depends only on the seed", () => {
     expect(sampleTelling(new Rng(1, 2))).toEqual(sampleTelling(new Rng(1, 2)));
     expect(new Set(Array.from({ length: 20 }, (_, seed) => sampleAt(seed, 0).caption)).size).toBeGreaterThan(10);
   });

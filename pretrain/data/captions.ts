@@ -1,6 +1,6 @@
 /**
- * Scene → caption. A caption always names the animal, and always the number where there are several, so that a bare
- * name means one animal. About a third of all captions are the bare name: the paper's prompts are just that.
+ * Scene → caption. A caption always names the animal, and the number if there are several, so that a bare name means one
+ * animal. About a third of all captions are bare names, because the paper's prompts are bare names.
  */
 import type { Rng } from "../../src/tensor/rng.js";
 import { ANIMALS, plural, withArticle } from "./animals.js";
@@ -9,18 +9,18 @@ import { BACKGROUND_NAMES, type Scene, TREATMENTS } from "./scene.js";
 
 const NUMBERS: Readonly<Record<Scene["count"], string>> = { 1: "one", 2: "two", 3: "three", 4: "four" };
 
-/** What a caption tells beside the animal and a number above one. */
+/** The attributes that a caption mentions besides the animal and a number above one. */
 export interface Telling {
-  /** The name alone, where there is one animal. */
+  /** Only the name, if there is one animal. */
   readonly bare: boolean;
   readonly style: boolean;
   readonly background: boolean;
   readonly treatment: boolean;
-  /** "one fox" rather than "a fox". */
+  /** "one fox" instead of "a fox". */
   readonly one: boolean;
 }
 
-/** Bare 44 % of the time: 35 % of all captions, as four in five pictures show one animal. */
+/** 44 % are bare. These are 35 % of all captions, because four in five images show one animal. */
 export function sampleTelling(rng: Rng): Telling {
   return {
     bare: rng.uniform() < 0.44,
@@ -43,7 +43,7 @@ export function describe(scene: Scene, telling: Telling): string {
   return telling.background ? `${subject} on ${withArticle(scene.background)} background` : subject;
 }
 
-/** Every word that a caption can hold, each once: the corpus that the tokenizer is learnt from. */
+/** Every word that a caption can contain, each once: the corpus of the tokenizer. */
 export const CAPTION_WORDS: readonly string[] = [
   ...new Set([
     ...ANIMALS,

@@ -1,19 +1,19 @@
-/** Pretraining data, rendered on demand: sample `index` under a seed is the same on every machine and in any order. */
+/** Pretraining data, rendered on demand: sample `index` of a seed is the same on every machine and in any order. */
 import { Rng } from "../../src/tensor/rng.js";
 import { animalIndex } from "./animals.js";
 import { describe, sampleTelling, type Telling } from "./captions.js";
 import type { Icons } from "./icons.js";
-import { PICTURE_LENGTH, renderScene } from "./render.js";
+import { IMAGE_LENGTH, renderScene } from "./render.js";
 import { type Scene, type SceneVariation, sampleScene } from "./scene.js";
 
 export interface Sample {
   readonly scene: Scene;
-  /** What the caption tells of the scene. */
+  /** The attributes that the caption mentions. */
   readonly telling: Telling;
   readonly caption: string;
 }
 
-/** What sample `index` shows and how it is described; cheap, renders nothing. */
+/** The scene and the caption of sample `index`. Cheap, because nothing is rendered. */
 export function sampleAt(seed: number, index: number, variation: SceneVariation = {}): Sample {
   const rng = new Rng(seed, index);
   const scene = sampleScene(rng, variation);
@@ -24,12 +24,12 @@ export function sampleAt(seed: number, index: number, variation: SceneVariation 
 export interface Batch {
   readonly samples: readonly Sample[];
   /** [samples, 3, 64, 64], -1 … 1. */
-  readonly pictures: Float32Array;
-  /** The animal's place in ANIMALS, for the classifier. */
+  readonly images: Float32Array;
+  /** Indices into ANIMALS, for the classifier. */
   readonly labels: Int32Array;
 }
 
-/** Samples `start` … `start + size - 1` of the stream that `seed` names. */
+/** Samples `start` … `start + size - 1` of the stream with this seed. */
 export function batchAt(
   icons: Icons,
   { seed, start, size, ...variation }: { seed: number; start: number; size: number } & SceneVariation,
@@ -38,10 +38,10 @@ export function batchAt(
   return { samples, ...renderBatch(samples, icons) };
 }
 
-export function renderBatch(samples: readonly Sample[], icons: Icons): Pick<Batch, "pictures" | "labels"> {
-  const pictures = new Float32Array(samples.length * PICTURE_LENGTH);
+export function renderBatch(samples: readonly Sample[], icons: Icons): Pick<Batch, "images" | "labels"> {
+  const images = new Float32Array(samples.length * IMAGE_LENGTH);
   samples.forEach(({ scene }, i) => {
-    renderScene(scene, icons, pictures, i * PICTURE_LENGTH);
+    renderScene(scene, icons, images, i * IMAGE_LENGTH);
   });
-  return { pictures, labels: Int32Array.from(samples, ({ scene }) => animalIndex(scene.animal)) };
+  return { images, labels: Int32Array.from(samples, ({ scene }) => animalIndex(scene.animal)) };
 }

@@ -1,13 +1,13 @@
 /**
- * The drawings that pretraining pictures are made of: each animal from two icon sets, rasterised once and kept at a
- * ladder of sizes, so that a renderer can sample near the size it draws and need not fear aliasing.
+ * The drawings of the pretraining images: each animal from two icon sets, rasterised once and stored at several sizes, so that
+ * the renderer can sample from a bitmap of about the drawn size, without aliasing.
  */
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import sharp from "sharp";
 import { ANIMALS } from "./animals.js";
 
-/** The captions' words for the two sets: Fluent Emoji Flat has plain fills, Noto has shading, highlights and outlines. */
+/** The words for the two sets in captions: Fluent Emoji Flat has plain fills, Noto has shading, highlights and outlines. */
 export const STYLES = ["flat", "shaded"] as const;
 export type Style = (typeof STYLES)[number];
 
@@ -16,7 +16,7 @@ const ICON_SETS: Readonly<Record<Style, string>> = {
   shaded: "@iconify-json/noto",
 };
 
-/** Icons that both sets keep under another name than the prompt's. */
+/** Icons whose name in both sets differs from the prompt. */
 const ICON_NAMES: Readonly<Record<string, string>> = {
   sheep: "ewe",
   squirrel: "chipmunk",
@@ -24,26 +24,26 @@ const ICON_NAMES: Readonly<Record<string, string>> = {
   cheetah: "leopard",
 };
 
-/** A picture of `size` x `size` pixels, four float32 a pixel: red, green, blue, alpha in 0 … 1, colours times alpha. */
+/** An image of `size` x `size` pixels with premultiplied alpha, four float32 per pixel: red, green, blue, alpha in 0 … 1. */
 export interface Bitmap {
   readonly size: number;
   readonly rgba: Float32Array;
 }
 
 export interface Icon {
-  /** How much of the square the drawing covers, 0 … 1; the longer side is 1. */
+  /** Share of the square's side that the drawing covers; 1 for the longer side. */
   readonly width: number;
   readonly height: number;
-  /** The same drawing, largest first. */
+  /** The same drawing at several sizes, largest first. */
   readonly ladder: readonly Bitmap[];
 }
 
 export type Icons = Readonly<Record<Style, ReadonlyMap<string, Icon>>>;
 
-/** Pixels along a side that the vectors are rasterised to, before any averaging. */
+/** Pixels along each side to which the vector graphics are rasterised, before averaging. */
 const RASTER_SIZE = 256;
 
-/** Steps of about 7/6, so that bilinear sampling never shrinks by more than that. */
+/** Sizes in steps of about 7/6, so that bilinear sampling never shrinks by more than that. */
 const LADDER = [64, 56, 48, 40, 34, 29, 25, 21];
 
 interface IconSet {
@@ -54,7 +54,7 @@ interface IconSet {
   >;
 }
 
-/** Both sets, all 51 animals. A second or two. */
+/** Loads both sets with all 51 animals. Takes a second or two. */
 export async function loadIcons(): Promise<Icons> {
   const [flat, shaded] = await Promise.all([loadStyle("flat"), loadStyle("shaded")]);
   return { flat, shaded };
@@ -73,13 +73,27 @@ async function loadStyle(style: Style): Promise<Map<string, Icon>> {
       `<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ` +
       `width="${RASTER_SIZE}" height="${RASTER_SIZE}" viewBox="0 0 ${width} ${height}">${icon.body}</svg>`;
     const rgba = await sharp(Buffer.from(svg)).ensureAlpha().raw().toBuffer();
-    icons.set(animal, fromRaster(rgba, RASTER_SIZE));
+    icons.set(animal, fromRaster({ bytes: rgba, size: RASTER_SIZE }));
   }
   return icons;
 }
 
-/** Straight-alpha bytes → a drawing cropped to what is visible, centred in a square, at every size of the ladder. */
-function fromRaster(bytes: Uint8Array, size: number): Icon {
+/** RGBA with straight alpha, `size` x `size` pixels. */
+interface Raster {
+  readonly bytes: Uint8Array;
+  readonly size: number;
+}
+
+/** A square within a raster, in pixels. */
+interface Square {
+  readonly x: number;
+  readonly y: number;
+  readonly side: number;
+}
+
+/** Raster → a drawing cropped to its visible part, centred in a square, at every size of the ladder. */
+function fromRaster(raster: Raster): Icon {
+  const { bytes, size } = raster;
   let [left, top, right, bottom] = [size, size, 0, 0];
   for (let y = 0; y < size; y++) {
     for (let x = 0; x < size; x++) {
@@ -91,31 +105,23 @@ function fromRaster(bytes: Uint8Array, size: number): Icon {
     }
   }
   const side = Math.max(right - left, bottom - top);
-  const originX = (left + right - side) / 2;
-  const originY = (top + bottom - side) / 2;
+  const square = { x: (left + right - side) / 2, y: (top + bottom - side) / 2, side };
   return {
     width: (right - left) / side,
     height: (bottom - top) / side,
-    ladder: LADDER.map((target) => ({ size: target, rgba: average(bytes, size, originX, originY, side, target) })),
+    ladder: LADDER.map((target) => ({ size: target, rgba: average(raster, square, target) })),
   };
 }
 
-/** Area average of the square at (originX, originY) of a raster onto `target` x `target` pixels, premultiplied. */
-function average(
-  bytes: Uint8Array,
-  size: number,
-  originX: number,
-  originY: number,
-  side: number,
-  target: number,
-): Float32Array {
+/** Area average of a square onto `target` x `target` pixels, premultiplied. */
+function average({ bytes, size }: Raster, square: Square, target: number): Float32Array {
   const out = new Float32Array(target * target * 4);
-  const step = side / target;
+  const step = square.side / target;
   const perByte = 1 / (255 * step * step);
   for (let row = 0; row < target; row++) {
-    const y0 = originY + row * step;
+    const y0 = square.y + row * step;
     for (let column = 0; column < target; column++) {
-      const x0 = originX + column * step;
+      const x0 = square.x + column * step;
       const at = (row * target + column) * 4;
       for (let y = Math.max(0, Math.floor(y0)); y < Math.min(size, y0 + step); y++) {
         const coverY = Math.min(y + 1, y0 + step) - Math.max(y, y0);

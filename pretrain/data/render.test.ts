@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { ANIMALS, animalIndex } from "./animals.js";
 import { batchAt, renderBatch, sampleAt } from "./dataset.js";
 import { bitmapFor, type Icons, loadIcons, STYLES } from "./icons.js";
-import { PICTURE_LENGTH, PICTURE_SIZE, placements, renderScene } from "./render.js";
+import { IMAGE_LENGTH, IMAGE_SIZE, placements, renderScene } from "./render.js";
 import { BACKGROUNDS, type Scene, TREATMENTS } from "./scene.js";
 
 let icons: Icons;
@@ -10,7 +10,7 @@ beforeAll(async () => {
   icons = await loadIcons();
 });
 
-const PLANE = PICTURE_SIZE * PICTURE_SIZE;
+const PLANE = IMAGE_SIZE * IMAGE_SIZE;
 const upright: Scene = {
   animal: "fox",
   style: "flat",
@@ -28,15 +28,15 @@ function drawing(scene: Scene) {
   return icon;
 }
 
-/** Whether a pixel differs from the background. */
-function isDrawn(picture: Float32Array, pixel: number, { background }: Scene): boolean {
+/** True if the pixel differs from the background. */
+function isDrawn(image: Float32Array, pixel: number, { background }: Scene): boolean {
   return BACKGROUNDS[background].some(
-    (level, channel) => Math.abs((picture[channel * PLANE + pixel] as number) - ((level / 255) * 2 - 1)) > 1e-3,
+    (level, channel) => Math.abs((image[channel * PLANE + pixel] as number) - ((level / 255) * 2 - 1)) > 1e-3,
   );
 }
 
 describe("the drawings", () => {
-  test("are there for every animal in both styles, filling their square along one side", () => {
+  test("exist for every animal in both styles, and fill their square along one side", () => {
     for (const style of STYLES) {
       expect([...icons[style].keys()]).toEqual(ANIMALS);
       for (const { width, height } of icons[style].values()) {
@@ -46,7 +46,7 @@ describe("the drawings", () => {
     }
   });
 
-  test("hold colours that their alpha allows, at every size", () => {
+  test("have premultiplied colours that are not above their alpha, at every size", () => {
     for (const { rgba } of [...icons.flat.values(), ...icons.shaded.values()].flatMap((icon) => icon.ladder)) {
       let excess = 0;
       for (let at = 0; at < rgba.length; at += 4) {
@@ -58,7 +58,7 @@ describe("the drawings", () => {
     }
   });
 
-  test("keep their mean colour from size to size", () => {
+  test("have the same mean colour at every size", () => {
     const [large, ...smaller] = drawing(upright).ladder.map(
       ({ size, rgba }) => rgba.reduce((a, b) => a + b) / size ** 2,
     );
@@ -75,14 +75,14 @@ describe("the drawings", () => {
 });
 
 describe("the arrangement", () => {
-  test("keeps every copy inside the picture and apart from the others", () => {
+  test("keeps every copy inside the image and apart from the others", () => {
     for (let index = 0; index < 3000; index++) {
       const { scene } = sampleAt(11, index, { several: 0.75, tilt: 15 });
       const copies = placements(scene, drawing(scene));
       expect(copies).toHaveLength(scene.count);
       for (const [i, a] of copies.entries()) {
         expect(Math.min(a.x - a.halfWidth, a.y - a.halfHeight)).toBeGreaterThanOrEqual(0.999);
-        expect(Math.max(a.x + a.halfWidth, a.y + a.halfHeight)).toBeLessThanOrEqual(PICTURE_SIZE - 0.999);
+        expect(Math.max(a.x + a.halfWidth, a.y + a.halfHeight)).toBeLessThanOrEqual(IMAGE_SIZE - 0.999);
         for (const b of copies.slice(i + 1)) {
           const apartX = Math.abs(a.x - b.x) - a.halfWidth - b.halfWidth;
           const apartY = Math.abs(a.y - b.y) - a.halfHeight - b.halfHeight;
@@ -92,31 +92,31 @@ describe("the arrangement", () => {
     }
   });
 
-  test("draws nothing between the slots or at the picture's edge", () => {
+  test("draws nothing between the slots or at the edge of the image", () => {
     for (const count of [2, 3, 4] as const) {
       const scene = { ...upright, count, tilt: 0.17 };
-      const picture = renderScene(scene, icons);
-      for (let i = 0; i < PICTURE_SIZE; i++) {
-        expect(isDrawn(picture, i, scene)).toBe(false);
-        expect(isDrawn(picture, i * PICTURE_SIZE, scene)).toBe(false);
-        if (count !== 3) expect(isDrawn(picture, i * PICTURE_SIZE + 31, scene)).toBe(false);
+      const image = renderScene(scene, icons);
+      for (let i = 0; i < IMAGE_SIZE; i++) {
+        expect(isDrawn(image, i, scene)).toBe(false);
+        expect(isDrawn(image, i * IMAGE_SIZE, scene)).toBe(false);
+        if (count !== 3) expect(isDrawn(image, i * IMAGE_SIZE + 31, scene)).toBe(false);
       }
     }
   });
 });
 
-describe("a picture", () => {
-  test("of every drawing stands out from every background", () => {
+describe("an image", () => {
+  test("of any drawing stands out from any background", () => {
     for (const style of STYLES) {
       for (const animal of ANIMALS) {
         for (const background of Object.keys(BACKGROUNDS) as Scene["background"][]) {
           const scene = { ...upright, animal, style, background };
-          const picture = renderScene(scene, icons);
+          const image = renderScene(scene, icons);
           let visible = 0;
           for (let pixel = 0; pixel < PLANE; pixel++) {
             const distance = Math.hypot(
               ...BACKGROUNDS[background].map(
-                (level, c) => (picture[c * PLANE + pixel] as number) - ((level / 255) * 2 - 1),
+                (level, c) => (image[c * PLANE + pixel] as number) - ((level / 255) * 2 - 1),
               ),
             );
             if (distance > 0.3) visible++;
@@ -127,24 +127,24 @@ describe("a picture", () => {
     }
   });
 
-  test("keeps to -1 … 1, treated or not", () => {
+  test("stays within -1 … 1, with and without a treatment", () => {
     for (const treatment of [undefined, ...TREATMENTS]) {
       const scene = treatment === undefined ? upright : { ...upright, treatment };
-      const picture = renderScene(scene, icons);
-      expect(Math.min(...picture)).toBeGreaterThanOrEqual(-1);
-      expect(Math.max(...picture)).toBeLessThanOrEqual(1);
+      const image = renderScene(scene, icons);
+      expect(Math.min(...image)).toBeGreaterThanOrEqual(-1);
+      expect(Math.max(...image)).toBeLessThanOrEqual(1);
     }
   });
 
   test("is mirrored by a flip", () => {
-    const picture = renderScene({ ...upright, animal: "cat" }, icons);
+    const image = renderScene({ ...upright, animal: "cat" }, icons);
     const flipped = renderScene({ ...upright, animal: "cat", flip: true }, icons);
     let difference = 0;
     let asymmetry = 0;
-    for (let at = 0; at < PICTURE_LENGTH; at++) {
-      const mirrored = at - (at % PICTURE_SIZE) + (PICTURE_SIZE - 1 - (at % PICTURE_SIZE));
-      difference = Math.max(difference, Math.abs((picture[at] as number) - (flipped[mirrored] as number)));
-      asymmetry = Math.max(asymmetry, Math.abs((picture[at] as number) - (flipped[at] as number)));
+    for (let at = 0; at < IMAGE_LENGTH; at++) {
+      const mirrored = at - (at % IMAGE_SIZE) + (IMAGE_SIZE - 1 - (at % IMAGE_SIZE));
+      difference = Math.max(difference, Math.abs((image[at] as number) - (flipped[mirrored] as number)));
+      asymmetry = Math.max(asymmetry, Math.abs((image[at] as number) - (flipped[at] as number)));
     }
     expect(difference).toBeLessThan(1e-5);
     expect(asymmetry).toBeGreaterThan(0.5);
@@ -159,11 +159,11 @@ describe("a picture", () => {
     expect(covariance({ ...tall, tilt: -0.17 })).toBeGreaterThan(before + 5);
   });
 
-  test("has more colour when vivid, and less contrast when pale or dark", () => {
+  test("has a larger deviation when vivid, and a smaller one when pale or dark", () => {
     const spread = (scene: Scene) => {
-      const picture = renderScene(scene, icons);
-      const mean = picture.reduce((a, b) => a + b) / picture.length;
-      return { mean, deviation: Math.sqrt(picture.reduce((a, b) => a + (b - mean) ** 2, 0) / picture.length) };
+      const image = renderScene(scene, icons);
+      const mean = image.reduce((a, b) => a + b) / image.length;
+      return { mean, deviation: Math.sqrt(image.reduce((a, b) => a + (b - mean) ** 2, 0) / image.length) };
     };
     const plain = spread(upright);
     const vivid = spread({ ...upright, treatment: "vivid" });
@@ -181,32 +181,32 @@ describe("a picture", () => {
   });
 });
 
-/** Of x and y over the pixels that are drawn, in pixels squared. */
+/** Covariance of x and y over the drawn pixels, in pixels squared. */
 function covariance(scene: Scene): number {
-  const picture = renderScene(scene, icons);
-  const drawn = Array.from({ length: PLANE }, (_, pixel) => pixel).filter((pixel) => isDrawn(picture, pixel, scene));
+  const image = renderScene(scene, icons);
+  const drawn = Array.from({ length: PLANE }, (_, pixel) => pixel).filter((pixel) => isDrawn(image, pixel, scene));
   const mean = (values: number[]) => values.reduce((a, b) => a + b) / values.length;
-  const xs = drawn.map((pixel) => pixel % PICTURE_SIZE);
-  const ys = drawn.map((pixel) => Math.floor(pixel / PICTURE_SIZE));
+  const xs = drawn.map((pixel) => pixel % IMAGE_SIZE);
+  const ys = drawn.map((pixel) => Math.floor(pixel / IMAGE_SIZE));
   return mean(xs.map((x, i) => x * (ys[i] as number))) - mean(xs) * mean(ys);
 }
 
 describe("the dataset", () => {
-  test("gives the same batch for the same seed, and another for another", () => {
+  test("gives the same batch for the same seed, and a different one for another seed", () => {
     const options = { seed: 5, start: 10, size: 4 };
     const batch = batchAt(icons, options);
     expect(batchAt(icons, options)).toEqual(batch);
     expect(batchAt(icons, { ...options, seed: 6 }).samples).not.toEqual(batch.samples);
   });
 
-  test("gives a sample the same picture wherever its batch starts", () => {
+  test("gives a sample the same image wherever its batch starts", () => {
     const wide = batchAt(icons, { seed: 5, start: 0, size: 6 });
-    const { pictures, labels } = renderBatch([sampleAt(5, 4)], icons);
-    expect(pictures).toEqual(wide.pictures.slice(4 * PICTURE_LENGTH, 5 * PICTURE_LENGTH));
+    const { images, labels } = renderBatch([sampleAt(5, 4)], icons);
+    expect(images).toEqual(wide.images.slice(4 * IMAGE_LENGTH, 5 * IMAGE_LENGTH));
     expect(labels[0]).toBe(animalIndex(wide.samples[4]?.scene.animal as string));
   });
 
-  test("shows one animal four times in five, every animal, and no treatment unless asked", () => {
+  test("shows one animal four times in five, all animals, and by default no treatment", () => {
     const scenes = Array.from({ length: 4000 }, (_, i) => sampleAt(8, i).scene);
     const single = scenes.filter(({ count }) => count === 1).length / scenes.length;
     // Binomial deviation at 4,000 draws: 0.0063.
@@ -215,7 +215,7 @@ describe("the dataset", () => {
     expect(scenes.some(({ treatment }) => treatment !== undefined)).toBe(false);
   });
 
-  test("treats a share of pictures without changing what else is drawn by chance", () => {
+  test("treats a share of images without changing the other random choices", () => {
     const plain = Array.from({ length: 50 }, (_, i) => sampleAt(8, i).scene);
     const treated = Array.from({ length: 50 }, (_, i) => sampleAt(8, i, { treated: 1 }).scene);
     expect(treated.map(({ treatment: _, ...scene }) => scene)).toEqual(plain);

@@ -1,23 +1,23 @@
-/** Scene → picture: 64x64 RGB as a VAE takes it, channels first, -1 … 1. Plain arithmetic, so equal on every machine. */
+/** Scene → image [3, 64, 64] in -1 … 1, as a VAE takes it. Plain arithmetic, so that it is the same on every machine. */
 import { bitmapFor, type Icon, type Icons } from "./icons.js";
 import { BACKGROUNDS, type Scene, type Treatment } from "./scene.js";
 
-export const PICTURE_SIZE = 64;
-const PLANE = PICTURE_SIZE * PICTURE_SIZE;
-/** Numbers in a picture, [3, 64, 64]. */
-export const PICTURE_LENGTH = 3 * PLANE;
+export const IMAGE_SIZE = 64;
+const PLANE = IMAGE_SIZE * IMAGE_SIZE;
+/** Numbers in an image [3, 64, 64]. */
+export const IMAGE_LENGTH = 3 * PLANE;
 
-/** A square that one copy of the animal keeps to: its centre and side, in pixels. */
+/** The square for one copy of the animal: its centre and side, in pixels. */
 interface Slot {
   readonly x: number;
   readonly y: number;
   readonly side: number;
 }
 
-/** Pixels kept free between a slot and its neighbours, and at the picture's edge. */
+/** Free pixels between a slot and its neighbours, and at the edge of the image. */
 const MARGIN = 2;
 
-/** One: the whole picture. Two: side by side. Three: two above one. Four: two above two. */
+/** One: the whole image. Two: side by side. Three: two above one. Four: two above two. */
 const ARRANGEMENTS: Readonly<Record<Scene["count"], readonly Slot[]>> = {
   1: [slot(32, 32, 64)],
   2: [slot(16, 32, 32), slot(48, 32, 32)],
@@ -29,17 +29,17 @@ function slot(x: number, y: number, cell: number): Slot {
   return { x, y, side: cell - MARGIN };
 }
 
-/** Where a copy of the drawing lies: centre, and the side of the icon's square, in pixels. */
+/** Position of a copy of the drawing: its centre and the side of the icon's square, in pixels. */
 export interface Placement {
   readonly x: number;
   readonly y: number;
   readonly side: number;
-  /** Half the width and height of what is visible after the tilt. */
+  /** Half the width and height of the visible part after the tilt. */
   readonly halfWidth: number;
   readonly halfHeight: number;
 }
 
-/** The copies of a scene. Each stays inside its slot, whatever its tilt and shift, so none overlap or are cut off. */
+/** The copies of a scene. Each stays inside its slot, whatever its tilt and shift, so that none overlap or are cut off. */
 export function placements(scene: Scene, icon: Icon): Placement[] {
   const cos = Math.abs(Math.cos(scene.tilt));
   const sin = Math.abs(Math.sin(scene.tilt));
@@ -59,14 +59,14 @@ export function placements(scene: Scene, icon: Icon): Placement[] {
   });
 }
 
-/** Pixels. Animals are found near the middle, where a small model has the easiest time. */
+/** Pixels. Animals are near the middle, which is easiest for a small model. */
 const LARGEST_SHIFT = 4;
 
-/** Writes the picture into `out` at `offset`, channels first, -1 … 1. */
+/** Writes the image into `out` at `offset`. */
 export function renderScene(
   scene: Scene,
   icons: Icons,
-  out = new Float32Array(PICTURE_LENGTH),
+  out = new Float32Array(IMAGE_LENGTH),
   offset = 0,
 ): Float32Array {
   const icon = icons[scene.style].get(scene.animal);
@@ -74,25 +74,26 @@ export function renderScene(
   BACKGROUNDS[scene.background].forEach((level, channel) => {
     out.fill(level / 255, offset + channel * PLANE, offset + (channel + 1) * PLANE);
   });
-  for (const placement of placements(scene, icon)) drawCopy(scene, icon, placement, out, offset);
-  if (scene.treatment !== undefined) treat(scene.treatment, out, offset);
-  for (let i = offset; i < offset + PICTURE_LENGTH; i++) {
-    out[i] = Math.min(1, Math.max(-1, (out[i] as number) * 2 - 1)); // float32 sums of white may pass 1 by a bit
+  const image = out.subarray(offset, offset + IMAGE_LENGTH);
+  for (const placement of placements(scene, icon)) drawCopy(scene, icon, placement, image);
+  if (scene.treatment !== undefined) treat(scene.treatment, image);
+  for (let i = offset; i < offset + IMAGE_LENGTH; i++) {
+    out[i] = Math.min(1, Math.max(-1, (out[i] as number) * 2 - 1)); // float32 sums of white may be slightly above 1
   }
   return out;
 }
 
-/** Inverse warp: every pixel of the copy's bounding box asks where in the bitmap it comes from, bilinearly. */
-function drawCopy(scene: Scene, icon: Icon, placement: Placement, out: Float32Array, offset: number): void {
+/** Inverse warp: each pixel in the bounding box of the copy is sampled bilinearly from the bitmap. */
+function drawCopy(scene: Scene, icon: Icon, placement: Placement, image: Float32Array): void {
   const { size, rgba } = bitmapFor(icon, placement.side);
   const perPixel = size / placement.side;
   const cos = Math.cos(scene.tilt) * perPixel;
   const sin = Math.sin(scene.tilt) * perPixel;
   const mirror = scene.flip ? -1 : 1;
   const left = Math.max(0, Math.floor(placement.x - placement.halfWidth - 1));
-  const right = Math.min(PICTURE_SIZE, Math.ceil(placement.x + placement.halfWidth + 1));
+  const right = Math.min(IMAGE_SIZE, Math.ceil(placement.x + placement.halfWidth + 1));
   const top = Math.max(0, Math.floor(placement.y - placement.halfHeight - 1));
-  const bottom = Math.min(PICTURE_SIZE, Math.ceil(placement.y + placement.halfHeight + 1));
+  const bottom = Math.min(IMAGE_SIZE, Math.ceil(placement.y + placement.halfHeight + 1));
   const middle = size / 2 - 0.5;
   for (let row = top; row < bottom; row++) {
     const dy = row + 0.5 - placement.y;
@@ -119,10 +120,10 @@ function drawCopy(scene: Scene, icon: Icon, placement: Placement, out: Float32Ar
         alpha += weight * (rgba[at + 3] as number);
       }
       if (alpha === 0) continue;
-      const pixel = offset + row * PICTURE_SIZE + column;
-      out[pixel] = (out[pixel] as number) * (1 - alpha) + red;
-      out[pixel + PLANE] = (out[pixel + PLANE] as number) * (1 - alpha) + green;
-      out[pixel + 2 * PLANE] = (out[pixel + 2 * PLANE] as number) * (1 - alpha) + blue;
+      const pixel = row * IMAGE_SIZE + column;
+      image[pixel] = (image[pixel] as number) * (1 - alpha) + red;
+      image[pixel + PLANE] = (image[pixel + PLANE] as number) * (1 - alpha) + green;
+      image[pixel + 2 * PLANE] = (image[pixel + 2 * PLANE] as number) * (1 - alpha) + blue;
     }
   }
 }
@@ -130,23 +131,23 @@ function drawCopy(scene: Scene, icon: Icon, placement: Placement, out: Float32Ar
 /** Rec. 601 luma weights. */
 const LUMA = [0.299, 0.587, 0.114] as const;
 
-/** Per treatment: how far colours stand from their gray, then contrast about `pivot`, in 0 … 1. */
+/** For each treatment, the factor of saturation, then the factor of contrast around `pivot`, in 0 … 1. */
 const TREATED: Readonly<Record<Treatment, { saturation: number; contrast: number; pivot: number }>> = {
   vivid: { saturation: 1.6, contrast: 1.25, pivot: 0.5 },
   pale: { saturation: 0.75, contrast: 0.4, pivot: 1 },
   dark: { saturation: 0.9, contrast: 0.4, pivot: 0 },
 };
 
-function treat(treatment: Treatment, out: Float32Array, offset: number): void {
+function treat(treatment: Treatment, image: Float32Array): void {
   const { saturation, contrast, pivot } = TREATED[treatment];
-  for (let pixel = offset; pixel < offset + PLANE; pixel++) {
+  for (let pixel = 0; pixel < PLANE; pixel++) {
     const gray =
-      LUMA[0] * (out[pixel] as number) +
-      LUMA[1] * (out[pixel + PLANE] as number) +
-      LUMA[2] * (out[pixel + 2 * PLANE] as number);
-    for (let at = pixel; at < offset + PICTURE_LENGTH; at += PLANE) {
-      const saturated = gray + saturation * ((out[at] as number) - gray);
-      out[at] = Math.min(1, Math.max(0, pivot + contrast * (saturated - pivot)));
+      LUMA[0] * (image[pixel] as number) +
+      LUMA[1] * (image[pixel + PLANE] as number) +
+      LUMA[2] * (image[pixel + 2 * PLANE] as number);
+    for (let at = pixel; at < IMAGE_LENGTH; at += PLANE) {
+      const saturated = gray + saturation * ((image[at] as number) - gray);
+      image[at] = Math.min(1, Math.max(0, pivot + contrast * (saturated - pivot)));
     }
   }
 }

@@ -1,4 +1,4 @@
-/** What a picture shows, as plain data: sampled from a seed, then rendered (render.ts) and described (captions.ts). */
+/** The content of an image as plain data: sampled from a seed, then rendered (render.ts) and described (captions.ts). */
 import type { Rng } from "../../src/tensor/rng.js";
 import { ANIMALS } from "./animals.js";
 import { STYLES, type Style } from "./icons.js";
@@ -17,7 +17,7 @@ export const BACKGROUNDS = {
 export type Background = keyof typeof BACKGROUNDS;
 export const BACKGROUND_NAMES = Object.keys(BACKGROUNDS) as Background[];
 
-/** How a whole picture's colours are treated. Only the reward models see treated pictures, never the generator. */
+/** Treatments of the colours of a whole image. Only the reward models are trained on treated images, not the generator. */
 export const TREATMENTS = ["vivid", "pale", "dark"] as const;
 export type Treatment = (typeof TREATMENTS)[number];
 
@@ -30,20 +30,20 @@ export interface Scene {
   /** Radians, clockwise. */
   readonly tilt: number;
   readonly flip: boolean;
-  /** The drawing's size as a share of the largest that its slot holds. */
+  /** Size of the drawing as a share of the largest that fits in its slot. */
   readonly scale: number;
-  /** Where it stands in the room that its slot leaves, -1 … 1 from left to right and from top to bottom. */
+  /** Position within the free space of its slot, -1 … 1 from left to right and from top to bottom. */
   readonly shift: readonly [number, number];
   readonly treatment?: Treatment;
 }
 
 export interface SceneVariation {
-  /** The share of pictures with two, three or four animals. */
+  /** Share of images with two, three or four animals. */
   readonly several?: number;
-  /** Degrees, either way. */
+  /** Largest tilt in degrees, in both directions. */
   readonly tilt?: number;
   readonly minimumScale?: number;
-  /** The share of pictures with a colour treatment; 0 for the generator. */
+  /** Share of images with a colour treatment; 0 for the generator. */
   readonly treated?: number;
 }
 

@@ -1,4 +1,4 @@
-/** Mutated configurations: what the model's code can rely on, or a refusal. */
+/** Mutated config files give a valid configuration or an InputError. */
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, test } from "vitest";
@@ -12,7 +12,7 @@ import { mutateJson } from "./mutate.js";
 
 const GOLDENS = fileURLToPath(new URL("../goldens/", import.meta.url));
 
-/** Every number in a configuration that was accepted is one to compute with; lists are as long as the levels are many. */
+/** Throws if an accepted configuration contains a number that is not finite. */
 function checkNumbers(value: unknown): void {
   if (typeof value === "number" && !Number.isFinite(value)) throw new Error(`${value} was accepted`);
   if (typeof value === "object" && value !== null) for (const inner of Object.values(value)) checkNumbers(inner);
@@ -27,7 +27,7 @@ const PARSERS: Record<string, readonly [file: string, parse: (json: unknown) => 
         if (channels % config.normNumGroups !== 0) throw new Error(`${config.normNumGroups} groups of ${channels}`);
         if (!(heads >= 1 && layers >= 1)) throw new Error(`${heads} heads, ${layers} layers`);
       }
-      if (config.upBlockTypes.length !== config.levels.length) throw new Error("levels without a way up");
+      if (config.upBlockTypes.length !== config.levels.length) throw new Error("levels without an up block");
       return config;
     },
   ],
@@ -45,10 +45,10 @@ const PARSERS: Record<string, readonly [file: string, parse: (json: unknown) => 
 
 describe("configurations", () => {
   test.each(Object.entries(PARSERS))("%s", LIMIT, async (_, [file, parse]) => {
-    const sound = JSON.parse(readFileSync(`${GOLDENS}${file}`, "utf8")) as unknown;
+    const valid = JSON.parse(readFileSync(`${GOLDENS}${file}`, "utf8")) as unknown;
     await fuzz(
       3_7,
-      (rng) => mutateJson(sound, rng),
+      (rng) => mutateJson(valid, rng),
       (json) => checkNumbers(parse(parseJson(json, "config.json"))),
     );
   });

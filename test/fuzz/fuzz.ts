@@ -1,4 +1,4 @@
-/** Fuzzing: many mutations of sound inputs, the same ones in every run. */
+/** Fuzzing with many mutations of valid inputs, the same ones in every run. */
 import { accessSync, constants, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,7 +7,7 @@ import { InputError } from "../../src/errors/index.js";
 import { Rng } from "../../src/tensor/rng.js";
 
 const MUTATIONS = 10_000;
-/** For a machine that is busy with other work; a mutation that hangs is found all the same. */
+/** Enough for a busy machine. A mutation that hangs is still found. */
 export const LIMIT = { timeout: 300_000 };
 /**
  * Bound on the growth of the process. Mutated headers claim many gigabytes, which readers must refuse before they allocate.
@@ -16,8 +16,8 @@ export const LIMIT = { timeout: 300_000 };
 const MOST_KIB = 2 ** 20;
 
 /**
- * Gives `read` mutated inputs. Each must be read correctly (which `read` checks) or refused with an InputError; LIMIT ends what
- * hangs. Both outcomes must occur, or the mutations would show nothing.
+ * Calls `read` with mutated inputs. It must read each correctly, which it checks itself, or throw an InputError; LIMIT ends a test
+ * that hangs. Both outcomes must occur, otherwise the mutations are too weak or too strong.
  */
 export async function fuzz<T>(seed: number, mutate: (rng: Rng) => T, read: (input: T) => unknown): Promise<void> {
   const rng = new Rng(seed);
@@ -38,14 +38,14 @@ export async function fuzz<T>(seed: number, mutate: (rng: Rng) => T, read: (inpu
   expect(process.resourceUsage().maxRSS - before).toBeLessThan(MOST_KIB);
 }
 
-/** A refusal is one message that a terminal can show. */
+/** A refusal is an InputError with a message that is short enough for a terminal. */
 function faultOf(error: unknown): string | undefined {
   if (!(error instanceof InputError)) return "neither read nor refused with an InputError";
   if (error.message.length > 10_000) return `refused with a message of ${error.message.length} characters`;
   return undefined;
 }
 
-/** A new folder, in memory where the system has such a place: 10,000 files need not reach a disk. */
+/** Creates a folder, in memory if the system supports it, so that 10,000 files are not written to a disk. */
 export function scratchFolder(): string {
   const inMemory = "/dev/shm";
   try {

@@ -1,10 +1,13 @@
 import type { Rng } from "../../src/tensor/rng.js";
 import { int, join as joinParts, type Part, text, tuple, uint32 } from "../torch-file.js";
 
-/** Numbers at which lengths, offsets and counts go wrong. */
+/** Values that are likely to break lengths, offsets and counts. */
 const LENGTHS = [0, 1, 2, 7, 8, 127, 128, 255, 256, 2 ** 15, 2 ** 16 - 1, 2 ** 24, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1];
 
-/** One to three edits: bits, bytes, pieces lost, repeated, moved or taken from `others`, lengths, an end cut off. */
+/**
+ * Makes one to three edits: flips a bit, changes a byte or a length, removes, repeats or moves a piece, inserts one of `others`, or
+ * cuts off the end.
+ */
 export function mutateBytes(bytes: Uint8Array, rng: Rng, others: readonly Part[]): Buffer {
   let mutant: Buffer = Buffer.from(bytes);
   for (let edits = rng.integer(1, 3); edits > 0; edits--) mutant = editBytes(mutant, rng, others);
@@ -42,7 +45,7 @@ function editBytes(bytes: Buffer, rng: Rng, others: readonly Part[]): Buffer {
   }
 }
 
-/** JSON text that JSON.stringify would not write, or that stands for values nobody expects. */
+/** JSON that JSON.stringify does not write, or that has unexpected values. */
 const ODD_JSON = [
   "0",
   "-1",
@@ -71,9 +74,9 @@ const ODD_JSON = [
   `"${"x".repeat(5000)}"`,
 ];
 
-/** Some values of `value` replaced, lost, repeated or under other names; in one case of four its text is broken as well. */
+/** Replaces, removes, repeats or renames some values inside `value`. In one case of four it also damages the JSON string. */
 export function mutateJson(value: unknown, rng: Rng): string {
-  // Markers stand for odd values until the rest is text.
+  // Markers stand for odd values until the rest is a string.
   const mutant = structuredClone({ root: value });
   for (let edits = rng.integer(1, 3); edits > 0; edits--) editJson(mutant, rng);
   const json = (JSON.stringify(mutant.root) ?? "null").replace(
@@ -88,7 +91,7 @@ type Holder = Record<string, unknown> | unknown[];
 function editJson(root: Holder, rng: Rng): void {
   let holder = root;
   let key = "root";
-  // Downwards, to a value anywhere.
+  // Descend to a random value.
   for (;;) {
     const inner = (holder as Record<string, unknown>)[key];
     const keys = typeof inner === "object" && inner !== null ? Object.keys(inner) : [];
@@ -120,7 +123,7 @@ function editJson(root: Holder, rng: Rng): void {
   place[key] = `@odd ${rng.integer(0, ODD_JSON.length - 1)}@`;
 }
 
-/** How many bytes follow each opcode; -1 and -2 are that many lines, "1", "4" and "8" a length of so many bytes first. */
+/** Bytes after each opcode. -1 and -2 mean one and two lines; "1", "4" and "8" mean a length of so many bytes and then the data. */
 const OPERANDS: Readonly<Record<string, number | "1" | "4" | "8">> = {
   "\x80": 1,
   "\x95": 8,
@@ -155,7 +158,7 @@ const OPERANDS: Readonly<Record<string, number | "1" | "4" | "8">> = {
   "\x96": "8",
 };
 
-/** A pickle's opcodes, each with its operand. */
+/** Splits a pickle into opcodes, each with its operand. */
 export function opcodesOf(pickle: Buffer): Buffer[] {
   const opcodes: Buffer[] = [];
   for (let at = 0; at < pickle.length; ) {
@@ -195,7 +198,7 @@ const ODD_OPCODES: readonly Part[] = [
   "]".repeat(1000),
 ];
 
-/** One to four opcodes lost, repeated, exchanged, taken from elsewhere or new. */
+/** Removes, repeats, exchanges, copies or inserts one to four opcodes. */
 export function mutatePickle(opcodes: readonly Buffer[], rng: Rng): Buffer {
   const mutant: Part[] = [...opcodes];
   for (let edits = rng.integer(1, 4); edits > 0; edits--) {

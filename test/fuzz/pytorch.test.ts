@@ -1,4 +1,4 @@
-/** Mutated pickles, zips and older files as torch.save writes them: read correctly, or refused; and nothing is run. */
+/** Mutated pickles, zips and legacy files of torch.save are read correctly or refused, and no code in them runs. */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -19,7 +19,7 @@ const plain = JSON.parse(readFileSync(join(GOLDEN, "golden.json"), "utf8")).plai
 const folder = scratchFolder();
 afterAll(() => rmSync(folder, { recursive: true }));
 
-// A small file of everything: views in a row and not, two types, attributes, a nested state_dict.
+// A small file with contiguous and other views, two types, other entries, and a nested state_dict.
 const data = pickle(
   dict({
     epoch: int(3),
@@ -46,7 +46,7 @@ const fragments = [
   small,
 ];
 
-/** Opens the file and looks at every tensor of it. */
+/** Opens the file and checks every tensor. */
 async function readAll(bytes: Uint8Array, check: (data: Uint8Array) => void = () => {}): Promise<void> {
   const path = join(folder, "mutant.pt");
   writeFileSync(path, bytes);
@@ -65,13 +65,13 @@ async function readAll(bytes: Uint8Array, check: (data: Uint8Array) => void = ()
 }
 
 test("pickles", LIMIT, async () => {
-  const sound = [data, ...Object.values(plain).map((base64) => Buffer.from(base64, "base64"))];
-  const opcodes = sound.map(opcodesOf);
+  const valid = [data, ...Object.values(plain).map((base64) => Buffer.from(base64, "base64"))];
+  const opcodes = valid.map(opcodesOf);
   const mutate = (rng: Rng) => {
-    const i = rng.integer(0, sound.length - 1);
+    const i = rng.integer(0, valid.length - 1);
     return rng.uniform() < 0.6
       ? mutatePickle(opcodes[i] as Buffer[], rng)
-      : mutateBytes(sound[i] as Buffer, rng, [...sound, "cos\nsystem\n", text("x"), "\x93", "R"]);
+      : mutateBytes(valid[i] as Buffer, rng, [...valid, "cos\nsystem\n", text("x"), "\x93", "R"]);
   };
   await fuzz(3_1, mutate, (bytes) => unpickle(bytes, { where: "mutant", names: TORCH_NAMES, persistent: storageOf }));
 });
@@ -82,11 +82,12 @@ test("zips", LIMIT, async () => {
   await fuzz(3_2, mutate, (bytes) => readAll(bytes));
 });
 
-test("pickles in sound zips, and files of the older layout", LIMIT, async () => {
+test("pickles in valid zips, and files in the legacy layout", LIMIT, async () => {
   const opcodes = opcodesOf(data);
-  // Each storage repeats one byte, so a tensor that reads outside its own shows.
+  // Each storage repeats one byte, so that a tensor that reads outside of its storage is noticed.
   const fromOneStorage = (bytes: Uint8Array) => {
-    if (!bytes.every((byte) => byte === bytes[0] && (byte === 1 || byte === 2))) throw new Error("bytes of others");
+    if (!bytes.every((byte) => byte === bytes[0] && (byte === 1 || byte === 2)))
+      throw new Error("bytes of another storage");
   };
   const mutate = (rng: Rng) =>
     rng.uniform() < 0.5

@@ -1,4 +1,4 @@
-/** Mutated safetensors files and indexes of several: read correctly, or refused. */
+/** Mutated safetensors files and shard indexes are read correctly or refused. */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, test } from "vitest";
@@ -15,9 +15,9 @@ import { mutateBytes, mutateJson } from "./mutate.js";
 const folder = scratchFolder();
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const sound = join(folder, "model-00001-of-00002.safetensors");
+const valid = join(folder, "model-00001-of-00002.safetensors");
 await writeSafetensors(
-  sound,
+  valid,
   new Map([
     ["unet.conv_in.weight", fromNumbers(new Float32Array(24), [2, 3, 2, 2])],
     ["unet.conv_in.bias", fromNumbers([1, 2], [2], "float16")],
@@ -25,7 +25,7 @@ await writeSafetensors(
   ]),
   { format: "pt" },
 );
-const original = readFileSync(sound);
+const original = readFileSync(valid);
 const dataStart = 8 + Number(original.readBigUInt64LE());
 
 function readAll(source: WeightSource, most: number): void {
@@ -33,11 +33,11 @@ function readAll(source: WeightSource, most: number): void {
     const stored = source.get(name);
     if (stored?.kind !== "file") throw new Error(`${name} has a name but no tensor`);
     const length = sizeOf(stored.shape) * BYTES_PER_ELEMENT[stored.dtype];
-    if (stored.length !== length || stored.offset + length > most) throw new Error(`${name} does not lie in its file`);
+    if (stored.length !== length || stored.offset + length > most) throw new Error(`${name} is outside of its file`);
   }
 }
 
-test("safetensors files, by bytes and by values of the header", LIMIT, async () => {
+test("safetensors files with changed bytes or header values", LIMIT, async () => {
   const fragments = [
     "0",
     "-1",
@@ -68,12 +68,12 @@ test("safetensors files, by bytes and by values of the header", LIMIT, async () 
   });
 });
 
-test("indexes of weights in several files", LIMIT, async () => {
+test("indexes of sharded weights", LIMIT, async () => {
   await writeSafetensors(
     join(folder, "model-00002-of-00002.safetensors"),
     new Map([["conv_out.bias", fromNumbers([1], [1])]]),
   );
-  // What a path that leads out of the folder would find.
+  // A folder that a mutated path may lead to.
   mkdirSync(join(folder, "sub"));
   const index = {
     metadata: { total_size: 128 },

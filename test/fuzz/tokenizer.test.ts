@@ -1,4 +1,4 @@
-/** Mutated tokenizer folders: a tokenizer whose ids its model can take, or a refusal. */
+/** Mutated tokenizer folders give a tokenizer whose ids are in the vocabulary, or an InputError. */
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, test } from "vitest";
@@ -7,7 +7,7 @@ import type { Rng } from "../../src/tensor/rng.js";
 import { fuzz, LIMIT, scratchFolder } from "./fuzz.js";
 import { mutateBytes, mutateJson } from "./mutate.js";
 
-// Small, so that 10,000 of them are soon opened; what it cannot spell is its unknown token.
+// Small, so that 10,000 of them open quickly. Other characters become the unknown token.
 const merges = "#version: 0.2\nc a\nca t</w>\nd o\ndo g</w>\n";
 const tokens = [
   "<|startoftext|>",
@@ -45,13 +45,13 @@ const write = (name: string, content: string | Uint8Array) => writeFileSync(join
 
 type Mutation = readonly [file: string, content: string | Uint8Array];
 
-const sound: Readonly<Record<string, string>> = {
+const valid: Readonly<Record<string, string>> = {
   "tokenizer_config.json": JSON.stringify(config),
   "special_tokens_map.json": JSON.stringify(specials),
   "vocab.json": JSON.stringify(vocab),
   "merges.txt": merges,
 };
-for (const [file, content] of Object.entries(sound)) write(file, content);
+for (const [file, content] of Object.entries(valid)) write(file, content);
 
 function mutate(rng: Rng): Mutation {
   switch (rng.integer(0, 4)) {
@@ -68,7 +68,7 @@ function mutate(rng: Rng): Mutation {
   }
 }
 
-/** The sound folder but for one file; where that is tokenizer.json, without the two that it replaces. */
+/** Checks the valid folder with one file replaced. With tokenizer.json, it has no merges.txt. */
 async function check([file, content]: Mutation): Promise<void> {
   write(file, content);
   if (file === "tokenizer.json") rmSync(join(folder, "merges.txt"));
@@ -79,11 +79,11 @@ async function check([file, content]: Mutation): Promise<void> {
       if (ids.length !== tokenizer.maxLength) throw new Error(`${ids.length} ids, not ${tokenizer.maxLength}`);
       const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= tokenizer.vocabularySize);
       if (wrong !== undefined) throw new Error(`id ${wrong} is not below ${tokenizer.vocabularySize}`);
-      if (typeof tokenizer.decode(ids) !== "string") throw new Error("ids that decode to no text");
+      if (typeof tokenizer.decode(ids) !== "string") throw new Error("ids do not decode to a string");
     }
   } finally {
     if (file === "tokenizer.json") write("merges.txt", merges);
-    else write(file, sound[file] as string);
+    else write(file, valid[file] as string);
   }
 }
 

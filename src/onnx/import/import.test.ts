@@ -159,7 +159,7 @@ describe("functions of the file", () => {
     const init = {
       ...xy,
       functions: [scaled],
-      nodes: [node("Neg", ["x"], ["n"]), node("Scaled", ["n"], ["y"], { alpha: { float: 2 } }, "own")],
+      nodes: [node("Neg", ["x"], ["n"]), node("own.Scaled", ["n"], ["y"], { alpha: { float: 2 } })],
     };
     const { y } = await load(init);
     expect(y.dtype).toBe("int64");
@@ -167,8 +167,8 @@ describe("functions of the file", () => {
   });
 
   test("that call themselves are refused", async () => {
-    const loop = functionProto({ ...scaled, node: [node("Scaled", ["a"], ["out"], {}, "own")], attributeProto: [] });
-    const init = { ...xy, functions: [loop], nodes: [node("Scaled", ["x"], ["y"], {}, "own")] };
+    const loop = functionProto({ ...scaled, node: [node("own.Scaled", ["a"], ["out"])], attributeProto: [] });
+    const init = { ...xy, functions: [loop], nodes: [node("own.Scaled", ["x"], ["y"])] };
     await expect(load(init)).rejects.toThrow(
       inputError("onnx-unsupported", { path, limit: 50, operator: "own.Scaled" }),
     );
@@ -184,12 +184,12 @@ describe("functions of the file", () => {
         node:
           i === 0
             ? [node("Neg", ["a"], ["c"])]
-            : [node(`F${i - 1}`, ["a"], ["b"], {}, "own"), node(`F${i - 1}`, ["b"], ["c"], {}, "own")],
+            : [node(`own.F${i - 1}`, ["a"], ["b"]), node(`own.F${i - 1}`, ["b"], ["c"])],
       });
     const init = {
       ...xy,
       functions: Array.from({ length: 40 }, (_, i) => body(i)),
-      nodes: [node("F39", ["x"], ["y"], {}, "own")],
+      nodes: [node("own.F39", ["x"], ["y"])],
     };
     await expect(load(init)).rejects.toThrow(inputError("onnx-unsupported", { path, limit: 100_000 }));
   });
@@ -204,7 +204,7 @@ describe("a node that cannot be imported is named", () => {
     ],
     [
       "an operator of another domain",
-      [node("FusedConv", ["x"], ["y"], {}, "com.microsoft")],
+      [node("com.microsoft.FusedConv", ["x"], ["y"])],
       { node: "the FusedConv", operator: "com.microsoft.FusedConv" },
     ],
     [

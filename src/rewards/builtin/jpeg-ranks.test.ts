@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { rankCorrelation } from "../../../test/jpeg-ranks.js";
-import { spearman } from "../../../test/varied-pictures.js";
+import { spearman } from "../../../test/varied-images.js";
 import { Runtime } from "../../runtime/runtime.js";
 
 let runtime: Runtime;
@@ -11,7 +11,7 @@ afterAll(() => runtime.close());
 
 // `node dist/bench/jpeg-rank.js` does the same for 200 images.
 test.each([50, 75, 95])("the estimate ranks 40 varied images like libjpeg's files of quality %i", async (quality) => {
-  const { correlation, smallest, largest } = await rankCorrelation(runtime, { pictures: 40, size: 48, quality });
+  const { correlation, smallest, largest } = await rankCorrelation(runtime, { count: 40, size: 48, quality });
   expect(largest).toBeGreaterThan(2.5 * smallest);
   expect(correlation).toBeGreaterThan(0.95);
 });

@@ -1,4 +1,4 @@
-/** A picture made in diffusers is made again here from its prompt and seed (parity/noise.py). */
+/** Generates the images that diffusers generated, from the same prompts and seeds (parity/noise.py). */
 import { readFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
 import { generate } from "../src/pipeline/generate.js";
@@ -6,7 +6,7 @@ import { toNumbers } from "../src/tensor/host.js";
 import { openGolden } from "./golden.js";
 import { TINY_SD } from "./tiny.js";
 
-interface DiffusersPicture {
+interface DiffusersImage {
   readonly prompt: string;
   readonly negative: string;
   readonly seed: number;
@@ -16,15 +16,19 @@ interface DiffusersPicture {
 }
 
 const golden = await openGolden("noise");
-const { pictures, steps, guidance } = JSON.parse(await readFile(`${golden.folder}/golden.json`, "utf8")) as {
-  pictures: DiffusersPicture[];
+const {
+  pictures: images,
+  steps,
+  guidance,
+} = JSON.parse(await readFile(`${golden.folder}/golden.json`, "utf8")) as {
+  pictures: DiffusersImage[];
   steps: number;
   guidance: number;
 };
 
 describe('pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))', () => {
-  test.each(pictures.map((picture, i) => [i, picture] as const))("picture %i: %o", async (i, picture) => {
-    const { prompt, negative, seed, eta, height, width } = picture;
+  test.each(images.map((image, i) => [i, image] as const))("image %i: %o", async (i, request) => {
+    const { prompt, negative, seed, eta, height, width } = request;
     const [image] = await generate({
       model: TINY_SD,
       device: "cpu",
@@ -37,7 +41,7 @@ describe('pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))', () 
     expect([image?.width, image?.height, image?.pixels.length]).toEqual([width, height, expected.length]);
     const differences = Array.from(expected, (value, at) => Math.abs(value - (image?.pixels[at] as number)));
     expect(Math.max(...differences)).toBeLessThanOrEqual(2);
-    // Neither is a plain colour that anything would match.
+    // The image is not a plain color.
     expect(Math.max(...expected) - Math.min(...expected)).toBeGreaterThan(100);
   });
 });

@@ -1,8 +1,8 @@
-/** Pictures of many kinds, the same each time: from one colour to noise, smooth and sharp, dull and colourful. */
+/** Images of many kinds, the same each time: from one color to noise, smooth and sharp, dull and colorful. */
 import { Rng } from "../src/tensor/rng.js";
 
-/** [count, 3, size, size] in 0 … 1 */
-export function variedPictures(count: number, size: number, seed = 1): Float32Array {
+/** Returns [count, 3, size, size] in 0 … 1. */
+export function variedImages(count: number, size: number, seed = 1): Float32Array {
   const plane = size * size;
   const all = new Float32Array(count * 3 * plane);
   for (let i = 0; i < count; i++) {
@@ -15,7 +15,7 @@ export function variedPictures(count: number, size: number, seed = 1): Float32Ar
       const [from, to] = colour[channel] as readonly [number, number];
       for (let at = 0; at < plane; at++) {
         const value = from + (to - from) * shade(at % size, Math.floor(at / size)) + grain * rng.normal();
-        // Eight bits, as an encoder gets them.
+        // Rounded to eight bits, as an encoder's input is.
         all[(i * 3 + channel) * plane + at] = Math.round(255 * Math.min(1, Math.max(0, value))) / 255;
       }
     }
@@ -23,16 +23,16 @@ export function variedPictures(count: number, size: number, seed = 1): Float32Ar
   return all;
 }
 
-/** What lies at a pixel, about 0 … 1. */
+/** Returns a function from a pixel to its value, about 0 … 1. */
 type Kind = (rng: Rng, size: number) => (x: number, y: number) => number;
 
 const KINDS: readonly Kind[] = [
-  // One colour, or a gradient across it.
+  // One color, or a gradient.
   (rng) => {
     const slope = rng.uniform() < 0.3 ? 0 : rng.uniform() / 64;
     return (x, y) => slope * (x + 0.5 * y);
   },
-  // Waves, from broad to fine.
+  // Waves of any length.
   (rng) => {
     const [a, b] = [rng.uniform() ** 2 * 1.5, rng.uniform() ** 2 * 1.5];
     return (x, y) => 0.5 + 0.5 * Math.sin(a * x + b * y);
@@ -42,7 +42,7 @@ const KINDS: readonly Kind[] = [
     const [width, height] = [rng.integer(1, 24), rng.integer(1, 24)];
     return (x, y) => (Math.floor(x / width) + Math.floor(y / height)) % 2;
   },
-  // Discs on a ground, as a drawing has them.
+  // Discs on a background, as in a drawing.
   (rng, size) => {
     const discs = Array.from({ length: rng.integer(1, 12) }, () => ({
       x: rng.uniform() * size,
@@ -52,7 +52,7 @@ const KINDS: readonly Kind[] = [
     }));
     return (x, y) => discs.findLast((disc) => Math.hypot(x - disc.x, y - disc.y) < disc.radius)?.shade ?? 0;
   },
-  // Noise on a coarse grid, smoothed between its points: clouds of any grain.
+  // Clouds: noise on a coarse grid, interpolated bilinearly.
   (rng, size) => {
     const cells = rng.integer(2, size);
     const grid = Array.from({ length: (cells + 2) ** 2 }, () => rng.uniform());
