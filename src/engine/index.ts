@@ -19,5 +19,5 @@ export {
 export { drawSamples, STREAMS } from "./samples.js";
 export type { TrainingSetup } from "./setup.js";
 export { type StepResult, trainingStep } from "./step.js";
-export { planWork, type Work } from "./work.js";
+export { planWork, preferredReplicas, type Work } from "./work.js";
 export type { Workers } from "./workers.js";

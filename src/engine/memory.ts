@@ -62,7 +62,11 @@ export async function planMemory(
   const canSave = settings.device === "cpu" && setup.precision === "float32";
   const wanted = await countCalls(setup, division, canSave ? Number.POSITIVE_INFINITY : 0);
   const { mostSaved } = wanted;
-  const savesAll = canSave && (await countCalls(setup, division, mostSaved)).backwardRecomputed === 0;
+  // Calls of the base model use the same limit but are not counted in it, so they may be recomputed where others are not.
+  const savesAll =
+    canSave &&
+    wanted.backwardRecomputed === 0 &&
+    (await countCalls(setup, division, mostSaved)).backwardRecomputed === 0;
   const hasBase = needsBaseModel(settings.kl.weight, estimator);
   const ownBytes =
     trajectoryBytes(setup, division, graphs, wanted) +

@@ -21,7 +21,7 @@ export interface WorkOptions {
   readonly ranks?: Pick<Cluster, "size" | "localSize">;
 }
 
-/** Small networks get a replica for each thread, if the memory budget allows it. */
+/** Plans as many replicas as `preferredReplicas` says, or one if the memory budget is too small for them. */
 export async function planWork(
   setup: TrainingSetup,
   { threads = threadsOf(setup.settings), ranks = { size: 1, localSize: 1 } }: WorkOptions = {},
@@ -45,8 +45,8 @@ export async function planWork(
 /** Bytes of the U-Net's weights, over all replicas, up to which there are several. */
 const MOST_REPLICATED_BYTES = 2 ** 28;
 
-/** The largest number that divides a micro-batch and leaves a thread for each replica. */
-function preferredReplicas({ settings, pipeline }: TrainingSetup, threads: number): number {
+/** Small networks get a replica for each thread: the largest number that divides a micro-batch. */
+export function preferredReplicas({ settings, pipeline }: TrainingSetup, threads: number): number {
   const { device, batch } = settings;
   if (device !== "cpu") return 1;
   const bytes = 4 * elementsUnder(pipeline.weights, "unet.");

@@ -17,6 +17,8 @@ export interface OnnxWriter {
   ints(values: readonly number[]): string;
   /** Adds a tensor as an initializer. Shape [] is a scalar. */
   tensor(values: ArrayLike<number>, shape: Shape, dtype: DType): string;
+  /** Adds a tensor of equal elements as an initializer. */
+  filled(value: number, shape: Shape, dtype: DType): string;
 }
 
 export type OnnxAttributes = Record<

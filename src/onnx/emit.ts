@@ -37,7 +37,7 @@ import { ONNX_TYPE } from "../ops/elementwise.js";
 import { reshapeOp } from "../ops/movement.js";
 import type { DType } from "../tensor/dtype.js";
 import { fromNumbers } from "../tensor/host.js";
-import { type Shape, sameShape } from "../tensor/shape.js";
+import { type Shape, sameShape, sizeOf } from "../tensor/shape.js";
 import type { StoredTensor, WeightSource } from "../weights/source.js";
 
 /** LayerNormalization needs opset 17 and Gelu opset 20. ONNX Runtime 1.30 supports IR version 10. */
@@ -145,11 +145,20 @@ class Writer implements OnnxWriter {
   tensor(values: ArrayLike<number>, shape: Shape, dtype: DType): string {
     const { data } = fromNumbers(values, shape, dtype);
     const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
-    const key = `${dtype}${shape}:${Buffer.from(bytes).toString("base64")}`;
+    const key = `${dtype}${shape}:${Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1")}`;
     const known = this.shared.get(key);
     if (known) return known;
     const name = this.fresh("c");
     this.initializers.push(create(TensorProtoSchema, { name, ...tensorType({ shape, dtype }), rawData: bytes }));
+    this.shared.set(key, name);
+    return name;
+  }
+
+  filled(value: number, shape: Shape, dtype: DType): string {
+    const key = `filled ${dtype}${shape}:${value}`;
+    const known = this.shared.get(key);
+    if (known) return known;
+    const name = this.tensor(new Float64Array(sizeOf(shape)).fill(value), shape, dtype);
     this.shared.set(key, name);
     return name;
   }

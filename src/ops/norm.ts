@@ -86,7 +86,7 @@ export const standardizeOp: OpDef<{ readonly epsilon: number }> = {
   emit: (w, [x], { attrs, outputs }) => {
     const { shape, dtype } = outputs[0] as Value;
     const features = shape.at(-1) as number;
-    const ones = w.tensor(new Float64Array(features).fill(1), [features], dtype);
+    const ones = w.filled(1, [features], dtype);
     const epsilon = { float: attrs.epsilon };
     const [y, , inverse] = w.node("LayerNormalization", [x as string, ones], { axis: -1, epsilon }, 3);
     return [y as string, inverse as string];

@@ -1,9 +1,20 @@
 /** Opens everything that a run needs, and decides how its work is divided, before anything is compiled or written. */
+
 import { type Cluster, firstOnEachHost, gpuOf, threadShare } from "../cluster/index.js";
 import { accumulationSteps, evaluationPrompts, inTemplate, type Settings } from "../config/index.js";
-import { checksum, type Machine, planWork, resolvePrecision, type TrainingSetup, type Work } from "../engine/index.js";
+import {
+  checksum,
+  type Machine,
+  planWork,
+  preferredReplicas,
+  resolvePrecision,
+  startRuntimes,
+  type TrainingSetup,
+  type Work,
+} from "../engine/index.js";
 import { needsBaseModel, openEstimator } from "../estimators/index.js";
 import { openModel, promptWarnings } from "../pipeline/index.js";
+import type { Runtime } from "../runtime/runtime.js";
 import { openMonitors, openSettingsReward } from "../scoring/index.js";
 import { fingerprint } from "../weights/fingerprint.js";
 import { requireAgreement } from "./agreement.js";
@@ -19,8 +30,9 @@ export interface OpenedRun {
   readonly origin: Origin;
   /** Parameters of the base model, if the run compares with it. */
   readonly base: Float32Array | undefined;
-  readonly machine: Machine;
   readonly work: Work;
+  /** One for each replica; the caller closes them. */
+  readonly runtimes: readonly Runtime[];
   readonly warnings: readonly string[];
 }
 
@@ -48,8 +60,28 @@ export async function openRun(settings: Settings, cluster: Cluster, options: Tra
     precision === "float16",
   );
   await requireAgreement(cluster, { ...origin, precision, step: state.step, state: checksum(state.weights) });
-  const work = await planWork(setup, { threads: machine.threads, ranks: cluster });
-  return { setup, state, origin, base, machine, work, warnings: [...warnings, ...promptProblems(setup)] };
+  const { work, runtimes } = await planAndStart(setup, machine, cluster);
+  return { setup, state, origin, base, work, runtimes, warnings: [...warnings, ...promptProblems(setup)] };
+}
+
+/** The runtimes start in their own threads while the work is planned. */
+async function planAndStart(setup: TrainingSetup, machine: Machine, cluster: Cluster) {
+  const preferred = preferredReplicas(setup, machine.threads);
+  const starting = startRuntimes(machine, preferred);
+  try {
+    const work = await planWork(setup, { threads: machine.threads, ranks: cluster });
+    if (work.memory.replicas === preferred) return { work, runtimes: await starting };
+    // The memory budget was too small for all of them.
+    await closeAll(await starting);
+    return { work, runtimes: await startRuntimes(machine, work.memory.replicas) };
+  } catch (error) {
+    await closeAll(await starting);
+    throw error;
+  }
+}
+
+async function closeAll(runtimes: readonly Runtime[]): Promise<void> {
+  await Promise.all(runtimes.map((runtime) => runtime.close()));
 }
 
 /** The files of a run: model, reward, monitors, estimator, trainable parameters, and the state to resume from. */

@@ -15,7 +15,7 @@
  */
 import { type Cluster, orEnd, singleProcess } from "../cluster/index.js";
 import type { Settings } from "../config/index.js";
-import { addCosts, countPlan, drawSamples, startRuntimes, trainingStep } from "../engine/index.js";
+import { addCosts, countPlan, drawSamples, trainingStep } from "../engine/index.js";
 import { checkpointFiles } from "./checkpoint.js";
 import { summaryOf, verdict } from "./early-stop.js";
 import type { TrainObserver, TrainResult } from "./events.js";
@@ -64,7 +64,7 @@ async function run(
   options: TrainOptions,
 ): Promise<TrainResult> {
   const began = performance.now();
-  const { setup, state, origin, base, machine, work, warnings } = await openRun(settings, cluster, options);
+  const { setup, state, origin, base, work, runtimes, warnings } = await openRun(settings, cluster, options);
   const { estimator, pipeline, layout } = setup;
   const { steps } = settings.train;
   const journal = new RunJournal(
@@ -73,16 +73,15 @@ async function run(
     (state) => checkpointFiles(state, layout, origin, pipeline),
     state.step,
   );
-  const plan = await countPlan(setup, work);
   const klWeight = settings.kl.weight > 0 ? settings.kl.weight : undefined;
   let { best, stop } = verdict(state.history, settings.early_stop);
   // A single process finishes its step after an interrupt. Several ranks are stopped by their cluster.
   const interrupted = () => cluster.size === 1 && options.signal?.aborted === true;
   const isOver = () => state.step >= steps || stop !== undefined || interrupted();
 
-  const runtimes = await startRuntimes(machine, work.memory.replicas);
   try {
-    const { workers, evaluator, latentElements } = await orEnd(cluster, compileRun(runtimes, setup, work, cluster));
+    const compiling = orEnd(cluster, compileRun(runtimes, setup, work, cluster));
+    const [{ workers, evaluator, latentElements }, plan] = await Promise.all([compiling, countPlan(setup, work)]);
     const evaluate = async () => {
       const result = await atStep(state.step, orEnd(cluster, evaluator.evaluate(exportedWeights(state))));
       state.history.push(summaryOf(state.step, result));

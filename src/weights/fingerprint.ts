@@ -6,6 +6,9 @@ import type { StoredTensor, WeightSource } from "./source.js";
 
 type FileTensor = Extract<StoredTensor, { kind: "file" }>;
 
+/** Files up to this size are read at once, because many small reads take longer. */
+const MAX_WHOLE_BYTES = 2 ** 26;
+
 /** SHA-256 of the names, types, shapes and elements of all tensors. It does not depend on where they are stored. */
 export async function fingerprint(source: WeightSource): Promise<string> {
   const hash = createHash("sha256");
@@ -18,8 +21,15 @@ export async function fingerprint(source: WeightSource): Promise<string> {
   }
   const inFiles = tensors.flatMap(({ stored }) => (stored.kind === "file" ? [stored] : []));
   for (const path of new Set(inFiles.map((stored) => stored.path))) {
-    await withFile(path, async (file) => {
-      for (const stored of inFiles) if (stored.path === path) await addTensor(hash, file, stored);
+    const own = inFiles.filter((stored) => stored.path === path);
+    await withFile(path, async (file, size) => {
+      if (size > MAX_WHOLE_BYTES) {
+        for (const stored of own) await addTensor(hash, file, stored);
+        return;
+      }
+      const bytes = new Uint8Array(size);
+      await readFully(file, bytes, 0, path);
+      for (const { offset, length } of own) hash.update(bytes.subarray(offset, offset + length));
     });
   }
   return hash.digest("hex");

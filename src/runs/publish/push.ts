@@ -1,6 +1,5 @@
 /** Pushes an adapter to a repository on the Hugging Face hub. */
 import { openAsBlob } from "node:fs";
-import { createBranch, createRepo, HubApiError, repoExists, uploadFiles } from "@huggingface/hub";
 import { InputError } from "../../errors/index.js";
 import type { Hub } from "../../weights/hub/id.js";
 import type { PushedFile } from "./adapter-files.js";
@@ -59,6 +58,8 @@ export async function push(files: readonly PushedFile[], target: PushTarget): Pr
   const request: typeof fetch = (input, init) =>
     fetch(input, { ...init, signal: AbortSignal.any([signal, init?.signal].filter((one) => one != null)) });
   const hub = { repo, hubUrl, accessToken, fetch: request };
+  // Loaded only to push, because it takes long to load.
+  const { createBranch, createRepo, repoExists, uploadFiles } = await import("@huggingface/hub");
   try {
     if (!(await repoExists(hub))) {
       await unlessExists(createRepo({ ...hub, visibility: target.private ? "private" : "public" }));
@@ -83,13 +84,18 @@ async function unlessExists(creation: Promise<unknown>): Promise<void> {
   try {
     await creation;
   } catch (error) {
-    if (!(error instanceof HubApiError && error.statusCode === 409)) throw error;
+    if (!(isHubError(error) && error.statusCode === 409)) throw error;
   }
+}
+
+/** An answer of the hub with a status of failure (`HubApiError`). */
+function isHubError(error: unknown): error is Error & { readonly statusCode: number } {
+  return error instanceof Error && "statusCode" in error && typeof error.statusCode === "number";
 }
 
 /** Turns errors of the hub into messages with a remedy. Returns other errors unchanged. */
 function explained(error: unknown, { repo, hubUrl }: PushTarget): unknown {
-  if (error instanceof HubApiError) {
+  if (isHubError(error)) {
     const { statusCode: status } = error;
     const answer = `${hubUrl} answered ${status}`;
     const facts = { repo, server: hubUrl, status };

@@ -2,13 +2,14 @@
  * Tracking in MLflow: metrics, parameters, images in the layout of `mlflow.log_image`, and at the end the report and
  * the adapter as artifacts.
  */
+
 import { createHash } from "node:crypto";
 import { openAsBlob } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import sharp from "sharp";
 import { z } from "zod";
 import type { SettingsOf } from "../../config/index.js";
+import { loadSharp } from "../../images/sharp.js";
 import { exists } from "../../io/files.js";
 import { filesToPush } from "../publish/index.js";
 import { imageFileName, leaves, runFiles, stepFolder } from "../record/index.js";
@@ -233,6 +234,7 @@ class Mlflow implements Tracker {
     const uuid = hash.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12}).*$/, "$1-$2-$3-$4-$5");
     const name = `${key}+step+${step}+timestamp+${time}+${uuid}`;
     const png = await readFile(path);
+    const sharp = await loadSharp();
     const thumbnail = await sharp(png)
       .resize({ width: 256, height: 256, fit: "inside", withoutEnlargement: true })
       .webp()
