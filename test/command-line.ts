@@ -1,4 +1,3 @@
-import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { runCommandLine } from "../src/cli/program.js";
@@ -23,22 +22,6 @@ export async function alignprop(...args: string[]): Promise<CommandResult> {
 
 /** The compiled program. `test/build.ts` compiles it before the tests. */
 export const PROGRAM = join(import.meta.dirname, "../dist/src/cli/main.js");
-
-/** Runs a command in a process of its own, in the folder `cwd`. */
-export function startAlignprop(cwd: string, ...args: string[]): Promise<CommandResult> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [PROGRAM, ...args], { cwd, timeout: 50_000, killSignal: "SIGKILL" });
-    let [stdout, stderr] = ["", ""];
-    child.stdout.on("data", (text) => {
-      stdout += text;
-    });
-    child.stderr.on("data", (text) => {
-      stderr += text;
-    });
-    child.on("error", reject);
-    child.on("close", (code) => resolve({ code, stdout, stderr }));
-  });
-}
 
 /** What `--json` prints for a failed command. */
 export interface ReportedError {

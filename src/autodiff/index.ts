@@ -1,2 +1,2 @@
-export { type Cotangent, gradients, undifferentiable } from "./gradients.js";
+export { gradients, undifferentiable } from "./gradients.js";
 export { type Split, splitAtResiduals } from "./residuals.js";

@@ -97,7 +97,7 @@ function evaluationLine(
   ].join(", ");
 }
 
-export function stepLine(metrics: StepMetrics, steps: number, remaining: number): string {
+function stepLine(metrics: StepMetrics, steps: number, remaining: number): string {
   const { step, reward_mean, reward_std, loss, grad_norm, loss_scale, peak_rss_bytes, seconds } = metrics;
   const width = String(steps).length;
   return [

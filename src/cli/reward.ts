@@ -130,8 +130,8 @@ function beside({ width, height, pixels }: RgbImage, heat: RgbImage): RgbImage {
   return { width: 2 * width, height, pixels: both };
 }
 
-function asJson({ judge, outputs, value, gradientNorm, seconds }: OnnxCheck, heatMap: string): object {
-  const { file, picture, preprocessing, preprocessor, chosen } = judge;
+function asJson({ reward, outputs, value, gradientNorm, seconds }: OnnxCheck, heatMap: string): object {
+  const { file, image, preprocessing, preprocessor, chosen } = reward;
   const { size, shortestEdge, crop, ...rest } = preprocessing;
   return {
     file: file.path,
@@ -150,7 +150,7 @@ function asJson({ judge, outputs, value, gradientNorm, seconds }: OnnxCheck, hea
       use,
       reason: reason ?? null,
     })),
-    image_input: picture.name,
+    image_input: image.name,
     output: chosen,
     preprocessing: { size: size ?? null, shortest_edge: shortestEdge?.edge ?? null, crop: crop ?? null, ...rest },
     preprocessor: preprocessor ?? null,
@@ -162,15 +162,15 @@ function asJson({ judge, outputs, value, gradientNorm, seconds }: OnnxCheck, hea
 }
 
 function asLines(
-  { judge, outputs, value, gradientNorm, seconds }: OnnxCheck,
+  { reward, outputs, value, gradientNorm, seconds }: OnnxCheck,
   { out, class: chosen, similar }: CheckOptions,
 ): [string, string][] {
-  const { file, picture, preprocessing, preprocessor } = judge;
+  const { file, image, preprocessing, preprocessor } = reward;
   const operators = [...file.operators].sort(([, a], [, b]) => b - a).map(([name, count]) => `${name} ${count}`);
   const shape = (extents: readonly (number | string | undefined)[]) =>
     `[${extents.map((extent) => extent ?? "?").join(", ")}]`;
   const largest =
-    outputs.find(({ name }) => name === judge.chosen)?.use !== "number" &&
+    outputs.find(({ name }) => name === reward.chosen)?.use !== "number" &&
     chosen === undefined &&
     similar === undefined;
   return [
@@ -178,7 +178,7 @@ function asLines(
     ["parameters", `${file.parameters}`],
     ["operators", operators.join(", ")],
     ...file.inputs.map((one): [string, string] => [
-      one === picture ? "image input" : "input",
+      one === image ? "image input" : "input",
       `${one.name} ${one.dtype}${shape(one.shape)}`,
     ]),
     ...outputs.map((one): [string, string] => ["output", describeOutput(one)]),
@@ -191,7 +191,7 @@ function asLines(
     ],
     [
       "reward",
-      `${format(value)}${largest ? `, the largest value of ${judge.chosen} (no class or similarity was chosen)` : ` from ${judge.chosen}`}`,
+      `${format(value)}${largest ? `, the largest value of ${reward.chosen} (no class or similarity was chosen)` : ` from ${reward.chosen}`}`,
     ],
     ["gradient", `norm ${gradientNorm.toPrecision(3)}, heat map in ${out}`],
     [

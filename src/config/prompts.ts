@@ -16,7 +16,7 @@ export const ANIMALS: readonly string[] = (
 /** The 6 animals that the paper evaluates on, which are not among the training prompts. */
 export const HELD_OUT_ANIMALS: readonly string[] = "snail hippopotamus cheetah crocodile lobster octopus".split(" ");
 
-export const PROMPT_LISTS: Readonly<Record<string, readonly string[]>> = {
+const PROMPT_LISTS: Readonly<Record<string, readonly string[]>> = {
   animals: ANIMALS,
   "held-out-animals": HELD_OUT_ANIMALS,
 };

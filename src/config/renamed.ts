@@ -3,7 +3,7 @@ import { InputError } from "../errors/index.js";
 import { isRecord } from "../io/record.js";
 
 /** Old key → new key; both are full paths within the same section. */
-export const RENAMED: Readonly<Record<string, string>> = {
+const RENAMED: Readonly<Record<string, string>> = {
   "train.updates": "train.steps",
   "early_stop.watch": "early_stop.monitor",
   "early_stop.least_gain": "early_stop.min_delta",

@@ -1,14 +1,14 @@
 /** Encodes images as PNG: one by one, or several on a contact sheet with labels. */
 import { loadSharp } from "./sharp.js";
 
-export interface Picture {
+export interface PixelImage {
   readonly width: number;
   readonly height: number;
   /** Either float32 [3, height, width] from -1 to 1, as the VAE decodes it, or interleaved RGB bytes. */
   readonly pixels: Float32Array | Uint8Array;
 }
 
-export interface LabelledImage extends Picture {
+export interface LabelledImage extends PixelImage {
   readonly label?: string;
 }
 
@@ -25,7 +25,7 @@ export interface SheetOptions {
  *
  * @throws RangeError if `pixels` does not have 3 · width · height elements.
  */
-export function rgbBytes({ width, height, pixels }: Picture): Uint8Array {
+export function rgbBytes({ width, height, pixels }: PixelImage): Uint8Array {
   const plane = width * height;
   if (pixels.length !== 3 * plane) {
     throw new RangeError(`image: ${pixels.length} values do not fill 3 x ${height} x ${width}`);
@@ -42,7 +42,7 @@ export function rgbBytes({ width, height, pixels }: Picture): Uint8Array {
 }
 
 /** The PNG file of one image, enlarged by `scale`. */
-export async function encodePng(image: Picture, { scale = 1 }: { scale?: number } = {}): Promise<Buffer> {
+export async function encodePng(image: PixelImage, { scale = 1 }: { scale?: number } = {}): Promise<Buffer> {
   const raw = { width: image.width * scale, height: image.height * scale, channels: 3 as const };
   const sharp = await loadSharp();
   return sharp(enlarge(rgbBytes(image), image.width, image.height, scale), { raw })

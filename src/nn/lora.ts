@@ -26,7 +26,7 @@ export interface LoraSettings {
 }
 
 /** Groups of layers that are usually adapted together, by the ends of their paths in diffusers' U-Net. */
-export const TARGET_GROUPS = {
+const TARGET_GROUPS = {
   attention: ["to_q", "to_k", "to_v", "to_out.0"],
   "feed-forward": ["ff.net.0.proj", "ff.net.2"],
   projections: ["proj_in", "proj_out"],

@@ -99,7 +99,7 @@ export const gemmOp: OpDef<MatmulAttrs> = {
 };
 
 /** The permutation that swaps the last two axes of a tensor. */
-export function swapLast(rank: number): number[] {
+function swapLast(rank: number): number[] {
   const axes = Array.from({ length: rank }, (_, axis) => axis);
   return [...axes.slice(0, -2), rank - 1, rank - 2];
 }

@@ -41,7 +41,7 @@ export interface SamplerGraphOptions {
   readonly precision?: Precision;
 }
 
-export function samplerGraphs(
+function samplerGraphs(
   pipeline: Pipeline,
   { guidance_scale: guidanceScale, height, width }: SamplingSettings,
   { batch, layout, precision = "float32" }: SamplerGraphOptions,

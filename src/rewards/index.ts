@@ -1,15 +1,12 @@
 export { type CheckOptions, checkReward, type RewardCheck } from "./check.js";
-export { type OpenContext, pathsOnly } from "./kind.js";
+export { pathsOnly } from "./kind.js";
 export {
   defaultLoss,
   isRewardFile,
   openReward,
-  type RewardName,
-  type RewardSettings,
   rewardNames,
   rewardSettings,
   rewardTitle,
-  type SingleSettings,
 } from "./registry.js";
 export type { Reward, RewardGraph, RewardPart } from "./reward.js";
 export {
@@ -22,5 +19,5 @@ export {
 } from "./scores.js";
 export { embedImages, type OpenedClip, openClip } from "./towers/clip-model.js";
 export { defineReward, ops, type RewardDefinition, type RewardModule, type RewardToolkit } from "./user/define.js";
-export { type OnnxReward, type OnnxSettings, onnxSchema, openOnnxReward } from "./user/onnx.js";
+export { type OnnxReward, type OnnxSettings, openOnnxReward } from "./user/onnx.js";
 export { showPreprocessing } from "./user/onnx-preprocessing.js";

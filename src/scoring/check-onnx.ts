@@ -11,7 +11,7 @@ import { type HostTensor, toFloat32 } from "../tensor/host.js";
 import { type Shape, sizeOf } from "../tensor/shape.js";
 
 export interface OnnxCheck {
-  readonly judge: OnnxReward;
+  readonly reward: OnnxReward;
   readonly outputs: readonly CheckedOutput[];
   /** The reward of the image. If the settings choose no number of the output, the largest one. */
   readonly value: number;
@@ -76,7 +76,7 @@ export async function checkReward(
       );
     }
     return {
-      judge: opened,
+      reward: opened,
       outputs,
       value: reward,
       gradient: dImage,

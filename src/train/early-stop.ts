@@ -22,7 +22,7 @@ export interface EvaluationSummary {
 }
 
 /** The rule of a run without `early_stop`: it runs to its end, and the highest evaluation reward is best. */
-export const HIGHEST_REWARD: EarlyStopSettings = {
+const HIGHEST_REWARD: EarlyStopSettings = {
   monitor: "reward",
   patience: null,
   min_delta: 0,

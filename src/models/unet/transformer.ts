@@ -41,7 +41,7 @@ export function transformer2d(
  * BasicTransformerBlock: self-attention, cross-attention, feed-forward. x [b, n, c], context [b, m, d] → [b, n, c].
  * Before the first cross-attention of a U-Net, the batch of x may be a divisor of b.
  */
-export function basicTransformerBlock(
+function basicTransformerBlock(
   scope: Scope,
   x: Value,
   context: Value,

@@ -30,7 +30,7 @@ export { ONNX_FILE, type OnnxSettings, onnxSchema } from "./onnx-settings.js";
 export interface OnnxReward {
   readonly file: OnnxFile;
   /** The input that takes the image. */
-  readonly picture: OnnxInput;
+  readonly image: OnnxInput;
   readonly preprocessing: Preprocessing;
   /** Path of the preprocessor_config.json that was read; undefined if there is none. */
   readonly preprocessor: string | undefined;
@@ -131,7 +131,7 @@ export async function openOnnxReward(
   const digest = fromTensors(new Map([["file", file.digest]]));
   return {
     file,
-    picture: imageInput,
+    image: imageInput,
     preprocessing,
     preprocessor,
     chosen: name,

@@ -77,7 +77,7 @@ interface Card {
   readonly kohya: string | undefined;
 }
 
-export function renderCard(card: Card): string {
+function renderCard(card: Card): string {
   const { settings, step } = card;
   const { name, reward } = settings;
   const training = `${step} ${step === 1 ? "step" : "steps"} of ${settings.batch.total} images`;
