@@ -7,7 +7,8 @@ import { locate, shippedModels } from "../io/package.js";
 import { DEFAULT_REVISION, type HubId, hubOf, parseHubId, saysHub, showId } from "../weights/hub/id.js";
 import { pipelineFiles, tokenizerFiles } from "../weights/hub/pipeline-files.js";
 import { type Choose, type FetchProgress, snapshot } from "../weights/hub/snapshot.js";
-import { CLIP_TOKENIZER, isSingleFile, tokenizerBeside, tokenizerIn } from "../weights/ldm/single-file.js";
+import { isSingleFile } from "../weights/ldm/single-file.js";
+import { CLIP_TOKENIZER, tokenizerBeside, tokenizerIn } from "../weights/ldm/tokenizer.js";
 import { type OpenOptions, openPipeline, type Pipeline } from "./pipeline.js";
 
 /** Callbacks while a model or a reward is opened. */

@@ -3,7 +3,9 @@ import { describe, expect, test } from "vitest";
 import { inputError } from "../../test/errors.js";
 import { dict, int, join, type Part, pickle, text, tuple } from "../../test/torch-file.js";
 import type { ErrorCode, ErrorFacts } from "../errors/index.js";
-import { Inert, type Maker, type PickleValue, Tuple, unpickle } from "./pickle.js";
+import { unpickle } from "./pickle.js";
+import { Inert, type PickleValue, Tuple } from "./pickle-values.js";
+import type { Maker } from "./unpickler.js";
 
 const golden = JSON.parse(readFileSync(new URL("../../test/goldens/pytorch/golden.json", import.meta.url), "utf8")) as {
   plain: Record<string, string>;

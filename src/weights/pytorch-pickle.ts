@@ -4,8 +4,9 @@
  */
 import type { DType } from "../tensor/dtype.js";
 import type { Shape } from "../tensor/shape.js";
-import { type Maker, type PickleContext, PickledName, type PickleValue, Tuple, typeName } from "./pickle.js";
+import { PickledName, type PickleValue, Tuple, typeName } from "./pickle-values.js";
 import { MAX_RANK } from "./source.js";
+import type { Maker, PickleContext } from "./unpickler.js";
 
 /** A flat array of elements, stored in the file under `key`. */
 export class PickledStorage {

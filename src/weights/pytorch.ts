@@ -13,10 +13,12 @@
 import { type FileHandle, realpath } from "node:fs/promises";
 import { InputError, quote } from "../errors/index.js";
 import { asInputError, readFully, withFile } from "../io/files.js";
-import { type PickleOptions, type PickleValue, unpickle } from "./pickle.js";
+import { unpickle } from "./pickle.js";
+import type { PickleValue } from "./pickle-values.js";
 import { PickledTensor, type StorageType, storageOf, TORCH_NAMES } from "./pytorch-pickle.js";
 import { locateTensors, type StorageLocation } from "./pytorch-tensors.js";
 import type { WeightFile } from "./source.js";
+import type { PickleOptions } from "./unpickler.js";
 import { readEntry, readZipDirectory } from "./zip.js";
 
 /** The pickle of a checkpoint takes a few hundred bytes per tensor. */

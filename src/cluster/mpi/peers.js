@@ -11,22 +11,14 @@
  * A message is a few bytes of JSON. All messages go to or from rank 0.
  */
 
+import { bytesOf, inShort, MESSAGE_BYTES } from "./message.js";
+
 /** @typedef {import("../protocol.js").Ending} Ending */
 /** @typedef {import("../protocol.js").Meeting} Meeting */
+/** @typedef {import("./message.js").Message} Message */
 /** @typedef {import("./mpi.js").Mpi} Mpi */
 /** @typedef {import("./mpi.js").Request} MpiRequest */
-/**
- * @typedef {{ kind: "alive" }
- *   | { kind: "ready", turn: number, operation: string, patience: number | null }
- *   | { kind: "go", turn: number }
- *   | { kind: "end", ending: Ending }
- *   | { kind: "leaving" }
- *   | { kind: "leave" }} Message
- */
 
-const MESSAGE_BYTES = 4096;
-/** Longest error message, in characters. Each may take six bytes of JSON. */
-const MOST_TEXT = 600;
 /** The other ranks may take this many times as long as the fastest one, plus the limit. */
 const TIMES_SLOWER = 4;
 /** Seconds that the live ranks have to leave when a run ends early. The limit applies if it is lower. */
@@ -259,28 +251,6 @@ export class Peers {
   #forgetSent() {
     this.#sending = this.#sending.filter(({ request }) => !this.#mpi.isDone(request));
   }
-}
-
-/**
- * Cuts an error to the size of a message: the start of its text, and those facts that fit. JSON turns NaN into null.
- * @param {Ending} ending
- * @returns {Ending}
- */
-function inShort(ending) {
-  if (ending.kind !== "error") return ending;
-  const { facts, ...rest } = ending;
-  /** @type {import("../protocol.js").RankError} */
-  let short = { ...rest, message: ending.message.slice(0, MOST_TEXT) };
-  for (const [key, value] of Object.entries(facts ?? {})) {
-    const longer = { ...short, facts: { ...short.facts, [key]: value } };
-    if (bytesOf({ kind: "end", ending: longer }).length <= MESSAGE_BYTES) short = longer;
-  }
-  return short;
-}
-
-/** @param {Message} message */
-function bytesOf(message) {
-  return Buffer.from(`${JSON.stringify(message)}\0`);
 }
 
 /** Seconds on a monotonic clock. */

@@ -1,39 +1,23 @@
 /** Turns the nodes of an ONNX file into values of our graph. */
 import type { AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto } from "onnx-buf";
 import { type ErrorCode, type ErrorFacts, InputError, nearest } from "../../errors/index.js";
-import { topologicalOrder } from "../../graph/graph.js";
-import { interpret } from "../../graph/interpret.js";
 import { type Node, showType, type Value } from "../../graph/value.js";
 import { cast, constant, parameter } from "../../ops/index.js";
 import { isFloating } from "../../tensor/dtype.js";
 import { sizeOf } from "../../tensor/shape.js";
+import { ConstantFolder } from "./constant-folding.js";
+import { describe, qualified, short, show, site } from "./describe.js";
 import { functionKey, type OnnxFile, opsetOf } from "./file.js";
 import { numbersOf, OnnxNode, UnsupportedNode } from "./node.js";
 import { OPERATORS, REFUSED } from "./operators/index.js";
+import { attributesOf, type Scope } from "./scope.js";
 
 /** Limit on nodes per import. The body of a function counts at each call. The largest published models have a few thousand. */
 const MAX_NODES = 100_000;
 const MAX_CALL_DEPTH = 50;
 const MAX_ELEMENTS = 2 ** 31;
-/** Limits on constant folding, in multiplications and elements. A constant that takes more is left to the runtime. */
-const MAX_FOLD_COST = 2 ** 22;
-const MAX_TOTAL_FOLD_COST = 2 ** 27;
 
 const AGAIN = "Export the model again";
-
-/** The names that are visible in the main graph, in a branch of an If, or in a call of a function. */
-interface Scope {
-  readonly opset: number;
-  readonly producers: ReadonlyMap<string, NodeProto>;
-  readonly initializers: ReadonlyMap<string, TensorProto>;
-  readonly values: Map<string, Value>;
-  /** The enclosing scope of a branch. The main graph and functions have none. */
-  readonly parent: Scope | undefined;
-  /** Attributes of the call, which the nodes of a function may refer to. */
-  readonly attributes: ReadonlyMap<string, AttributeProto> | undefined;
-  readonly visiting: Set<NodeProto>;
-  readonly depth: number;
-}
 
 /**
  * Builds values of our graph for the outputs of an ONNX file from values for its inputs. Only the nodes that a requested
@@ -49,7 +33,7 @@ export class OnnxImport {
   private readonly origins = new WeakMap<Node, string>();
   private readonly weights = new Map<string, Value>();
   private nodes = 0;
-  private foldCost = 0;
+  private readonly folder = new ConstantFolder();
 
   /** `prefix` is put before the names of the weights in the graph. */
   constructor(
@@ -203,7 +187,7 @@ export class OnnxImport {
       );
       const outputs = "node" in result ? [result] : result;
       for (const output of outputs) this.check(output);
-      const folded = inputs.every((input) => !input || numbersOf(input)) ? this.fold(outputs) : outputs;
+      const folded = inputs.every((input) => !input || numbersOf(input)) ? this.folder.fold(outputs) : outputs;
       this.recordOrigin(folded, describe(node));
       return folded;
     } catch (error) {
@@ -238,25 +222,6 @@ export class OnnxImport {
       if (value) return value;
     }
     throw this.absentOutput(name);
-  }
-
-  /** Replaces values by constants if they depend on no input and no weight, and if computing them is cheap. */
-  private fold(values: readonly Value[]): readonly Value[] {
-    const order = topologicalOrder(values);
-    const cost = order.reduce((total, node) => total + costOf(node), 0);
-    const isOpen = order.some(({ op }) => op.name === "parameter" || op.name === "input");
-    if (isOpen || cost > MAX_FOLD_COST || this.foldCost + cost > MAX_TOTAL_FOLD_COST) return values;
-    this.foldCost += cost;
-    const outputs = Object.fromEntries(values.map((value, i) => [i, value]));
-    const results = interpret({ name: "constants", inputs: {}, outputs }, {});
-    return values.map((value, i) => {
-      if (numbersOf(value)) return value;
-      const data = results[i]?.data ?? new Float64Array();
-      if (!isFloating(value.dtype) && !data.every(Number.isSafeInteger)) {
-        throw new RangeError("its result has integers that are out of range");
-      }
-      return constant(data, value.shape, value.dtype);
-    });
   }
 
   /** Refuses shapes that are not valid or too large. */
@@ -347,39 +312,6 @@ export class OnnxImport {
   }
 }
 
-/** The attributes of a node. In the body of a function, an attribute may refer to one of the call. */
-function attributesOf(node: NodeProto, scope: Scope): Map<string, AttributeProto> {
-  const found = new Map<string, AttributeProto>();
-  for (const attribute of node.attribute) {
-    const actual = attribute.refAttrName === "" ? attribute : scope.attributes?.get(attribute.refAttrName);
-    if (actual) found.set(attribute.name, actual);
-  }
-  return found;
-}
-
-/** Rough number of operations that computing a node takes. */
-function costOf({ op, inputs, outputs }: Node): number {
-  const elements = outputs.reduce((total, { shape }) => total + sizeOf(shape), 0);
-  const [a, b] = inputs;
-  switch (op.name) {
-    case "constant":
-      return 0;
-    case "matmul":
-    case "gemm":
-      return elements * Math.max(...(a as Value).shape.slice(-2));
-    case "conv2d":
-    case "convTranspose2d":
-      return elements * sizeOf((b as Value).shape.slice(1));
-    case "maxPool":
-      return elements * sizeOf((a as Value).shape.slice(2));
-    default:
-      return elements + inputs.reduce((total, { shape }) => total + sizeOf(shape), 0);
-  }
-}
-
-const qualified = ({ domain, opType }: NodeProto) =>
-  domain === "" || domain === "ai.onnx" ? opType : `${domain}.${opType}`;
-
 function unknownOperator(node: NodeProto): UnsupportedNode {
   const name = short(qualified(node));
   const reason = Object.hasOwn(REFUSED, node.opType) ? REFUSED[node.opType] : undefined;
@@ -391,16 +323,3 @@ function unknownOperator(node: NodeProto): UnsupportedNode {
     { suggestion },
   );
 }
-
-/** `node "/layer1/conv1/Conv" (Conv)` */
-function describe(node: NodeProto): string {
-  return `node ${show(nameOf(node))} (${short(node.opType)})`;
-}
-
-/** Facts that say which node a message is about. */
-const site = (node: NodeProto) => ({ node: short(nameOf(node)), operator: short(qualified(node)) });
-
-/** The name of a node, or of its first output if it has none. */
-const nameOf = ({ name, output }: NodeProto) => name || (output[0] ?? "");
-const short = (name: string) => (name.length > 100 ? `${name.slice(0, 99)}…` : name);
-const show = (name: string) => JSON.stringify(short(name));

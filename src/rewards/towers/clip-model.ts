@@ -21,7 +21,7 @@ import { fromNumbers, type HostTensor, toNumbers } from "../../tensor/host.js";
 import { openWeights, readConfig } from "../../weights/folder.js";
 import { modelFiles } from "../../weights/hub/model-files.js";
 import { tokenizerFiles } from "../../weights/hub/pipeline-files.js";
-import { CLIP_TOKENIZER, CLIP_TOKENIZER_CONFIG, tokenizerIn } from "../../weights/ldm/single-file.js";
+import { CLIP_TOKENIZER, CLIP_TOKENIZER_CONFIG, tokenizerIn } from "../../weights/ldm/tokenizer.js";
 import { readOpenClipModel } from "../../weights/open-clip.js";
 import { type WeightSource, withPrefix } from "../../weights/source.js";
 import { openWeightFile } from "../../weights/weight-file.js";

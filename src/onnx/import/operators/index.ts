@@ -1,12 +1,14 @@
 import { constants } from "./constants.js";
+import { convolutions } from "./convolution.js";
 import { elementwise } from "./elementwise.js";
-import { image } from "./image.js";
 import { indexing } from "./indexing.js";
 import { matrixProducts } from "./matmul.js";
 import { movement } from "./movement.js";
 import { norms } from "./norm.js";
 import type { Operators } from "./operator.js";
+import { pooling } from "./pooling.js";
 import { reductions } from "./reduce.js";
+import { resizing } from "./resizing.js";
 
 /** Every operator that can be imported, except for If and the functions of a file, which `OnnxImport` expands. */
 export const OPERATORS: Operators = {
@@ -14,7 +16,9 @@ export const OPERATORS: Operators = {
   ...movement,
   ...indexing,
   ...constants,
-  ...image,
+  ...convolutions,
+  ...pooling,
+  ...resizing,
   ...matrixProducts,
   ...norms,
   ...reductions,
