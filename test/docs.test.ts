@@ -7,6 +7,8 @@ const ROOT = path.join(import.meta.dirname, "..");
 const read = (file: string) => readFileSync(path.join(ROOT, file), "utf8");
 const pages = [
   "README.md",
+  "CHANGELOG.md",
+  "CONTRIBUTING.md",
   "parity/README.md",
   ...readdirSync(path.join(ROOT, "docs"))
     .filter((file) => file.endsWith(".md"))

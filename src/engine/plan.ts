@@ -54,6 +54,8 @@ export async function countPlan(setup: TrainingSetup, { division, graphs, memory
   const { batch, prompts, evaluation, train } = settings;
   const calls = await countCalls(setup, division, memory.maxSavedCalls);
   const { forward, backwardSaved, backwardRecomputed, scored } = calls;
+  const recomputedFlops =
+    memory.maxSavedCalls > 0 ? flops(graphs.split.forward) + flops(graphs.split.backward) : flops(graphs.vjp);
   const scorerFlops = scorerCalls(graphs.scorer).reduce((sum, { graph, calls }) => sum + calls * flops(graph), 0);
   return {
     model: settings.model,
@@ -72,7 +74,7 @@ export async function countPlan(setup: TrainingSetup, { division, graphs, memory
     flopsPerStep:
       forward * flops(graphs.sampler.denoise) +
       backwardSaved * flops(graphs.split.backward) +
-      backwardRecomputed * flops(graphs.vjp) +
+      backwardRecomputed * recomputedFlops +
       scored * scorerFlops,
     memory,
     uncounted: [],

@@ -1,5 +1,5 @@
 /**
- * What a reward that a recipe can name consists of: its settings, its default loss, and a function that opens it. `index.ts`
+ * What a reward that a recipe can name consists of: its settings, its default loss, and a function that opens it. `registry.ts`
  * has the registry of all kinds.
  */
 import { z } from "zod";
