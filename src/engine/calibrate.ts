@@ -1,4 +1,5 @@
 /** Times the programs of a plan on this machine. */
+
 import type { Graph } from "../graph/graph.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { scorerCalls } from "../scoring/index.js";
@@ -7,6 +8,7 @@ import { sizeOf } from "../tensor/shape.js";
 import { merge, type WeightSource } from "../weights/source.js";
 import type { Plan, PlanEstimate } from "./plan.js";
 import type { TrainingSetup } from "./setup.js";
+import { recomputesJointly } from "./unet-vjp.js";
 import type { Work } from "./work.js";
 
 /** Compiles each program in all runtimes and times a call. Replicas that work side by side take about as long as one of them. */
@@ -24,14 +26,15 @@ export async function calibrate(
   };
   const recomputed = plan.unetRecomputedCallsPerStep;
   const saved = plan.unetBackwardCallsPerStep - recomputed;
+  const jointCalls = recomputesJointly(graphs, plan.memory.maxSavedCalls) ? recomputed : 0;
+  const splitCalls = saved + recomputed - jointCalls;
   const secondsForward = await seconds(sampler.denoise);
   let secondsToScore = 0;
   for (const { graph, calls } of scorerCalls(scorer)) secondsToScore += calls * (await seconds(graph));
   const secondsPerStep =
     (plan.unetForwardCallsPerStep - saved) * secondsForward +
-    (plan.memory.maxSavedCalls > 0
-      ? (saved + recomputed) * ((await seconds(split.forward, split.residuals)) + (await seconds(split.backward)))
-      : recomputed && recomputed * (await seconds(vjp))) +
+    jointCalls * (jointCalls && (await seconds(vjp))) +
+    splitCalls * (splitCalls && (await seconds(split.forward, split.residuals)) + (await seconds(split.backward))) +
     plan.rewardCallsPerStep * secondsToScore;
   const { microBatch, evaluationBatch } = division;
   const secondsPerImage =

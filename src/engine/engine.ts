@@ -77,7 +77,7 @@ export class CompiledEngine implements Engine {
     const options = { graphs: graphs.sampler, negativePrompt: prompts.negative, ...(encoder && { prompts: encoder }) };
     const [sampler, vjp, scorer] = await Promise.all([
       Sampler.compile(runtime, pipeline, sampling, options),
-      UnetVjp.compile(runtime, pipeline.weights, graphs, { savesResiduals: maxSavedCalls > 0 }),
+      UnetVjp.compile(runtime, pipeline.weights, graphs, maxSavedCalls),
       LatentScorer.compile(runtime, pipeline, reward, { graphs: graphs.scorer, loss, samples: batch.total }),
     ]);
     return new CompiledEngine({ sampler, vjp, scorer }, maxSavedCalls, layout.size);

@@ -31,7 +31,12 @@ const GRAPHS = {
 /** Full chains of 4 steps, so that 4 calls can be saved. */
 const CHANGES: SettingsInput = { sampling: { steps: 4 }, estimator: "draft" };
 
-async function planned(changes: Partial<Settings>, parts: Partial<Division> = {}, setup: Partial<TrainingSetup> = {}) {
+async function planned(
+  changes: Partial<Settings>,
+  parts: Partial<Division> = {},
+  setup: Partial<TrainingSetup> = {},
+  graphs: TrainingGraphs = GRAPHS,
+) {
   const settings = { ...tinySettings(CHANGES), ...changes };
   const opened = {
     settings,
@@ -42,7 +47,7 @@ async function planned(changes: Partial<Settings>, parts: Partial<Division> = {}
     precision: "float32",
     ...setup,
   } as TrainingSetup;
-  return planMemory(opened, divide(settings, parts), GRAPHS);
+  return planMemory(opened, divide(settings, parts), graphs);
 }
 
 afterEach(() => {
@@ -59,13 +64,23 @@ describe("the memory plan", async () => {
   });
 
   test("saves one call less for each gigabyte that the budget lacks, and recomputes those", async () => {
-    // A recomputed call holds residuals of its own for a moment, so the first gigabyte that is missing costs two calls.
+    // A megabyte more than needed, because a plan that recomputes has one program more.
     for (const missing of [1, 2, 3]) {
       const memory = roomy.expectedBytes + 1e6 - missing * RESIDUAL_BYTES;
       const found = await planned({ memory });
-      expect(found).toMatchObject({ maxSavedCalls: 3 - missing, recomputes: true });
+      expect(found).toMatchObject({ maxSavedCalls: 4 - missing, recomputes: true });
       expect(found.expectedBytes).toBeLessThanOrEqual(memory);
     }
+  });
+
+  test("counts the residuals of a recomputed call besides the saved ones, if a large network recomputes by the split programs", async () => {
+    // 256 MiB of live values: such a program returns its memory, and the joint program is left out.
+    const latents = input([2, 4, 4096, 4096]);
+    const large = { name: "large", inputs: { latents }, outputs: { output: add(latents, latents) } };
+    const graphs = { ...GRAPHS, vjp: large, float32: { ...GRAPHS.float32, vjp: large } };
+    const memory = roomy.expectedBytes + 1e6 - RESIDUAL_BYTES;
+    // 2 GB are left. Two saved calls and a recomputed one hold 3 GB, one of which is among the values of the forward program.
+    expect(await planned({ memory }, {}, {}, graphs)).toMatchObject({ maxSavedCalls: 2, recomputes: true });
   });
 
   test("fails below what the run needs without saved residuals, and says how much that is", async () => {
@@ -93,14 +108,14 @@ describe("the memory plan", async () => {
     expect(two).toMatchObject({ replicas: 2, maxSavedCalls: 4, recomputes: false });
     expect(two.expectedBytes / (200e6 + 2 * 3 * RESIDUAL_BYTES)).toBeCloseTo(1, 3);
     const memory = two.expectedBytes + 1e6 - 2 * RESIDUAL_BYTES;
-    expect(await planned({ memory }, { replicas: 2 })).toMatchObject({ maxSavedCalls: 2, recomputes: true });
+    expect(await planned({ memory }, { replicas: 2 })).toMatchObject({ maxSavedCalls: 3, recomputes: true });
   });
 
   test("without a budget takes half of the free memory, divided by the ranks of this machine", async () => {
     vi.spyOn(process, "availableMemory").mockReturnValue(2 * (roomy.expectedBytes + 1e6));
     expect(await planned({ memory: null })).toMatchObject({ maxSavedCalls: 4, recomputes: false });
-    // (200 MB + 3 GB) / 2 = 1.6 GB: the process, and one gigabyte for the residuals of a recomputed call.
-    expect(await planned({ memory: null }, { localRanks: 2 })).toMatchObject({ maxSavedCalls: 1, recomputes: true });
+    // (200 MB + 3 GB) / 2 = 1.6 GB: the process, and one gigabyte besides the first call's residuals.
+    expect(await planned({ memory: null }, { localRanks: 2 })).toMatchObject({ maxSavedCalls: 2, recomputes: true });
   });
 
   test("counts the trajectories and the parameters of the base model where a run needs them", async () => {

@@ -14,6 +14,7 @@ import { type CallCounts, countCalls } from "./calls.js";
 import type { Division } from "./division.js";
 import type { TrainingGraphs } from "./graphs.js";
 import type { TrainingSetup } from "./setup.js";
+import { recomputesJointly } from "./unet-vjp.js";
 
 export interface MemoryPlan {
   /** Copies of the programs (`replicas.ts`). The other numbers are for one of them, except `expectedBytes`. */
@@ -78,9 +79,14 @@ export async function planMemory(
   const expected = (saved: number, recomputes: boolean) =>
     PROCESS_BYTES +
     ownBytes +
-    programBytes([...always, ...(saved > 0 ? split : [vjp])]) +
-    // The residuals of one call are among the forward program's values. A recomputed call holds its own for a moment.
-    Math.max(0, saved - 1 + (saved > 0 && recomputes ? 1 : 0)) * residualBytes;
+    programBytes([
+      ...always,
+      ...(saved > 0 ? split : []),
+      ...(recomputes && recomputesJointly(graphs, saved) ? [vjp] : []),
+    ]) +
+    // The residuals of one call are among the forward program's values. A call that recomputes by the split programs holds
+    // its own for a moment.
+    Math.max(0, saved - (recomputes && !recomputesJointly(graphs, saved) ? 0 : 1)) * residualBytes;
   const plan = (maxSavedCalls: number, recomputes: boolean): MemoryPlan => {
     const bytes = PROCESS_BYTES + replicas * (expected(maxSavedCalls, recomputes) - PROCESS_BYTES);
     return { replicas, maxSavedCalls, recomputes, residualBytes, expectedBytes: bytes };

@@ -7,6 +7,7 @@ import { countCalls } from "./calls.js";
 import { flops } from "./flops.js";
 import type { MemoryPlan } from "./memory.js";
 import type { TrainingSetup } from "./setup.js";
+import { recomputesJointly } from "./unet-vjp.js";
 import { elementsUnder, type Work } from "./work.js";
 
 /** A call is one run of a program on a micro-batch. Numbers per step are means, because truncation may be random. */
@@ -54,8 +55,9 @@ export async function countPlan(setup: TrainingSetup, { division, graphs, memory
   const { batch, prompts, evaluation, train } = settings;
   const calls = await countCalls(setup, division, memory.maxSavedCalls);
   const { forward, backwardSaved, backwardRecomputed, scored } = calls;
-  const recomputedFlops =
-    memory.maxSavedCalls > 0 ? flops(graphs.split.forward) + flops(graphs.split.backward) : flops(graphs.vjp);
+  const recomputedFlops = recomputesJointly(graphs, memory.maxSavedCalls)
+    ? flops(graphs.vjp)
+    : flops(graphs.split.forward) + flops(graphs.split.backward);
   const scorerFlops = scorerCalls(graphs.scorer).reduce((sum, { graph, calls }) => sum + calls * flops(graph), 0);
   return {
     model: settings.model,

@@ -1,63 +1,78 @@
 /**
- * The programs of the U-Net's vector-Jacobian product. If the run saves residuals, they are two: a forward pass that also
- * returns residuals, and a VJP that starts from them. A call whose residuals were not saved runs both, one after the other. If
- * the run saves none, they are one program, which recomputes the forward pass and holds no residuals outside of it.
+ * The programs of the U-Net's vector-Jacobian product. If the run saves residuals, a saved call uses two programs: a forward
+ * pass that also returns residuals, and a VJP that starts from them. A call that was not saved either runs both, one after the
+ * other, or one joint program, which recomputes the forward pass inside. Both give the same numbers. The joint program is
+ * faster, because no residuals leave it, but it holds the weights once more. So it is for small networks, and for runs that save
+ * no residuals.
  */
-import type { Feeds, Program, Runtime, SavedOutputs } from "../runtime/runtime.js";
+import { type Feeds, type Program, type Runtime, returnsMemory, type SavedOutputs } from "../runtime/runtime.js";
 import type { HostTensor } from "../tensor/host.js";
 import type { WeightSource } from "../weights/source.js";
 import type { TrainingGraphs } from "./graphs.js";
 
-type Programs =
-  | {
-      readonly kind: "split";
-      readonly forward: Program;
-      readonly backward: Program;
-      readonly residuals: readonly string[];
-    }
-  | { readonly kind: "joint"; readonly program: Program };
+interface SplitPrograms {
+  readonly forward: Program;
+  readonly backward: Program;
+  readonly residuals: readonly string[];
+}
+
+/** True if calls that were not saved run the joint program. */
+export function recomputesJointly({ vjp }: Pick<TrainingGraphs, "vjp">, maxSavedCalls: number): boolean {
+  return maxSavedCalls === 0 || !returnsMemory(vjp);
+}
 
 export class UnetVjp {
-  private constructor(private readonly programs: Programs) {}
+  private joint: Promise<Program> | undefined;
+
+  private constructor(
+    private readonly split: SplitPrograms | undefined,
+    /** Undefined if calls that were not saved run the split programs. */
+    private readonly compileJoint: (() => Promise<Program>) | undefined,
+  ) {}
 
   static async compile(
     runtime: Runtime,
     weights: WeightSource,
-    { split, vjp }: Pick<TrainingGraphs, "split" | "vjp">,
-    { savesResiduals }: { readonly savesResiduals: boolean },
+    graphs: Pick<TrainingGraphs, "split" | "vjp">,
+    maxSavedCalls: number,
   ): Promise<UnetVjp> {
-    if (!savesResiduals) return new UnetVjp({ kind: "joint", program: await runtime.compile(vjp, weights) });
-    const [forward, backward] = await Promise.all([
-      runtime.compile(split.forward, weights),
-      runtime.compile(split.backward, weights),
+    const compileJoint = recomputesJointly(graphs, maxSavedCalls)
+      ? () => runtime.compile(graphs.vjp, weights)
+      : undefined;
+    if (maxSavedCalls === 0) return new UnetVjp(undefined, compileJoint);
+    const { forward, backward, residuals } = graphs.split;
+    const [forwardProgram, backwardProgram] = await Promise.all([
+      runtime.compile(forward, weights),
+      runtime.compile(backward, weights),
     ]);
-    return new UnetVjp({ kind: "split", forward, backward, residuals: split.residuals });
+    return new UnetVjp({ forward: forwardProgram, backward: backwardProgram, residuals }, compileJoint);
   }
 
   /** The U-Net's outputs, and the residuals for its VJP. Requires a plan that saves residuals. */
   forward(feeds: Feeds): Promise<{ outputs: Record<string, HostTensor>; kept: SavedOutputs }> {
-    const { programs } = this;
-    if (programs.kind === "joint") throw new TypeError("this run saves no residuals");
-    return programs.forward.runSaving(feeds, programs.residuals);
+    const { forward, residuals } = this.split as SplitPrograms;
+    return forward.runSaving(feeds, residuals);
   }
 
-  /** The VJP, from saved residuals or from a recomputed forward pass. */
+  /** The VJP, from saved residuals or from a recomputed forward pass. The first recomputed call compiles the joint program. */
   async backward(feeds: Feeds, residuals?: SavedOutputs): Promise<Record<string, HostTensor>> {
-    const { programs } = this;
-    if (programs.kind === "joint") return programs.program.run(feeds);
-    if (residuals) return programs.backward.run(feeds, residuals);
+    if (residuals) return (this.split as SplitPrograms).backward.run(feeds, residuals);
+    if (this.compileJoint) {
+      this.joint ??= this.compileJoint();
+      return (await this.joint).run(feeds);
+    }
     const { upstream: _, ...forwardFeeds } = feeds;
     const { kept } = await this.forward(forwardFeeds);
     try {
-      return await programs.backward.run(feeds, kept);
+      return await (this.split as SplitPrograms).backward.run(feeds, kept);
     } finally {
       await kept.release();
     }
   }
 
   async release(): Promise<void> {
-    const { programs } = this;
-    const all = programs.kind === "joint" ? [programs.program] : [programs.forward, programs.backward];
-    for (const program of all) await program.release();
+    await this.split?.forward.release();
+    await this.split?.backward.release();
+    await (await this.joint)?.release();
   }
 }
