@@ -25,7 +25,7 @@ export class UnetVjp {
   private joint: Promise<Program> | undefined;
 
   private constructor(
-    private readonly split: SplitPrograms | undefined,
+    private readonly splitPrograms: SplitPrograms | undefined,
     /** Undefined if calls that were not saved run the split programs. */
     private readonly compileJoint: (() => Promise<Program>) | undefined,
   ) {}
@@ -50,13 +50,13 @@ export class UnetVjp {
 
   /** The U-Net's outputs, and the residuals for its VJP. Requires a plan that saves residuals. */
   forward(feeds: Feeds): Promise<{ outputs: Record<string, HostTensor>; kept: SavedOutputs }> {
-    const { forward, residuals } = this.split as SplitPrograms;
+    const { forward, residuals } = this.split;
     return forward.runSaving(feeds, residuals);
   }
 
   /** The VJP, from saved residuals or from a recomputed forward pass. The first recomputed call compiles the joint program. */
   async backward(feeds: Feeds, residuals?: SavedOutputs): Promise<Record<string, HostTensor>> {
-    if (residuals) return (this.split as SplitPrograms).backward.run(feeds, residuals);
+    if (residuals) return this.split.backward.run(feeds, residuals);
     if (this.compileJoint) {
       this.joint ??= this.compileJoint();
       return (await this.joint).run(feeds);
@@ -64,15 +64,20 @@ export class UnetVjp {
     const { upstream: _, ...forwardFeeds } = feeds;
     const { kept } = await this.forward(forwardFeeds);
     try {
-      return await (this.split as SplitPrograms).backward.run(feeds, kept);
+      return await this.split.backward.run(feeds, kept);
     } finally {
       await kept.release();
     }
   }
 
   async release(): Promise<void> {
-    await this.split?.forward.release();
-    await this.split?.backward.release();
+    await this.splitPrograms?.forward.release();
+    await this.splitPrograms?.backward.release();
     await (await this.joint)?.release();
+  }
+
+  private get split(): SplitPrograms {
+    if (!this.splitPrograms) throw new TypeError("this run saves no residuals");
+    return this.splitPrograms;
   }
 }
