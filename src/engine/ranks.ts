@@ -5,12 +5,13 @@
 import { type Cluster, shareOf } from "../cluster/index.js";
 import { InputError } from "../errors/index.js";
 import type { DirectEstimator, RolloutEstimator, TrainingSample } from "../estimators/index.js";
-import { addCosts, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
-import { pick } from "./samples.js";
+import type { GradientRequest, GradientResult, ScoredSamples } from "./gradient.js";
 import {
   addSummaries,
   type GradientSummary,
+  joinRollouts,
   joinSamples,
+  partOf,
   type SampledBatch,
   type StoredBatch,
   type Workers,
@@ -40,19 +41,18 @@ export class Ranks implements Workers {
     const first = samples.indexOf(share[0] as TrainingSample);
     return {
       trajectories: samples.map((sample, i) => trajectories[i - first] ?? { sample, latents: ELSEWHERE }),
-      cost: addCosts(all.map(({ cost }) => cost)),
-      ...joinSamples(all),
+      ...joinRollouts(all),
     };
   }
 
   async gradientFromTrajectories(
     estimator: RolloutEstimator,
-    { trajectories, weights, update }: StoredBatch,
+    batch: StoredBatch,
     request: GradientRequest,
   ): Promise<GradientResult> {
+    const { trajectories } = batch;
     const places = [...trajectories.keys()].filter((place) => trajectories[place]?.latents !== ELSEWHERE);
-    const batch = { trajectories: pick(trajectories, places), weights: pick(weights, places), update };
-    const { gradient, ...found } = await this.own.gradientFromTrajectories(estimator, batch, request);
+    const { gradient, ...found } = await this.own.gradientFromTrajectories(estimator, partOf(batch, places), request);
     return this.added(gradient, await this.gather(found, request));
   }
 

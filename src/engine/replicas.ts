@@ -10,13 +10,19 @@ import { choosePrecision, type Precision, PromptEncoder, type TrainableLayout } 
 import { Runtime } from "../runtime/runtime.js";
 import { CompiledEngine } from "./engine.js";
 import { requireFiniteParameters } from "./finite.js";
-import { addCosts, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
+import type { GradientRequest, GradientResult, ScoredSamples } from "./gradient.js";
 import type { TrainingGraphs } from "./graphs.js";
-
 import { Replica } from "./replica.js";
-import { pick } from "./samples.js";
 import type { TrainingSetup } from "./setup.js";
-import { addSummaries, joinSamples, type SampledBatch, type StoredBatch, type Workers } from "./workers.js";
+import {
+  addSummaries,
+  joinRollouts,
+  joinSamples,
+  partOf,
+  type SampledBatch,
+  type StoredBatch,
+  type Workers,
+} from "./workers.js";
 
 /** The part of a machine that a process uses. */
 export interface Machine {
@@ -75,21 +81,19 @@ export class Replicas implements Workers {
     const all = await this.share(samples, (replica, some) => replica.sample(some, request));
     return {
       trajectories: all.flatMap(({ trajectories }) => trajectories),
-      cost: addCosts(all.map(({ cost }) => cost)),
-      ...joinSamples(all),
+      ...joinRollouts(all),
     };
   }
 
   async gradientFromTrajectories(
     estimator: RolloutEstimator,
-    { trajectories, weights, update }: StoredBatch,
+    batch: StoredBatch,
     request: GradientRequest,
   ): Promise<GradientResult> {
     return this.added(
-      await this.share([...trajectories.keys()], (replica, places) => {
-        const batch = { trajectories: pick(trajectories, places), weights: pick(weights, places), update };
-        return replica.gradientFromTrajectories(estimator, batch, request);
-      }),
+      await this.share([...batch.trajectories.keys()], (replica, places) =>
+        replica.gradientFromTrajectories(estimator, partOf(batch, places), request),
+      ),
     );
   }
 

@@ -2,6 +2,7 @@
 import type { DirectEstimator, RolloutEstimator, TrainingSample } from "../estimators/index.js";
 import { joinParts } from "../rewards/index.js";
 import { addCosts, type Cost, type GradientRequest, type GradientResult, type ScoredSamples } from "./gradient.js";
+import { pick } from "./samples.js";
 
 /** One replica, all replicas of a process, all ranks of a run, or a count of their calls. */
 export interface Workers {
@@ -55,4 +56,14 @@ export function addSummaries(all: readonly GradientSummary[]): GradientSummary {
 
 export function joinSamples(all: readonly ScoredSamples[]): ScoredSamples {
   return { rewards: all.flatMap(({ rewards }) => rewards), parts: joinParts(all.map(({ parts }) => parts)) };
+}
+
+/** The results of workers that share a rollout, without its trajectories. */
+export function joinRollouts(all: readonly Omit<SampledBatch, "trajectories">[]): Omit<SampledBatch, "trajectories"> {
+  return { ...joinSamples(all), cost: addCosts(all.map(({ cost }) => cost)) };
+}
+
+/** The part of a batch at some places. */
+export function partOf({ trajectories, weights, update }: StoredBatch, places: readonly number[]): StoredBatch {
+  return { trajectories: pick(trajectories, places), weights: pick(weights, places), update };
 }
