@@ -1,5 +1,5 @@
 import { CompiledEngine } from "../src/engine/engine.js";
-import type { MemoryPlan } from "../src/engine/memory.js";
+import type { MemoryPlan } from "../src/engine/memory-plan.js";
 import { Replica } from "../src/engine/replica.js";
 import type { TrainingSetup } from "../src/engine/setup.js";
 import { planWork } from "../src/engine/work.js";

@@ -26,7 +26,7 @@ export async function calibrate(
   };
   const recomputed = plan.unetRecomputedCallsPerStep;
   const saved = plan.unetBackwardCallsPerStep - recomputed;
-  const jointCalls = recomputesJointly(graphs, plan.memory.maxSavedCalls) ? recomputed : 0;
+  const jointCalls = recomputesJointly(graphs, plan.memory) ? recomputed : 0;
   const splitCalls = saved + recomputed - jointCalls;
   const secondsForward = await seconds(sampler.denoise);
   let secondsToScore = 0;

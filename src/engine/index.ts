@@ -4,7 +4,7 @@ export { requireFiniteParameters } from "./finite.js";
 export { flops } from "./flops.js";
 export { addCosts, type Cost, type GradientResult, NO_COST } from "./gradient.js";
 export { initialLossScale, type LossScale, MAX_SCALE, MIN_SCALE, recordOverflow, recordUpdate } from "./loss-scale.js";
-export type { MemoryPlan } from "./memory.js";
+export type { MemoryPlan } from "./memory-plan.js";
 export { countPlan, type Plan, type PlanEstimate } from "./plan.js";
 export { checksum, Ranks } from "./ranks.js";
 export { Replica } from "./replica.js";

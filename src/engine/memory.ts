@@ -4,39 +4,28 @@
  */
 import { InputError } from "../errors/index.js";
 import { needsBaseModel } from "../estimators/index.js";
-import { type Graph, topologicalOrder } from "../graph/graph.js";
-import { liveBytes } from "../graph/live-bytes.js";
+import type { Graph } from "../graph/graph.js";
 import { bytesOf, type Value } from "../graph/value.js";
 import { showBytes } from "../io/bytes.js";
-import { returnsMemory } from "../runtime/runtime.js";
+import { programSize } from "../onnx/program-size.js";
+import { holdingOf, PACKED_UP_TO, returnsMemory } from "../runtime/runtime.js";
 import { scorerCalls } from "../scoring/index.js";
 import { type CallCounts, countCalls } from "./calls.js";
 import type { Division } from "./division.js";
 import type { TrainingGraphs } from "./graphs.js";
+import type { MemoryPlan } from "./memory-plan.js";
 import type { TrainingSetup } from "./setup.js";
+import { roughSeconds } from "./time.js";
 import { recomputesJointly } from "./unet-vjp.js";
-
-export interface MemoryPlan {
-  /** Copies of the programs (`replicas.ts`). The other numbers are for one of them, except `expectedBytes`. */
-  readonly replicas: number;
-  /** Number of U-Net calls whose residuals may be saved at the same time. */
-  readonly maxSavedCalls: number;
-  /** True if other calls recompute their forward pass. */
-  readonly recomputes: boolean;
-  /** Bytes of the residuals of one call. */
-  readonly residualBytes: number;
-  /** Estimated peak of the process. */
-  readonly expectedBytes: number;
-}
 
 /** Node with ONNX Runtime loaded, and buffers to pass tensors between threads. */
 const PROCESS_BYTES = 200e6;
 
-/** Some kernels hold a copy of their weights in another order: this share of all weights. */
-const PACKING = 0.2;
+/** Peak of a program relative to its values: scratch space of kernels, and gaps. */
+const SURPLUS = 1.05;
 
-/** Peak of a program relative to the values that it needs at one time: scratch space of kernels, and gaps. */
-const SURPLUS = 1.5;
+/** The share of a budget that a run may fill with memory that the system cannot drop, if its mapped files do not fit beside. */
+const SHARE_WITHOUT_FILES = 0.9;
 
 /**
  * Per trainable parameter: the master weight, two moments, the gradient and the sums of a call in float64, a copy of the
@@ -73,43 +62,92 @@ export async function planMemory(
     trajectoryBytes(setup, division, graphs, wanted) +
     layout.size * (BYTES_PER_PARAMETER + (hasBase ? BYTES_PER_BASE_PARAMETER : 0));
   const { residualBytes } = graphs.split;
-  const always = [...programsOf(setup, graphs)].map(sizeOfProgram);
-  const vjp = sizeOfProgram(unetGraphs(setup, graphs).vjp);
-  const split = [graphs.split.forward, graphs.split.backward].map(sizeOfProgram);
-  const expected = (saved: number, recomputes: boolean) =>
-    PROCESS_BYTES +
-    ownBytes +
-    programBytes([
+  const always = [...programsOf(setup, graphs)];
+  const { vjp } = unetGraphs(setup, graphs);
+
+  const plan = (packUpTo: number, maxSavedCalls: number, recomputes: boolean): MemoryPlan => {
+    const jointly = recomputesJointly(graphs, { maxSavedCalls, packUpTo });
+    // A text encoder that maps its weights is released after each use.
+    const programs = [
       ...always,
-      ...(saved > 0 ? split : []),
-      ...(recomputes && recomputesJointly(graphs, saved) ? [vjp] : []),
-    ]) +
+      ...(maxSavedCalls > 0 ? [graphs.split.forward, graphs.split.backward] : []),
+      ...(recomputes && jointly ? [vjp] : []),
+    ];
+    const loaded = programBytes(
+      programs.filter((graph) => graph !== graphs.sampler.text || holdingOf(graph, packUpTo) === "packed"),
+      packUpTo,
+    );
     // The residuals of one call are among the forward program's values. A call that recomputes by the split programs holds
     // its own for a moment.
-    Math.max(0, saved - (recomputes && !recomputesJointly(graphs, saved) ? 0 : 1)) * residualBytes;
-  const plan = (maxSavedCalls: number, recomputes: boolean): MemoryPlan => {
-    const bytes = PROCESS_BYTES + replicas * (expected(maxSavedCalls, recomputes) - PROCESS_BYTES);
-    return { replicas, maxSavedCalls, recomputes, residualBytes, expectedBytes: bytes };
+    const residuals = Math.max(0, maxSavedCalls - (recomputes && !jointly ? 0 : 1)) * residualBytes;
+    return {
+      replicas,
+      maxSavedCalls,
+      recomputes,
+      residualBytes,
+      packUpTo,
+      expectedBytes: PROCESS_BYTES + replicas * (ownBytes + loaded.total + residuals),
+      mappedBytes: replicas * (loaded.total - loaded.unmapped),
+    };
+  };
+  /** The plan that saves as many calls as fit, or undefined if not even a plan without saved calls does. */
+  const within = (fits: (plan: MemoryPlan) => boolean, packUpTo: number): MemoryPlan | undefined => {
+    const withoutRecomputing = savesAll && mostSaved > 0 ? plan(packUpTo, mostSaved, false) : undefined;
+    if (withoutRecomputing && fits(withoutRecomputing)) return withoutRecomputing;
+    for (let saved = mostSaved; saved >= 0; saved--) {
+      const found = plan(packUpTo, saved, true);
+      if (fits(found)) return found;
+    }
+    return undefined;
   };
 
-  /** The share of one replica in the memory of the process. */
-  const share = (bytes: number) => PROCESS_BYTES + (bytes - PROCESS_BYTES) / replicas;
-  const withoutSaving = expected(0, true);
-  const least = savesAll ? Math.min(withoutSaving, expected(mostSaved, false)) : withoutSaving;
-  if (settings.memory !== null && share(settings.memory) < least) {
-    const needed = PROCESS_BYTES + replicas * (least - PROCESS_BYTES);
-    throw new InputError(
-      "memory-too-small",
-      `memory ${showBytes(settings.memory)} is too small: this run needs about ${showBytes(needed)} even if it saves no residuals. ` +
-        "Allow that much, or lower batch.per_device or the image size.",
-      { setting: "memory", found: settings.memory, expected: Math.ceil(needed) },
-    );
-  }
-  const limit = share(settings.memory ?? process.availableMemory() / 2 / localRanks);
-  if (savesAll && mostSaved > 0 && expected(mostSaved, false) <= limit) return plan(mostSaved, false);
-  const affordable = 1 + Math.floor((limit - expected(1, true)) / residualBytes);
-  return plan(Math.max(0, Math.min(mostSaved, affordable)), true);
+  const limit = settings.memory ?? process.availableMemory() / 2 / localRanks;
+  const inBudget = ({ expectedBytes }: MemoryPlan) => expectedBytes <= limit;
+  const packing = PACKING_LIMITS.flatMap((packUpTo) => within(inBudget, packUpTo) ?? []);
+  const fastest = await fastestOf(setup, division, graphs, packing);
+  const leastPacked = settings.device === "cpu" ? 0 : Number.POSITIVE_INFINITY;
+  const found =
+    fastest ??
+    within(inBudget, leastPacked) ??
+    within((plan) => unmappedBytes(plan) <= SHARE_WITHOUT_FILES * limit, leastPacked);
+  if (found) return found;
+  if (settings.memory === null) return plan(leastPacked, 0, true);
+  const least = Math.min(
+    ...[...PACKING_LIMITS, leastPacked]
+      .flatMap((packUpTo) => [plan(packUpTo, 0, true), ...(savesAll ? [plan(packUpTo, mostSaved, false)] : [])])
+      .flatMap((plan) => [plan.expectedBytes, unmappedBytes(plan) / SHARE_WITHOUT_FILES]),
+  );
+  throw new InputError(
+    "memory-too-small",
+    `memory ${showBytes(settings.memory)} is too small: this run needs about ${showBytes(least)} even if it saves no residuals. ` +
+      "Allow that much, or lower batch.per_device or the image size.",
+    { setting: "memory", found: settings.memory, expected: Math.ceil(least) },
+  );
 }
+
+/** Values of `MemoryPlan.packUpTo` that are compared where memory allows: all programs, or all but large networks. */
+const PACKING_LIMITS = [Number.POSITIVE_INFINITY, PACKED_UP_TO];
+
+/**
+ * The plan that takes the least time over the whole run, or undefined if there is none. Small networks have one plan only, so
+ * that their numbers do not depend on the number of steps.
+ */
+async function fastestOf(
+  setup: TrainingSetup,
+  division: Division,
+  graphs: TrainingGraphs,
+  plans: readonly MemoryPlan[],
+): Promise<MemoryPlan | undefined> {
+  const [first, ...others] = plans;
+  if (others.every(({ expectedBytes }) => expectedBytes === first?.expectedBytes)) return first;
+  const timed = await Promise.all(
+    plans.map(async (plan) => ({ plan, seconds: await roughSeconds(setup, division, graphs, plan) })),
+  );
+  return timed.toSorted((a, b) => a.seconds - b.seconds)[0]?.plan;
+}
+
+/** Memory that the system cannot drop. */
+const unmappedBytes = ({ expectedBytes, mappedBytes }: MemoryPlan) => expectedBytes - mappedBytes;
 
 /** x_t of all samples that a replica holds, and the outputs beside them if the run compares with the base model. */
 function trajectoryBytes(
@@ -144,39 +182,30 @@ function programsOf(setup: TrainingSetup, graphs: TrainingGraphs): ReadonlySet<G
   ]);
 }
 
-/** Bytes of one program. */
-interface ProgramSize {
-  readonly weights: number;
-  readonly working: number;
-  /** True if the program returns its working memory after each run. */
-  readonly returns: boolean;
-}
-
-const sizeOfProgram = (graph: Graph): ProgramSize => ({
-  weights: weightBytes(graph),
-  working: liveBytes(graph) * SURPLUS,
-  returns: returnsMemory(graph),
-});
-
-/** Bytes of programs that are loaded together and run one at a time. */
-function programBytes(programs: readonly ProgramSize[]): number {
-  const returning = programs.filter(({ returns }) => returns).map(({ working }) => working);
-  const keeping = programs.filter(({ returns }) => !returns).map(({ working }) => working);
-  return sum(programs.map(({ weights }) => weights)) + sum(keeping) + Math.max(0, ...returning);
-}
-
-/** Weights that the graph reads as the file stores them stay mapped beside the kernels' copy. */
-function weightBytes(graph: Graph): number {
-  const weights = new Map<string, number>();
-  for (const { op, inputs, outputs } of topologicalOrder(Object.values(graph.outputs))) {
-    const [output] = outputs as [Value];
-    // The runtime holds what a cast makes of a stored weight.
-    const stored = op.name === "cast" ? (inputs[0] as Value) : output;
-    if (stored.node.op.name !== "parameter") continue;
-    const copies = stored === output ? 2 : 1 + PACKING;
-    weights.set((stored.node.attrs as { name: string }).name, bytesOf(output) * copies);
+/**
+ * Peak bytes of programs that are compiled together and run one at a time. Of those that map their weights, one is loaded at a
+ * time. `unmapped` is what the system cannot drop.
+ */
+function programBytes(programs: readonly Graph[], packUpTo: number): { total: number; unmapped: number } {
+  let [always, folded, returning, file, mapped, most] = [0, 0, 0, 0, 0, 0];
+  for (const graph of programs) {
+    const holding = holdingOf(graph, packUpTo);
+    const size = programSize(graph, holding);
+    const working = size.working * SURPLUS;
+    always += size.packed;
+    folded = Math.max(folded, size.folded);
+    if (holding === "mapped") {
+      const bytes = sum([...size.parameters.values()]);
+      file = Math.max(file, bytes);
+      most = Math.max(most, working);
+      mapped = Math.max(mapped, bytes + working);
+    } else if (returnsMemory(graph, holding)) returning = Math.max(returning, working);
+    else always += working;
   }
-  return sum([...weights.values()]);
+  return {
+    total: always + Math.max(mapped, file + Math.max(returning, folded)),
+    unmapped: always + Math.max(most, returning, folded),
+  };
 }
 
 function sum(values: readonly number[]): number {

@@ -2,12 +2,11 @@
 
 import { accumulationSteps } from "../config/index.js";
 import type { Precision, TrainableLayout } from "../pipeline/index.js";
-import { scorerCalls } from "../scoring/index.js";
 import { countCalls } from "./calls.js";
 import { flops } from "./flops.js";
-import type { MemoryPlan } from "./memory.js";
+import type { MemoryPlan } from "./memory-plan.js";
 import type { TrainingSetup } from "./setup.js";
-import { recomputesJointly } from "./unet-vjp.js";
+import { programCalls } from "./time.js";
 import { elementsUnder, type Work } from "./work.js";
 
 /** A call is one run of a program on a micro-batch. Numbers per step are means, because truncation may be random. */
@@ -55,10 +54,7 @@ export async function countPlan(setup: TrainingSetup, { division, graphs, memory
   const { batch, prompts, evaluation, train } = settings;
   const calls = await countCalls(setup, division, memory.maxSavedCalls);
   const { forward, backwardSaved, backwardRecomputed, scored } = calls;
-  const recomputedFlops = recomputesJointly(graphs, memory.maxSavedCalls)
-    ? flops(graphs.vjp)
-    : flops(graphs.split.forward) + flops(graphs.split.backward);
-  const scorerFlops = scorerCalls(graphs.scorer).reduce((sum, { graph, calls }) => sum + calls * flops(graph), 0);
+  const programs = programCalls(graphs, calls, memory);
   return {
     model: settings.model,
     reward: reward.name,
@@ -73,11 +69,7 @@ export async function countPlan(setup: TrainingSetup, { division, graphs, memory
     unetBackwardCallsPerStep: backwardSaved + backwardRecomputed,
     unetRecomputedCallsPerStep: backwardRecomputed,
     rewardCallsPerStep: scored,
-    flopsPerStep:
-      forward * flops(graphs.sampler.denoise) +
-      backwardSaved * flops(graphs.split.backward) +
-      backwardRecomputed * recomputedFlops +
-      scored * scorerFlops,
+    flopsPerStep: programs.reduce((sum, { graph, calls }) => sum + calls * flops(graph), 0),
     memory,
     uncounted: [],
     // Before the first step, after every `evaluation.every` steps, and after the last.

@@ -12,6 +12,7 @@ import { CompiledEngine } from "./engine.js";
 import { requireFiniteParameters } from "./finite.js";
 import type { GradientRequest, GradientResult, ScoredSamples } from "./gradient.js";
 import type { TrainingGraphs } from "./graphs.js";
+import type { MemoryPlan } from "./memory-plan.js";
 import { Replica } from "./replica.js";
 import type { TrainingSetup } from "./setup.js";
 import {
@@ -120,8 +121,9 @@ export async function compileReplicas(
   runtimes: readonly Runtime[],
   setup: TrainingSetup,
   graphs: TrainingGraphs,
-  { maxSavedCalls }: { readonly maxSavedCalls: number },
+  { maxSavedCalls, packUpTo }: Pick<MemoryPlan, "maxSavedCalls" | "packUpTo">,
 ): Promise<CompiledReplica[]> {
+  for (const runtime of runtimes) runtime.packUpTo = packUpTo;
   const prompts = PromptEncoder.compile(runtimes[0] as Runtime, setup.pipeline, graphs.sampler.text);
   return Promise.all(
     runtimes.map(async (runtime) => {

@@ -2,13 +2,21 @@
  * The programs of the U-Net's vector-Jacobian product. If the run saves residuals, a saved call uses two programs: a forward
  * pass that also returns residuals, and a VJP that starts from them. A call that was not saved either runs both, one after the
  * other, or one joint program, which recomputes the forward pass inside. Both give the same numbers. The joint program is
- * faster, because no residuals leave it, but it holds the weights once more. So it is for small networks, and for runs that save
- * no residuals.
+ * faster, because no residuals leave it, but if it packs its weights, it holds them once more. So it is for small networks, for
+ * mapped weights, and for runs that save no residuals.
  */
-import { type Feeds, type Program, type Runtime, returnsMemory, type SavedOutputs } from "../runtime/runtime.js";
+import {
+  type Feeds,
+  holdingOf,
+  type Program,
+  type Runtime,
+  returnsMemory,
+  type SavedOutputs,
+} from "../runtime/runtime.js";
 import type { HostTensor } from "../tensor/host.js";
 import type { WeightSource } from "../weights/source.js";
 import type { TrainingGraphs } from "./graphs.js";
+import type { MemoryPlan } from "./memory-plan.js";
 
 interface SplitPrograms {
   readonly forward: Program;
@@ -17,8 +25,12 @@ interface SplitPrograms {
 }
 
 /** True if calls that were not saved run the joint program. */
-export function recomputesJointly({ vjp }: Pick<TrainingGraphs, "vjp">, maxSavedCalls: number): boolean {
-  return maxSavedCalls === 0 || !returnsMemory(vjp);
+export function recomputesJointly(
+  { vjp }: Pick<TrainingGraphs, "vjp">,
+  { maxSavedCalls, packUpTo }: Pick<MemoryPlan, "maxSavedCalls" | "packUpTo">,
+): boolean {
+  const holding = holdingOf(vjp, packUpTo);
+  return maxSavedCalls === 0 || holding === "mapped" || !returnsMemory(vjp, holding);
 }
 
 export class UnetVjp {
@@ -36,7 +48,7 @@ export class UnetVjp {
     graphs: Pick<TrainingGraphs, "split" | "vjp">,
     maxSavedCalls: number,
   ): Promise<UnetVjp> {
-    const compileJoint = recomputesJointly(graphs, maxSavedCalls)
+    const compileJoint = recomputesJointly(graphs, { maxSavedCalls, packUpTo: runtime.packUpTo })
       ? () => runtime.compile(graphs.vjp, weights)
       : undefined;
     if (maxSavedCalls === 0) return new UnetVjp(undefined, compileJoint);

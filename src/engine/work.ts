@@ -6,7 +6,8 @@ import { sizeOf } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";
 import { type Division, divide } from "./division.js";
 import { type TrainingGraphs, trainingGraphs } from "./graphs.js";
-import { type MemoryPlan, planMemory } from "./memory.js";
+import { planMemory } from "./memory.js";
+import type { MemoryPlan } from "./memory-plan.js";
 import type { TrainingSetup } from "./setup.js";
 
 export interface Work {

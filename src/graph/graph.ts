@@ -1,4 +1,4 @@
-import { sameShape, showShape } from "../tensor/shape.js";
+import { sameShape, showShape, sizeOf } from "../tensor/shape.js";
 import { type Node, showType, type Value } from "./value.js";
 
 /** A program with named inputs and outputs. It consists of all nodes that the outputs depend on. */
@@ -34,6 +34,19 @@ export function topologicalOrder(values: Iterable<Value>): Node[] {
     }
   }
   return order;
+}
+
+/** Number of elements of all parameters of a graph. */
+export function parameterElements(graph: Graph): number {
+  let elements = 0;
+  const names = new Set<string>();
+  for (const { op, attrs, outputs } of topologicalOrder(Object.values(graph.outputs))) {
+    if (op.name !== "parameter") continue;
+    const { name } = attrs as { name: string };
+    if (!names.has(name)) elements += sizeOf((outputs[0] as Value).shape);
+    names.add(name);
+  }
+  return elements;
 }
 
 /**

@@ -21,10 +21,9 @@ import {
   ValueInfoProtoSchema,
 } from "onnx-buf";
 import { InputError } from "../errors/index.js";
+import { fixedNodes } from "../graph/fixed.js";
 import { type Graph, topologicalOrder, verify } from "../graph/graph.js";
-import { rewrite, same } from "../graph/rewrite.js";
 import {
-  apply,
   CONTRIB,
   type Node,
   type OnnxAttributes,
@@ -34,11 +33,11 @@ import {
   type Value,
 } from "../graph/value.js";
 import { ONNX_TYPE } from "../ops/elementwise.js";
-import { reshapeOp } from "../ops/movement.js";
 import type { DType } from "../tensor/dtype.js";
 import { fromNumbers } from "../tensor/host.js";
 import { type Shape, sameShape, sizeOf } from "../tensor/shape.js";
 import type { StoredTensor, WeightSource } from "../weights/source.js";
+import { lower, type WeightHolding } from "./lower.js";
 
 /** LayerNormalization needs opset 17 and Gelu opset 20. ONNX Runtime 1.30 supports IR version 10. */
 const OPSET = 21;
@@ -55,16 +54,17 @@ export interface OnnxModel {
  * file, offset and length (ONNX external data). Each node's name holds the op, the type of its result and the node's index,
  * so that a message of ONNX Runtime says which node failed.
  *
+ * @param holding how the program will hold its weights; it must be compiled accordingly
  * @throws InputError `tensor-missing` or `tensor-mismatch` if `weights` does not hold a parameter of the graph.
  */
-export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
+export function emit(graph: Graph, weights?: WeightSource, holding: WeightHolding = "packed"): OnnxModel {
   verify(graph);
   const writer = new Writer(new Set([...Object.keys(graph.inputs), ...Object.keys(graph.outputs)]));
   const names = new Map<Value, string>();
   for (const [name, value] of Object.entries(graph.inputs)) names.set(value, name);
 
-  const outputs = rewrite(graph.outputs, { remake: mergeReshapes });
-  const order = topologicalOrder(Object.values(outputs));
+  const { outputs } = lower(graph, holding);
+  const order = executionOrder(outputs, holding);
   const stored = storedParameters(order, weights, graph.name);
   const weightFolder = commonFolder(stored.values());
   for (const node of order) {
@@ -103,15 +103,15 @@ export function emit(graph: Graph, weights?: WeightSource): OnnxModel {
 }
 
 /**
- * Merges a reshape of a reshape into one, or into none if the shape ends up unchanged. Adjacent layers that each flatten
- * their input produce such pairs, and every node takes time.
+ * The nodes in the order in which they are written. Without optimizations, ONNX Runtime walks back from the outputs and
+ * computes first the input that was written last. So nodes that prepare a weight are written first: they then run immediately
+ * before the node that uses it, and not all at the start.
  */
-function mergeReshapes(node: Node, inputs: readonly Value[]): readonly Value[] {
-  const [x] = inputs;
-  const [y] = node.outputs as [Value];
-  if (node.op !== reshapeOp || x?.node.op !== reshapeOp) return same(node, inputs);
-  const [original] = x.node.inputs as [Value];
-  return sameShape(original.shape, y.shape) ? [original] : apply(reshapeOp, [original], { shape: y.shape });
+function executionOrder(outputs: Readonly<Record<string, Value>>, holding: WeightHolding): readonly Node[] {
+  const order = topologicalOrder(Object.values(outputs));
+  if (holding === "packed") return order;
+  const fixed = fixedNodes(order);
+  return [...order.filter((node) => fixed.has(node)), ...order.filter((node) => !fixed.has(node))];
 }
 
 class Writer implements OnnxWriter {

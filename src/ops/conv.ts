@@ -13,6 +13,11 @@ export interface ConvAttrs {
   readonly dilation: number;
 }
 
+export interface ConvTransposeAttrs extends ConvAttrs {
+  /** [height, width] of the result. */
+  readonly size: readonly [number, number];
+}
+
 export interface ConvOptions {
   readonly stride?: number;
   /** The same on all sides, or one width for each side. */
@@ -77,7 +82,7 @@ export const conv2dOp: OpDef<ConvAttrs> = {
  * → [b, c, height, width]. `size` is [height, width]. It is an attribute because, with a stride, inputs of several
  * sizes give the same h' and w'.
  */
-export const convTranspose2dOp: OpDef<ConvAttrs & { readonly size: readonly [number, number] }> = {
+export const convTranspose2dOp: OpDef<ConvTransposeAttrs> = {
   name: "convTranspose2d",
   autocast: "float16",
   infer: ([x, weight], { groups, size, stride, padding, dilation }) => {

@@ -9,25 +9,40 @@ import type { Pipeline } from "./pipeline.js";
 /** Number of cached embeddings: 120 MB for Stable Diffusion 1 and 2, 320 MB for XL. Runs draw from a short list of prompts again and again. */
 const MOST_CACHED = 512;
 
-/** Prompts as embeddings for the U-Net, with a cache. Samplers of several runtimes may share one. */
+/**
+ * Prompts as embeddings for the U-Net, with a cache. Samplers of several runtimes may share one. A program that maps its weights
+ * is compiled when a prompt must be encoded, which takes less than a second, and released at once, so that the large encoder
+ * takes no memory while the U-Net works.
+ */
 export class PromptEncoder {
   private readonly cache = new Map<string, Promise<Conditioning<HostTensor>>>();
+  private program: Promise<Program> | undefined;
+  /** Calls of `encode` that use the program. */
+  private users = 0;
 
   private constructor(
+    private readonly runtime: Runtime,
     private readonly pipeline: Pipeline,
-    private readonly program: Program,
+    private readonly graph: Graph,
   ) {}
 
   /** `graph` is the pipeline's `textGraph`. */
   static async compile(runtime: Runtime, pipeline: Pipeline, graph: Graph): Promise<PromptEncoder> {
-    return new PromptEncoder(pipeline, await runtime.compile(graph, pipeline.weights));
+    const encoder = new PromptEncoder(runtime, pipeline, graph);
+    if (encoder.staysLoaded) await encoder.load();
+    return encoder;
   }
 
   /** The embeddings of one prompt per image. */
   async encode(prompts: readonly string[]): Promise<Conditioning<HostTensor>> {
-    const each: Conditioning<HostTensor>[] = [];
-    for (const prompt of prompts) each.push(await this.encodeOne(prompt));
-    return joined(each);
+    this.users++;
+    try {
+      const each: Conditioning<HostTensor>[] = [];
+      for (const prompt of prompts) each.push(await this.encodeOne(prompt));
+      return joined(each);
+    } finally {
+      if (--this.users === 0 && !this.staysLoaded) await this.release();
+    }
   }
 
   /** The embeddings of the unconditional branch for `batch` images. */
@@ -37,8 +52,19 @@ export class PromptEncoder {
     return prompt === "" && this.pipeline.forceZerosForEmptyPrompt ? zerosLike(encoded) : encoded;
   }
 
-  release(): Promise<void> {
-    return this.program.release();
+  async release(): Promise<void> {
+    const { program } = this;
+    this.program = undefined;
+    await (await program)?.release();
+  }
+
+  private get staysLoaded(): boolean {
+    return this.runtime.holdingOf(this.graph) === "packed";
+  }
+
+  private load(): Promise<Program> {
+    this.program ??= this.runtime.compile(this.graph, this.pipeline.weights);
+    return this.program;
   }
 
   private encodeOne(prompt: string): Promise<Conditioning<HostTensor>> {
@@ -52,7 +78,8 @@ export class PromptEncoder {
   }
 
   private async run(prompt: string): Promise<Conditioning<HostTensor>> {
-    const { text, pooled } = await this.program.run(this.read(prompt));
+    const program = await this.load();
+    const { text, pooled } = await program.run(this.read(prompt));
     return { text: text as HostTensor, ...(pooled && { pooled }) };
   }
 

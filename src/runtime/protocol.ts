@@ -9,7 +9,13 @@ export interface WireTensor {
 }
 
 export type Request =
-  | { readonly kind: "create"; readonly model: Uint8Array; readonly options: Record<string, unknown> }
+  | {
+      readonly kind: "create";
+      readonly model: Uint8Array;
+      readonly options: Record<string, unknown>;
+      /** The session is unloaded when another one of this kind is needed, and loaded again when it is. */
+      readonly mapped: boolean;
+    }
   | RunRequest
   /** Replies with a `SavingResult`. */
   | (Omit<RunRequest, "kind"> & { readonly kind: "runSaving"; readonly keep: readonly string[] })

@@ -1,10 +1,11 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { InputError } from "../errors/index.js";
-import type { Graph } from "../graph/graph.js";
-import { liveBytes } from "../graph/live-bytes.js";
+import { type Graph, parameterElements } from "../graph/graph.js";
 import { bytesOf, showType, type TensorType } from "../graph/value.js";
 import { emit, type OnnxModel } from "../onnx/emit.js";
+import type { WeightHolding } from "../onnx/lower.js";
+import { programSize } from "../onnx/program-size.js";
 import { add, input } from "../ops/index.js";
 import type { HostTensor } from "../tensor/host.js";
 import { sameShape } from "../tensor/shape.js";
@@ -22,13 +23,31 @@ export interface RuntimeOptions {
 }
 
 /**
+ * Programs with more weights map them by default. A packed program of Stable Diffusion 1.5 runs 5 to 10 % faster and takes
+ * 5 to 27 s to compile, and its copies take once or twice the size of the file.
+ */
+export const PACKED_UP_TO = 2 ** 28;
+
+/** How a program of this graph holds its weights on the CPU. `packUpTo`: bytes of its weights in float32. */
+export function holdingOf(graph: Graph, packUpTo: number): WeightHolding {
+  return 4 * parameterElements(graph) <= packUpTo ? "packed" : "mapped";
+}
+
+/**
  * Returns true if a program of this graph frees its working memory after each run (more than 128 MiB). An arena keeps
  * the memory and grows by doubling, which saves small programs the time for allocation. Large programs lose no time
  * without an arena, and if several run in turn, only one holds memory at a time.
  */
-export function returnsMemory(graph: Graph): boolean {
-  return liveBytes(graph) > 2 ** 27;
+export function returnsMemory(graph: Graph, holding: WeightHolding): boolean {
+  return programSize(graph, holding).working > 2 ** 27;
 }
+
+/**
+ * Options of a session that leaves the weights where the file is mapped. Optimizations would fold and reorder them into copies.
+ * They gain nothing here: graphs are written in fused operators, and large networks spend their time in kernels.
+ */
+const MAPPED = { graphOptimizationLevel: "disabled", session: { disable_prepacking: "1" } } as const;
+const PACKED = { graphOptimizationLevel: "all", session: {} } as const;
 
 /** A compiled graph. It holds memory in the worker until it is released. */
 export interface Program {
@@ -68,6 +87,9 @@ export class Runtime {
   private readonly ended: Promise<void>;
   private nextId = 0;
   private closed = false;
+
+  /** Bytes of weights up to which the programs that are compiled from now on pack them (`holdingOf`). */
+  packUpTo = PACKED_UP_TO;
 
   private constructor(
     private readonly worker: Worker,
@@ -109,24 +131,33 @@ export class Runtime {
     return runtime;
   }
 
+  /** How a program of this graph holds its weights. */
+  holdingOf(graph: Graph): WeightHolding {
+    return this.device === "cpu" ? holdingOf(graph, this.packUpTo) : "packed";
+  }
+
   /** Compiles a graph. `weights` provides the data of its parameters. */
   async compile(graph: Graph, weights?: WeightSource): Promise<Program> {
-    const { bytes, weightFolder } = modelOf(graph, weights);
+    const holding = this.holdingOf(graph);
+    const { bytes, weightFolder } = modelOf(graph, weights, holding);
+    const { graphOptimizationLevel, session: config } = holding === "mapped" ? MAPPED : PACKED;
     const options = {
       executionProviders: [...acceleratorOf(this.device, this.gpu), "cpu"],
       intraOpNumThreads: this.threads,
-      graphOptimizationLevel: "all",
+      graphOptimizationLevel,
       // With memory patterns, the arena reserves the peak of every buffer. Without them, the peak of a backward pass is
       // little more than half as high.
       enableMemPattern: false,
-      enableCpuMemArena: !returnsMemory(graph),
+      enableCpuMemArena: !returnsMemory(graph, holding),
       // Errors are thrown as exceptions and need not go to stderr as well.
       logSeverityLevel: 4,
-      ...(weightFolder && { extra: { session: { model_external_initializers_file_folder_path: weightFolder } } }),
+      extra: {
+        session: { ...config, ...(weightFolder && { model_external_initializers_file_folder_path: weightFolder }) },
+      },
     };
     let session: number;
     try {
-      session = (await this.call({ kind: "create", model: bytes, options })) as number;
+      session = (await this.call({ kind: "create", model: bytes, options, mapped: holding === "mapped" })) as number;
     } catch (error) {
       if (this.closed) throw error;
       throw new Error(`${graph.name}: ONNX Runtime rejected the graph: ${(error as Error).message}`);
@@ -215,14 +246,20 @@ export class Runtime {
 /** Larger models, which hold copies of weights, are not worth the memory. */
 const MAX_CACHED_BYTES = 2 ** 24;
 
-const models = new WeakMap<Graph, { readonly weights: WeightSource | undefined; readonly model: OnnxModel }>();
+interface EmittedModel {
+  readonly weights: WeightSource | undefined;
+  readonly holding: WeightHolding;
+  readonly model: OnnxModel;
+}
+
+const models = new WeakMap<Graph, EmittedModel>();
 
 /** The model of a graph. Replicas compile the same graph with the same weights, and it is emitted once for all of them. */
-function modelOf(graph: Graph, weights: WeightSource | undefined): OnnxModel {
+function modelOf(graph: Graph, weights: WeightSource | undefined, holding: WeightHolding): OnnxModel {
   const known = models.get(graph);
-  if (known && known.weights === weights) return known.model;
-  const model = emit(graph, weights);
-  if (model.bytes.length <= MAX_CACHED_BYTES) models.set(graph, { weights, model });
+  if (known && known.weights === weights && known.holding === holding) return known.model;
+  const model = emit(graph, weights, holding);
+  if (model.bytes.length <= MAX_CACHED_BYTES) models.set(graph, { weights, holding, model });
   return model;
 }
 

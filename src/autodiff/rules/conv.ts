@@ -1,30 +1,10 @@
 import type { Value } from "../../graph/value.js";
-import { type ConvAttrs, conv2d, convTranspose2d, reach } from "../../ops/conv.js";
+import { type ConvAttrs, conv2d, convTranspose2d } from "../../ops/conv.js";
 import { matmul } from "../../ops/matmul.js";
-import { concat, flip, pad, reshape, slice, transpose } from "../../ops/movement.js";
+import { concat, pad, reshape, slice, transpose } from "../../ops/movement.js";
 import { sum } from "../../ops/reduce.js";
 import type { OPS } from "../../ops/table.js";
 import type { Rules } from "../rule.js";
-
-/**
- * The gradient of conv2d with respect to its input. With stride 1 it is the convolution of dy with the flipped weight,
- * with its channel axes swapped. If the weight is frozen, the runtime flips it once, when it loads the graph.
- */
-function inputGradient(dy: Value, weight: Value, size: readonly [number, number], attrs: ConvAttrs): Value {
-  const { stride, padding, groups, dilation } = attrs;
-  const [o, perGroup, kh, kw] = weight.shape as [number, number, number, number];
-  // Padding as wide as the dilated kernel would make the padding below negative.
-  const [rows, columns] = [reach(kh, dilation), reach(kw, dilation)];
-  const paddingFits = Math.max(padding[0], padding[2]) < rows && Math.max(padding[1], padding[3]) < columns;
-  if (stride !== 1 || !paddingFits) return convTranspose2d(dy, weight, size, attrs);
-  const grouped = transpose(reshape(weight, [groups, o / groups, perGroup, kh, kw]), [0, 2, 1, 3, 4]);
-  const flipped = kh === 1 && kw === 1 ? grouped : flip(grouped, [3, 4]);
-  return conv2d(dy, reshape(flipped, [groups * perGroup, o / groups, kh, kw]), undefined, {
-    groups,
-    dilation,
-    padding: [rows - 1 - padding[0], columns - 1 - padding[1], rows - 1 - padding[2], columns - 1 - padding[3]],
-  });
-}
 
 /**
  * The gradient of conv2d with respect to its weight: for each kernel element, one product of dy [o, b·h'·w'] with the
@@ -72,7 +52,7 @@ const imageSize = (x: Value) => [x.shape[2], x.shape[3]] as [number, number];
 
 export const convRules: Rules<Pick<typeof OPS, "conv2d" | "convTranspose2d">> = {
   conv2d: (dy, { inputs: [x, weight], attrs }) => [
-    () => inputGradient(dy, weight, imageSize(x), attrs),
+    () => convTranspose2d(dy, weight, imageSize(x), attrs),
     () => weightGradient(x, dy, weight.shape, attrs),
     () => sum(dy, [0, 2, 3]),
   ],
