@@ -1,0 +1,63 @@
+/** Measures one case: the rounds, and in each of them our side and the peer's variants in turn. */
+import type { Case, CaseContext, Job, Measurement } from "./cases/case.js";
+import { ensureModel } from "./folders.js";
+import { type Conditions, ResultsFile } from "./results.js";
+import { run } from "./run.js";
+import { bestVariants, callSeconds, failure, showGigabytes, showSeconds } from "./summary.js";
+
+export interface BenchOptions {
+  readonly rounds: number;
+  /** Measures what is in the results already. */
+  readonly again: boolean;
+  /** After the first round, leaves out the variants of the peer that were its best in nothing. */
+  readonly skipSlower: boolean;
+}
+
+/** Where results go, and what they were measured with. */
+export interface Destination {
+  readonly results: string;
+  readonly commit: string;
+  readonly conditions: Conditions;
+}
+
+export async function benchCase(
+  given: Case,
+  context: CaseContext,
+  { results, commit, conditions }: Destination,
+  { rounds, again, skipSlower }: BenchOptions,
+): Promise<void> {
+  const { name, about, models = [], maxRounds = rounds } = given;
+  console.log(`\n${name}\n${about}`);
+  for (const model of models) await ensureModel(context.folder, model);
+  const file = await ResultsFile.open(results, { name, commit, ...conditions }, again);
+  const measureOnce = async (job: Job, round: number) => {
+    if (file.has(job, round)) return;
+    const { side, variant, ...options } = job;
+    const measurement = { side, variant, round, ...(await run(options)) };
+    console.log(`  ${line(measurement)}`);
+    await file.add(measurement);
+  };
+  for (let round = 0; round < Math.min(rounds, maxRounds); round++) {
+    const best = bestVariants(file.measurements.filter((one) => one.round === 0));
+    const isWanted = ({ side, variant }: Job) => !skipSlower || round === 0 || side !== "PyTorch" || best.has(variant);
+    for (const job of (await given.jobs(context)).filter(isWanted)) await measureOnce(job, round);
+  }
+  for (const job of (await given.following?.(context, file.measurements)) ?? []) await measureOnce(job, 0);
+  console.log(["", ...given.show(file.measurements)].join("\n"));
+}
+
+function line(measured: Measurement): string {
+  const { side, variant, round, peak_rss_bytes, peak_pinned_bytes, load, wall_seconds } = measured;
+  const bytes = (number: number | null) => showGigabytes(number ?? undefined);
+  const percent = (share: number | null) => (share === null ? "?" : `${(100 * share).toFixed(0)} %`);
+  const seconds = callSeconds(measured);
+  return [
+    `round ${round + 1}`,
+    `${side}, ${variant}`,
+    ...(measured.failed === undefined ? [] : [failure(measured)]),
+    ...(seconds === undefined ? [] : [showSeconds(seconds)]),
+    `peak ${bytes(peak_rss_bytes)}, ${bytes(peak_pinned_bytes)} without mapped files`,
+    `whole process ${showSeconds(wall_seconds)}`,
+    `others used ${percent(load.others)} and the host ${percent(load.stolen)} of the CPUs (load ${load.average_before.toFixed(1)})`,
+  ].join("; ");
+}
