@@ -11,6 +11,8 @@ export interface BenchOptions {
   readonly again: boolean;
   /** After the first round, leaves out the variants of the peer that were its best in nothing. */
   readonly skipSlower: boolean;
+  /** Waits at most so long before each measurement until the machine is quiet. */
+  readonly quietSeconds: number;
 }
 
 /** Where results go, and what they were measured with. */
@@ -24,7 +26,7 @@ export async function benchCase(
   given: Case,
   context: CaseContext,
   { results, commit, conditions }: Destination,
-  { rounds, again, skipSlower }: BenchOptions,
+  { rounds, again, skipSlower, quietSeconds }: BenchOptions,
 ): Promise<void> {
   const { name, about, models = [], maxRounds = rounds } = given;
   console.log(`\n${name}\n${about}`);
@@ -33,7 +35,7 @@ export async function benchCase(
   const measureOnce = async (job: Job, round: number) => {
     if (file.has(job, round)) return;
     const { side, variant, ...options } = job;
-    const measurement = { side, variant, round, ...(await run(options)) };
+    const measurement = { side, variant, round, ...(await run({ ...options, quietSeconds })) };
     console.log(`  ${line(measurement)}`);
     await file.add(measurement);
   };

@@ -40,6 +40,8 @@ const { values } = parseArgs({
     again: { type: "boolean", default: false },
     /** After the first round, leaves out the variants of the peer that were its best in nothing. */
     "skip-slower": { type: "boolean", default: false },
+    /** Seconds to wait at most before each measurement until other processes use less than a tenth of the CPUs. */
+    quiet: { type: "string", default: "0" },
     /** Only writes the page. */
     page: { type: "boolean", default: false },
   },
@@ -58,7 +60,12 @@ else {
   const conditions = { machine: await describeMachine(python), threads, code: hashOfFiles(".", MEASURED) };
   const commit = await currentCommit(".");
   const context = { folder: path.resolve(values.folder), threads, python };
-  const options = { rounds: Number(values.rounds), again: values.again, skipSlower: values["skip-slower"] };
+  const options = {
+    rounds: Number(values.rounds),
+    again: values.again,
+    skipSlower: values["skip-slower"],
+    quietSeconds: Number(values.quiet),
+  };
   if (!python) console.log("--python is not given: only this side is measured");
   for (const one of CASES.filter(({ name }) => values.case?.includes(name) ?? true)) {
     await benchCase(one, context, { results: values.results, commit, conditions }, options);

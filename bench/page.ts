@@ -3,6 +3,7 @@ import { writeFileAtomic } from "../src/io/atomic.js";
 import type { Case, Measurement } from "./cases/case.js";
 import type { Machine } from "./machine.js";
 import { type CaseResults, readResults } from "./results.js";
+import { BUSY } from "./run.js";
 
 export async function writePage(cases: readonly Case[], resultsFolder: string, file: string): Promise<void> {
   const sections: string[] = [];
@@ -70,8 +71,10 @@ function loadText(measurements: readonly Measurement[]): string {
   const others = most(measurements.map(({ load }) => load.others));
   const stolen = most(measurements.map(({ load }) => load.stolen));
   const before = most(measurements.map(({ load }) => load.average_before));
+  const warning =
+    Math.max(others, stolen) > BUSY ? "**The machine was not quiet, so the times are not reliable.** " : "";
   return (
-    `While a measurement ran, other processes used at most ${percent(others)} of the machine's CPU time, and its host at most ` +
+    `${warning}While a measurement ran, other processes used at most ${percent(others)} of the machine's CPU time, and its host at most ` +
     `${percent(stolen)}; the load average before one was at most ${before.toFixed(1)}.`
   );
 }

@@ -21,6 +21,8 @@ export interface RunOptions {
   readonly milestones?: Readonly<Record<string, RegExp>> | undefined;
   /** Ends the process when this milestone is reached. */
   readonly until?: string | undefined;
+  /** Waits at most so long until other processes use less than a tenth of the CPUs. */
+  readonly quietSeconds?: number | undefined;
 }
 
 export interface ProcessResult {
@@ -56,6 +58,9 @@ interface MachineLoad {
 
 const SAMPLE_MS = 50;
 
+/** Share of the CPUs above which other processes disturb a measurement. */
+export const BUSY = 0.1;
+
 /** Runs and measures a process. One that fails is a result too, as is one whose cgroup cannot be made. */
 export async function run({ command, ...options }: RunOptions): Promise<ProcessResult> {
   for (const file of options.uncached ?? []) await dropFromCache(file);
@@ -78,13 +83,16 @@ export async function run({ command, ...options }: RunOptions): Promise<ProcessR
 
 async function measure(
   command: readonly string[],
-  { env, milestones = {}, until }: Omit<RunOptions, "command">,
+  { env, milestones = {}, until, quietSeconds = 0 }: Omit<RunOptions, "command">,
 ): Promise<ProcessResult> {
+  const deadline = performance.now() + 1000 * quietSeconds;
+  let busyBefore = await busyShare();
+  while (busyBefore !== undefined && busyBefore > BUSY && performance.now() < deadline) {
+    await sleep(2000);
+    busyBefore = await busyShare();
+  }
   const averageBefore = loadavg()[0] as number;
-  const idle = machineTicks();
-  await sleep(500);
   const before = machineTicks();
-  const busyBefore = idle && before && (before.busy - idle.busy) / (before.total - idle.total);
 
   const [program, ...args] = command as [string, ...string[]];
   const beganAt = new Date();
@@ -142,6 +150,14 @@ async function measure(
   };
 }
 
+/** Share of the CPUs that is in use during half a second. */
+async function busyShare(): Promise<number | undefined> {
+  const before = machineTicks();
+  await sleep(500);
+  const after = machineTicks();
+  return before && after && (after.busy - before.busy) / (after.total - before.total);
+}
+
 /** If memory runs out, the kernel ends this process and not another one of the machine. */
 function dieFirst(pid: number): void {
   try {
@@ -166,11 +182,13 @@ function collect(stream: NodeJS.ReadableStream, watch: (line: string) => void): 
   return () => all;
 }
 
-/** The last lines of stderr say why a process failed, such as the message of an exception. */
+/** Why a process ended: the message of the error that it printed, or else the last lines of stderr. */
 function failureText(reason: string, stderr: string): string {
-  const lines = stderr.trim().split("\n").slice(-3).join("\n").slice(-600);
+  const lines = stderr.trim().split("\n");
+  // JavaScript prints the call stack after the message of an error, Python before it.
+  const message = lines.findLast((line) => /^[\w.]*(Error|Exception)\b.*: /.test(line)) ?? lines.slice(-3).join("\n");
   const hint = reason === "SIGKILL" ? " (the kernel ends a process so if memory runs out)" : "";
-  return `${reason}${hint}${lines && `: ${lines}`}`;
+  return `${reason}${hint}${message && `: ${message.slice(0, 600)}`}`;
 }
 
 function reportIn(stdout: string): Readonly<Record<string, unknown>> | undefined {

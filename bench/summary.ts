@@ -168,6 +168,6 @@ export function agreement(
       limit === undefined
         ? ""
         : `, ${worst <= limit ? "within" : "NOT within"} the tolerance of ${limit.toExponential(0)}`;
-    return [`Difference to PyTorch, ${meaning}: ${worst.toExponential(1)} of the largest value${judged}.`];
+    return [`Difference to PyTorch: ${meaning}, ${worst.toExponential(1)}${judged}.`];
   });
 }

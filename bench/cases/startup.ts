@@ -1,5 +1,6 @@
 /** From the command `alignprop train` to the start of the first training step. */
-import { mkdtemp, rm } from "node:fs/promises";
+import { rmSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type GeneratedModel, weightFiles } from "../folders.js";
@@ -48,7 +49,7 @@ async function jobs({ model, settings }: StartupCase, { folder, threads, python 
   const modelFolder = model ? path.join(folder, model) : "models/emoji-64";
   const files = [...(await weightFiles(modelFolder)), ...(await weightFiles("models/rewards"))];
   const home = await mkdtemp(path.join(tmpdir(), "alignprop-startup-"));
-  process.once("exit", () => void rm(home, { recursive: true, force: true }));
+  process.once("exit", () => rmSync(home, { recursive: true, force: true }));
   const train = (variant: string): Job => ({
     side: "alignprop",
     variant,

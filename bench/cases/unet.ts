@@ -18,11 +18,12 @@ interface UnetCase {
 
 /** Largest difference of float32 results at full size, divided by the largest value. */
 const TOLERANCES = { output_error: 1e-4, latents_gradient_error: 1e-3, lora_gradient_error: 1e-3 };
+const ALL = "relative to the largest element";
 const MEANINGS = {
-  output_error: "output",
-  latents_gradient_error: "gradient of the latents",
-  lora_gradient_error: "gradient of the adapter",
-  lora_gradient_relative_norm: "norm of the difference of the adapter's gradients, relative to the gradient's norm",
+  output_error: `output, largest difference ${ALL}`,
+  latents_gradient_error: `gradient of the latents, largest difference ${ALL}`,
+  lora_gradient_error: `gradient of the adapter, largest difference ${ALL}`,
+  lora_gradient_relative_norm: "gradient of the adapter, norm of the difference relative to the norm",
 };
 
 const CASES: readonly UnetCase[] = [
