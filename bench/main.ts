@@ -40,7 +40,10 @@ const { values } = parseArgs({
     again: { type: "boolean", default: false },
     /** After the first round, leaves out the variants of the peer that were its best in nothing. */
     "skip-slower": { type: "boolean", default: false },
-    /** Seconds to wait at most before each measurement until other processes use less than a tenth of the CPUs. */
+    /**
+     * Seconds to wait at most before each measurement until other processes use less than a tenth of the CPUs. A measurement that
+     * is disturbed all the same is repeated, twice at most.
+     */
     quiet: { type: "string", default: "0" },
     /** Only writes the page. */
     page: { type: "boolean", default: false },
