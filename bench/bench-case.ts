@@ -2,8 +2,8 @@
 import type { Case, CaseContext, Job, Measurement } from "./cases/case.js";
 import { ensureModel } from "./folders.js";
 import { type Conditions, ResultsFile } from "./results.js";
-import { BUSY, run } from "./run.js";
-import { bestVariants, callSeconds, failure, showGigabytes, showSeconds } from "./summary.js";
+import { run } from "./run.js";
+import { bestVariants, callSeconds, disturbance, failure, isDisturbed, showGigabytes, showSeconds } from "./summary.js";
 
 export interface BenchOptions {
   readonly rounds: number;
@@ -57,15 +57,12 @@ async function measureJob(
   for (let attempt = 0; attempt < (quietSeconds > 0 ? ATTEMPTS : 1); attempt++) {
     const measured = { side, variant, round, ...(await run({ ...options, quietSeconds })) };
     if (best === undefined || disturbance(measured) < disturbance(best)) best = measured;
-    if (disturbance(measured) <= BUSY) break;
+    if (!isDisturbed(measured)) break;
   }
   return best as Measurement;
 }
 
 const ATTEMPTS = 3;
-
-/** Share of the CPUs that the measured process could not have. */
-const disturbance = ({ load }: Measurement) => (load.others ?? 0) + (load.stolen ?? 0);
 
 function line(measured: Measurement): string {
   const { side, variant, round, peak_rss_bytes, peak_pinned_bytes, load, wall_seconds } = measured;

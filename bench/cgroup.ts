@@ -18,10 +18,12 @@ export async function memoryCgroup(limitBytes: number): Promise<MemoryCgroup> {
   const folder = path.join(ROOT, `alignprop-bench-${process.pid}-${Date.now()}`);
   try {
     await mkdir(folder);
+    // In a cgroup of the second version, the file does not exist and cannot be made.
+    await writeFile(path.join(folder, "memory.limit_in_bytes"), String(Math.round(limitBytes)), { flag: "r+" });
   } catch (error) {
+    await rmdir(folder).catch(() => {});
     throw new Error(`no memory cgroup can be made at ${ROOT}: ${(error as Error).message}`);
   }
-  await writeFile(path.join(folder, "memory.limit_in_bytes"), String(Math.round(limitBytes)));
   return {
     inside: (command) => ["sh", "-c", 'echo $$ > "$0" && exec "$@"', path.join(folder, "cgroup.procs"), ...command],
     peakBytes: async () => Number(await readFile(path.join(folder, "memory.max_usage_in_bytes"), "utf8")),

@@ -12,10 +12,11 @@
 import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
+import { writeFileAtomic } from "../src/io/atomic.js";
 import { benchCase } from "./bench-case.js";
 import { CASES } from "./cases/index.js";
 import { currentCommit, describeMachine, hashOfFiles } from "./machine.js";
-import { writePage } from "./page.js";
+import { page } from "./page.js";
 
 /** What the measured programs consist of. The bench's own arrangement of them is not among it. */
 const MEASURED = [
@@ -56,7 +57,10 @@ if (unknown !== undefined) {
   );
 }
 
-if (values.page) await writePage(CASES, values.results, "docs/performance.md");
+// An interrupted bench takes the process that it measures with it.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(1));
+
+if (values.page) await writeFileAtomic("docs/performance.md", await page(CASES, values.results));
 else {
   const { python } = values;
   const threads = Number(values.threads);

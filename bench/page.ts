@@ -1,18 +1,18 @@
 /** Makes docs/performance.md from the results of all cases. */
-import { writeFileAtomic } from "../src/io/atomic.js";
 import type { Case, Measurement } from "./cases/case.js";
 import type { Machine } from "./machine.js";
 import { type CaseResults, readResults } from "./results.js";
 import { BUSY } from "./run.js";
 
-export async function writePage(cases: readonly Case[], resultsFolder: string, file: string): Promise<void> {
+/** The page as text, from the results in a folder. Cases without results are left out. */
+export async function page(cases: readonly Case[], resultsFolder: string): Promise<string> {
   const sections: string[] = [];
   for (const one of cases) {
     const results = await readResults(resultsFolder, one.name);
     if (results) sections.push(...section(one, results));
   }
   if (sections.length === 0) throw new Error(`${resultsFolder} has no results yet. Run \`npm run bench\` first.`);
-  await writeFileAtomic(file, `${[INTRODUCTION, ...sections].join("\n").trim()}\n`);
+  return `${[INTRODUCTION, ...sections].join("\n").trim()}\n`;
 }
 
 const INTRODUCTION = `# Performance
@@ -32,7 +32,8 @@ the median of the rounds, and a ratio the median of the ratios within a round: b
 
 *Peak memory* is the largest resident memory of the process. It counts pages of mapped weight files, which the kernel can drop
 and read again. *Peak without mapped files* does not count them; it is sampled every 50 ms. Times are those of a call or step
-after the first one, so they contain no loading and no compiling.
+after the first one, so they contain no loading and no compiling. A time is left out, or *disturbed*, if other processes or
+the host of a virtual machine used more than a tenth of the CPUs meanwhile; that does not change a peak.
 `;
 
 function section({ name, about, show }: Case, results: CaseResults): string[] {
@@ -72,7 +73,9 @@ function loadText(measurements: readonly Measurement[]): string {
   const stolen = most(measurements.map(({ load }) => load.stolen));
   const before = most(measurements.map(({ load }) => load.average_before));
   const warning =
-    Math.max(others, stolen) > BUSY ? "**The machine was not quiet, so the times are not reliable.** " : "";
+    Math.max(others, stolen) > BUSY
+      ? "**The machine was not quiet all the time. Times that this disturbed are left out.** "
+      : "";
   return (
     `${warning}While a measurement ran, other processes used at most ${percent(others)} of the machine's CPU time, and its host at most ` +
     `${percent(stolen)}; the load average before one was at most ${before.toFixed(1)}.`

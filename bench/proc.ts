@@ -22,13 +22,13 @@ export function processMemory(pid: number): ProcessMemory | undefined {
   return { peakResident, pinned: anonymous + shared };
 }
 
-/** Ticks of the CPU that a process has used, in user and kernel mode. */
+/** Ticks of the CPU that a process and those of its children that have ended have used, in user and kernel mode. */
 export function processTicks(pid: number): number | undefined {
   // The second field is the command in parentheses, and may contain spaces.
   const fields = read(`/proc/${pid}/stat`)
     ?.replace(/^.*\) /s, "")
     .split(" ");
-  return fields && Number(fields[11]) + Number(fields[12]);
+  return fields?.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0);
 }
 
 /** Ticks of all CPUs together since the machine started. */

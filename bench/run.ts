@@ -110,6 +110,8 @@ async function measure(
   };
   const sampling = setInterval(sample, SAMPLE_MS);
   if (child.pid !== undefined) dieFirst(child.pid);
+  const endChild = () => void child.kill("SIGKILL");
+  process.once("exit", endChild);
 
   const reached: Record<string, number> = {};
   let ended = false;
@@ -128,6 +130,7 @@ async function measure(
     child.on("close", (code, signal) => resolve(code === 0 ? undefined : (signal ?? `exit code ${code}`)));
   });
   clearInterval(sampling);
+  process.off("exit", endChild);
   const wall = (performance.now() - began) / 1000;
   const after = machineTicks();
   const failed = failure === undefined || ended ? undefined : failureText(failure, stderr());

@@ -97,3 +97,11 @@ test("a difference to PyTorch that is not a number is in no tolerance", () => {
   expect(agreement([of(1e-3)], { error: "output" }, { error: 1e-4 }).join()).toContain("NOT within");
   expect(agreement([of(1e-6), of(Number.NaN)], { error: "output" }, { error: 1e-4 }).join()).toContain("NOT within");
 });
+
+test("times that other processes disturbed do not count, and peaks do", () => {
+  const disturbed = measured(ours(0), [9], 1, { load: { ...LOAD, others: 0.3 } });
+  expect(metricOf([disturbed], ours(0), "time")).toBeUndefined();
+  expect(metricOf([disturbed], ours(0), "resident")).toBe(1);
+  expect(metricOf([disturbed, measured(ours(1), [2], 1)], ours(0), "time")).toBe(2);
+  expect(comparison([disturbed]).at(-1)).toContain("disturbed");
+});

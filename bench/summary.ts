@@ -1,5 +1,6 @@
 /** The numbers and tables that the page and the terminal show of measurements. */
 import { type Measurement, PRODUCTS, type Side } from "./cases/case.js";
+import { BUSY } from "./run.js";
 
 export function median(numbers: readonly number[]): number {
   const sorted = numbers.toSorted((a, b) => a - b);
@@ -25,6 +26,12 @@ export function reported(measurement: Measurement, name: string): number | undef
   return typeof value === "number" ? value : undefined;
 }
 
+/** Share of the CPUs that a measured process could not have, because of other processes or the host. */
+export const disturbance = ({ load }: Measurement) => (load.others ?? 0) + (load.stolen ?? 0);
+
+/** True if the times of a measurement do not count. Its peaks do: they do not depend on how busy the machine is. */
+export const isDisturbed = (measurement: Measurement) => disturbance(measurement) > BUSY;
+
 /** The median of the calls that a process timed; undefined if it failed or timed none. */
 export function callSeconds({ report }: Measurement): number | undefined {
   const seconds = report?.seconds;
@@ -34,7 +41,7 @@ export function callSeconds({ report }: Measurement): number | undefined {
 type Metric = (measurement: Measurement) => number | null | undefined;
 
 const METRICS = {
-  time: callSeconds,
+  time: (measurement: Measurement) => (isDisturbed(measurement) ? undefined : callSeconds(measurement)),
   resident: ({ peak_rss_bytes, failed }: Measurement) => (failed === undefined ? peak_rss_bytes : undefined),
   pinned: ({ peak_pinned_bytes, failed }: Measurement) => (failed === undefined ? peak_pinned_bytes : undefined),
 } satisfies Record<string, Metric>;
@@ -104,16 +111,20 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   return [line(head), line(head.map(() => "---")), ...rows.map(line)];
 }
 
+/** In place of a time. */
+export const DISTURBED = "disturbed";
+
 /** Each variant of both sides, and how ours compare with the peer's best in each column. */
 export function comparison(measured: readonly Measurement[], call = "time"): string[] {
   const row = (side: Side, variant: string) => {
     const which = { side, variant };
+    const failed = measured.find((one) => one.side === side && one.variant === variant && one.failed !== undefined);
     const cell = (name: MetricName, show: (value: number | undefined) => string) => {
       const ratio = side === "alignprop" ? ratioToPeer(measured, variant, name) : undefined;
-      const text = show(metricOf(measured, which, name));
+      const isEmpty = failed === undefined && metricOf(measured, which, name) === undefined;
+      const text = isEmpty ? DISTURBED : show(metricOf(measured, which, name));
       return ratio === undefined ? text : `${text} (**${showRatio(ratio)}**)`;
     };
-    const failed = measured.find((one) => one.side === side && one.variant === variant && one.failed !== undefined);
     const name = failed ? `${variant}: ${failure(failed)}` : variant;
     return [side, name, cell("time", showSeconds), cell("resident", showGigabytes), cell("pinned", showGigabytes)];
   };
@@ -134,9 +145,9 @@ export function shareOfProducts(measured: readonly Measurement[]): string[] {
       .filter((one) => one.side === "alignprop" && one.variant === variant)
       .flatMap((one) => {
         const flops = reported(one, "flops");
-        const seconds = callSeconds(one);
+        const seconds = METRICS.time(one);
         const products = measured.find((other) => other.variant === PRODUCTS && other.round === one.round);
-        const peak = products && reported(products, "gflops");
+        const peak = products && !isDisturbed(products) ? reported(products, "gflops") : undefined;
         return flops && seconds && peak ? [{ rate: flops / seconds / 1e9, peak }] : [];
       });
     if (shares.length === 0) return [];

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { type GeneratedModel, weightFiles } from "../folders.js";
 import { peerScript, script } from "../scripts.js";
-import { failure, median, reported, showGigabytes, showRatio, showSeconds, table } from "../summary.js";
+import { failure, isDisturbed, median, reported, showGigabytes, showRatio, showSeconds, table } from "../summary.js";
 import { type Case, type CaseContext, type Job, type Measurement, PEER_ENV } from "./case.js";
 
 interface StartupCase {
@@ -86,7 +86,7 @@ const stepSeconds = (one: Measurement) => one.milestones?.evaluated;
 function show(measured: readonly Measurement[]): string[] {
   const seconds = (side: Measurement["side"], variant: string, of: (one: Measurement) => number | undefined) => {
     const found = measured
-      .filter((one) => one.side === side && one.variant === variant)
+      .filter((one) => one.side === side && one.variant === variant && !isDisturbed(one))
       .flatMap((one) => of(one) ?? []);
     return found.length > 0 ? median(found) : undefined;
   };
