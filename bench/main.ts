@@ -7,7 +7,7 @@
  *
  * Results are in bench/results/, one file per case. What is in a file is not measured again, unless the code or the machine has
  * changed or with --again: an interrupted bench goes on. The models of the large cases are written to --folder and kept; all of
- * them together take 14 GB.
+ * them together take 15 GB.
  */
 import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";

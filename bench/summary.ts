@@ -94,10 +94,12 @@ export function ratioToPeer(measured: readonly Measurement[], variant: string, n
   return ratios.length > 0 ? median(ratios) : undefined;
 }
 
-/** The variants that were the peer's best in some metric. */
+/** The variants that were the peer's best in some metric, or may be: those whose time was disturbed. */
 export function bestVariants(measured: readonly Measurement[]): ReadonlySet<string> {
   const names = Object.keys(METRICS) as MetricName[];
-  return new Set(names.flatMap((name) => bestOfPeer(measured, name)?.variant ?? []));
+  const best = names.flatMap((name) => bestOfPeer(measured, name)?.variant ?? []);
+  const disturbed = measured.filter((one) => one.side === "PyTorch" && isDisturbed(one)).map(({ variant }) => variant);
+  return new Set([...best, ...disturbed]);
 }
 
 export const showSeconds = (seconds: number | undefined) =>
