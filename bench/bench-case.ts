@@ -57,7 +57,7 @@ async function measureJob(
   for (let attempt = 0; attempt < (quietSeconds > 0 ? ATTEMPTS : 1); attempt++) {
     const measured = { side, variant, round, ...(await run({ ...options, quietSeconds })) };
     if (best === undefined || disturbance(measured) < disturbance(best)) best = measured;
-    if (!isDisturbed(measured)) break;
+    if (!isDisturbed(measured) || measured.failed !== undefined) break;
   }
   return best as Measurement;
 }

@@ -4,6 +4,7 @@
  */
 import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { loadavg } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { memoryCgroup } from "./cgroup.js";
@@ -15,6 +16,8 @@ export interface RunOptions {
   readonly env?: Readonly<Record<string, string>> | undefined;
   /** Files that are removed from the page cache before the process starts, so that it reads them from the disk. */
   readonly uncached?: readonly string[] | undefined;
+  /** Folders that are removed before the process starts, such as what an earlier attempt wrote. */
+  readonly removed?: readonly string[] | undefined;
   /** Runs the process in a memory cgroup of this size. */
   readonly limitBytes?: number | undefined;
   /** Lines of output whose times are wanted, by name. */
@@ -63,6 +66,7 @@ export const BUSY = 0.1;
 
 /** Runs and measures a process. One that fails is a result too, as is one whose cgroup cannot be made. */
 export async function run({ command, ...options }: RunOptions): Promise<ProcessResult> {
+  for (const folder of options.removed ?? []) await rm(folder, { recursive: true, force: true });
   for (const file of options.uncached ?? []) await dropFromCache(file);
   const { limitBytes } = options;
   if (limitBytes === undefined) return await measure(command, options);

@@ -50,20 +50,25 @@ async function jobs({ model, settings }: StartupCase, { folder, threads, python 
   const files = [...(await weightFiles(modelFolder)), ...(await weightFiles("models/rewards"))];
   const home = await mkdtemp(path.join(tmpdir(), "alignprop-startup-"));
   process.once("exit", () => rmSync(home, { recursive: true, force: true }));
-  const train = (variant: string): Job => ({
-    side: "alignprop",
-    variant,
-    command: [
-      ...[process.execPath, script("../src/cli/main.js"), "train", "--model", modelFolder, "--steps", "1"],
-      ...["--threads", String(threads), "--out", path.join(home, variant)],
-      ...settings.flatMap((setting) => ["--set", setting]),
-    ],
-    // What the first run may leave in a cache is there for the second, and for no other.
-    env: { XDG_CACHE_HOME: path.join(home, "cache") },
-    milestones: MILESTONES,
-    until: "evaluated",
-    ...(variant === FIRST && { uncached: files }),
-  });
+  const cache = path.join(home, "cache");
+  const train = (variant: string): Job => {
+    const out = path.join(home, variant);
+    return {
+      side: "alignprop",
+      variant,
+      command: [
+        ...[process.execPath, script("../src/cli/main.js"), "train", "--model", modelFolder, "--steps", "1"],
+        ...["--threads", String(threads), "--out", out],
+        ...settings.flatMap((setting) => ["--set", setting]),
+      ],
+      // What the first run may leave in a cache is there for the second, and for no other.
+      env: { XDG_CACHE_HOME: cache },
+      removed: variant === FIRST ? [out, cache] : [out],
+      milestones: MILESTONES,
+      until: "evaluated",
+      ...(variant === FIRST && { uncached: files }),
+    };
+  };
   const load = (variant: string): Job => ({
     side: "PyTorch",
     variant,
