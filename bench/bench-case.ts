@@ -56,7 +56,8 @@ async function measureJob(
   let best: Measurement | undefined;
   for (let attempt = 0; attempt < (quietSeconds > 0 ? ATTEMPTS : 1); attempt++) {
     const measured = { side, variant, round, ...(await run({ ...options, quietSeconds })) };
-    if (best === undefined || disturbance(measured) < disturbance(best)) best = measured;
+    const isBetter = measured.failed === undefined && best !== undefined && disturbance(measured) < disturbance(best);
+    if (best === undefined || isBetter) best = measured;
     if (!isDisturbed(measured) || measured.failed !== undefined) break;
   }
   return best as Measurement;

@@ -113,8 +113,9 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   return [line(head), line(head.map(() => "---")), ...rows.map(line)];
 }
 
-/** In place of a time. */
-export const DISTURBED = "disturbed";
+/** A time, or why there is none although it was measured. */
+export const showTime = (seconds: number | undefined, wasMeasured: boolean) =>
+  seconds === undefined && wasMeasured ? "disturbed" : showSeconds(seconds);
 
 /** Each variant of both sides, and how ours compare with the peer's best in each column. */
 export function comparison(measured: readonly Measurement[], call = "time"): string[] {
@@ -123,12 +124,17 @@ export function comparison(measured: readonly Measurement[], call = "time"): str
     const failed = measured.find((one) => one.side === side && one.variant === variant && one.failed !== undefined);
     const cell = (name: MetricName, show: (value: number | undefined) => string) => {
       const ratio = side === "alignprop" ? ratioToPeer(measured, variant, name) : undefined;
-      const isEmpty = failed === undefined && metricOf(measured, which, name) === undefined;
-      const text = isEmpty ? DISTURBED : show(metricOf(measured, which, name));
+      const text = show(metricOf(measured, which, name));
       return ratio === undefined ? text : `${text} (**${showRatio(ratio)}**)`;
     };
     const name = failed ? `${variant}: ${failure(failed)}` : variant;
-    return [side, name, cell("time", showSeconds), cell("resident", showGigabytes), cell("pinned", showGigabytes)];
+    return [
+      side,
+      name,
+      cell("time", (seconds) => showTime(seconds, failed === undefined)),
+      cell("resident", showGigabytes),
+      cell("pinned", showGigabytes),
+    ];
   };
   const rows = (["alignprop", "PyTorch"] as const).flatMap((side) =>
     variantsOf(measured, side).map((variant) => row(side, variant)),

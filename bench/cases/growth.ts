@@ -1,6 +1,6 @@
 /** How time and memory of a training step of the embedded model grow with the size of the work. */
 import { script } from "../scripts.js";
-import { linearFit, metricOf, showGigabytes, showSeconds, table } from "../summary.js";
+import { linearFit, metricOf, showGigabytes, showSeconds, showTime, table } from "../summary.js";
 import type { Case, CaseContext, Job, Measurement } from "./case.js";
 
 const BASE = { k: 1, batch: 8, steps: 10, size: 64 };
@@ -71,7 +71,10 @@ export const growthCase: Case = {
         const which = { side: "alignprop", variant: variantOf({ ...BASE, [key]: value }) } as const;
         return [
           String(value),
-          showSeconds(metricOf(measured, which, "time")),
+          showTime(
+            metricOf(measured, which, "time"),
+            measured.some(({ variant }) => variant === which.variant),
+          ),
           showGigabytes(metricOf(measured, which, "resident")),
           showGigabytes(metricOf(measured, which, "pinned")),
         ];

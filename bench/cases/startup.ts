@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { type GeneratedModel, weightFiles } from "../folders.js";
 import { peerScript, script } from "../scripts.js";
-import { failure, isDisturbed, median, reported, showGigabytes, showRatio, showSeconds, table } from "../summary.js";
+import { failure, isDisturbed, median, reported, showGigabytes, showRatio, showTime, table } from "../summary.js";
 import { type Case, type CaseContext, type Job, type Measurement, PEER_ENV } from "./case.js";
 
 interface StartupCase {
@@ -100,7 +100,9 @@ function show(measured: readonly Measurement[]): string[] {
     const theirs = seconds("PyTorch", variant, readySeconds);
     const step = seconds("alignprop", variant, stepSeconds);
     const ratio = ours && theirs ? ours / theirs : undefined;
-    return [variant, showSeconds(ours), showSeconds(theirs), showRatio(ratio), showSeconds(step)];
+    const has = (side: Measurement["side"]) => measured.some((one) => one.side === side && one.variant === variant);
+    const [hasOurs, hasTheirs] = [has("alignprop"), has("PyTorch")];
+    return [variant, showTime(ours, hasOurs), showTime(theirs, hasTheirs), showRatio(ratio), showTime(step, hasOurs)];
   });
   const failed = measured.filter((one) => readySeconds(one) === undefined);
   const peaks = measured.filter(({ side }) => side === "alignprop").flatMap((one) => one.peak_rss_bytes ?? []);
