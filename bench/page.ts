@@ -33,7 +33,7 @@ the median of the rounds, and a ratio the median of the ratios within a round: b
 *Peak memory* is the largest resident memory of the process. It counts pages of mapped weight files, which the kernel can drop
 and read again. *Peak without mapped files* does not count them; it is sampled every 50 ms. Times are those of a call or step
 after the first one, so they contain no loading and no compiling. A time is left out, or *disturbed*, if other processes or
-the host of a virtual machine used more than a tenth of the CPUs meanwhile; that does not change a peak.
+the host of a virtual machine used more than a tenth of the CPUs meanwhile. Peaks are kept: they depend little on it.
 `;
 
 function section({ name, about, show }: Case, results: CaseResults): string[] {

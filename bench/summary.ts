@@ -29,7 +29,7 @@ export function reported(measurement: Measurement, name: string): number | undef
 /** Share of the CPUs that a measured process could not have, because of other processes or the host. */
 export const disturbance = ({ load }: Measurement) => (load.others ?? 0) + (load.stolen ?? 0);
 
-/** True if the times of a measurement do not count. Its peaks do: they do not depend on how busy the machine is. */
+/** True if the times of a measurement do not count. Its peaks do: they depend little on how busy the machine is. */
 export const isDisturbed = (measurement: Measurement) => disturbance(measurement) > BUSY;
 
 /** The median of the calls that a process timed; undefined if it failed or timed none. */
