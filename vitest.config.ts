@@ -19,7 +19,13 @@ export default defineConfig({
         test: {
           ...shared,
           name: "unit",
-          include: ["src/**/*.test.ts", "pretrain/**/*.test.ts", "paper/**/*.test.ts", "test/**/*.test.ts"],
+          include: [
+            "src/**/*.test.ts",
+            "pretrain/**/*.test.ts",
+            "paper/**/*.test.ts",
+            "bench/**/*.test.ts",
+            "test/**/*.test.ts",
+          ],
           exclude: ["test/fuzz/**", "test/package/**"],
           globalSetup: "test/build.ts",
         },

@@ -6,15 +6,15 @@ the peak memory is measured per process; take the best of
 
     --checkpointing step|none          recompute each differentiated U-Net call in the backward pass, or save its activations
     --memory-format contiguous|channels_last
+    --compile                          the U-Net through torch.compile, which is not timed, as warmup steps are not
 
-Denoising steps before the last k run without a graph. Attention is PyTorch's fused scaled_dot_product_attention.
+`--load-only` stops when everything is loaded. Denoising steps before the last k run without a graph. Attention is PyTorch's fused scaled_dot_product_attention.
 """
 
 import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -35,6 +35,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5, help="timed training steps")
     parser.add_argument("--checkpointing", choices=["step", "none"], default="step")
     parser.add_argument("--memory-format", choices=["contiguous", "channels_last"], default="contiguous")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--size", type=int, help="pixels along each side; left out, those that the model was trained at")
+    parser.add_argument("--load-only", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if not 1 <= given.k <= given.steps:
@@ -61,8 +64,16 @@ def main() -> None:
     prompts = [f"a photo of a {animal}" for animal in ["cat", "dog", "horse", "fox"]]
     prompts = [prompts[i % len(prompts)] for i in range(given.batch)]
     config = trainer.unet.config
-    noise = torch.randn(given.batch, config.in_channels, config.sample_size, config.sample_size)
+    side = given.size // trainer.pipeline.vae_scale_factor if given.size else config.sample_size
+    noise = torch.randn(given.batch, config.in_channels, side, side)
+    if given.compile:
+        # The adapter is in place, so its layers are compiled too. `compile` keeps the module and its attributes.
+        trainer.unet.compile()
     loaded_rss = memory("VmRSS")
+    load_seconds = since_start()
+    if given.load_only:
+        print(json.dumps({"load_seconds": load_seconds, "loaded_rss_bytes": loaded_rss, "peak_rss_bytes": memory("VmHWM")}))
+        return
 
     seconds, losses = [], []
     for _ in range(given.warmup + given.repeat):
@@ -84,7 +95,8 @@ def main() -> None:
         "threads": given.threads,
         "checkpointing": given.checkpointing,
         "memory_format": given.memory_format,
-        "seconds_median": statistics.median(seconds[given.warmup :]),
+        "compile": given.compile,
+        "load_seconds": load_seconds,
         "seconds": seconds[given.warmup :],
         "seconds_warmup": seconds[: given.warmup],
         "peak_rss_bytes": peak_rss,
@@ -96,13 +108,17 @@ def main() -> None:
     print(json.dumps(report, indent=2))
 
 
-def memory(field: str) -> int | None:
-    """Bytes of VmRSS (now) or VmHWM (peak); None if there is no /proc."""
+def memory(field: str) -> int:
+    """Bytes of VmRSS (now) or VmHWM (peak)."""
     status = Path("/proc/self/status")
-    if not status.exists():
-        return None
     line = next(line for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024
+
+
+def since_start() -> float:
+    """Seconds since this process started."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def matmul_gflops(torch, size: int = 2048, repeat: int = 7) -> float:

@@ -1,6 +1,6 @@
 /**
- * Times the value and the image gradient of a reward and prints one line of JSON. `bench/towers.ts` runs it as a process of
- * its own. It writes its results beside the weights, where the peer compares them with its own.
+ * Times the value and the image gradient of a reward and prints one line of JSON. `npm run bench` runs it as a process of
+ * its own. Inputs and results are written to `--results`, where the peer compares them with its own.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -14,7 +14,7 @@ import { float32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { writeSafetensors } from "../src/weights/safetensors.js";
 
-export type Tower = "vit-l-14" | "vit-h-14";
+type Tower = "vit-l-14" | "vit-h-14";
 
 const PROMPTS = ["a photo of a cat", "a photo of a dog", "a cat", "a dog of a photo"];
 
@@ -26,6 +26,7 @@ const { values } = parseArgs({
     side: { type: "string", default: "512" },
     threads: { type: "string", default: "2" },
     repeat: { type: "string", default: "3" },
+    results: { type: "string", default: "tower.safetensors" },
   },
 });
 const { folder } = values;
@@ -44,6 +45,7 @@ const runtime = await Runtime.start({ threads: Number(values.threads) });
 const started = performance.now();
 const program = await runtime.compile(graph, reward.weights);
 const compileSeconds = (performance.now() - started) / 1000;
+const loadSeconds = performance.now() / 1000;
 const loadedRssBytes = process.memoryUsage.rss();
 
 const pixels = float32(Float32Array.from({ length: batch * 3 * side * side }, uniform(new Rng(1))), [
@@ -63,13 +65,14 @@ for (let i = 0; i < Number(values.repeat); i++) {
 await runtime.close();
 const ids = promptFeeds.reward_ids;
 await writeSafetensors(
-  join(folder, "ours.safetensors"),
+  values.results,
   new Map([["images", pixels], ...Object.entries(results), ...(ids ? ([["ids", ids]] as const) : [])]),
 );
 console.log(
   JSON.stringify({
     seconds,
     compile_seconds: compileSeconds,
+    load_seconds: loadSeconds,
     loaded_rss_bytes: loadedRssBytes,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
     flops: flops(graph),

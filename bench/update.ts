@@ -1,10 +1,12 @@
 /**
- * Times whole training steps of AlignProp in this trainer and prints one line of JSON. `bench/main.ts` runs it as a process
- * of its own. Compilation is not timed, just as loading is not timed in the peer.
+ * Times whole training steps of AlignProp in this trainer and prints one line of JSON. `npm run bench` runs it as a process of
+ * its own. Compilation is not timed, just as loading is not timed in the peer.
+ *
+ * `--memory` is the trainer's memory budget: a size, `null` for none, or `least` for the smallest budget that the plan accepts.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { loadSettings, parseSet } from "../src/config/index.js";
+import { loadSettings, parseSet, type Settings } from "../src/config/index.js";
 import {
   type CompiledReplica,
   compileReplicas,
@@ -13,14 +15,13 @@ import {
   planWork,
   Replicas,
   startRuntimes,
+  type TrainingSetup,
+  type Work,
 } from "../src/engine/index.js";
+import { InputError } from "../src/errors/index.js";
 import { type DirectEstimator, openEstimator } from "../src/estimators/index.js";
-import { input, matmul } from "../src/ops/index.js";
 import { openPipeline } from "../src/pipeline/index.js";
 import { openReward, pathsOnly, rewardSettings } from "../src/rewards/index.js";
-import { Runtime } from "../src/runtime/runtime.js";
-import { float32 } from "../src/tensor/host.js";
-import { Rng } from "../src/tensor/rng.js";
 import { adamw, adamwState, clipGradNorm, openTrainable } from "../src/train/index.js";
 
 const { values } = parseArgs({
@@ -31,8 +32,9 @@ const { values } = parseArgs({
     steps: { type: "string", default: "10" },
     k: { type: "string", default: "1" },
     threads: { type: "string", default: "2" },
-    memory: { type: "string", default: "null" },
+    /** Pixels along each side; left out, those that the model was trained at. */
     size: { type: "string" },
+    memory: { type: "string", default: "null" },
     warmup: { type: "string", default: "1" },
     repeat: { type: "string", default: "5" },
   },
@@ -43,28 +45,27 @@ const [batch, steps, k, threads] = [
   Number(values.k),
   Number(values.threads),
 ];
-const settings = await loadSettings({
+const size = values.size ?? "null";
+const wanted = await loadSettings({
   overrides: [
     `model=${values.model}`,
     `threads=${threads}`,
-    `memory=${values.memory}`,
-    `sampling={ steps: ${steps}${values.size ? `, height: ${values.size}, width: ${values.size}` : ""} }`,
+    `memory=${values.memory === "least" ? 1 : values.memory}`,
+    `sampling={ steps: ${steps}, height: ${size}, width: ${size} }`,
     `estimator={ truncation: { mode: fixed, k: ${k} } }`,
     `batch={ samples_per_epoch: ${batch}, total: ${batch}, per_device: ${batch} }`,
     "train={ steps: 1 }",
   ].map(parseSet),
 });
 
-const matmulRuntime = await Runtime.start({ threads });
-const matmulGflops = await matmulPeak(matmulRuntime);
-await matmulRuntime.close();
-const pipeline = await openPipeline(settings.model);
+const pipeline = await openPipeline(wanted.model);
 const chosen = { name: "aesthetic", clip: join(values.rewards, "clip"), head: join(values.rewards, "aesthetic") };
 const reward = await openReward(rewardSettings.parse(chosen), pathsOnly);
-const estimator = (await openEstimator(settings.estimator)) as DirectEstimator;
-const { layout, initial } = await openTrainable(settings, pipeline);
-const setup = { settings, pipeline, reward, estimator, layout, monitors: {}, precision: "float32" } as const;
-const work = await planWork(setup);
+const estimator = (await openEstimator(wanted.estimator)) as DirectEstimator;
+const { layout, initial } = await openTrainable(wanted, pipeline);
+const parts = { pipeline, reward, estimator, layout, monitors: {}, precision: "float32" } as const;
+const { setup, work } = await plannedWork({ settings: wanted, ...parts });
+const { settings } = setup;
 const plan = await countPlan(setup, work);
 const machine = { device: settings.device, threads, gpu: 0 };
 const runtimes = await startRuntimes(machine, work.memory.replicas);
@@ -74,6 +75,7 @@ const replicas = new Replicas(
   compiled.map(({ workers }) => workers),
   layout,
 );
+const loadSeconds = performance.now() / 1000;
 const loadedRssBytes = process.memoryUsage.rss();
 
 const weights = await initial();
@@ -91,35 +93,23 @@ for (let step = 0; step < Number(values.warmup) + Number(values.repeat); step++)
 await Promise.all(runtimes.map((runtime) => runtime.close()));
 console.log(
   JSON.stringify({
-    seconds_median: median(seconds),
     seconds,
+    load_seconds: loadSeconds,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
     loaded_rss_bytes: loadedRssBytes,
-    matmul_gflops: matmulGflops,
     flops: plan.flopsPerStep,
+    budget: settings.memory,
+    plan: work.memory,
   }),
 );
 
-/** GFLOP/s of the fastest of a few products of 2048 x 2048 matrices. */
-async function matmulPeak(runtime: Runtime): Promise<number> {
-  const n = 2048;
-  const [a, b] = [input([n, n]), input([n, n])];
-  const program = await runtime.compile({ name: "matmul", inputs: { a, b }, outputs: { y: matmul(a, b) } });
-  const feeds = { a: float32(new Rng(0).normals(n * n), [n, n]), b: float32(new Rng(1).normals(n * n), [n, n]) };
-  let best = Number.POSITIVE_INFINITY;
-  for (let i = 0; i < 6; i++) {
-    const began = performance.now();
-    await program.run(feeds);
-    best = Math.min(best, performance.now() - began);
+/** Plans the work; with `--memory least`, within the smallest budget that the planner names when it refuses. */
+async function plannedWork(setup: TrainingSetup): Promise<{ setup: TrainingSetup; work: Work }> {
+  try {
+    return { setup, work: await planWork(setup) };
+  } catch (error) {
+    if (values.memory !== "least" || !(error instanceof InputError) || error.code !== "memory-too-small") throw error;
+    const settings: Settings = { ...setup.settings, memory: Number(error.facts.expected) };
+    return { setup: { ...setup, settings }, work: await planWork({ ...setup, settings }) };
   }
-  await program.release();
-  return (2 * n ** 3) / best / 1e6;
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((x, y) => x - y);
-  return (
-    ((sorted[Math.floor((sorted.length - 1) / 2)] as number) + (sorted[Math.ceil((sorted.length - 1) / 2)] as number)) /
-    2
-  );
 }

@@ -8,7 +8,7 @@ import type { Graph } from "../graph/graph.js";
 import { bytesOf, type Value } from "../graph/value.js";
 import { showBytes } from "../io/bytes.js";
 import { programSize } from "../onnx/program-size.js";
-import { holdingOf, PACKED_UP_TO, returnsMemory } from "../runtime/runtime.js";
+import { holdingOf, isLarge, PACKED_UP_TO, returnsMemory } from "../runtime/runtime.js";
 import { scorerCalls } from "../scoring/index.js";
 import { type CallCounts, countCalls } from "./calls.js";
 import type { Division } from "./division.js";
@@ -21,8 +21,8 @@ import { recomputesJointly } from "./unet-vjp.js";
 /** Node with ONNX Runtime loaded, and buffers to pass tensors between threads. */
 const PROCESS_BYTES = 200e6;
 
-/** Peak of a program relative to its values: scratch space of kernels, and gaps. */
-const SURPLUS = 1.05;
+/** Peak of a program relative to its values: scratch space of kernels, and gaps. Packed kernels reorder images besides. */
+const SURPLUS = { mapped: 1.05, packed: 1.15 };
 
 /** The share of a budget that a run may fill with memory that the system cannot drop, if its mapped files do not fit beside. */
 const SHARE_WITHOUT_FILES = 0.9;
@@ -68,25 +68,31 @@ export async function planMemory(
   const plan = (packUpTo: number, maxSavedCalls: number, recomputes: boolean): MemoryPlan => {
     const jointly = recomputesJointly(graphs, { maxSavedCalls, packUpTo });
     // A text encoder that maps its weights is released after each use.
-    const programs = [
-      ...always,
-      ...(maxSavedCalls > 0 ? [graphs.split.forward, graphs.split.backward] : []),
-      ...(recomputes && jointly ? [vjp] : []),
-    ];
+    const present = always.filter((graph) => graph !== graphs.sampler.text || holdingOf(graph, packUpTo) === "packed");
+    const saved = maxSavedCalls * residualBytes;
+    /** The residuals of a call that recomputes by the split programs, beside the saved ones. */
+    const recomputed = recomputes && !jointly ? residualBytes : 0;
     const loaded = programBytes(
-      programs.filter((graph) => graph !== graphs.sampler.text || holdingOf(graph, packUpTo) === "packed"),
+      [
+        ...present.map((graph) => ({ graph, held: saved })),
+        ...(maxSavedCalls === 0
+          ? []
+          : [
+              // The residuals of its own call are among the forward program's outputs.
+              { graph: graphs.split.forward, held: saved + recomputed - residualBytes },
+              { graph: graphs.split.backward, held: saved + recomputed },
+            ]),
+        ...(recomputes && jointly ? [{ graph: vjp, held: saved }] : []),
+      ],
       packUpTo,
     );
-    // The residuals of one call are among the forward program's values. A call that recomputes by the split programs holds
-    // its own for a moment.
-    const residuals = Math.max(0, maxSavedCalls - (recomputes && !jointly ? 0 : 1)) * residualBytes;
     return {
       replicas,
       maxSavedCalls,
       recomputes,
       residualBytes,
       packUpTo,
-      expectedBytes: PROCESS_BYTES + replicas * (ownBytes + loaded.total + residuals),
+      expectedBytes: PROCESS_BYTES + replicas * (ownBytes + loaded.total),
       mappedBytes: replicas * (loaded.total - loaded.unmapped),
     };
   };
@@ -182,29 +188,37 @@ function programsOf(setup: TrainingSetup, graphs: TrainingGraphs): ReadonlySet<G
   ]);
 }
 
+/** A program, and the bytes of saved residuals that stay in memory while it runs. */
+interface LoadedProgram {
+  readonly graph: Graph;
+  readonly held: number;
+}
+
 /**
  * Peak bytes of programs that are compiled together and run one at a time. Of those that map their weights, one is loaded at a
  * time. `unmapped` is what the system cannot drop.
  */
-function programBytes(programs: readonly Graph[], packUpTo: number): { total: number; unmapped: number } {
-  let [always, folded, returning, file, mapped, most] = [0, 0, 0, 0, 0, 0];
-  for (const graph of programs) {
+function programBytes(programs: readonly LoadedProgram[], packUpTo: number): { total: number; unmapped: number } {
+  let [always, mappedFile] = [0, 0];
+  /** Peaks of single programs, beside what is always in memory. */
+  const peaks: { file: number; unmapped: number; small: boolean }[] = [];
+  for (const { graph, held } of programs) {
     const holding = holdingOf(graph, packUpTo);
     const size = programSize(graph, holding);
-    const working = size.working * SURPLUS;
+    const working = size.working * SURPLUS[holding];
+    const file = holding === "mapped" ? sum([...size.parameters.values()]) : 0;
+    mappedFile = Math.max(mappedFile, file);
     always += size.packed;
-    folded = Math.max(folded, size.folded);
-    if (holding === "mapped") {
-      const bytes = sum([...size.parameters.values()]);
-      file = Math.max(file, bytes);
-      most = Math.max(most, working);
-      mapped = Math.max(mapped, bytes + working);
-    } else if (returnsMemory(graph, holding)) returning = Math.max(returning, working);
-    else always += working;
+    const small = !isLarge(graph, holding);
+    // An arena keeps its memory.
+    const keeps = small && !returnsMemory(graph, holding);
+    if (keeps) always += working;
+    peaks.push({ file, small, unmapped: Math.max(held + (keeps ? 0 : working), size.folded) });
   }
   return {
-    total: always + Math.max(mapped, file + Math.max(returning, folded)),
-    unmapped: always + Math.max(most, returning, folded),
+    // The mapped program that ran last stays loaded while a small program runs.
+    total: always + Math.max(...peaks.map(({ file, unmapped, small }) => unmapped + (small ? mappedFile : file))),
+    unmapped: always + Math.max(...peaks.map(({ unmapped }) => unmapped)),
   };
 }
 

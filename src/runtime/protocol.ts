@@ -13,8 +13,10 @@ export type Request =
       readonly kind: "create";
       readonly model: Uint8Array;
       readonly options: Record<string, unknown>;
-      /** The session is unloaded when another one of this kind is needed, and loaded again when it is. */
+      /** The program maps its weights. It is unloaded when another large one is needed, and loaded again when it is. */
       readonly mapped: boolean;
+      /** What others have left in memory is returned to the system before the program runs. */
+      readonly large: boolean;
     }
   | RunRequest
   /** Replies with a `SavingResult`. */

@@ -42,6 +42,12 @@ export function returnsMemory(graph: Graph, holding: WeightHolding): boolean {
   return programSize(graph, holding).working > 2 ** 27;
 }
 
+/** True for a program that runs after others have returned their memory: it maps its weights, or takes more than 512 MiB. */
+export function isLarge(graph: Graph, holding: WeightHolding): boolean {
+  const { packed, working } = programSize(graph, holding);
+  return holding === "mapped" || Math.max(packed, working) > 2 ** 29;
+}
+
 /**
  * Options of a session that leaves the weights where the file is mapped. Optimizations would fold and reorder them into copies.
  * They gain nothing here: graphs are written in fused operators, and large networks spend their time in kernels.
@@ -155,9 +161,11 @@ export class Runtime {
         session: { ...config, ...(weightFolder && { model_external_initializers_file_folder_path: weightFolder }) },
       },
     };
+    const mapped = holding === "mapped";
+    const large = isLarge(graph, holding);
     let session: number;
     try {
-      session = (await this.call({ kind: "create", model: bytes, options, mapped: holding === "mapped" })) as number;
+      session = (await this.call({ kind: "create", model: bytes, options, mapped, large })) as number;
     } catch (error) {
       if (this.closed) throw error;
       throw new Error(`${graph.name}: ONNX Runtime rejected the graph: ${(error as Error).message}`);

@@ -17,18 +17,20 @@ const port = parentPort;
 // Errors are thrown as exceptions, so ONNX Runtime need not write them to stderr.
 ort.env.logLevel = "fatal";
 
-/** @typedef {Pick<Extract<Request, { kind: "create" }>, "model" | "options"> & { session?: ort.InferenceSession }} MappedProgram */
-
-/** @type {Map<number, ort.InferenceSession>} */
-const sessions = new Map();
 /**
- * Programs that map their weights. One is loaded at a time: each session maps the file anew, and the pages of all of them would
- * count as memory of the process. Loading takes 0.1 to 0.3 s for a large U-Net.
- * @type {Map<number, MappedProgram>}
+ * @typedef {Pick<Extract<Request, { kind: "create" }>, "model" | "options" | "mapped" | "large">} Definition
+ * @typedef {{ definition: Definition, session?: ort.InferenceSession }} Program
  */
-const mapped = new Map();
-/** @type {MappedProgram | undefined} */
-let loaded;
+
+/** @type {Map<number, Program>} */
+const programs = new Map();
+/**
+ * The large program that was used last. A program that maps its weights is unloaded when another large one is needed: each
+ * session maps the file anew, and the pages of all of them would count as memory of the process. Loading it again takes 0.1 to
+ * 0.3 s for a large U-Net.
+ * @type {Program | undefined}
+ */
+let current;
 /** @type {Map<number, Record<string, ort.Tensor>>} */
 const kept = new Map();
 let nextId = 0;
@@ -37,14 +39,13 @@ let nextId = 0;
 async function handle(request) {
   switch (request.kind) {
     case "create": {
-      const { model, options } = request;
-      if (request.mapped) {
-        const program = { model, options };
-        await load(program);
-        mapped.set(nextId, program);
-      } else {
-        sessions.set(nextId, await ort.InferenceSession.create(model, options));
-      }
+      const { kind, ...definition } = request;
+      const program = { definition };
+      await sessionOf(program);
+      // Packing leaves freed copies behind.
+      if (definition.large) await reclaim();
+      if (!definition.mapped) program.definition = { ...definition, model: new Uint8Array() };
+      programs.set(nextId, program);
       return nextId++;
     }
     case "run": {
@@ -57,16 +58,15 @@ async function handle(request) {
       return { outputs: toWire(results.filter((result) => !stays(result))), kept: nextId++ };
     }
     case "release": {
-      const { session: id } = request;
-      await sessions.get(id)?.release();
-      sessions.delete(id);
-      if (loaded && mapped.get(id) === loaded) await unload();
-      mapped.delete(id);
+      const program = programs.get(request.session);
+      programs.delete(request.session);
+      if (current === program) current = undefined;
+      await program?.session?.release();
       return undefined;
     }
     case "releaseSaved": {
       kept.delete(request.kept);
-      if (loaded) await reclaim();
+      if (current) await reclaim();
       return undefined;
     }
     case "close": {
@@ -75,32 +75,37 @@ async function handle(request) {
   }
 }
 
-/** @param {MappedProgram} program */
-async function load(program) {
-  if (program.session) return program.session;
-  await unload();
-  await reclaim();
-  program.session = await ort.InferenceSession.create(program.model, program.options);
-  loaded = program;
+/**
+ * The session of a program, loaded again if it was unloaded. A large program gets the memory that others have left.
+ * @param {Program} program
+ */
+async function sessionOf(program) {
+  const { model, options, large } = program.definition;
+  if (large && current !== program) {
+    if (current?.definition.mapped) await unload(current);
+    await reclaim();
+    current = program;
+  }
+  program.session ??= await ort.InferenceSession.create(model, options);
   return program.session;
 }
 
-async function unload() {
-  await loaded?.session?.release();
-  if (loaded) delete loaded.session;
-  loaded = undefined;
+/** @param {Program} program */
+async function unload(program) {
+  await program.session?.release();
+  delete program.session;
 }
 
 /** @param {Pick<Extract<Request, { kind: "run" }>, "session" | "feeds" | "kept">} request */
 async function run({ session: id, feeds, kept: keptId }) {
-  const program = mapped.get(id);
-  const session = program ? await load(program) : sessions.get(id);
-  if (!session) throw new Error(`runtime worker: session ${id} was released`);
+  const program = programs.get(id);
+  if (!program) throw new Error(`runtime worker: session ${id} was released`);
   /** @type {Record<string, ort.Tensor>} */
   const all = { ...(keptId !== undefined && kept.get(keptId)) };
   for (const [name, { type, data, dims }] of Object.entries(feeds)) {
     all[name] = new ort.Tensor(/** @type {ort.Tensor.Type} */ (type), /** @type {any} */ (data), dims);
   }
+  const session = await sessionOf(program);
   return await session.run(all);
 }
 
