@@ -10,7 +10,8 @@ const UNET_CLASS = "UNet2DConditionModel";
 const modelIndex = z.looseObject({ _class_name: z.string(), unet: z.unknown().optional() });
 
 const WITH_WEIGHTS = ["unet", "vae", "text_encoder", "text_encoder_2"];
-const CONFIGS = /^(config|scheduler_config|tokenizer_config|special_tokens_map|vocab|tokenizer)\.json$|^merges\.txt$/;
+const CONFIGS =
+  /^(config|scheduler_config|tokenizer_config|special_tokens_map|added_tokens|vocab|tokenizer)\.json$|^merges\.txt$/;
 
 /**
  * Selects the files of a model in the diffusers layout.
@@ -67,7 +68,8 @@ export function tokenizerFiles(model: string): Choose {
   return async (paths) => {
     for (const folder of ["", "tokenizer/"]) {
       for (const names of [["vocab.json", "merges.txt"], ["tokenizer.json"]]) {
-        if (names.every((name) => paths.includes(folder + name))) return names.map((name) => folder + name);
+        if (!names.every((name) => paths.includes(folder + name))) continue;
+        return [...names, "added_tokens.json"].map((name) => folder + name).filter((name) => paths.includes(name));
       }
     }
     throw new InputError(
