@@ -18,6 +18,7 @@ import { seededNoise } from "../src/diffusion/noise.js";
 import { stack } from "../src/diffusion/trajectory.js";
 import {
   exportFiles,
+  latentSize,
   mixAdapters,
   openPipeline,
   Sampler,
@@ -129,7 +130,11 @@ async function mixedParameters(): Promise<Parameters> {
 
 async function writeOurs(name: string, { layout, weights }: Parameters, noise: Float32Array): Promise<void> {
   const image = await generate(noise, layout, weights);
-  for (const [file, content] of exportFiles(layout, weights, { pipeline, name })) {
+  for (const [file, content] of exportFiles(layout, weights, {
+    pipeline,
+    name,
+    size: latentSize(pipeline, null, null),
+  })) {
     const at = path.join(folder, "ours", name, file);
     await mkdir(path.dirname(at), { recursive: true });
     await writeFile(at, content);
