@@ -29,7 +29,8 @@ import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { openTrainable } from "../src/train/index.js";
-import { type LoraAdapter, readLora } from "../src/weights/lora-files.js";
+import type { LoraAdapter } from "../src/weights/lora-files.js";
+import { readLora } from "../src/weights/read-adapter.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type StoredTensor } from "../src/weights/source.js";
 

@@ -125,11 +125,13 @@ export {
 } from "./train/index.js";
 export type { FetchProgress } from "./weights/hub/snapshot.js";
 export {
+  type Adapter,
+  type DoraModule,
   type LoraAdapter,
   type LoraModule,
-  type ReadLoraOptions,
-  readLora,
+  type Magnitude,
   writeKohyaLora,
   writePeftLora,
 } from "./weights/lora-files.js";
+export { type ReadLoraOptions, readLora } from "./weights/read-adapter.js";
 export { fromTensors, type StoredTensor, type WeightSource } from "./weights/source.js";

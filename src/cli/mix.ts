@@ -112,7 +112,9 @@ async function mixInto(a: string, b: string, options: MixOptions, terminal: Term
   await requireEmpty(out);
   await requireWritable(out);
   const warn = (message: string) => terminal.say(`warning: ${message}`);
-  const open = (path: string) => openAdapter(path, "mix blends adapters", warn);
+  const loading = options.offline ? { offline: true } : undefined;
+  const opening = { loading, warn, onFetch: fetchProgress(terminal) };
+  const open = (path: string) => openAdapter(path, "mix blends adapters", opening);
   const first = await open(a);
   const second = b === "base" ? b : await open(b);
   const mixes = coefficients.map((x) => mixAdapters(first, second, x, { form, rank }));

@@ -1,11 +1,12 @@
 export { adapterLayout, smallestUnet, toFlat } from "./adapter.js";
+export { applyAdapter } from "./apply-adapter.js";
 export { exportFiles, KOHYA_ENDING, UNET_FILES } from "./export.js";
 export { type GenerateOptions, generate, generateEach } from "./generate.js";
 export { type Denoiser, decodeGraph, denoiser, textGraph, toImages } from "./graphs.js";
 export { annealingOf, type ImageRequest, type SampleImagesOptions, sampleImages } from "./images.js";
 export { type LatentSize, latentSize } from "./latent-size.js";
-export { type MixForm, type MixOptions, mixAdapters } from "./mix.js";
-export { findLocation, type OpenListener, openModel } from "./open-model.js";
+export { addAdapters, type MixForm, type MixOptions, mixAdapters } from "./mix.js";
+export { findAdapter, findLocation, type OpenListener, openModel } from "./open-model.js";
 export { openPipeline, type Pipeline, promptWarnings, withUnet } from "./pipeline.js";
 export { choosePrecision, inPrecision, type Precision } from "./precision.js";
 export { PromptEncoder } from "./prompt-encoder.js";

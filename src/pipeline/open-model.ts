@@ -4,6 +4,7 @@ import { dirname, resolve } from "node:path";
 import type { LoadingSettings, ModelSettings } from "../config/index.js";
 import { InputError, nearest } from "../errors/index.js";
 import { locate, shippedModels } from "../io/package.js";
+import { adapterFiles } from "../weights/hub/adapter-files.js";
 import { DEFAULT_REVISION, type HubId, hubOf, parseHubId, saysHub, showId } from "../weights/hub/id.js";
 import { pipelineFiles, tokenizerFiles } from "../weights/hub/pipeline-files.js";
 import { type Choose, type FetchProgress, snapshot } from "../weights/hub/snapshot.js";
@@ -57,7 +58,7 @@ export async function resolveModel(
 export interface FindOptions {
   /** The key that names the location, for messages. */
   readonly setting: string;
-  readonly loading: LoadingSettings | undefined;
+  readonly loading: Pick<LoadingSettings, "offline"> | undefined;
   readonly listener: OpenListener;
 }
 
@@ -73,6 +74,11 @@ export async function findLocation(
   const id = hubIdOf(location, setting);
   if (!id) return locate(location);
   return fetchInto(id, id.file === undefined ? choose(showId(id)) : only(id.file), loading?.offline ?? false, listener);
+}
+
+/** The path of an adapter: a file, a folder, or one of the hub, of which the adapter's files are downloaded first. */
+export function findAdapter(location: string, options: FindOptions): Promise<string> {
+  return findLocation(location, adapterFiles, options);
 }
 
 function withoutTokenizer(path: string, error: unknown): unknown {

@@ -5,8 +5,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { inputError } from "../../test/errors.js";
 import { type ErrorCode, type ErrorFacts, InputError } from "../errors/index.js";
 import { fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
-import { type LoraAdapter, type LoraModule, PEFT_FILE, readLora, writeKohyaLora, writePeftLora } from "./lora-files.js";
+import { type LoraAdapter, type LoraModule, PEFT_FILE, writeKohyaLora, writePeftLora } from "./lora-files.js";
 import { kohyaName, modulePathOfKohya } from "./lora-names.js";
+import { readLora } from "./read-adapter.js";
 import { openSafetensors, writeSafetensors } from "./safetensors.js";
 import { readTensor } from "./source.js";
 
