@@ -319,11 +319,10 @@ describe("a file that is refused", () => {
   });
 
   test.each([
-    ["DoRA", "lora_unet_mid_block_attentions_0_proj_in.dora_scale"],
-    ["DoRA", `${key}.lora_magnitude_vector`],
-    ["LoHa", "lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"],
-    ["LoKr", "lora_unet_mid_block_attentions_0_proj_in.lokr_w1"],
-    ["LyCORIS", "lora_unet_mid_block_resnets_0_conv1.lora_mid.weight"],
+    ["OFT or BOFT", "lora_unet_mid_block_attentions_0_proj_in.oft_blocks"],
+    ["weight differences beside LoRA", "lora_unet_conv_in.diff_b"],
+    ["IA3", "lora_unet_mid_block_attentions_0_proj_in.on_input"],
+    ["VeRA", `${key}.vera_lambda_b`],
     ["LoRA with a bias", `${key}.lora_B.bias`],
   ])("one of %s, by that name: %s", (found, tensor) =>
     expectRefused(
