@@ -52,6 +52,17 @@ describe("a pipeline", () => {
     expect(notes).toEqual([expect.stringMatching(/524 tokens.* only 523/)]);
   });
 
+  test("may have a scheduler with Python's Infinity, as DPMSolverMultistepScheduler is saved", async () => {
+    const model = await altered("dpm", "scheduler/scheduler_config.json", (json) => {
+      json._class_name = "DPMSolverMultistepScheduler";
+    });
+    const file = join(model, "scheduler/scheduler_config.json");
+    const json = await readFile(file, "utf8");
+    await writeFile(file, json.replace("{", '{"lambda_min_clipped": -Infinity, '));
+    const { scheduler } = await openPipeline(model);
+    expect(scheduler).toEqual(tiny.scheduler);
+  });
+
   test("is refused if its parts do not fit each other", async () => {
     const model = await altered("wide", "unet/config.json", (json) => {
       json.cross_attention_dim = 99;
