@@ -10,6 +10,8 @@ import { pipelineFiles, tokenizerFiles } from "../weights/hub/pipeline-files.js"
 import { type Choose, type FetchProgress, snapshot } from "../weights/hub/snapshot.js";
 import { isSingleFile } from "../weights/ldm/single-file.js";
 import { CLIP_TOKENIZER, tokenizerBeside, tokenizerIn } from "../weights/ldm/tokenizer.js";
+import { requireKind } from "../weights/look/kinds.js";
+import { look } from "../weights/look/look.js";
 import { type OpenOptions, openPipeline, type Pipeline } from "./pipeline.js";
 
 /** Callbacks while a model or a reward is opened. */
@@ -35,6 +37,7 @@ export async function resolveModel(
   const prediction = loading?.prediction_type ?? undefined;
   const id = hubIdOf(model, "model", loading?.revision ?? undefined);
   const path = !id ? locate(model) : await fetch(id, id.file === undefined ? pipelineFiles(showId(id)) : only(id.file));
+  requireKind(await look(path, { prediction }), "model", "a model");
   if (!(await isSingleFile(path))) return { path, prediction };
 
   const folderOf = (location: string, setting: string, choose: (what: string) => Choose) =>

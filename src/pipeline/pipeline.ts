@@ -10,6 +10,7 @@ import { parseUnetConfig, TIME_IDS, type UnetConfig } from "../models/unet/confi
 import { parseVaeConfig, type VaeConfig } from "../models/vae/config.js";
 import { type Component, type Model, openModelFolder, requireComponent } from "../weights/folder.js";
 import { isSingleFile, openSingleFile, type SingleFileOptions } from "../weights/ldm/single-file.js";
+import { inputChannels, NOT_TEXT_TO_IMAGE } from "../weights/look/tensors.js";
 import { merge, type WeightSource, withPrefix } from "../weights/source.js";
 
 export interface Pipeline {
@@ -155,6 +156,15 @@ function checkParts({ path, unet, vae, textEncoders }: Pipeline): void {
       ...facts,
     });
   };
+  const use = inputChannels(unet.inChannels, unet.outChannels);
+  if (use !== undefined) {
+    throw new InputError("model-unsupported", `model ${path}: is ${use}. ${NOT_TEXT_TO_IMAGE}`, {
+      path,
+      component: "unet",
+      found: unet.inChannels,
+      expected: vae.latentChannels,
+    });
+  }
   if (unet.inChannels !== vae.latentChannels || unet.outChannels !== vae.latentChannels) {
     misfit(
       `the U-Net has ${unet.inChannels} input channels and ${unet.outChannels} output channels, but the latents of the VAE have ${vae.latentChannels}`,

@@ -5,6 +5,8 @@ import { exists, readText } from "../io/files.js";
 import { parseJson } from "../io/json.js";
 import { adapterFile, PEFT_CONFIG, PEFT_WEIGHTS } from "./adapter-file.js";
 import { buildModule } from "./adapter-module.js";
+import { requireKind } from "./look/kinds.js";
+import { look } from "./look/look.js";
 import { type AdapterConfig, readAdapterConfig } from "./lora-config.js";
 import type { Adapter, DoraModule, LoraAdapter, LoraModule } from "./lora-files.js";
 import { type AdapterRole, adapterKey, shownKey } from "./lora-names.js";
@@ -45,7 +47,17 @@ export function requireLora(adapter: Adapter, path: string): LoraAdapter {
 }
 
 /** Reads an adapter as `readLora` does, DoRA included. */
-export async function readAdapter(path: string, { warn = () => {} }: ReadLoraOptions = {}): Promise<Adapter> {
+export async function readAdapter(path: string, options: ReadLoraOptions = {}): Promise<Adapter> {
+  try {
+    return await read(path, options);
+  } catch (error) {
+    // A file of another kind is named as what it is.
+    if (error instanceof InputError) requireKind(await look(path), "adapter", "an adapter");
+    throw error;
+  }
+}
+
+async function read(path: string, { warn = () => {} }: ReadLoraOptions): Promise<Adapter> {
   const file = await openWeightFile(await adapterFile(path));
   const config = await configBeside(file);
   const { modules, leftOut, unknown } = groupKeys(file);
