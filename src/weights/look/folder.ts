@@ -37,7 +37,10 @@ export async function lookAtFolder(
     });
   }
   if (has("model_index.json")) return lookAtPipeline(path);
-  if (has("training_state.safetensors") || (has("unet") && !has("vae") && (await exists(join(path, "unet/config.json"))))) {
+  if (
+    has("training_state.safetensors") ||
+    (has("unet") && !has("vae") && (await exists(join(path, "unet/config.json"))))
+  ) {
     return is("checkpoint", "a checkpoint of a run", "Give it as an adapter.", {
       supported: true,
       command: ["generate", "--adapter", path, "--prompt", "a cat"],
