@@ -23,7 +23,10 @@ export async function openTuned(path: string, options: TunedOptions = {}): Promi
   const { loading, warn } = options;
   const local = await findAdapter(path, { setting: "--adapter", loading, listener: options });
   const found = await adapterPath(local);
-  if (await exists(join(found, UNET_FILES.config))) return { unet: await openWeights(join(found, "unet")) };
+  // A whole model has a folder unet/ too.
+  const isModel = await exists(join(found, "model_index.json"));
+  if (!isModel && (await exists(join(found, UNET_FILES.config))))
+    return { unet: await openWeights(join(found, "unet")) };
   return { adapter: await readAdapter(found, { ...(warn && { warn }) }) };
 }
 
