@@ -10,8 +10,11 @@ import { openWeightFile } from "./weight-file.js";
 export const PEFT_WEIGHTS: readonly string[] = ["adapter_model.safetensors", "adapter_model.bin"];
 export const PEFT_CONFIG = "adapter_config.json";
 
-/** The names that PEFT and diffusers look for, in this order. AlignProp's and older diffusers' checkpoints have `.bin`. */
-const NAMES = [...PEFT_WEIGHTS, PEFT_FILE, PEFT_FILE.replace(/safetensors$/, "bin")];
+/** The files that diffusers writes. AlignProp's and older diffusers' checkpoints have `.bin`. */
+export const DIFFUSERS_WEIGHTS: readonly string[] = [PEFT_FILE, PEFT_FILE.replace(/safetensors$/, "bin")];
+
+/** The names that PEFT and diffusers look for, in this order. */
+const NAMES = [...PEFT_WEIGHTS, ...DIFFUSERS_WEIGHTS];
 const ENDINGS = /\.(safetensors|bin|pt|pth|ckpt)$/;
 
 /**

@@ -137,6 +137,13 @@ describe("a folder", () => {
     expect((await readLora(folder)).get(MODULE)).toEqual({ down, up, alpha: 2 });
   });
 
+  test("has its alphas in adapter_config.json, whatever the name of the weights", async () => {
+    const folder = await mkdtemp(join(root, "renamed-"));
+    await writePeftLora(join(folder, "style.safetensors"), adapter);
+    await writeFile(join(folder, "adapter_config.json"), JSON.stringify({ lora_alpha: 6 }));
+    expect((await readLora(folder)).get(MODULE)?.alpha).toBe(6);
+  });
+
   test("with several adapters is refused with their names, unless one has the name that diffusers looks for", async () => {
     const folder = await mkdtemp(join(root, "several-"));
     for (const name of ["a.safetensors", "b.safetensors"]) await writePeftLora(join(folder, name), adapter);

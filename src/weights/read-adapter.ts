@@ -3,7 +3,7 @@ import { basename, dirname, join } from "node:path";
 import { InputError } from "../errors/index.js";
 import { exists, readText } from "../io/files.js";
 import { parseJson } from "../io/json.js";
-import { adapterFile, PEFT_CONFIG, PEFT_WEIGHTS } from "./adapter-file.js";
+import { adapterFile, DIFFUSERS_WEIGHTS, PEFT_CONFIG, PEFT_WEIGHTS } from "./adapter-file.js";
 import { buildModule } from "./adapter-module.js";
 import { requireKind } from "./look/kinds.js";
 import { look } from "./look/look.js";
@@ -58,8 +58,9 @@ export async function readAdapter(path: string, options: ReadLoraOptions = {}): 
 }
 
 async function read(path: string, { warn = () => {} }: ReadLoraOptions): Promise<Adapter> {
-  const file = await openWeightFile(await adapterFile(path));
-  const config = await configBeside(file);
+  const found = await adapterFile(path);
+  const file = await openWeightFile(found);
+  const config = await configBeside(file, { isOnlyAdapter: found !== path });
   const { modules, leftOut, unknown } = groupKeys(file);
   if (modules.size === 0) throw notUsable(file, leftOut, unknown);
   warnOfRest(file, { leftOut, unknown, warn });
@@ -177,8 +178,14 @@ function warnOfRest(
   );
 }
 
-/** PEFT's config of the adapter. Newer diffusers writes it to the header, PEFT itself to a file beside the weights. */
-async function configBeside(file: WeightFile): Promise<AdapterConfig | undefined> {
+/**
+ * PEFT's config of the adapter. Newer diffusers writes it to the header, PEFT itself to a file beside the weights. That file
+ * also belongs to weights of another name, if they are the only adapter of the folder.
+ */
+async function configBeside(
+  file: WeightFile,
+  { isOnlyAdapter }: { readonly isOnlyAdapter: boolean },
+): Promise<AdapterConfig | undefined> {
   const header = file.metadata?.lora_adapter_metadata;
   if (header !== undefined) {
     const part = "header: lora_adapter_metadata";
@@ -186,6 +193,8 @@ async function configBeside(file: WeightFile): Promise<AdapterConfig | undefined
     return readAdapterConfig(config, { path: file.describe, part }, "unet.");
   }
   const path = join(dirname(file.describe), PEFT_CONFIG);
-  if (!PEFT_WEIGHTS.includes(basename(file.describe)) || !(await exists(path))) return undefined;
+  const name = basename(file.describe);
+  const isPeft = PEFT_WEIGHTS.includes(name) || (isOnlyAdapter && !DIFFUSERS_WEIGHTS.includes(name));
+  if (!isPeft || !(await exists(path))) return undefined;
   return readAdapterConfig(parseJson(await readText(path, 1 << 20), path), { path });
 }
