@@ -1,6 +1,6 @@
 """Writes DoRA, LoHa, LoKr and LoCon with PEFT and LyCORIS: goldens for src/weights/adapter-module.ts.
 
-    pip install --no-deps lycoris-lora==4.1.3
+    pip install --no-deps lycoris-lora==4.1.3 einops toml
     python parity/adapter_variants.py
 """
 
