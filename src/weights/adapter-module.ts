@@ -1,25 +1,24 @@
 /** Builds the change of one layer from the tensors that a file has for it. */
 import { InputError } from "../errors/index.js";
-import { isFloating } from "../tensor/dtype.js";
 import { float32, fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
 import { type Matrix, matrix } from "../tensor/matrix.js";
 import { type Shape, showShape, sizeOf } from "../tensor/shape.js";
-import type { DoraModule, LoraModule, Magnitude } from "./lora-files.js";
+import {
+  alphaOf,
+  asMatrix,
+  factorsOf,
+  isUnitKernel,
+  type ModuleSource,
+  misfit,
+  readAlpha,
+  readFactor,
+  readMagnitude,
+  requireKeys,
+  where,
+} from "./adapter-tensors.js";
+import type { DoraModule, LoraModule } from "./lora-files.js";
 import type { AdapterRole } from "./lora-names.js";
 import { type Factors, hadamardOf, kroneckerOf, wholeMatrix, withCore } from "./lora-variants.js";
-import { readTensor, type WeightSource } from "./source.js";
-
-/** The names of a module's tensors in the file. */
-export type ModuleKeys = Readonly<Partial<Record<AdapterRole, string>>>;
-
-export interface ModuleSource {
-  readonly file: WeightSource;
-  readonly module: string;
-  readonly keys: ModuleKeys;
-  /** Alpha and rank of the module, if a config beside the tensors has them. */
-  readonly alpha: (rank: number) => number | undefined;
-  readonly rank: number | undefined;
-}
 
 /** The roles that the tensors of each kind have. */
 const KINDS = [
@@ -63,11 +62,10 @@ async function buildLora(source: ModuleSource): Promise<LoraModule> {
   const asFile = alpha === undefined ? {} : { alpha };
   if (keys.mid !== undefined) {
     const mid = await readFactor(file, keys.mid);
-    const channels = asMatrix(down);
     const fits = mid.shape.length === 4 && mid.shape[0] === up.shape[1] && mid.shape[1] === rank && isUnitKernel(down);
     if (!fits) throw misfit(source, { down, mid, up }, "expected [r, in, 1, 1], [r, r, kh, kw] and [out, r, 1, 1]");
-    const rows = withCore(toNumbers(mid), mid.shape, channels);
-    const shape = [rows.rows, channels.columns, ...mid.shape.slice(2)];
+    const rows = cored(source, mid, down);
+    const shape = [rows.rows, down.shape[1] as number, ...mid.shape.slice(2)];
     return { down: fromNumbers(rows.data, shape), up, ...asFile };
   }
   if (rank !== up.shape[1] || !isUnitKernel(up)) {
@@ -91,11 +89,11 @@ async function buildLoha(source: ModuleSource): Promise<LoraModule> {
   const scale = ((await alphaOf(source, rank)) ?? rank) / rank;
   if (hada_t1 === undefined || hada_t2 === undefined) {
     const [first, second] = [pairOf(source, w1a, w1b), pairOf(source, w2a, w2b)];
-    return lora(source, hadamardOf(first, second), scale);
+    return lora(source, elementwise(source, first, second), scale);
   }
   const [t1, t2] = (await factorsOf(source, [hada_t1, hada_t2])) as [HostTensor, HostTensor];
   const [first, second] = [tuckerOf(source, t1, w1a, w1b), tuckerOf(source, t2, w2a, w2b)];
-  return lora(source, hadamardOf(first, second), scale, [w1b.shape[1] as number, ...t1.shape.slice(2)]);
+  return lora(source, elementwise(source, first, second), scale, [w1b.shape[1] as number, ...t1.shape.slice(2)]);
 }
 
 async function buildLokr(source: ModuleSource): Promise<LoraModule> {
@@ -109,7 +107,54 @@ async function buildLokr(source: ModuleSource): Promise<LoraModule> {
   const scale = found === undefined || rank === undefined ? 1 : found / rank;
   const input = first.columns * second.columns;
   const kernel = second.kernel.length > 0 ? [input, ...second.kernel] : undefined;
-  return lora(source, kroneckerOf(first.factors, second.factors), scale, kernel);
+  return lora(source, kroneckerProduct(source, first.factors, second.factors), scale, kernel);
+}
+
+/** The largest layers of Stable Diffusion XL have 3e7 weights. The bound keeps a hostile file from filling the memory. */
+const MAX_ELEMENTS = 2 ** 27;
+
+/** @throws InputError `file-too-large` */
+function requireSize(source: ModuleSource, elements: number): void {
+  if (elements <= MAX_ELEMENTS) return;
+  throw new InputError(
+    "file-too-large",
+    `${where(source)}: would have ${elements} elements, but the limit is ${MAX_ELEMENTS}. Is it made for another model?`,
+    { path: source.file.describe, module: source.module, found: elements, limit: MAX_ELEMENTS },
+  );
+}
+
+function elementwise(source: ModuleSource, first: Factors, second: Factors): Factors {
+  const [rows, columns] = [first.up.rows, first.down.columns];
+  if (second.up.rows !== rows || second.down.columns !== columns) {
+    const found = `${rows} x ${columns} and ${second.up.rows} x ${second.down.columns}`;
+    throw new InputError(
+      "tensor-mismatch",
+      `${where(source)}: its two products are ${found}, but must be of one size.`,
+      {
+        path: source.file.describe,
+        module: source.module,
+        found,
+      },
+    );
+  }
+  const rank = first.up.columns * second.up.columns;
+  requireSize(source, Math.max(rows, rank) * Math.max(columns, rank));
+  return hadamardOf(first, second);
+}
+
+function kroneckerProduct(source: ModuleSource, first: Factors, second: Factors): Factors {
+  const rank = first.up.columns * second.up.columns;
+  const [rows, columns] = [first.up.rows * second.up.rows, first.down.columns * second.down.columns];
+  requireSize(source, Math.max(rows, rank) * Math.max(columns, rank));
+  return kroneckerOf(first, second);
+}
+
+/** A core [r, q, kh, kw] times the factor [q, in] of the input channels: [r, in · kh · kw]. */
+function cored(source: ModuleSource, core: HostTensor, channels: HostTensor): Matrix {
+  const [rank = 0, , ...kernel] = core.shape;
+  const matrix = asMatrix(channels);
+  requireSize(source, rank * matrix.columns * sizeOf(kernel));
+  return withCore(toNumbers(core), core.shape, matrix);
 }
 
 interface Side {
@@ -128,7 +173,7 @@ async function sideOf(source: ModuleSource, role: "lokr_w1" | "lokr_w2"): Promis
   if (whole !== undefined) {
     const tensor = await readFactor(file, whole);
     const [rows = 0, columns = 0, ...kernel] = tensor.shape;
-    const values = matrixOf(rows, columns * sizeOf(kernel), toNumbers(tensor));
+    const values = { rows, columns: columns * sizeOf(kernel), data: toNumbers(tensor) };
     return { factors: wholeMatrix(values), columns, kernel };
   }
   const names = requireKeys(source, [`${role}_a`, `${role}_b`]);
@@ -157,7 +202,7 @@ function tuckerOf(source: ModuleSource, core: HostTensor, up: HostTensor, down: 
   const columns = asMatrix(up);
   return {
     up: matrix(columns.columns, columns.rows, (i, j) => columns.data[j * columns.columns + i] as number),
-    down: withCore(toNumbers(core), core.shape, asMatrix(down)),
+    down: cored(source, core, down),
   };
 }
 
@@ -178,100 +223,4 @@ function lora(source: ModuleSource, { up, down }: Factors, scale: number, kernel
     up: float32(Float32Array.from(up.data), [up.rows, rank, ...units]),
     ...(scale !== 1 && { alpha: scale * rank }),
   };
-}
-
-/** The names of tensors that a module must have. */
-function requireKeys({ file, module, keys }: ModuleSource, roles: readonly AdapterRole[]): string[] {
-  const missing = roles.filter((role) => keys[role] === undefined);
-  if (missing.length === 0) return roles.map((role) => keys[role] as string);
-  const shown = missing
-    .map((role) => ({ down: "down (lora_A)", up: "up (lora_B)" })[role as string] ?? role)
-    .join(" and its ");
-  throw new InputError(
-    "tensor-missing",
-    `${file.describe}: adapter of ${module}: lacks its ${shown} factor${missing.length > 1 ? "s" : ""}. Download the file again.`,
-    { path: file.describe, module, missing },
-  );
-}
-
-function factorsOf({ file }: ModuleSource, names: readonly string[]): Promise<HostTensor[]> {
-  return Promise.all(names.map((name) => readFactor(file, name)));
-}
-
-async function readFactor(file: WeightSource, key: string): Promise<HostTensor> {
-  const stored = file.get(key);
-  const isFactor = stored && [2, 4].includes(stored.shape.length) && !stored.shape.includes(0);
-  if (!isFactor || !isFloating(stored.dtype)) {
-    throw new InputError(
-      "tensor-mismatch",
-      `${file.describe}: ${key} is ${stored?.dtype}${showShape(stored?.shape ?? [])}, but a factor is a floating-point ` +
-        "matrix or, for a convolution, a floating-point tensor with four axes.",
-      { path: file.describe, tensor: key, dtype: stored?.dtype, shape: stored?.shape },
-    );
-  }
-  return readTensor(stored);
-}
-
-/** The alpha that the file or the config gives. Tools store it in any type of number. */
-async function alphaOf({ file, keys, alpha }: ModuleSource, rank: number): Promise<number | undefined> {
-  return keys.alpha === undefined ? alpha(rank) : readAlpha(file, keys.alpha);
-}
-
-async function readAlpha(file: WeightSource, key: string): Promise<number> {
-  const stored = file.get(key);
-  const isScalar = stored && stored.dtype !== "bool" && stored.shape.every((extent) => extent === 1);
-  const value = isScalar ? (toNumbers(await readTensor(stored))[0] as number) : Number.NaN;
-  if (Number.isFinite(value)) return value;
-  throw new InputError("tensor-mismatch", `${file.describe}: ${key} is not one finite number.`, {
-    path: file.describe,
-    tensor: key,
-    shape: stored?.shape,
-    expected: "one finite number",
-  });
-}
-
-/**
- * PEFT has one magnitude per output feature. LyCORIS has them as [out, 1, …], or, in older files, as [1, in, …] per input
- * feature.
- */
-async function readMagnitude(file: WeightSource, key: string): Promise<Magnitude> {
-  const stored = file.get(key);
-  if (!stored || !isFloating(stored.dtype) || stored.shape.filter((extent) => extent !== 1).length > 1) {
-    throw new InputError(
-      "tensor-mismatch",
-      `${file.describe}: ${key} is ${stored?.dtype}${showShape(stored?.shape ?? [])}, but DoRA's magnitudes are one ` +
-        "floating-point number per feature.",
-      { path: file.describe, tensor: key, dtype: stored?.dtype, shape: stored?.shape },
-    );
-  }
-  const values = await readTensor(stored);
-  const perInput = /\.dora_scale$/.test(key) && stored.shape.length > 1 && stored.shape[0] === 1;
-  return { axis: perInput ? "in" : "out", values: { ...values, shape: [sizeOf(values.shape)] } };
-}
-
-function isUnitKernel({ shape }: HostTensor): boolean {
-  return shape.slice(2).every((extent) => extent === 1);
-}
-
-function asMatrix(tensor: HostTensor): Matrix {
-  const [rows = 0, ...rest] = tensor.shape;
-  return matrixOf(rows, sizeOf(rest), toNumbers(tensor));
-}
-
-function matrixOf(rows: number, columns: number, data: Float64Array): Matrix {
-  return { rows, columns, data };
-}
-
-function where({ file, module }: ModuleSource): string {
-  return `${file.describe}: adapter of ${module}`;
-}
-
-function misfit(source: ModuleSource, factors: Readonly<Record<string, HostTensor>>, expected: string): InputError {
-  const shapes = Object.entries(factors).map(([name, { shape }]) => [name, shape] as const);
-  const shown = shapes.map(([name, shape]) => `${name} ${showShape(shape)}`).join(", ");
-  return new InputError("tensor-mismatch", `${where(source)}: ${shown} do not make a change of a layer; ${expected}.`, {
-    path: source.file.describe,
-    module: source.module,
-    ...Object.fromEntries(shapes),
-  });
 }
