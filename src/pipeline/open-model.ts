@@ -118,7 +118,10 @@ function hubIdOf(location: string, setting: string, revision?: string): HubId | 
     );
   }
   if (existsSync(locate(location))) return undefined;
-  const id = /^[~.]|^\/|\\/.test(location) ? undefined : parseHubId(location, revision);
+  // `loras/style.safetensors` has the form of an id, but no repository is called like a file of weights.
+  const isPath =
+    /^[~.]|^\/|\\/.test(location) || /^[^/]+\/[^/]+\.(safetensors|ckpt|pth?|bin|onnx|gguf)$/.test(location);
+  const id = isPath ? undefined : parseHubId(location, revision);
   if (!id) return undefined;
   const [parent] = location.split("/") as [string];
   if (!existsSync(locate(parent))) return id;

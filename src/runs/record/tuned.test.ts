@@ -68,6 +68,11 @@ test("several adapters are the sum of their changes, each times its weight", asy
   }
 });
 
+test("a path that looks like a hub id but ends like a file is not searched on the hub", async () => {
+  Object.assign(process.env, { HF_ENDPOINT: "http://127.0.0.1:9", HF_HUB_CACHE: join(root, "cache-0") });
+  await expect(openTuned("nowhere-here/style.safetensors")).rejects.toThrow(inputError("file-not-found"));
+});
+
 describe("an adapter on the hub", () => {
   test("is downloaded by its id: the file that PEFT or diffusers would load, with its config", async () => {
     const hub = await startHub("org/style");
