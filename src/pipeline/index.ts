@@ -5,7 +5,7 @@ export { type GenerateOptions, generate, generateEach } from "./generate.js";
 export { type Denoiser, decodeGraph, denoiser, textGraph, toImages } from "./graphs.js";
 export { annealingOf, type ImageRequest, type SampleImagesOptions, sampleImages } from "./images.js";
 export { type LatentSize, latentSize } from "./latent-size.js";
-export { addAdapters, type MixForm, type MixOptions, mixAdapters } from "./mix.js";
+export { addAdapters, type MixForm, type MixOptions, mixAdapters, type WeightedAdapter } from "./mix.js";
 export { findAdapter, findLocation, type OpenListener, openModel } from "./open-model.js";
 export { openPipeline, type Pipeline, promptWarnings, withUnet } from "./pipeline.js";
 export { choosePrecision, inPrecision, type Precision } from "./precision.js";

@@ -70,6 +70,10 @@ export interface WeightedAdapter {
 /**
  * Several adapters at once: the sum of their changes, each times its weight, as PEFT and diffusers apply them.
  *
+ * @example
+ * const style = await readAdapter("style.safetensors");
+ * const both = addAdapters([{ adapter: style, weight: 0.7 }, { adapter: run.adapter, weight: 0.5 }]);
+ *
  * @throws InputError `adapter-mismatch` if two of them do not fit each other, `adapter-unsupported` if a layer has DoRA and
  *   another change
  */

@@ -46,7 +46,14 @@ export function requireLora(adapter: Adapter, path: string): LoraAdapter {
   return adapter as LoraAdapter;
 }
 
-/** Reads an adapter as `readLora` does, DoRA included. */
+/**
+ * Reads an adapter as `readLora` does, DoRA included, for `generate`, `evaluate` and `addAdapters`.
+ *
+ * @throws InputError as `readLora` does
+ * @example
+ * const adapter = await readAdapter("style.safetensors");
+ * const [fox] = await generate({ ...settings, images: [{ prompt: "fox", seed: 7 }], adapter });
+ */
 export async function readAdapter(path: string, options: ReadLoraOptions = {}): Promise<Adapter> {
   try {
     return await read(path, options);

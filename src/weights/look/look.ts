@@ -13,7 +13,14 @@ import { formatOf, SIGNATURE_BYTES } from "./signature.js";
 import { lookAtTensors } from "./tensors.js";
 import { lookAtText } from "./text.js";
 
-/** @param options what the user said of the file */
+/**
+ * What a file or folder is, from its content.
+ *
+ * @param options what the user said of the file
+ * @throws InputError `file-unreadable` if it may not be read
+ * @example
+ * const { kind, what, details } = await look("style.safetensors"); // "adapter", "a LoRA adapter", { rank: 16, … }
+ */
 export async function look(path: string, options: LookOptions = {}): Promise<Look> {
   const info = await stat(path).catch(() => undefined);
   if (info === undefined) {
