@@ -1,10 +1,13 @@
-/** Applies an adapter of any kind to a model: LoRA as parameters of its graphs, DoRA as other weights of the U-Net. */
+/**
+ * Applies an adapter of any kind to a model. LoRA becomes parameters of its graphs. DoRA, and a change of full rank such as
+ * that of most LoKr, becomes other weights of the U-Net: as factors it would double the arithmetic of its layers.
+ */
 import { InputError } from "../errors/index.js";
 import { survey } from "../nn/scope.js";
 import { float32, type HostTensor, toNumbers } from "../tensor/host.js";
-import { at, type Matrix, matrix, product } from "../tensor/matrix.js";
-import { sizeOf } from "../tensor/shape.js";
-import { type Adapter, type DoraModule, type LoraModule, loraScale } from "../weights/lora-files.js";
+import { type Matrix, product } from "../tensor/matrix.js";
+import { type Shape, sizeOf } from "../tensor/shape.js";
+import { type Adapter, type LoraModule, loraRank, loraScale, type Magnitude } from "../weights/lora-files.js";
 import { fromTensors, merge, readTensor, type StoredTensor } from "../weights/source.js";
 import { type FlatLora, requireFit, smallestUnet, toFlat } from "./adapter.js";
 import type { Pipeline } from "./pipeline.js";
@@ -24,14 +27,18 @@ export async function applyAdapter(pipeline: Pipeline, adapter: Adapter | undefi
   const replaced = new Map<string, HostTensor>();
   const { adaptable } = survey("unet", smallestUnet(pipeline));
   for (const [path, module] of adapter) {
-    if (!module.magnitude) {
+    const isFull = loraRank(module) >= Math.min(module.up.shape[0] as number, sizeOf(module.down.shape.slice(1)));
+    if (!module.magnitude && !isFull) {
       plain.set(path, module);
       continue;
     }
     requireFit(pipeline, adaptable, path, module);
     const key = `${path}.weight`;
     const weight = await readTensor(pipeline.weights.get(key) as StoredTensor);
-    replaced.set(key, decomposed(path, weight, module));
+    const changed = changedWeight(weight, module);
+    const { magnitude } = module;
+    const merged = magnitude ? decomposed(path, changed, { magnitude, shape: weight.shape }) : changed.data;
+    replaced.set(key, float32(new Float32Array(merged), weight.shape));
   }
   return {
     pipeline:
@@ -42,17 +49,24 @@ export async function applyAdapter(pipeline: Pipeline, adapter: Adapter | undefi
   };
 }
 
-/** DoRA's weight (Liu et al. 2024, equation 5): m · (W + ΔW) / ‖W + ΔW‖, with one norm per output or input feature. */
-function decomposed(path: string, weight: HostTensor, module: DoraModule): HostTensor {
-  const [rows = 0, inputs = 0, ...kernel] = weight.shape;
-  const taps = sizeOf(kernel);
-  const columns = inputs * taps;
-  const values = toNumbers(weight);
-  const change = product(asMatrix(module.up), asMatrix(module.down));
+/** W + ΔW as a matrix [out, in · kh · kw]. */
+function changedWeight(weight: HostTensor, module: Pick<LoraModule, "down" | "up" | "alpha">): Matrix {
   const scale = loraScale(module);
-  const changed = matrix(rows, columns, (i, j) => (values[i * columns + j] as number) + scale * at(change, i, j));
-  const { axis, values: stored } = module.magnitude;
-  const magnitudes = toNumbers(stored);
+  const change = product(asMatrix(module.up), asMatrix(module.down));
+  const sum = asMatrix(weight);
+  for (let i = 0; i < sum.data.length; i++) sum.data[i] = (sum.data[i] as number) + scale * (change.data[i] as number);
+  return sum;
+}
+
+/** DoRA's weight (Liu et al. 2024, equation 5): m · (W + ΔW) / ‖W + ΔW‖, with one norm per output or input feature. */
+function decomposed(
+  path: string,
+  { rows, columns, data }: Matrix,
+  { magnitude, shape }: { readonly magnitude: Magnitude; readonly shape: Shape },
+): Float64Array {
+  const { axis } = magnitude;
+  const inputs = shape[1] as number;
+  const magnitudes = toNumbers(magnitude.values);
   const features = axis === "out" ? rows : inputs;
   if (magnitudes.length !== features) {
     throw new InputError(
@@ -62,23 +76,17 @@ function decomposed(path: string, weight: HostTensor, module: DoraModule): HostT
       { layer: path, found: magnitudes.length, expected: features },
     );
   }
-  const featureOf = (i: number, j: number) => (axis === "out" ? i : Math.floor(j / taps));
+  const taps = columns / inputs;
+  const featureOf = (at: number) => (axis === "out" ? Math.floor(at / columns) : Math.floor((at % columns) / taps));
   const squares = new Float64Array(features);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) {
-      const feature = featureOf(i, j);
-      squares[feature] = (squares[feature] as number) + at(changed, i, j) ** 2;
-    }
+  for (let at = 0; at < data.length; at++) {
+    const feature = featureOf(at);
+    squares[feature] = (squares[feature] as number) + (data[at] as number) ** 2;
   }
-  const result = new Float32Array(rows * columns);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) {
-      const feature = featureOf(i, j);
-      const norm = Math.sqrt(squares[feature] as number);
-      result[i * columns + j] = ((magnitudes[feature] as number) / norm) * at(changed, i, j);
-    }
-  }
-  return float32(result, weight.shape);
+  return data.map((value, at) => {
+    const feature = featureOf(at);
+    return ((magnitudes[feature] as number) / Math.sqrt(squares[feature] as number)) * value;
+  });
 }
 
 function asMatrix(tensor: HostTensor): Matrix {

@@ -28,6 +28,8 @@ export function product(x: Matrix, y: Matrix): Matrix {
   for (let i = 0; i < x.rows; i++) {
     for (let p = 0; p < x.columns; p++) {
       const factor = at(x, i, p);
+      // Half of the elements or more are 0 if one of the matrices is an identity.
+      if (factor === 0) continue;
       for (let j = 0; j < y.columns; j++) {
         data[i * y.columns + j] = (data[i * y.columns + j] as number) + factor * at(y, p, j);
       }
@@ -38,13 +40,23 @@ export function product(x: Matrix, y: Matrix): Matrix {
 
 /** The Kronecker product: x [m, n], y [p, q] → [m · p, n · q]. */
 export function kronecker(x: Matrix, y: Matrix): Matrix {
-  return matrix(
-    x.rows * y.rows,
-    x.columns * y.columns,
-    (i, j) => at(x, Math.floor(i / y.rows), Math.floor(j / y.columns)) * at(y, i % y.rows, j % y.columns),
-  );
+  const columns = x.columns * y.columns;
+  const data = new Float64Array(x.rows * y.rows * columns);
+  for (let i = 0; i < x.rows; i++) {
+    for (let j = 0; j < x.columns; j++) {
+      const factor = at(x, i, j);
+      if (factor === 0) continue;
+      for (let k = 0; k < y.rows; k++) {
+        const start = (i * y.rows + k) * columns + j * y.columns;
+        for (let l = 0; l < y.columns; l++) data[start + l] = factor * at(y, k, l);
+      }
+    }
+  }
+  return { rows: x.rows * y.rows, columns, data };
 }
 
 export function identity(size: number): Matrix {
-  return matrix(size, size, (i, j) => (i === j ? 1 : 0));
+  const data = new Float64Array(size * size);
+  for (let i = 0; i < size; i++) data[i * size + i] = 1;
+  return { rows: size, columns: size, data };
 }

@@ -219,8 +219,8 @@ function lora(source: ModuleSource, { up, down }: Factors, scale: number, kernel
     });
   }
   return {
-    down: float32(Float32Array.from(down.data), [rank, ...(kernel ?? [down.columns])]),
-    up: float32(Float32Array.from(up.data), [up.rows, rank, ...units]),
+    down: float32(new Float32Array(down.data), [rank, ...(kernel ?? [down.columns])]),
+    up: float32(new Float32Array(up.data), [up.rows, rank, ...units]),
     ...(scale !== 1 && { alpha: scale * rank }),
   };
 }
