@@ -12,6 +12,7 @@ const json = z.looseObject({});
 
 /** The classes of a pipeline's denoiser and text encoder that are supported. */
 const UNET = "UNet2DConditionModel";
+const PARTS = ["unet", "vae", "text_encoder", "tokenizer", "scheduler"];
 const SUPPORTED = "The supported models are Stable Diffusion 1.x, 2.x and XL.";
 
 /** @param look looks at a file in the folder */
@@ -85,7 +86,8 @@ async function lookAtPipeline(path: string): Promise<Look> {
     advice,
     supported: false,
   });
-  if (unet !== UNET || classOf("text_encoder") === undefined) {
+  const isStable = /^StableDiffusion(?!3)/.test(className) && classOf("transformer") === undefined;
+  if (unet === undefined ? !isStable : unet !== UNET) {
     return refused(`a ${className}`, `${className} is not supported. ${SUPPORTED}`);
   }
   const config = await readJson(join(path, "unet/config.json"), json).catch((error: unknown) => {
@@ -94,6 +96,11 @@ async function lookAtPipeline(path: string): Promise<Look> {
   });
   const use = inputChannels(Number(config.in_channels ?? 4), Number(config.out_channels ?? 4));
   if (use !== undefined) return refused(`${use}, of class ${className}`, NOT_TEXT_TO_IMAGE);
+  const missing = PARTS.filter((name) => classOf(name) === undefined || classOf(name) === "null");
+  if (missing.length > 0) {
+    const what = `a model in the layout of diffusers (${className}) that lacks its ${missing.join(", ")}`;
+    return { path, kind: "pipeline", what, details: { ...details, missing }, advice: SUPPORTED, supported: false };
+  }
   return {
     path,
     kind: "pipeline",

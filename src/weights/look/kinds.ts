@@ -72,7 +72,9 @@ const VAGUE: readonly LookKind[] = [
 export function requireKind(found: Look, place: string, needed: keyof typeof NEEDS): void {
   const { path, kind, what, advice, command } = found;
   const isNeeded = (NEEDS[needed] as readonly LookKind[]).includes(kind);
-  const isReaders = kind === "adapter" && found.details.architecture === undefined;
+  // Their readers say more about what is missing, or not supported in them.
+  const isReaders =
+    found.details.missing !== undefined || (kind === "adapter" && found.details.architecture === undefined);
   if ((isNeeded && (found.supported || isReaders)) || VAGUE.includes(kind)) return;
   if (found.cause) throw found.cause;
   const code = needed === "a model" ? "model-unsupported" : "adapter-unsupported";

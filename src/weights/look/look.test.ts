@@ -84,6 +84,28 @@ describe("models", () => {
     expect(await look(path)).toMatchObject({ kind: "pipeline", what: `a ${_class_name}`, supported: false });
   });
 
+  test("a folder that lacks a part, such as the refiner of XL", async () => {
+    const path = await folderOf({
+      "model_index.json": {
+        _class_name: "StableDiffusionXLImg2ImgPipeline",
+        unet: ["diffusers", "UNet2DConditionModel"],
+        vae: ["diffusers", "AutoencoderKL"],
+        text_encoder: [null, null],
+        text_encoder_2: ["transformers", "CLIPTextModelWithProjection"],
+        tokenizer: [null, null],
+        scheduler: ["diffusers", "EulerDiscreteScheduler"],
+      },
+    });
+    const found = await look(path);
+    expect(found).toMatchObject({
+      kind: "pipeline",
+      supported: false,
+      details: { missing: ["text_encoder", "tokenizer"] },
+    });
+    // The reader says what the refiner is.
+    expect(() => requireKind(found, "model", "a model")).not.toThrow();
+  });
+
   test.each([
     [9, "inpainting"],
     [8, "edits images"],
