@@ -1,5 +1,5 @@
 /** Opens the model that settings name: a folder, a single file, or an id of the Hugging Face hub. */
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { LoadingSettings, ModelSettings } from "../config/index.js";
 import { InputError, nearest } from "../errors/index.js";
@@ -125,10 +125,12 @@ function hubIdOf(location: string, setting: string, revision?: string): HubId | 
   if (!id) return undefined;
   const [parent] = location.split("/") as [string];
   if (!existsSync(locate(parent))) return id;
-  const suggestion = nearest(location, shippedModels());
+  const folder = dirname(locate(location));
+  const beside = existsSync(folder) ? readdirSync(folder).map((name) => `${dirname(location)}/${name}`) : [];
+  const suggestion = nearest(location, [...beside, ...(setting === "model" ? shippedModels() : [])]);
   throw new InputError(
-    "model-not-found",
-    `${setting}: ${location} was not found in the folder ${dirname(locate(location))}.${suggestion ? ` Did you mean ${suggestion}?` : ""} For a model on the Hugging Face hub, write hf://${location}`,
+    setting === "model" ? "model-not-found" : "file-not-found",
+    `${setting}: ${location} was not found in the folder ${folder}.${suggestion ? ` Did you mean ${suggestion}?` : ""} If it is on the Hugging Face hub, write hf://${location}`,
     { setting, path: location, suggestion },
   );
 }

@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -65,6 +65,19 @@ test("several adapters are the sum of their changes, each times its weight", asy
     for (const [i, found] of change(sum, path).entries()) {
       expect(found).toBeCloseTo(0.7 * (first?.[i] ?? 0) - 0.5 * (second?.[i] ?? 0), 6);
     }
+  }
+});
+
+test("a misspelled run is not searched on the hub, and the nearest name beside it is suggested", async () => {
+  const before = process.cwd();
+  await mkdir(join(root, "runs/mine-1"), { recursive: true });
+  process.chdir(root);
+  try {
+    await expect(openTuned("runs/mien-1")).rejects.toThrow(
+      inputError("file-not-found", { setting: "--adapter", path: "runs/mien-1", suggestion: "runs/mine-1" }),
+    );
+  } finally {
+    process.chdir(before);
   }
 });
 
