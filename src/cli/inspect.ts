@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import type { Command } from "commander";
 import { InputError } from "../errors/index.js";
 import { showBytes } from "../io/bytes.js";
@@ -37,7 +38,7 @@ Examples:
 
 /** @throws InputError `file-not-found` */
 async function inspected(path: string): Promise<Look> {
-  const found = await look(locate(path));
+  const found = await look(existsSync(path) ? path : locate(path));
   if (found.kind === "missing") {
     throw new InputError("file-not-found", `${path}: there is no such file or folder. Check the path.`, { path });
   }

@@ -55,7 +55,11 @@ export async function lookAtFolder(
     if (!(error instanceof InputError)) throw error;
     return undefined;
   });
-  if (file !== undefined) return { ...(await look(file)), path };
+  if (file !== undefined) {
+    const found = await look(file);
+    const command = found.command?.map((part) => (part === file ? path : part));
+    return { ...found, path, ...(command && { command }) };
+  }
   const weights = names.filter((name) => /\.(safetensors|ckpt|pt|pth|bin|gguf|onnx)$/.test(name));
   return is(
     "folder",

@@ -180,6 +180,7 @@ describe("adapters", () => {
     ["adapter-variants/lycoris-loha-tucker", "a LoHa and DoRA adapter", { layers: 4 }],
   ])("%s", async (path, what, details) => {
     expect(await look(golden(path))).toMatchObject({ kind: "adapter", what, details, supported: true });
+    expect((await look(golden(path))).command).toContain(golden(path));
   });
 
   test.each([
