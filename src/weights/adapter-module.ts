@@ -10,13 +10,13 @@ import {
   isUnitKernel,
   type ModuleSource,
   misfit,
-  readAlpha,
   readFactor,
   readMagnitude,
+  readNumber,
   requireKeys,
   where,
 } from "./adapter-tensors.js";
-import type { DoraModule, LoraModule } from "./lora-files.js";
+import { type DoraModule, type LoraModule, loraRank, loraScale } from "./lora-files.js";
 import type { AdapterRole } from "./lora-names.js";
 import { type Factors, hadamardOf, kroneckerOf, wholeMatrix, withCore } from "./lora-variants.js";
 
@@ -50,7 +50,9 @@ export async function buildModule(source: ModuleSource): Promise<LoraModule | Do
       { path: file.describe, module, found },
     );
   }
-  const change = await (present[0] ?? KINDS[0]).build(source);
+  const built = await (present[0] ?? KINDS[0]).build(source);
+  const scalar = keys.scalar === undefined ? 1 : await readNumber(file, keys.scalar);
+  const change = scalar === 1 ? built : { ...built, alpha: scalar * loraScale(built) * loraRank(built) };
   return keys.magnitude === undefined ? change : { ...change, magnitude: await readMagnitude(file, keys.magnitude) };
 }
 
@@ -103,7 +105,7 @@ async function buildLokr(source: ModuleSource): Promise<LoraModule> {
   // LyCORIS ignores the alpha of a module whose two matrices are whole. PEFT divides it by the rank of its config.
   const rank = source.rank ?? first.rank ?? second.rank;
   const found = rank === undefined ? undefined : await alphaOf(source, rank);
-  if (rank === undefined && keys.alpha !== undefined) await readAlpha(source.file, keys.alpha);
+  if (rank === undefined && keys.alpha !== undefined) await readNumber(source.file, keys.alpha);
   const scale = found === undefined || rank === undefined ? 1 : found / rank;
   const input = first.columns * second.columns;
   const kernel = second.kernel.length > 0 ? [input, ...second.kernel] : undefined;

@@ -54,10 +54,10 @@ export async function readFactor(file: WeightSource, key: string): Promise<HostT
 
 /** The alpha that the file or the config gives. Tools store it in any type of number. */
 export async function alphaOf({ file, keys, alpha }: ModuleSource, rank: number): Promise<number | undefined> {
-  return keys.alpha === undefined ? alpha(rank) : readAlpha(file, keys.alpha);
+  return keys.alpha === undefined ? alpha(rank) : readNumber(file, keys.alpha);
 }
 
-export async function readAlpha(file: WeightSource, key: string): Promise<number> {
+export async function readNumber(file: WeightSource, key: string): Promise<number> {
   const stored = file.get(key);
   const isScalar = stored && stored.dtype !== "bool" && stored.shape.every((extent) => extent === 1);
   const value = isScalar ? (toNumbers(await readTensor(stored))[0] as number) : Number.NaN;

@@ -5,11 +5,11 @@
 import { InputError } from "../errors/index.js";
 
 /**
- * The part that a tensor has in the change of a layer: LoRA's; the middle factor of a convolution in LyCORIS; the
- * magnitudes of DoRA; LoHa's; LoKr's. `lora-variants.ts` has their formulas.
+ * The part that a tensor has in the change of a layer: LoRA's; a further factor of older LyCORIS (`use_scalar`), and its
+ * middle factor of a convolution; the magnitudes of DoRA; LoHa's; LoKr's. `lora-variants.ts` has their formulas.
  */
 export type AdapterRole =
-  | ("down" | "up" | "alpha" | "mid" | "magnitude")
+  | ("down" | "up" | "alpha" | "scalar" | "mid" | "magnitude")
   | ("hada_w1_a" | "hada_w1_b" | "hada_w2_a" | "hada_w2_b" | "hada_t1" | "hada_t2")
   | ("lokr_w1" | "lokr_w1_a" | "lokr_w1_b" | "lokr_w2" | "lokr_w2_a" | "lokr_w2_b" | "lokr_t2");
 
@@ -30,7 +30,7 @@ const FORMS: readonly RegExp[] = [
   /^(?<name>.+?)(?:\.lora|\.lora_linear_layer|_lora)\.(?<factor>down|up)\.weight$/,
   /^(?<name>.+?)(?:_lora)?\.(?<factor>alpha)$/,
   /^(?<name>.+)\.(?<factor>lora_magnitude_vector)(?:\.(?<adapter>(?!weight$)\w+))?(?:\.weight)?$/,
-  /^(?<name>.+)\.(?<factor>dora_scale)$/,
+  /^(?<name>.+)\.(?<factor>dora_scale|scalar)$/,
   /^(?<name>.+)\.(?<factor>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.(?<adapter>\w+))?$/,
 ];
 
@@ -85,6 +85,14 @@ export function adapterKey(key: string, path: string): AdapterKey | undefined {
     return { module, role: ROLES[factor] ?? (factor as AdapterRole), ...(adapter !== undefined && { adapter }) };
   }
   return undefined;
+}
+
+/** The layer that an unknown tensor seems to belong to, by the beginning of its name. */
+export function modulesAbove(key: string): string[] {
+  if (key.length > MAX_KEY_LENGTH) return [];
+  const parts = key.split(".");
+  const cuts = Array.from({ length: Math.max(0, parts.length - 1) }, (_, i) => parts.slice(0, i + 1).join("."));
+  return cuts.flatMap((name) => modulePath(name) ?? []);
 }
 
 const PATH = /^(unet|text_encoder|text_encoder_2)(\.\w+)+$/;

@@ -87,6 +87,29 @@ describe("names of other tools", () => {
     expect(await readLora(await fileOf({ [a]: down, [b]: up }))).toEqual(adapter);
   });
 
+  test("an unknown tensor of an adapted layer is refused, because it may change the formula", async () => {
+    const factors = { [`${MODULE}.lora_A.weight`]: down, [`${MODULE}.lora_B.weight`]: up };
+    for (const tensor of [`${MODULE}.lora_C.weight`, `lora_unet_${IN_UNET.replaceAll(".", "_")}.gate`]) {
+      await expect(readLora(await fileOf({ ...factors, [tensor]: down }))).rejects.toThrow(
+        inputError("adapter-unsupported", { tensor, module: MODULE }),
+      );
+    }
+    // The layer's own weight changes nothing.
+    const path = await fileOf({ ...factors, [`${MODULE}.base_layer.weight`]: down });
+    expect(await readLora(path)).toEqual(adapter);
+  });
+
+  test("the scalar of older LyCORIS is a factor of the change", async () => {
+    const name = `lora_unet_${IN_UNET.replaceAll(".", "_")}`;
+    const path = await fileOf({
+      [`${name}.lora_down.weight`]: down,
+      [`${name}.lora_up.weight`]: up,
+      [`${name}.alpha`]: fromNumbers([4], []),
+      [`${name}.scalar`]: fromNumbers([0.5], []),
+    });
+    expect((await readLora(path)).get(MODULE)?.alpha).toBe(2);
+  });
+
   test("two adapters in one file are refused by their names", async () => {
     const path = await fileOf({ [`${IN_UNET}.lora_A.one.weight`]: down, [`${IN_UNET}.lora_B.two.weight`]: up });
     await expect(readLora(path)).rejects.toThrow(inputError("adapter-unsupported", { path, found: ["one", "two"] }));

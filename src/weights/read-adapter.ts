@@ -9,7 +9,7 @@ import { requireKind } from "./look/kinds.js";
 import { look } from "./look/look.js";
 import { type AdapterConfig, readAdapterConfig } from "./lora-config.js";
 import type { Adapter, DoraModule, LoraAdapter, LoraModule } from "./lora-files.js";
-import { type AdapterRole, adapterKey, shownKey } from "./lora-names.js";
+import { type AdapterRole, adapterKey, modulesAbove, shownKey } from "./lora-names.js";
 import type { WeightFile } from "./source.js";
 import { openWeightFile } from "./weight-file.js";
 
@@ -133,7 +133,23 @@ function groupKeys(file: WeightFile): KeyGroups {
     keys[role] = key;
     modules.set(module, keys);
   }
+  for (const key of unknown) requireHarmless(file, key, modules);
   return { modules, leftOut, unknown };
+}
+
+/** A copy of the layer's own weight, which a PEFT model has beside its factors. */
+const BASE_LAYER = /\.base_layer\.\w+$/;
+
+/** An unknown tensor of an adapted layer may change what its factors mean. One elsewhere can only be left out. */
+function requireHarmless(file: WeightFile, key: string, modules: KeyGroups["modules"]): void {
+  const module = BASE_LAYER.test(key) ? undefined : modulesAbove(key).find((path) => modules.has(path));
+  if (module === undefined) return;
+  throw new InputError(
+    "adapter-unsupported",
+    `${file.describe}: ${JSON.stringify(shownKey(key))} belongs to the adapter of ${module}, but is not known, so the layer ` +
+      "may have another formula than the known kinds. Save the adapter as plain LoRA.",
+    { path: file.describe, tensor: key, module },
+  );
 }
 
 function notUsable(file: WeightFile, leftOut: ReadonlySet<string>, [first]: readonly string[]): InputError {
