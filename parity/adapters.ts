@@ -18,6 +18,7 @@ import { seededNoise } from "../src/diffusion/noise.js";
 import { stack } from "../src/diffusion/trajectory.js";
 import {
   exportFiles,
+  latentSize,
   mixAdapters,
   openPipeline,
   Sampler,
@@ -28,7 +29,8 @@ import { Runtime } from "../src/runtime/runtime.js";
 import { toFloat32 } from "../src/tensor/host.js";
 import { Rng } from "../src/tensor/rng.js";
 import { openTrainable } from "../src/train/index.js";
-import { type LoraAdapter, readLora } from "../src/weights/lora-files.js";
+import type { LoraAdapter } from "../src/weights/lora-files.js";
+import { readLora } from "../src/weights/read-adapter.js";
 import { openSafetensors, writeSafetensors } from "../src/weights/safetensors.js";
 import { readTensor, type StoredTensor } from "../src/weights/source.js";
 
@@ -129,7 +131,11 @@ async function mixedParameters(): Promise<Parameters> {
 
 async function writeOurs(name: string, { layout, weights }: Parameters, noise: Float32Array): Promise<void> {
   const image = await generate(noise, layout, weights);
-  for (const [file, content] of exportFiles(layout, weights, { pipeline, name })) {
+  for (const [file, content] of exportFiles(layout, weights, {
+    pipeline,
+    name,
+    size: latentSize(pipeline, null, null),
+  })) {
     const at = path.join(folder, "ours", name, file);
     await mkdir(path.dirname(at), { recursive: true });
     await writeFile(at, content);

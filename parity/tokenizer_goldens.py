@@ -3,7 +3,8 @@
     python parity/tokenizer_goldens.py      (needs: transformers; made with 5.23.0)
 
 Writes src/models/clip/goldens/tokenizer.json: the vocabulary and merges (learned here from a few captions), the prompts,
-and for each configuration the ids of every prompt, padded and truncated.
+for each configuration the ids of every prompt, padded and truncated, and the same for tokens that were added to the
+tokenizer (textual inversion), in each of the files that can list them.
 """
 
 import collections
@@ -23,6 +24,19 @@ a detailed painting of a hippopotamus, cheetah, crocodile, lobster and octopus 4
 butterfly fish on the green grass naïve café über straße 猫の絵 кошка 🐱
 """
 MERGES = 160
+
+# Tokens as textual inversion adds them, and one that takes the spaces around it. The flags of the last differ.
+ADDED = ["<foo>", "<Bar>", "sks", "<foo>_1", "<foo>_2"]
+ADDED_PROMPTS = [
+    "a <foo> cat",
+    "a<foo>cat",
+    "A <FOO> CAT",
+    "<Bar> <bar> <BAR>",
+    "sks SKS asksb tasks",
+    "<foo>_1",
+    "a photo of <foo>, <foo> and < foo >",
+    "cat  <pin>  dog",
+]
 
 PROMPTS = [
     "",
@@ -98,6 +112,63 @@ def added_token(content):
     }
 
 
+def spelled_out(tokenizer, prompt):
+    """Textual inversions of several vectors, as TextualInversionLoaderMixin of diffusers replaces them in a prompt."""
+    from diffusers.loaders import TextualInversionLoaderMixin
+
+    return TextualInversionLoaderMixin._maybe_convert_prompt(None, prompt, tokenizer)
+
+
+def added_tokens(vocab, merges):
+    """The files of a tokenizer with added tokens, in the forms that libraries wrote over time, and the ids of prompts."""
+    plain = {
+        "vocab.json": vocab,
+        "merges.txt": "#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n",
+        "tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer", "model_max_length": 20},
+    }
+    ids = {token: len(vocab) + i for i, token in enumerate(ADDED)}
+    flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": True, "special": False}
+    decoder = {str(id): {"content": token, **flags} for token, id in ids.items()}
+    pin = {"content": "<pin>", **flags, "lstrip": True, "rstrip": True, "normalized": False, "special": True}
+    decoder[str(len(vocab) + len(ADDED))] = pin
+    forms = {
+        "added_tokens.json": {**plain, "added_tokens.json": ids},
+        "added_tokens_decoder": {
+            **plain,
+            "tokenizer_config.json": {**plain["tokenizer_config.json"], "added_tokens_decoder": decoder},
+        },
+    }
+    results = []
+    with tempfile.TemporaryDirectory() as root:
+        for name, files in forms.items():
+            folder = pathlib.Path(root) / name
+            folder.mkdir()
+            for file, content in files.items():
+                (folder / file).write_text(content if isinstance(content, str) else json.dumps(content))
+            tokenizer = CLIPTokenizer.from_pretrained(folder)
+            if name == "added_tokens_decoder":
+                tokenizer.save_pretrained(pathlib.Path(root) / "tokenizer.json")
+                forms_of_now = pathlib.Path(root) / "tokenizer.json"
+            results.append((name, {k: v for k, v in files.items() if k not in ("vocab.json", "merges.txt")}, tokenizer))
+        now = json.loads((forms_of_now / "tokenizer.json").read_text())
+        files = {
+            "tokenizer.json": {"added_tokens": now["added_tokens"]},  # the test adds the model
+            "tokenizer_config.json": json.loads((forms_of_now / "tokenizer_config.json").read_text()),
+        }
+        results.append(("tokenizer.json", files, CLIPTokenizer.from_pretrained(forms_of_now)))
+    return [
+        {
+            "name": name,
+            "files": files,
+            "ids": [
+                tokenizer(spelled_out(tokenizer, prompt), padding="max_length", truncation=True)["input_ids"]
+                for prompt in ADDED_PROMPTS
+            ],
+        }
+        for name, files, tokenizer in results
+    ]
+
+
 def main():
     merges = learn_merges(CORPUS, MERGES)
     characters = list(bytes_to_unicode().values())
@@ -138,6 +209,8 @@ def main():
         "merges": [" ".join(pair) for pair in merges],
         "prompts": PROMPTS,
         "configurations": configurations,
+        "added_prompts": ADDED_PROMPTS,
+        "added": added_tokens(vocab, merges),
     }
     target = pathlib.Path(__file__).parent.parent / "src/models/clip/goldens/tokenizer.json"
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -54,11 +54,12 @@ export type {
   UnetCallOptions,
 } from "./estimators/index.js";
 export type { Value } from "./graph/value.js";
-export { readImage } from "./images/read.js";
+export { type ReadImageOptions, readImage } from "./images/read.js";
 export type { RgbImage } from "./images/rgb.js";
 export { writePng } from "./images/write.js";
 export type { FileContent } from "./io/files.js";
 export {
+  addAdapters,
   type GenerateOptions,
   generate,
   type ImageRequest,
@@ -67,6 +68,7 @@ export {
   mixAdapters,
   type OpenListener,
   type Precision,
+  type WeightedAdapter,
 } from "./pipeline/index.js";
 export type { BatchGradients, BatchLosses } from "./rewards/index.js";
 export {
@@ -124,12 +126,16 @@ export {
   train,
 } from "./train/index.js";
 export type { FetchProgress } from "./weights/hub/snapshot.js";
+export type { Look, LookKind, LookOptions } from "./weights/look/kinds.js";
+export { look } from "./weights/look/look.js";
 export {
+  type Adapter,
+  type DoraModule,
   type LoraAdapter,
   type LoraModule,
-  type ReadLoraOptions,
-  readLora,
+  type Magnitude,
   writeKohyaLora,
   writePeftLora,
 } from "./weights/lora-files.js";
+export { type ReadLoraOptions, readAdapter, readLora } from "./weights/read-adapter.js";
 export { fromTensors, type StoredTensor, type WeightSource } from "./weights/source.js";

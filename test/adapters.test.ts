@@ -13,7 +13,7 @@ import { Runtime } from "../src/runtime/runtime.js";
 import { float32, fromNumbers, type HostTensor, toFloat32 } from "../src/tensor/host.js";
 import { sizeOf } from "../src/tensor/shape.js";
 import { openTrainable } from "../src/train/open-trainable.js";
-import { readLora } from "../src/weights/lora-files.js";
+import { readLora } from "../src/weights/read-adapter.js";
 import { expectParity, openGolden } from "./golden.js";
 import { TINY_SD, tinySettings } from "./tiny.js";
 

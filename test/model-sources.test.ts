@@ -206,6 +206,23 @@ test("the command line downloads a model, shows the progress, and writes only th
   expect(said.at(-1)).toMatch(/^error: model org\/tiny-sd: is not a local folder and not in the cache/);
 });
 
+test("generate takes the settings that a single file needs, as every command does", async () => {
+  const said: string[] = [];
+  const terminal = { isTTY: false, print: () => {}, say: (line: string) => said.push(line), update: () => {} };
+  const imageWith = async (...options: string[]) => {
+    const out = join(root, `set-${said.length}-${options.length}.png`);
+    const size = ["--set", "sampling.height=32", "--set", "sampling.width=32"];
+    const code = await runCommandLine(
+      ["generate", "--prompt", "cat", "--steps", "2", ...size, ...options, "--out", out],
+      terminal,
+    );
+    expect([code, said]).toEqual([0, []]);
+    return readFile(out);
+  };
+  const file = await imageWith("--model", single("sd1"), "--set", `loading.config=${TINY_SD}`);
+  expect(file.equals(await imageWith("--model", TINY_SD))).toBe(true);
+});
+
 test("the content of a checkpoint decides its format, and not its name", async () => {
   const path = join(root, "sd1.ckpt");
   await cp(single("sd1"), path);

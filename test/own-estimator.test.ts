@@ -14,6 +14,7 @@ import { openTrainable } from "../src/train/open-trainable.js";
 import { plan } from "../src/train/plan.js";
 import { train } from "../src/train/trainer.js";
 import { compileEngine } from "./engine.js";
+import { inputError } from "./errors.js";
 import { TINY_SD, tinyReward, tinySettings } from "./tiny.js";
 
 const example = (name: string) => fileURLToPath(new URL(`../docs/examples/${name}`, import.meta.url));
@@ -59,6 +60,22 @@ test("trains, and a plan counts it", async () => {
     unetBackwardCallsPerStep: 0,
     rewardCallsPerStep: 4,
   });
+});
+
+test("that does not score its samples stops at the first step", async () => {
+  const estimator: DirectEstimator = {
+    kind: "direct",
+    name: "silent",
+    usesRewardGradient: false,
+    mask: (steps) => new Array(steps).fill(false),
+    needsDx: () => false,
+    addGradient: async (context) => {
+      await context.sample();
+    },
+  };
+  await expect(train(tinySettings({ steps: 2 }), () => {}, { estimator })).rejects.toThrow(
+    inputError("estimator-invalid", { estimator: "silent", found: 0, expected: 4, step: 1 }),
+  );
 });
 
 /** The gradient of one step of four samples, which are one micro-batch. */

@@ -16,7 +16,8 @@ import type { TrainEvent, TrainResult } from "../src/train/events.js";
 import { openTrainable } from "../src/train/open-trainable.js";
 import { train } from "../src/train/trainer.js";
 import { openWeights } from "../src/weights/folder.js";
-import { PEFT_FILE, readLora } from "../src/weights/lora-files.js";
+import { PEFT_FILE } from "../src/weights/lora-files.js";
+import { readLora } from "../src/weights/read-adapter.js";
 import { inputError } from "./errors.js";
 import { TINY_REWARD, TINY_SD, tinySettings } from "./tiny.js";
 

@@ -5,12 +5,14 @@ import { InputError } from "../errors/index.js";
 import { mixAdapters } from "../pipeline/index.js";
 import { rewardTitle } from "../rewards/index.js";
 import {
+  type AdapterChoice,
   openAdapter,
-  openTuned,
-  recipeOfAdapter,
+  openAllTuned,
+  recipeOfAdapters,
   requireEmpty,
   requireWritable,
   type Tuned,
+  type TunedOptions,
   writeEvaluation,
 } from "../runs/record/index.js";
 import { format } from "../runs/report/index.js";
@@ -20,6 +22,7 @@ import { interruptible } from "./interrupt.js";
 import { formOption, type MixingOptions } from "./mix.js";
 import {
   annealOption,
+  collectAdapter,
   commonOptions,
   HELP,
   number,
@@ -31,7 +34,8 @@ import {
 import type { Terminal } from "./terminal.js";
 import { count as counted } from "./text.js";
 
-interface EvaluateCommandOptions extends SettingsOptions, Partial<MixingOptions> {
+interface EvaluateCommandOptions extends Omit<SettingsOptions, "adapter">, Partial<MixingOptions> {
+  adapter?: AdapterChoice[];
   count?: number;
   mix?: string;
   anneal?: number;
@@ -46,7 +50,7 @@ export function evaluateCommand(root: Command, terminal: Terminal): void {
         "reward. Without a recipe, an adapter is evaluated as in its own run. The noise is fixed: image i uses seed --seed + i.",
     )
     .argument("[recipe]", "name of a recipe, or path of a YAML file such as the config.yaml of a run", undefined)
-    .option("--adapter <path>", HELP.adapter)
+    .option("--adapter <path>", HELP.adapters, collectAdapter)
     .option("--mix <path>", "mix --adapter with this adapter, or with the base model (base)")
     .option(
       "--coefficient <x>",
@@ -83,7 +87,7 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
   }
   // For this command, --out and --adapter are not settings.
   const { out: _, adapter: __, count, ...settable } = options;
-  const trainedWith = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
+  const trainedWith = await recipeOfAdapters(options.adapter);
   const warn = (message: string) => terminal.say(`warning: ${message}`);
   const settings = await loadSettings({
     recipe: recipe ?? trainedWith,
@@ -93,9 +97,10 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
     ],
     warn,
   });
-  const tuned = await tunedBy(options, warn);
+  const onFetch = fetchProgress(terminal);
+  const tuned = await tunedBy(options, { loading: settings.loading, warn, onFetch });
   const result = await interruptible(terminal, "Stopping after this batch", (signal) =>
-    evaluate(settings, { ...tuned, anneal, signal, warn, onFetch: fetchProgress(terminal) }),
+    evaluate(settings, { ...tuned, anneal, signal, warn, onFetch }),
   );
   const { rewards, mean, std, heldOut, diversity } = result;
   const { model, sampling, reward, prompts, evaluation } = settings;
@@ -110,7 +115,7 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
     ...(diversity && { diversity: diversity.mean }),
     images: rewards.length,
     model,
-    adapter: options.adapter ?? null,
+    adapter: shownAdapters(options.adapter),
     ...(options.mix !== undefined && { mix: options.mix, coefficient: options.coefficient, form: options.form }),
     ...(anneal !== undefined && { anneal }),
     sampling,
@@ -121,9 +126,15 @@ async function evaluateInto(recipe: string | undefined, options: EvaluateCommand
   else printEvaluation(result, settings, terminal);
 }
 
+/** One adapter as its path, several or weighted ones as a list. */
+function shownAdapters(adapters: readonly AdapterChoice[] = []) {
+  const [first] = adapters;
+  return adapters.length > 1 || (first && first.weight !== 1) ? adapters : (first?.path ?? null);
+}
+
 async function tunedBy(
-  { adapter, mix, coefficient, form }: EvaluateCommandOptions,
-  warn: (message: string) => void,
+  { adapter = [], mix, coefficient, form }: EvaluateCommandOptions,
+  opening: TunedOptions,
 ): Promise<Partial<Tuned>> {
   if (mix === undefined) {
     if (coefficient !== undefined)
@@ -132,9 +143,10 @@ async function tunedBy(
         found: coefficient,
         missing: "--mix",
       });
-    return adapter === undefined ? {} : await openTuned(adapter, warn);
+    return openAllTuned(adapter, opening);
   }
-  if (adapter === undefined)
+  const [first, second] = adapter;
+  if (first === undefined)
     throw new InputError("usage", `--mix ${mix}: there is no adapter to mix. Add --adapter <path>.`, {
       option: "--mix",
       found: mix,
@@ -146,9 +158,19 @@ async function tunedBy(
       found: mix,
       missing: "--coefficient",
     });
-  const open = (path: string) => openAdapter(path, "--mix blends adapters", warn);
+  if (second !== undefined || first.weight !== 1)
+    throw new InputError(
+      "usage",
+      `--mix ${mix}: mixes one --adapter, whose weight is --coefficient. Leave the rest out.`,
+      {
+        option: "--mix",
+        found: adapter.length,
+        expected: 1,
+      },
+    );
+  const open = (path: string) => openAdapter(path, "--mix blends adapters", opening);
   return {
-    adapter: mixAdapters(await open(adapter), mix === "base" ? mix : await open(mix), coefficient, { form }),
+    adapter: mixAdapters(await open(first.path), mix === "base" ? mix : await open(mix), coefficient, { form }),
   };
 }
 

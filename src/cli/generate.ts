@@ -9,9 +9,10 @@ import { writeFileAtomic } from "../io/atomic.js";
 import { fillFolder } from "../io/atomic-folder.js";
 import { generate, type ImageRequest } from "../pipeline/index.js";
 import {
+  type AdapterChoice,
   imageFileName,
-  openTuned,
-  recipeOfAdapter,
+  openAllTuned,
+  recipeOfAdapters,
   requireEmpty,
   requireWritable,
   writeImages,
@@ -21,6 +22,8 @@ import { interruptible } from "./interrupt.js";
 import {
   annealOption,
   collect,
+  collectAdapter,
+  collectSet,
   commonOptions,
   HELP,
   number,
@@ -31,9 +34,9 @@ import {
 import type { Terminal } from "./terminal.js";
 import { count as counted } from "./text.js";
 
-interface GenerateCommandOptions extends Omit<SettingsOptions, "steps" | "seed" | "out"> {
+interface GenerateCommandOptions extends Omit<SettingsOptions, "adapter" | "steps" | "seed" | "out"> {
   prompt?: string[];
-  adapter?: string;
+  adapter?: AdapterChoice[];
   seed: number;
   count: number;
   steps?: number;
@@ -54,7 +57,7 @@ export function generateCommand(root: Command, terminal: Terminal): void {
     .option("--prompts <list>", HELP.prompts)
     .option("--template <text>", HELP.template)
     .option("--negative-prompt <text>", "what the images should not show (default: that of the adapter's run, or none)")
-    .option("--adapter <path>", HELP.adapter)
+    .option("--adapter <path>", HELP.adapters, collectAdapter)
     .option("--model <model>", `${HELP.model} (default: that of the adapter's run, or the embedded model)`)
     .option("--offline", HELP.offline)
     .option(
@@ -70,7 +73,8 @@ export function generateCommand(root: Command, terminal: Terminal): void {
     .option("--out <path>", "a .png file (several images become one contact sheet), or a folder", "generated.png")
     .option("--device <name>", HELP.device)
     .option("--precision <name>", HELP.precision)
-    .option("--threads <n>", HELP.threads);
+    .option("--threads <n>", HELP.threads)
+    .option("--set <path=value>", HELP.set, collectSet);
   commonOptions(command)
     .addHelpText(
       "after",
@@ -79,6 +83,8 @@ Examples:
   npx alignprop generate --prompt octopus
   npx alignprop generate --prompt octopus --adapter runs/default-1 --seed 7 --out after.png
   npx alignprop generate --prompt octopus --adapter runs/default-1 --anneal 2
+  npx alignprop generate --prompt octopus --adapter style.safetensors:0.7 --adapter runs/default-1:0.5
+  npx alignprop generate --prompt octopus --model old.ckpt --set loading.prediction_type=v_prediction
   npx alignprop generate --prompt fox --prompt wolf --count 4 --out images/
   npx alignprop generate --prompts held-out-animals --template "a photo of a {}" --negative-prompt blurry`,
     )
@@ -100,7 +106,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
     );
   }
   // The adapter of a run samples with the settings of the run, anything else with the default recipe.
-  const recipe = options.adapter === undefined ? undefined : await recipeOfAdapter(options.adapter);
+  const recipe = await recipeOfAdapters(options.adapter);
   const warn = (message: string) => terminal.say(`warning: ${message}`);
   const settings = await loadSettings({
     recipe,
@@ -112,6 +118,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
         precision: options.precision,
         threads: options.threads,
         negativePrompt: options.negativePrompt,
+        set: options.set,
       }),
       ...(steps === undefined ? [] : [{ path: ["sampling", "steps"], value: steps, origin: "--steps" }]),
       ...(guidance === undefined
@@ -121,7 +128,8 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
     warn,
   });
   const { model, loading, device, precision, threads, sampling } = settings;
-  const tuned = options.adapter === undefined ? {} : await openTuned(options.adapter, warn);
+  const onFetch = fetchProgress(terminal);
+  const tuned = await openAllTuned(options.adapter ?? [], { loading, warn, onFetch });
   const requests = prompts.flatMap((prompt) =>
     Array.from({ length: count }, (_, i): ImageRequest => ({ prompt, seed: (seed + i) % 2 ** 32 })),
   );
@@ -139,7 +147,7 @@ async function generateInto(options: GenerateCommandOptions, terminal: Terminal)
       anneal,
       signal,
       warn,
-      onFetch: fetchProgress(terminal),
+      onFetch,
     }),
   );
   const files = asFile ? [await writePng(out, images, requests)] : await writeFolder(out, images, requests);

@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type Command, Option } from "commander";
-import { evaluationPrompts, loadSettings } from "../config/index.js";
+import { evaluationPrompts, loadSettings, type Override } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { fillFolder } from "../io/atomic-folder.js";
 import { generateEach, KOHYA_ENDING, type MixForm, mixAdapters } from "../pipeline/index.js";
@@ -10,7 +10,16 @@ import { mixStrip } from "../runs/report/index.js";
 import { type LoraAdapter, PEFT_FILE, writeKohyaLora, writePeftLora } from "../weights/lora-files.js";
 import { fetchProgress } from "./fetch-progress.js";
 import { interruptible } from "./interrupt.js";
-import { annealOption, type CommonOptions, collect, commonOptions, HELP, number, overridesOf } from "./options.js";
+import {
+  annealOption,
+  type CommonOptions,
+  collect,
+  collectSet,
+  commonOptions,
+  HELP,
+  number,
+  overridesOf,
+} from "./options.js";
 import { shellCommand } from "./shell.js";
 import type { Terminal } from "./terminal.js";
 import { count } from "./text.js";
@@ -33,6 +42,7 @@ interface MixOptions extends Omit<MixingOptions, "coefficient"> {
   device?: string;
   precision?: string;
   threads?: string;
+  set?: Override[];
   out: string;
 }
 
@@ -75,7 +85,8 @@ export function mixCommand(root: Command, terminal: Terminal): void {
     .option("--offline", HELP.offline)
     .option("--device <name>", HELP.device)
     .option("--precision <name>", HELP.precision)
-    .option("--threads <n>", HELP.threads);
+    .option("--threads <n>", HELP.threads)
+    .option("--set <path=value>", HELP.set, collectSet);
   commonOptions(command)
     .addHelpText(
       "after",
@@ -112,7 +123,9 @@ async function mixInto(a: string, b: string, options: MixOptions, terminal: Term
   await requireEmpty(out);
   await requireWritable(out);
   const warn = (message: string) => terminal.say(`warning: ${message}`);
-  const open = (path: string) => openAdapter(path, "mix blends adapters", warn);
+  const loading = options.offline ? { offline: true } : undefined;
+  const opening = { loading, warn, onFetch: fetchProgress(terminal) };
+  const open = (path: string) => openAdapter(path, "mix blends adapters", opening);
   const first = await open(a);
   const second = b === "base" ? b : await open(b);
   const mixes = coefficients.map((x) => mixAdapters(first, second, x, { form, rank }));
@@ -165,6 +178,7 @@ async function generateStrip(
     device: options.device,
     precision: options.precision,
     threads: options.threads,
+    set: options.set,
   });
   const warn = (message: string) => terminal.say(`warning: ${message}`);
   const settings = await loadSettings({ recipe: await recipeOfAdapter(a), overrides, warn });

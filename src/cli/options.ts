@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Override, parseSet } from "../config/index.js";
 import { InputError } from "../errors/index.js";
 import { isRewardFile, rewardNames } from "../rewards/index.js";
+import { type AdapterChoice, adapterChoice } from "../runs/record/index.js";
 import { list } from "./text.js";
 
 export interface CommonOptions {
@@ -45,11 +46,16 @@ export const HELP = {
   template: 'sentence around each prompt, such as "a photo of a {}"',
   model: "folder, single file, or id on the Hugging Face hub such as org/name@revision",
   offline: "use only the local cache of the Hugging Face hub",
-  adapter: "a run (its best checkpoint), one of its checkpoints, or a LoRA file",
-  start: "adapter to start from: a run (its best checkpoint), one of its checkpoints, or a LoRA file",
+  adapter: "a run (its best checkpoint), one of its checkpoints, an adapter's file or folder, or its id on the hub",
+  adapters:
+    "a run (its best checkpoint), one of its checkpoints, an adapter's file or folder, or its id on the hub; with a weight: " +
+    "PATH:0.7; repeatable",
+  start:
+    "adapter to start from: a run (its best checkpoint), one of its checkpoints, a LoRA file or folder, or its hub id",
   device: "cpu, cuda or webgpu",
   precision: "precision of the U-Net: auto, float32 or float16 (auto: float16 on a GPU)",
   threads: "number of CPU threads (default: one per core)",
+  set: "any setting, such as sampling.height=512; repeatable",
   reward: list([...rewardNames, "an ONNX file (.onnx)", "a JavaScript file (.js)"]),
 } as const;
 
@@ -67,7 +73,7 @@ export function settingsOptions(command: Command, { seed = "seed of all random n
     .option("--precision <name>", HELP.precision)
     .option("--threads <n>", HELP.threads)
     .option("--memory <size>", "memory limit, such as 4GB (default: half of the free memory)")
-    .option("--set <path=value>", "any setting, such as lora.rank=8; repeatable", collectSet);
+    .option("--set <path=value>", HELP.set, collectSet);
 }
 
 /** Annealed guidance, for commands that generate images with a fine-tuned model. */
@@ -82,6 +88,11 @@ export function annealOption(): Option {
 /** Parser of a repeatable option. */
 export function collect(value: string, before: readonly string[] = []): string[] {
   return [...before, value];
+}
+
+/** Parser of a repeatable `--adapter PATH:0.7`. */
+export function collectAdapter(value: string, before: readonly AdapterChoice[] = []): AdapterChoice[] {
+  return [...before, adapterChoice(value)];
 }
 
 /** Parser of `--set`. */
@@ -136,7 +147,7 @@ export function overridesOf(
 }
 
 /** @throws InputError `usage` if `--anneal` is given without an adapter */
-export function requireTuned({ anneal, adapter }: { readonly anneal?: number; readonly adapter?: string }): void {
+export function requireTuned({ anneal, adapter }: { readonly anneal?: number; readonly adapter?: readonly unknown[] }) {
   if (anneal === undefined || adapter !== undefined) return;
   throw new InputError(
     "usage",

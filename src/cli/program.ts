@@ -5,6 +5,7 @@ import { packageVersion } from "../io/package.js";
 import { evaluateCommand } from "./evaluate.js";
 import { exitCodes, reportFailure } from "./failure.js";
 import { generateCommand } from "./generate.js";
+import { inspectCommand } from "./inspect.js";
 import { mixCommand } from "./mix.js";
 import { planCommand } from "./plan.js";
 import { pushCommand } from "./push.js";
@@ -65,6 +66,7 @@ function program(terminal: Terminal): Command {
     rewardCommand,
     scoreCommand,
     pushCommand,
+    inspectCommand,
   ];
   for (const add of commands) add(root, terminal);
   return root;

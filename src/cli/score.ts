@@ -53,7 +53,7 @@ async function scoreInto(paths: readonly string[], options: ScoreCommandOptions,
   const images = files.map((image) => ({
     name: image.file,
     prompt: prompt ?? image.prompt,
-    read: () => readImage(image.file),
+    read: () => readImage(image.file, { note: warn }),
   }));
   const scores = await interruptible(terminal, "Stopping after this image", (signal) =>
     score(images, settings, { signal, warn, onFetch: fetchProgress(terminal) }),

@@ -5,6 +5,7 @@ import { InputError } from "../errors/index.js";
 import { isRecord } from "../io/record.js";
 import { stepsPerEpoch } from "./batch.js";
 import { conflicts } from "./conflicts.js";
+import { refuseForeign } from "./foreign.js";
 import { applyOverrides, type Override, withNewNamesIn } from "./overrides.js";
 import { describeIssue, type Problem, problemsError } from "./problems.js";
 import { resolvePrompts } from "./prompts.js";
@@ -80,6 +81,7 @@ async function resolveSettings(
       expected: "a mapping",
     });
   }
+  refuseForeign(document, Object.keys(settingsSchema.shape), source);
   const { value: written, renamed } = withNewNames(document, source);
   for (const renaming of renamed) warn(`${source.name}: ${renamingWarning(renaming)}`);
   const overrides = given.map((each) => {

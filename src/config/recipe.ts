@@ -5,6 +5,8 @@ import * as yaml from "yaml";
 import { type ErrorCode, type ErrorFacts, InputError, nearest } from "../errors/index.js";
 import { readText } from "../io/files.js";
 import { locate, packageFolder } from "../io/package.js";
+import { look } from "../weights/look/look.js";
+import { isPythonConfig, refusePython } from "./foreign.js";
 
 /** Settings as YAML, before they are checked. */
 export interface RecipeSource {
@@ -32,11 +34,22 @@ export async function findRecipe(recipe: string): Promise<string> {
     const path = locate(recipe);
     const info = await stat(path).catch(() => undefined);
     if (info?.isFile()) return path;
-    const problem = info === undefined ? "no such recipe file" : "this is not a file, but a recipe is a YAML file";
-    throw new InputError("recipe-not-found", `${recipe}: ${problem}`, { path, recipe });
+    if (info === undefined) {
+      throw new InputError("recipe-not-found", `${recipe}: no such recipe file`, { path, recipe });
+    }
+    const { what, kind } = await look(path);
+    const remedy =
+      kind === "run" ? `Give ${join(recipe, "config.yaml")}, or continue the run with --resume ${recipe}.` : "";
+    throw new InputError("recipe-not-found", `${recipe}: is ${what}, but a recipe is a YAML file. ${remedy}`.trim(), {
+      path,
+      recipe,
+      found: kind,
+    });
   }
   const names = (await recipeNames()).sort();
   if (names.includes(recipe)) return join(packageFolder, "recipes", `${recipe}.yaml`);
+  const asFile = await stat(recipe).catch(() => undefined);
+  if (asFile?.isFile()) await requireRecipe(recipe, recipe);
   const suggestion = nearest(recipe, names);
   const remedy = suggestion === undefined ? "" : `; did you mean ${suggestion}?`;
   throw new InputError(
@@ -53,8 +66,21 @@ const MAX_RECIPE_BYTES = 16 << 20;
 export async function readRecipe(path: string): Promise<RecipeSource> {
   const name = shownPath(path);
   const lines = new yaml.LineCounter();
+  await requireRecipe(path, name);
   const text = await readText(path, MAX_RECIPE_BYTES);
+  if (isPythonConfig(text)) refusePython({ name, path });
   return { name, path, document: parseYaml(text, { name, code: "recipe-malformed", facts: { path } }, lines), lines };
+}
+
+/** @throws InputError `recipe-malformed` if the file is of another kind, which its content shows */
+async function requireRecipe(path: string, name: string): Promise<void> {
+  const { kind, what, advice, command } = await look(path);
+  if (["recipe", "text", "empty", "unknown"].includes(kind)) return;
+  throw new InputError("recipe-malformed", `${name}: is ${what}, not a recipe. ${advice}`, {
+    path,
+    found: kind,
+    ...(command && { suggestion: command.join(" ") }),
+  });
 }
 
 /** The line of the key at `path` or, if the recipe does not contain it, of the nearest key above it. */

@@ -88,6 +88,24 @@ describe("DDIM", () => {
     );
   });
 
+  test("starts from pure noise with any number of steps, if the betas are rescaled to end there", () => {
+    const config = readSchedulerConfig(
+      {
+        ...stableDiffusion,
+        prediction_type: "v_prediction",
+        rescale_betas_zero_snr: true,
+        timestep_spacing: "trailing",
+      },
+      "test",
+    );
+    for (let count = 1; count <= 200; count++) {
+      const [first] = ddimSteps(config, count, { eta: 1 });
+      // ᾱ_t = 0, so σ² = 1 − ᾱ_{t-1}, and nothing of the noise ε̂ = x_t is left: x_{t-1} = −√ᾱ_{t-1} · v + σ z
+      expect(first?.a, `${count} steps`).toBeCloseTo(0, 6);
+      expect((first?.b as number) ** 2 + (first?.sigma as number) ** 2, `${count} steps`).toBeCloseTo(1, 12);
+    }
+  });
+
   test("refuses betas that leave no signal, a wrong number of betas, and epsilon prediction from pure noise", () => {
     const read = (changes: object) => readSchedulerConfig({ ...stableDiffusion, ...changes }, "test");
     const path = "scheduler_config.json";

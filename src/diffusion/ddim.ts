@@ -132,6 +132,9 @@ export function ddimSteps(config: SchedulerConfig, steps: number, { eta = 0 }: {
   });
 }
 
+/** Far below any variance of a schedule, and far above the rounding error of numbers up to 1. */
+const ROUNDING = 1e-12;
+
 /** Equation 12 of the paper, with its terms grouped by x_t and the network's output. */
 function coefficients(
   prediction: Prediction,
@@ -146,7 +149,9 @@ function coefficients(
 
   // x_{t-1} = toSample · x̂_0 + toNoise · ε̂ + σ z
   const toSample = Math.sqrt(alphaBarPrevious);
-  const toNoise = Math.sqrt(1 - alphaBarPrevious - sigma ** 2);
+  // With ᾱ_t = 0 and eta = 1 this is 0, but rounding may make it negative.
+  const remaining = 1 - alphaBarPrevious - sigma ** 2;
+  const toNoise = Math.sqrt(remaining < 0 && remaining > -ROUNDING ? 0 : remaining);
   const part = (of: keyof Linear) => toSample * sample[of] + toNoise * noise[of];
   return { a: part("x"), b: part("output"), sigma, alphaBar, sample, noise };
 }

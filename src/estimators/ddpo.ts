@@ -18,7 +18,7 @@
 import { z } from "zod";
 import type { DdimStep } from "../diffusion/ddim.js";
 import { type EstimatorContext, estimatorKind, type ScoredPrompt, type TrajectoryBatch } from "./estimator.js";
-import { equalParts, repeated, rolloutProblems, rolloutSettings } from "./rollout.js";
+import { equalParts, repeated, rolloutProblems, rolloutSettings, singleSampleProblems } from "./rollout.js";
 
 const schema = z.strictObject({
   name: z.literal("ddpo"),
@@ -48,6 +48,10 @@ export const ddpo = estimatorKind({
             facts: { setting: "sampling.eta", with: "estimator", found: 0, expected: 1 },
           },
         ]
+      : []),
+    // A prompt that is compared with its own earlier rewards needs no other sample.
+    ...(settings.buffer_size < 2 || settings.min_count > 2
+      ? singleSampleProblems("ddpo", batch, ", or estimator.min_count to 2")
       : []),
     ...rolloutProblems(settings, batch),
   ],

@@ -71,3 +71,17 @@ test("settings that conflict with others are reported", () => {
     expect.objectContaining({ path: ["updates"], facts: { found: 3, with: "batch.total", total: 16 } }),
   ]);
 });
+
+test("one sample per step is refused by estimators that compare samples, unless a prompt is compared with its past", () => {
+  const others = { sampling: { steps: 10, eta: 1 }, batch: { total: 1 } };
+  const one = { updates: 1 } as const;
+  const problem = expect.objectContaining({
+    path: [],
+    facts: { setting: "batch.total", with: "estimator", found: 1, expected: 2 },
+  });
+  const of = (given: object) => ddpo.problems?.(ddpo.schema.parse({ name: "ddpo", ...one, ...given }), others);
+  expect(of({})).toEqual([problem]);
+  expect(of({ buffer_size: 0, min_count: 1 })).toEqual([problem]);
+  expect(of({ min_count: 2 })).toEqual([]);
+  expect(rwr.problems?.(rwr.schema.parse({ name: "rwr", ...one }), others)).toEqual([problem]);
+});

@@ -34,3 +34,20 @@ export function equalParts(samples: number, parts: number): number[][] {
 export function repeated<T>(items: readonly T[], times: number): T[] {
   return Array.from({ length: times }, () => items).flat();
 }
+
+/**
+ * A problem of an estimator that weighs the samples of a step against each other, if a step has only one sample: the weight
+ * is then the same whatever its reward.
+ *
+ * @param remedy another setting that makes one sample enough; optional
+ */
+export function singleSampleProblems(name: string, { total }: OtherSettings["batch"], remedy = ""): KeyProblem[] {
+  if (total > 1) return [];
+  return [
+    {
+      path: [],
+      message: `${name} compares the samples of a step, but batch.total is ${total}, so the reward would change nothing; set batch.total to at least 2${remedy}`,
+      facts: { setting: "batch.total", with: "estimator", found: total, expected: 2 },
+    },
+  ];
+}

@@ -13,7 +13,7 @@ import { z } from "zod";
 import { noised, predicted } from "../diffusion/ddim.js";
 import { stack } from "../diffusion/trajectory.js";
 import { type EstimatorContext, estimatorKind, type ScoredPrompt, type TrajectoryBatch } from "./estimator.js";
-import { equalParts, repeated, rolloutProblems, rolloutSettings } from "./rollout.js";
+import { equalParts, repeated, rolloutProblems, rolloutSettings, singleSampleProblems } from "./rollout.js";
 
 export const rwr = estimatorKind({
   schema: z.strictObject({
@@ -22,7 +22,7 @@ export const rwr = estimatorKind({
     /** τ, in standard deviations of the step's rewards. A lower value gives more weight to the best images. */
     temperature: z.number().positive().default(0.5),
   }),
-  problems: (settings, { batch }) => rolloutProblems(settings, batch),
+  problems: (settings, { batch }) => [...singleSampleProblems("rwr", batch), ...rolloutProblems(settings, batch)],
   create: ({ updates, inner_epochs, temperature }) => ({
     kind: "rollout",
     name: "rwr",

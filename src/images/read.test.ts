@@ -28,11 +28,31 @@ describe("readImage", () => {
     );
   });
 
-  test("refuses an image of more than 4096 x 4096 pixels", async () => {
+  test("shrinks a photograph of 24 megapixels, with a note, and turns it upright", async () => {
+    const path = join(folder, "photo.jpg");
+    // Orientation 6: the camera was turned, so the picture is 4000 wide and 6000 high.
+    await sharp({ create: { width: 6000, height: 4000, channels: 3, background: "#804020" } })
+      .withMetadata({ orientation: 6 })
+      .jpeg()
+      .toFile(path);
+    const notes: string[] = [];
+    const { width, height, pixels } = await readImage(path, { note: (message) => notes.push(message) });
+    expect([width, height]).toEqual([3344, 5016]);
+    expect(notes).toEqual([expect.stringMatching(/4000x6000 .* 3344x5016/)]);
+    const middle = 3 * (2500 * width + 1600);
+    for (const [channel, value] of [0x80, 0x40, 0x20].entries()) {
+      expect(Math.abs((pixels[middle + channel] as number) - value)).toBeLessThanOrEqual(2);
+    }
+  });
+
+  test("refuses an image of more pixels than any photograph", async () => {
     const path = join(folder, "huge.png");
-    await sharp({ create: { width: 4096, height: 4097, channels: 3, background: "#fff" } }).toFile(path);
+    await sharp({
+      create: { width: 16_384, height: 16_385, channels: 3, background: "#fff" },
+      limitInputPixels: false,
+    }).toFile(path);
     await expect(readImage(path)).rejects.toThrow(
-      inputError("image-invalid", { path, limit: 4096 * 4096, reason: expect.stringContaining("pixel limit") }),
+      inputError("image-invalid", { path, limit: 2 ** 28, reason: expect.stringContaining("pixel limit") }),
     );
   });
 });

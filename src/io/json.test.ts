@@ -56,3 +56,22 @@ describe("checkJson", () => {
     );
   });
 });
+
+describe("the numbers that Python writes and JSON does not have", () => {
+  test("are read, outside strings only", () => {
+    const text = '{"a": -Infinity, "b": [Infinity, NaN, 1], "c": "NaN, \\"Infinity", "NaN": null}';
+    expect(parseJson(text, "config.json")).toEqual({
+      a: Number.NEGATIVE_INFINITY,
+      b: [Number.POSITIVE_INFINITY, Number.NaN, 1],
+      c: 'NaN, "Infinity',
+      NaN: null,
+    });
+  });
+
+  test.each(['{"a": -NaN}', '{"a": Infinite}', '{"a": NaN', "{a: NaN}"])(
+    "are not a license for anything else: %s",
+    (text) => {
+      expect(() => parseJson(text, "config.json")).toThrow(inputError("file-malformed", { path: "config.json" }));
+    },
+  );
+});

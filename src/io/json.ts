@@ -23,7 +23,8 @@ export async function readJson<S extends z.ZodType>(
 }
 
 /**
- * `JSON.parse` for untrusted text. `where` names the source in messages.
+ * `JSON.parse` for untrusted text, which may have the numbers `NaN`, `Infinity` and `-Infinity` as Python writes them.
+ * `where` names the source in messages.
  *
  * @throws InputError `file-malformed` if it is not JSON, `file-unsupported` if it is nested too deeply.
  */
@@ -38,9 +39,31 @@ export function parseJson(text: string, where: string): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {
+    const value = parsePythonJson(text);
+    if (value !== undefined) return value;
     // V8 quotes the text around the error, with its line breaks.
     const reason = (error as Error).message.replace(/\s+/g, " ").slice(0, 200);
     throw new InputError("file-malformed", `${where}: is not valid JSON: ${reason}`, { path: where, reason });
+  }
+}
+
+/** A string, or a number that Python's `json` writes and JSON does not have. */
+const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|(?<![\w.])(?:NaN|-?Infinity)(?![\w.])/g;
+
+/** Parses JSON with Python's numbers; undefined if there are none, or the text is still not JSON. */
+function parsePythonJson(text: string): unknown {
+  // A string that the text does not contain stands for NaN, which no literal of JSON gives.
+  let notANumber = "NaN";
+  while (text.includes(notANumber) && notANumber.length < 64) notANumber += "#";
+  const replaced = text.replace(STRING_OR_NUMBER, (found) => {
+    if (found.startsWith('"')) return found;
+    return found === "NaN" ? JSON.stringify(notANumber) : found.replace("Infinity", "1e999");
+  });
+  if (replaced === text) return undefined;
+  try {
+    return JSON.parse(replaced, (_, value) => (value === notANumber ? Number.NaN : value));
+  } catch {
+    return undefined;
   }
 }
 

@@ -56,11 +56,12 @@ export function toFlat(pipeline: Pipeline, adapter: LoraAdapter): FlatLora {
   return { layout, weights };
 }
 
-function requireFit(
+/** @throws InputError `adapter-mismatch` if the model has no such layer, or one of another shape */
+export function requireFit(
   { path }: Pipeline,
   adaptable: ReadonlyMap<string, Adaptable>,
   module: string,
-  factors: LoraModule,
+  factors: Pick<LoraModule, "down" | "up">,
 ): void {
   const layer = adaptable.get(module);
   if (!layer) {
@@ -72,8 +73,10 @@ function requireFit(
     );
   }
   const [a, b] = factorShapes(layer, loraRank(factors));
-  // A Linear is a 1x1 convolution, and files contain either shape of its factors.
-  const isEqual = (found: Shape, expected: Shape) => sameShape(withoutUnits(found), withoutUnits(expected));
+  // A Linear is a 1x1 convolution, and files contain either shape of its factors. LyCORIS stores [r, in, kh, kw] as a matrix.
+  const isEqual = (found: Shape, expected: Shape) =>
+    sameShape(withoutUnits(found), withoutUnits(expected)) ||
+    sameShape(found, [expected[0] as number, sizeOf(expected.slice(1))]);
   if (isEqual(factors.down.shape, a) && isEqual(factors.up.shape, b)) return;
   const found = [factors.down.shape, factors.up.shape].map(showShape);
   const expected = [a, b].map(showShape);

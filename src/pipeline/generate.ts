@@ -4,12 +4,12 @@ import { isDeepStrictEqual } from "node:util";
 import { runtimeOptions, type SettingsPart } from "../config/index.js";
 import { type RgbImage, toRgb } from "../images/rgb.js";
 import { Runtime } from "../runtime/runtime.js";
-import type { LoraAdapter } from "../weights/lora-files.js";
+import type { Adapter } from "../weights/lora-files.js";
 import type { WeightSource } from "../weights/source.js";
-import { toFlat } from "./adapter.js";
+import { type Adapted, applyAdapter } from "./apply-adapter.js";
 import { annealingOf, type ImageRequest, sampleImages } from "./images.js";
 import { type OpenListener, openModel } from "./open-model.js";
-import { promptWarnings, withUnet } from "./pipeline.js";
+import { type Pipeline, promptWarnings, withUnet } from "./pipeline.js";
 import { choosePrecision } from "./precision.js";
 import { Sampler } from "./sampler.js";
 import type { TrainableLayout } from "./trainable.js";
@@ -21,7 +21,7 @@ export interface GenerateOptions
   readonly images: readonly ImageRequest[];
   /** Negative prompt of all images; default: that of `prompts`, or none. */
   readonly negative?: string;
-  readonly adapter?: LoraAdapter | undefined;
+  readonly adapter?: Adapter | undefined;
   /** Weights that replace those of the model's U-Net. */
   readonly unet?: WeightSource | undefined;
   /** Images sampled at once; default 4. */
@@ -48,7 +48,7 @@ export async function generate({ adapter, ...options }: GenerateOptions): Promis
 /** Generates the same images with each of several adapters. */
 export async function generateEach(
   options: Omit<GenerateOptions, "adapter">,
-  adapters: readonly (LoraAdapter | undefined)[],
+  adapters: readonly (Adapter | undefined)[],
 ): Promise<RgbImage[][]> {
   const {
     images: requests,
@@ -62,7 +62,8 @@ export async function generateEach(
   const { device, precision: wanted = "auto", negative = promptSettings?.negative ?? "" } = options;
   const model = await openModel(options, options);
   const pipeline = withUnet(model, options.unet);
-  const loras = adapters.map((adapter) => adapter && toFlat(pipeline, adapter));
+  const adapted: Adapted[] = [];
+  for (const adapter of adapters) adapted.push(await applyAdapter(pipeline, adapter));
   const prompts = [...requests.map(({ prompt }) => prompt), negative];
   for (const message of promptWarnings(pipeline, prompts)) warn(message);
   const runtime = await Runtime.start(runtimeOptions(options));
@@ -70,14 +71,17 @@ export async function generateEach(
     const precision = await choosePrecision({ device, precision: wanted }, runtime, warn);
     const shared = { batch: Math.min(batchSize, requests.length), negativePrompt: negative, precision };
     const base =
-      options.unet && anneal !== undefined ? await Sampler.compile(runtime, model, sampling, shared) : undefined;
+      anneal !== undefined && adapted.some((each) => each.pipeline !== model)
+        ? await Sampler.compile(runtime, model, sampling, shared)
+        : undefined;
     const all: RgbImage[][] = [];
-    let compiled: { layout: TrainableLayout | undefined; sampler: Sampler } | undefined;
-    for (const lora of loras) {
+    let compiled: { pipeline: Pipeline; layout: TrainableLayout | undefined; sampler: Sampler } | undefined;
+    for (const { pipeline, lora } of adapted) {
       const layout = lora?.layout;
-      if (!compiled || !isDeepStrictEqual(layout, compiled.layout)) {
+      if (compiled?.pipeline !== pipeline || !isDeepStrictEqual(layout, compiled.layout)) {
         await compiled?.sampler.release();
-        compiled = { layout, sampler: await Sampler.compile(runtime, pipeline, sampling, { ...shared, layout }) };
+        const sampler = await Sampler.compile(runtime, pipeline, sampling, { ...shared, layout });
+        compiled = { pipeline, layout, sampler };
       }
       const { sampler } = compiled;
       const parameters = lora?.weights;

@@ -9,7 +9,8 @@ import { vaeFactor } from "../models/vae/config.js";
 import { decode } from "../models/vae/vae.js";
 import { frozenScope } from "../nn/scope.js";
 import { add, clip, concat, constant, div, input, mul } from "../ops/index.js";
-import type { LatentSize, Pipeline } from "./pipeline.js";
+import type { LatentSize } from "./latent-size.js";
+import type { Pipeline } from "./pipeline.js";
 import { layoutScope, type TrainableLayout } from "./trainable.js";
 
 /**

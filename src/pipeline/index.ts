@@ -1,11 +1,13 @@
 export { adapterLayout, smallestUnet, toFlat } from "./adapter.js";
+export { applyAdapter } from "./apply-adapter.js";
 export { exportFiles, KOHYA_ENDING, UNET_FILES } from "./export.js";
 export { type GenerateOptions, generate, generateEach } from "./generate.js";
 export { type Denoiser, decodeGraph, denoiser, textGraph, toImages } from "./graphs.js";
 export { annealingOf, type ImageRequest, type SampleImagesOptions, sampleImages } from "./images.js";
-export { type MixForm, type MixOptions, mixAdapters } from "./mix.js";
-export { findLocation, type OpenListener, openModel } from "./open-model.js";
-export { type LatentSize, latentSize, openPipeline, type Pipeline, promptWarnings, withUnet } from "./pipeline.js";
+export { type LatentSize, latentSize } from "./latent-size.js";
+export { addAdapters, type MixForm, type MixOptions, mixAdapters, type WeightedAdapter } from "./mix.js";
+export { findAdapter, findLocation, type OpenListener, openModel } from "./open-model.js";
+export { openPipeline, type Pipeline, promptWarnings, withUnet } from "./pipeline.js";
 export { choosePrecision, inPrecision, type Precision } from "./precision.js";
 export { PromptEncoder } from "./prompt-encoder.js";
 export { type ConditioningInputs, Sampler, type SamplerGraphs } from "./sampler.js";

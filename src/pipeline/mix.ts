@@ -3,7 +3,14 @@ import { InputError } from "../errors/index.js";
 import { float32, type HostTensor, toFloat32, toNumbers } from "../tensor/host.js";
 import { type Shape, sameShape, showShape, sizeOf } from "../tensor/shape.js";
 import { truncateProduct } from "../tensor/svd.js";
-import { type LoraAdapter, type LoraModule, loraRank, loraScale } from "../weights/lora-files.js";
+import {
+  type Adapter,
+  type DoraModule,
+  type LoraAdapter,
+  type LoraModule,
+  loraRank,
+  loraScale,
+} from "../weights/lora-files.js";
 
 /**
  * - `linear`: ΔW = x ΔW_a + (1 − x) ΔW_b, as one adapter whose rank is the sum of both ranks.
@@ -52,6 +59,54 @@ export function mixAdapters(
     modules.set(path, rank === undefined ? mixed : truncated(mixed, rank));
   }
   return modules;
+}
+
+/** An adapter, and the factor of its change of the weights. */
+export interface WeightedAdapter {
+  readonly adapter: Adapter;
+  readonly weight: number;
+}
+
+/**
+ * Several adapters at once: the sum of their changes, each times its weight, as PEFT and diffusers apply them.
+ *
+ * @example
+ * const style = await readAdapter("style.safetensors");
+ * const both = addAdapters([{ adapter: style, weight: 0.7 }, { adapter: run.adapter, weight: 0.5 }]);
+ *
+ * @throws InputError `adapter-mismatch` if two of them do not fit each other, `adapter-unsupported` if a layer has DoRA and
+ *   another change
+ */
+export function addAdapters(adapters: readonly WeightedAdapter[]): Adapter {
+  const [only] = adapters;
+  if (adapters.length === 1 && only?.weight === 1) return only.adapter;
+  const modules = new Map<string, LoraModule | DoraModule>();
+  for (const path of new Set(adapters.flatMap(({ adapter }) => [...adapter.keys()]))) {
+    const parts = adapters.flatMap(({ adapter, weight }) => {
+      const module = adapter.get(path);
+      return module ? [{ module, share: weight }] : [];
+    });
+    const dora = parts.find(({ module }) => module.magnitude);
+    if (dora && parts.length > 1) {
+      throw new InputError(
+        "adapter-unsupported",
+        `${path}: two adapters change this layer, and one of them is DoRA, which cannot be added to others. Give it alone.`,
+        { layer: path, found: "DoRA" },
+      );
+    }
+    // The magnitudes of DoRA stay; the weight is a factor of the product of its factors.
+    modules.set(path, dora ? weighted(dora) : sumOfUpdates(path, parts as Part[]));
+  }
+  return modules;
+}
+
+function weighted({ module, share }: { module: LoraModule | DoraModule; share: number }): LoraModule | DoraModule {
+  return { ...module, alpha: share * loraScale(module) * loraRank(module) };
+}
+
+function sumOfUpdates(path: string, parts: readonly Part[]): LoraModule {
+  requireSameLayer(path, parts);
+  return parts.length === 1 ? (weighted(parts[0] as Part) as LoraModule) : mixUpdates(parts);
 }
 
 interface Part {
@@ -127,8 +182,13 @@ function mixFactors(path: string, parts: readonly Part[]): LoraModule {
 }
 
 function requireSameLayer(path: string, parts: readonly Part[]): void {
-  const [first, second] = parts.map(sizes);
-  if (!first || !second) return;
+  const [first, ...others] = parts.map(sizes);
+  for (const second of first ? others : []) requireSameSizes(path, first as Sizes, second);
+}
+
+type Sizes = ReturnType<typeof sizes>;
+
+function requireSameSizes(path: string, first: Sizes, second: Sizes): void {
   const same = first.outFeatures === second.outFeatures && first.inFeatures === second.inFeatures;
   if (!same || !sameShape(first.kernel.slice(1), second.kernel.slice(1))) {
     const shown = [first, second].map(({ kernel, outFeatures }) => `${showShape(kernel)} → ${outFeatures} features`);

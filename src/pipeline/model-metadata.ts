@@ -1,12 +1,25 @@
 /** Metadata of an adapter file: the model that it belongs to, under the keys of sd-scripts and of Stability's ModelSpec 1.0. */
+import type { Prediction } from "../diffusion/ddim.js";
 import { vaeFactor } from "../models/vae/config.js";
+import type { LatentSize } from "./latent-size.js";
 import type { Pipeline } from "./pipeline.js";
 
-/** ComfyUI, A1111 and model sites find the base model of an adapter by these keys. */
-export function modelMetadata(pipeline: Pipeline, title: string): Record<string, string> {
+/** Names of what a U-Net predicts in ModelSpec, which has none for a model that predicts the image. */
+const PREDICTIONS: Partial<Record<Prediction, string>> = { epsilon: "epsilon", v_prediction: "v" };
+
+/**
+ * ComfyUI, A1111 and model sites find the base model of an adapter by these keys.
+ *
+ * @param size of the latents that the adapter was trained on
+ */
+export function modelMetadata(
+  pipeline: Pipeline,
+  title: string,
+  { height, width }: LatentSize,
+): Record<string, string> {
   const { base, architecture } = family(pipeline);
   const factor = vaeFactor(pipeline.vae);
-  const [height, width] = pipeline.unet.sampleSize ?? [];
+  const prediction = PREDICTIONS[pipeline.scheduler.prediction_type];
   return {
     ss_output_name: title,
     ss_base_model_version: base,
@@ -15,8 +28,8 @@ export function modelMetadata(pipeline: Pipeline, title: string): Record<string,
     "modelspec.architecture": `${architecture}/lora`,
     "modelspec.implementation": "diffusers",
     "modelspec.title": title,
-    "modelspec.prediction_type": pipeline.scheduler.prediction_type === "v_prediction" ? "v" : "epsilon",
-    ...(height && width && { "modelspec.resolution": `${width * factor}x${height * factor}` }),
+    ...(prediction !== undefined && { "modelspec.prediction_type": prediction }),
+    "modelspec.resolution": `${width * factor}x${height * factor}`,
   };
 }
 

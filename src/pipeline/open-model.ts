@@ -1,14 +1,17 @@
 /** Opens the model that settings name: a folder, a single file, or an id of the Hugging Face hub. */
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { LoadingSettings, ModelSettings } from "../config/index.js";
 import { InputError, nearest } from "../errors/index.js";
 import { locate, shippedModels } from "../io/package.js";
+import { adapterFiles } from "../weights/hub/adapter-files.js";
 import { DEFAULT_REVISION, type HubId, hubOf, parseHubId, saysHub, showId } from "../weights/hub/id.js";
 import { pipelineFiles, tokenizerFiles } from "../weights/hub/pipeline-files.js";
 import { type Choose, type FetchProgress, snapshot } from "../weights/hub/snapshot.js";
 import { isSingleFile } from "../weights/ldm/single-file.js";
 import { CLIP_TOKENIZER, tokenizerBeside, tokenizerIn } from "../weights/ldm/tokenizer.js";
+import { requireKind } from "../weights/look/kinds.js";
+import { look } from "../weights/look/look.js";
 import { type OpenOptions, openPipeline, type Pipeline } from "./pipeline.js";
 
 /** Callbacks while a model or a reward is opened. */
@@ -34,6 +37,7 @@ export async function resolveModel(
   const prediction = loading?.prediction_type ?? undefined;
   const id = hubIdOf(model, "model", loading?.revision ?? undefined);
   const path = !id ? locate(model) : await fetch(id, id.file === undefined ? pipelineFiles(showId(id)) : only(id.file));
+  requireKind(await look(path, { prediction }), "model", "a model");
   if (!(await isSingleFile(path))) return { path, prediction };
 
   const folderOf = (location: string, setting: string, choose: (what: string) => Choose) =>
@@ -57,7 +61,7 @@ export async function resolveModel(
 export interface FindOptions {
   /** The key that names the location, for messages. */
   readonly setting: string;
-  readonly loading: LoadingSettings | undefined;
+  readonly loading: Pick<LoadingSettings, "offline"> | undefined;
   readonly listener: OpenListener;
 }
 
@@ -73,6 +77,11 @@ export async function findLocation(
   const id = hubIdOf(location, setting);
   if (!id) return locate(location);
   return fetchInto(id, id.file === undefined ? choose(showId(id)) : only(id.file), loading?.offline ?? false, listener);
+}
+
+/** The path of an adapter: a file, a folder, or one of the hub, of which the adapter's files are downloaded first. */
+export function findAdapter(location: string, options: FindOptions): Promise<string> {
+  return findLocation(location, adapterFiles, options);
 }
 
 function withoutTokenizer(path: string, error: unknown): unknown {
@@ -109,14 +118,19 @@ function hubIdOf(location: string, setting: string, revision?: string): HubId | 
     );
   }
   if (existsSync(locate(location))) return undefined;
-  const id = /^[~.]|^\/|\\/.test(location) ? undefined : parseHubId(location, revision);
+  // `loras/style.safetensors` has the form of an id, but no repository is called like a file of weights.
+  const isPath =
+    /^[~.]|^\/|\\/.test(location) || /^[^/]+\/[^/]+\.(safetensors|ckpt|pth?|bin|onnx|gguf)$/.test(location);
+  const id = isPath ? undefined : parseHubId(location, revision);
   if (!id) return undefined;
   const [parent] = location.split("/") as [string];
   if (!existsSync(locate(parent))) return id;
-  const suggestion = nearest(location, shippedModels());
+  const folder = dirname(locate(location));
+  const beside = existsSync(folder) ? readdirSync(folder).map((name) => `${dirname(location)}/${name}`) : [];
+  const suggestion = nearest(location, [...beside, ...(setting === "model" ? shippedModels() : [])]);
   throw new InputError(
-    "model-not-found",
-    `${setting}: ${location} was not found in the folder ${dirname(locate(location))}.${suggestion ? ` Did you mean ${suggestion}?` : ""} For a model on the Hugging Face hub, write hf://${location}`,
+    setting === "model" ? "model-not-found" : "file-not-found",
+    `${setting}: ${location} was not found in the folder ${folder}.${suggestion ? ` Did you mean ${suggestion}?` : ""} If it is on the Hugging Face hub, write hf://${location}`,
     { setting, path: location, suggestion },
   );
 }

@@ -8,7 +8,8 @@ import type { ErrorCode, ErrorFacts } from "../errors/index.js";
 import { Runtime } from "../runtime/runtime.js";
 import { type HostTensor, toNumbers } from "../tensor/host.js";
 import { textGraph } from "./graphs.js";
-import { latentSize, openPipeline, promptWarnings } from "./pipeline.js";
+import { latentSize } from "./latent-size.js";
+import { openPipeline, promptWarnings } from "./pipeline.js";
 import { PromptEncoder } from "./prompt-encoder.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-pipeline-"));
@@ -36,6 +37,30 @@ describe("a pipeline", () => {
     const names = [...tiny.weights.names()];
     for (const name of ["unet.conv_in.weight", "vae.decoder.conv_in.weight"]) expect(names).toContain(name);
     expect(names.some((name) => name.startsWith("text_encoder.text_model."))).toBe(true);
+  });
+
+  test("reads the tokens that a textual inversion added to it", async () => {
+    const notes: string[] = [];
+    const model = await altered("added", "text_encoder/config.json", (json) => {
+      json.vocab_size = 524;
+    });
+    await writeFile(join(model, "tokenizer/added_tokens.json"), JSON.stringify({ "<foo>": 522 }));
+    const { textEncoders } = await openPipeline(model, { note: (message) => notes.push(message) });
+    const { ids } = textEncoders[0].tokenizer.encode("a <foo> cat");
+    expect(ids.slice(0, 5)).toEqual([520, 320, 522, 513, 521]);
+    // Row 523 of the embedding has no token.
+    expect(notes).toEqual([expect.stringMatching(/524 tokens.* only 523/)]);
+  });
+
+  test("may have a scheduler with Python's Infinity, as DPMSolverMultistepScheduler is saved", async () => {
+    const model = await altered("dpm", "scheduler/scheduler_config.json", (json) => {
+      json._class_name = "DPMSolverMultistepScheduler";
+    });
+    const file = join(model, "scheduler/scheduler_config.json");
+    const json = await readFile(file, "utf8");
+    await writeFile(file, json.replace("{", '{"lambda_min_clipped": -Infinity, '));
+    const { scheduler } = await openPipeline(model);
+    expect(scheduler).toEqual(tiny.scheduler);
   });
 
   test("is refused if its parts do not fit each other", async () => {

@@ -7,9 +7,10 @@ import { type ClipTextConfig, parseClipTextConfig } from "../models/clip/config.
 import { type ClipTokenizer, openClipTokenizer } from "../models/clip/tokenizer.js";
 import { truncationWarnings } from "../models/clip/truncation.js";
 import { parseUnetConfig, TIME_IDS, type UnetConfig } from "../models/unet/config.js";
-import { parseVaeConfig, type VaeConfig, vaeFactor } from "../models/vae/config.js";
+import { parseVaeConfig, type VaeConfig } from "../models/vae/config.js";
 import { type Component, type Model, openModelFolder, requireComponent } from "../weights/folder.js";
 import { isSingleFile, openSingleFile, type SingleFileOptions } from "../weights/ldm/single-file.js";
+import { inputChannels, NOT_TEXT_TO_IMAGE } from "../weights/look/tensors.js";
 import { merge, type WeightSource, withPrefix } from "../weights/source.js";
 
 export interface Pipeline {
@@ -33,12 +34,6 @@ export interface TextEncoder {
   readonly name: "text_encoder" | "text_encoder_2";
   readonly config: ClipTextConfig;
   readonly tokenizer: ClipTokenizer;
-}
-
-/** Height and width of latents: those of the image divided by the VAE's factor. */
-export interface LatentSize {
-  readonly height: number;
-  readonly width: number;
 }
 
 /** Supported schedulers. They differ in how they sample, but not in how the model was trained. */
@@ -78,7 +73,7 @@ export async function openPipeline(path: string, options: OpenOptions = {}): Pro
 /** Reads the configurations of a model, and checks each part and that they fit each other. */
 export async function pipelineOf(
   model: Model,
-  { prediction }: Pick<OpenOptions, "prediction"> = {},
+  { prediction, note = () => {} }: Pick<OpenOptions, "prediction" | "note"> = {},
 ): Promise<Pipeline> {
   if (model.components.has("text_encoder_2") && !model.components.has("text_encoder")) {
     throw new InputError(
@@ -126,6 +121,7 @@ export async function pipelineOf(
     ),
   };
   checkParts(pipeline);
+  noteUnusedEmbeddings(pipeline, note);
   return pipeline;
 }
 
@@ -160,6 +156,15 @@ function checkParts({ path, unet, vae, textEncoders }: Pipeline): void {
       ...facts,
     });
   };
+  const use = inputChannels(unet.inChannels, unet.outChannels);
+  if (use !== undefined) {
+    throw new InputError("model-unsupported", `model ${path}: is ${use}. ${NOT_TEXT_TO_IMAGE}`, {
+      path,
+      component: "unet",
+      found: unet.inChannels,
+      expected: vae.latentChannels,
+    });
+  }
   if (unet.inChannels !== vae.latentChannels || unet.outChannels !== vae.latentChannels) {
     misfit(
       `the U-Net has ${unet.inChannels} input channels and ${unet.outChannels} output channels, but the latents of the VAE have ${vae.latentChannels}`,
@@ -223,35 +228,19 @@ function checkParts({ path, unet, vae, textEncoders }: Pipeline): void {
 }
 
 /**
- * The size of the latents of images of height x width pixels. `null` is the size that the model was trained at.
- *
- * @throws InputError `setting-invalid` if the model cannot generate that size, or if it is `null` and the model does not say
+ * An encoder with more rows than its tokenizer has tokens was saved after tokens were added, and the tokenizer before. A
+ * prompt with such a token would be split into letters.
  */
-export function latentSize(pipeline: Pipeline, height: number | null, width: number | null): LatentSize {
-  const factor = vaeFactor(pipeline.vae);
-  const unit = factor * 2 ** (pipeline.unet.levels.length - 1);
-  const side = (name: "height" | "width", pixels: number | null, trained: number | undefined): number => {
-    const found = pixels ?? (trained === undefined ? undefined : trained * factor);
-    const setting = `sampling.${name}`;
-    if (found === undefined) {
-      throw new InputError(
-        "setting-invalid",
-        `${setting}: the model in ${pipeline.path} does not say which size it was trained at (unet/config.json has no sample_size). Give ${setting} in pixels.`,
-        { setting, found: null, path: pipeline.path, key: "sample_size" },
-      );
-    }
-    if (found % unit !== 0) {
-      const suggestion = Math.max(1, Math.round(found / unit)) * unit;
-      throw new InputError(
-        "setting-invalid",
-        `${setting}: ${found} pixels is not a multiple of ${unit}, which this model needs; try ${suggestion}`,
-        { setting, found, divisor: unit, suggestion },
-      );
-    }
-    return found / factor;
-  };
-  const [trainedHeight, trainedWidth] = pipeline.unet.sampleSize ?? [];
-  return { height: side("height", height, trainedHeight), width: side("width", width, trainedWidth) };
+function noteUnusedEmbeddings({ path, textEncoders }: Pipeline, note: (message: string) => void): void {
+  for (const { name, config, tokenizer } of textEncoders) {
+    if (tokenizer.vocabularySize >= config.vocabSize) continue;
+    const tokens = name.replace("text_encoder", "tokenizer");
+    note(
+      `model ${path}: ${name} has embeddings of ${config.vocabSize} tokens, but ${tokens} has only ` +
+        `${tokenizer.vocabularySize}. Prompts cannot use the others; if a token was added to this model, its ${tokens} lacks ` +
+        "added_tokens.json or tokenizer.json",
+    );
+  }
 }
 
 /** A warning for each prompt that has more tokens than the text encoder accepts. */

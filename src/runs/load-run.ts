@@ -7,6 +7,7 @@ import type { RgbImage } from "../images/rgb.js";
 import type { EvaluationResult } from "../scoring/index.js";
 import type { StepMetrics } from "../train/index.js";
 import type { LoraAdapter } from "../weights/lora-files.js";
+import { requireLora } from "../weights/read-adapter.js";
 import type { WeightSource } from "../weights/source.js";
 import {
   bestStep,
@@ -89,7 +90,9 @@ export async function loadRun(folder: string): Promise<SavedRun> {
     evaluated.includes(step) ? await loadEvaluation(folder, step) : undefined;
   const checkpointAt = async (step: number): Promise<SavedCheckpoint> => {
     const path = checkpointFolder(folder, step);
-    return { step, folder: path, ...(await openTuned(path)), evaluation: await evaluationAt(step) };
+    const tuned = await openTuned(path);
+    const weights = "adapter" in tuned ? { adapter: requireLora(tuned.adapter, path) } : tuned;
+    return { step, folder: path, ...weights, evaluation: await evaluationAt(step) };
   };
   const bestCheckpoint = best === undefined ? undefined : await checkpointAt(best);
   const lastCheckpoint = lastStep === undefined || lastStep === best ? bestCheckpoint : await checkpointAt(lastStep);
@@ -132,5 +135,5 @@ export function loadAdapter(
   path: string,
   { warn }: { readonly warn?: (message: string) => void } = {},
 ): Promise<LoraAdapter> {
-  return openAdapter(path, "loadAdapter() loads adapters. Use loadRun() and pass `best.unet`", warn);
+  return openAdapter(path, "loadAdapter() loads adapters. Use loadRun() and pass `best.unet`", { warn });
 }

@@ -13,9 +13,10 @@ import type { EvaluationResult } from "../scoring/evaluation.js";
 import { float32 } from "../tensor/host.js";
 import type { StepMetrics } from "../train/events.js";
 import { safetensorsChunks } from "../weights/safetensors.js";
-import { adapterPath, openAdapter, recipeOfAdapter, savedSteps } from "./record/checkpoints.js";
+import { adapterPath, savedSteps } from "./record/checkpoints.js";
 import { readMetrics } from "./record/metrics.js";
 import { readSamples } from "./record/samples.js";
+import { openAdapter, recipeOfAdapter } from "./record/tuned.js";
 import { RunFolder } from "./run-folder.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-runs-"));

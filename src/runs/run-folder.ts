@@ -9,13 +9,14 @@
  *
  * Nothing is created before training starts, so bad input leaves no files behind.
  */
-import { rm, stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { readdir, rm, stat } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { loadSettings, type Override, type Settings } from "../config/index.js";
-import { InputError } from "../errors/index.js";
+import { InputError, nearest } from "../errors/index.js";
 import { writeFileAtomic } from "../io/atomic.js";
 import { removeUnfinished } from "../io/atomic-folder.js";
 import { type StepMetrics, type TrainEvent, verdict } from "../train/index.js";
+import { look } from "../weights/look/look.js";
 import { writeModelCard } from "./publish/index.js";
 import {
   appendMetrics,
@@ -23,6 +24,7 @@ import {
   configText,
   dropOldCheckpoints,
   finalSteps,
+  isRun,
   makeRunFolder,
   readHistory,
   readMetrics,
@@ -80,10 +82,19 @@ export class RunFolder {
   ): Promise<RunFolder> {
     const config = join(path, runFiles.config);
     if ((await stat(config).catch(() => undefined)) === undefined) {
+      const found = await look(path);
+      if (found.kind === "missing") {
+        const near = nearest(path, await runsBeside(path));
+        throw new InputError(
+          "run-not-found",
+          `--resume ${path}: there is no such folder.${near === undefined ? " Give the folder of a run." : ` Did you mean ${near}?`}`,
+          { option: "--resume", path, found: "missing", suggestion: near },
+        );
+      }
       throw new InputError(
         "run-not-found",
-        `--resume ${path}: this is not a run's folder, because it has no ${runFiles.config}. Give the folder of a run.`,
-        { option: "--resume", path, expected: runFiles.config },
+        `--resume ${path}: this is ${found.what}, not a run's folder, because it has no ${runFiles.config}. Give the folder of a run.`,
+        { option: "--resume", path, expected: runFiles.config, found: found.kind },
       );
     }
     const settings = { ...(await loadSettings({ recipe: resolve(config), overrides, warn })), out: path };
@@ -171,4 +182,13 @@ export class RunFolder {
     }
     this.#started = true;
   }
+}
+
+/** The folders of runs beside a path. */
+async function runsBeside(path: string): Promise<string[]> {
+  const parent = dirname(path);
+  const names = await readdir(parent).catch(() => []);
+  const found: string[] = [];
+  for (const name of names) if (await isRun(join(parent, name))) found.push(join(parent, name));
+  return found;
 }

@@ -3,17 +3,17 @@
 import { evaluationPrompts, runtimeOptions, type SettingsPart } from "../config/index.js";
 import {
   annealingOf,
+  applyAdapter,
   choosePrecision,
   type OpenListener,
   openModel,
   promptWarnings,
   Sampler,
-  toFlat,
   withUnet,
 } from "../pipeline/index.js";
 import type { Reward } from "../rewards/index.js";
 import { Runtime } from "../runtime/runtime.js";
-import type { LoraAdapter } from "../weights/lora-files.js";
+import type { Adapter } from "../weights/lora-files.js";
 import type { WeightSource } from "../weights/source.js";
 import type { EvaluationResult } from "./evaluation.js";
 import { Evaluator } from "./evaluator.js";
@@ -22,7 +22,7 @@ import { openSettingsReward } from "./open-reward.js";
 
 export interface EvaluateOptions extends OpenListener {
   /** An adapter on the model; without it, the base model is evaluated. */
-  readonly adapter?: LoraAdapter | undefined;
+  readonly adapter?: Adapter | undefined;
   /** A reward made in code (`defineReward`), which replaces that of the settings. */
   readonly reward?: Reward | undefined;
   /** Weights that replace those of the model's U-Net. */
@@ -53,10 +53,9 @@ export async function evaluate(
 ): Promise<EvaluationResult> {
   const { signal, warn = () => {} } = listener;
   const model = await openModel(settings, listener);
-  const pipeline = withUnet(model, unet);
+  const { pipeline, lora } = await applyAdapter(withUnet(model, unet), adapter);
   const reward = given ?? (await openSettingsReward(settings, listener));
   const monitors = await openMonitors(settings, listener);
-  const lora = adapter && toFlat(pipeline, adapter);
   const prompts = evaluationPrompts(settings);
   const scorers = [reward, ...(monitors.heldOut ? [monitors.heldOut] : [])];
   for (const message of promptWarnings(pipeline, prompts)) warn(message);
@@ -70,7 +69,8 @@ export async function evaluate(
       precision: await choosePrecision(settings, runtime, warn),
     };
     const sampler = await Sampler.compile(runtime, pipeline, sampling, { ...options, layout: lora?.layout });
-    const base = unet && anneal !== undefined ? await Sampler.compile(runtime, model, sampling, options) : undefined;
+    const base =
+      anneal !== undefined && pipeline !== model ? await Sampler.compile(runtime, model, sampling, options) : undefined;
     const parameters = lora?.weights;
     const annealing = annealingOf({ power: anneal, sampler, base, parameters });
     const evaluator = new Evaluator({ replicas: [{ runtime, sampler }], reward, settings, monitors });

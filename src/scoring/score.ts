@@ -51,9 +51,9 @@ export async function score(
   settings: SettingsPart<"reward" | "device" | "threads" | "loading">,
   { reward: given, ...listener }: ScoreOptions = {},
 ): Promise<Scores> {
-  const images = toScore.map(opened);
-  if (images.length === 0) throw new InputError("usage", "score: there are no images");
   const { signal, warn = () => {} } = listener;
+  const images = toScore.map((image, index) => opened(image, { index, note: warn }));
+  if (images.length === 0) throw new InputError("usage", "score: there are no images");
   const reward = given ?? (await openSettingsReward(settings, listener));
   requirePrompts(reward, images);
   const prompts = images.map(({ prompt }) => prompt ?? "");
@@ -93,11 +93,16 @@ export async function score(
 
 type OpenedImage = Extract<ImageToScore, { readonly name: string }>;
 
-function opened(image: ImageToScore, index: number): OpenedImage {
-  if (typeof image === "string") return { name: image, read: () => readImage(image) };
+interface OpenImageOptions {
+  readonly index: number;
+  readonly note: (message: string) => void;
+}
+
+function opened(image: ImageToScore, { index, note }: OpenImageOptions): OpenedImage {
+  if (typeof image === "string") return { name: image, read: () => readImage(image, { note }) };
   if ("read" in image) return image;
   const { prompt } = image;
-  if ("file" in image) return { name: image.file, prompt, read: () => readImage(image.file) };
+  if ("file" in image) return { name: image.file, prompt, read: () => readImage(image.file, { note }) };
   return { name: `image ${index}`, prompt, read: async () => image.image };
 }
 

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
+import { type Matrix, product } from "./matrix.js";
 import { Rng } from "./rng.js";
-import { type Matrix, product, qr, svd, truncateProduct } from "./svd.js";
+import { qr, svd, truncateProduct } from "./svd.js";
 
 const of = (rows: number, columns: number, ...data: number[]): Matrix => ({
   rows,

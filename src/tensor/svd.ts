@@ -1,11 +1,6 @@
 /** Truncates a low-rank product to a lower rank without computing the full product. */
 
-/** A float64 matrix in row-major order. */
-export interface Matrix {
-  readonly rows: number;
-  readonly columns: number;
-  readonly data: Float64Array;
-}
+import { at, type Matrix, matrix, product, transposed } from "./matrix.js";
 
 /**
  * Truncates the product B A, with B [m, r] and A [r, n], to rank k. B' [m, k] and A' [k, n] are the factors of the
@@ -122,34 +117,6 @@ function rotate(a: Float64Array, b: Float64Array, cos: number, sin: number): voi
     a[i] = cos * x - sin * y;
     b[i] = sin * x + cos * y;
   }
-}
-
-function matrix(rows: number, columns: number, value: (i: number, j: number) => number): Matrix {
-  const data = new Float64Array(rows * columns);
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) data[i * columns + j] = value(i, j);
-  return { rows, columns, data };
-}
-
-function at({ columns, data }: Matrix, i: number, j: number): number {
-  return data[i * columns + j] as number;
-}
-
-function transposed(x: Matrix): Matrix {
-  return matrix(x.columns, x.rows, (i, j) => at(x, j, i));
-}
-
-/** Matrix product: x [m, p], y [p, n] → [m, n]. */
-export function product(x: Matrix, y: Matrix): Matrix {
-  const data = new Float64Array(x.rows * y.columns);
-  for (let i = 0; i < x.rows; i++) {
-    for (let p = 0; p < x.columns; p++) {
-      const factor = at(x, i, p);
-      for (let j = 0; j < y.columns; j++) {
-        data[i * y.columns + j] = (data[i * y.columns + j] as number) + factor * at(y, p, j);
-      }
-    }
-  }
-  return { rows: x.rows, columns: y.columns, data };
 }
 
 function dot(a: Float64Array, b: Float64Array): number {

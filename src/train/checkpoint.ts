@@ -10,7 +10,7 @@ import type { FileContent } from "../io/files.js";
 import { parseJson } from "../io/json.js";
 import { type LoraLayout, layoutOf } from "../nn/lora.js";
 import { type Adaptable, survey } from "../nn/scope.js";
-import { exportFiles, type Pipeline, smallestUnet, type TrainableLayout } from "../pipeline/index.js";
+import { exportFiles, latentSize, type Pipeline, smallestUnet, type TrainableLayout } from "../pipeline/index.js";
 import { float32 } from "../tensor/host.js";
 import { openSafetensors, safetensorsChunks } from "../weights/safetensors.js";
 import { exportedWeights, type TrainingState } from "./state.js";
@@ -48,7 +48,9 @@ export function checkpointFiles(
     ...(estimatorState !== undefined && { estimator: JSON.stringify(estimatorState) }),
     ...(layout.kind === "lora" && { adapter: JSON.stringify(modulesOf(layout)) }),
   };
-  const files = exportFiles(layout, exportedWeights(state), { pipeline, name: origin.settings.name });
+  const { name, sampling } = origin.settings;
+  const size = latentSize(pipeline, sampling.height, sampling.width);
+  const files = exportFiles(layout, exportedWeights(state), { pipeline, name, size });
   return files.set(STATE_FILE, safetensorsChunks(new Map(Object.entries(tensors)), metadata));
 }
 

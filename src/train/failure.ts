@@ -1,4 +1,7 @@
+import type { SettingsPart } from "../config/index.js";
+import type { StepResult } from "../engine/index.js";
 import { InputError } from "../errors/index.js";
+import type { Estimator } from "../estimators/index.js";
 
 /**
  * Adds the step to errors of bad input and, if numbers are no longer finite, a remedy.
@@ -22,4 +25,23 @@ export async function atStep<T>(step: number, work: Promise<T>): Promise<T> {
           { ...facts, suggestions: ["optimizer.learning_rate", "estimator.truncation"] },
         );
   }
+}
+
+/**
+ * Every sample of a step has a reward, unless the estimator did not score it. The mean reward would then be that of other
+ * samples, or NaN.
+ *
+ * @throws InputError `estimator-invalid`
+ */
+export function requireScored({ batch: { total } }: SettingsPart<"batch">, { name }: Pick<Estimator, "name">) {
+  return (result: StepResult): StepResult => {
+    const scored = result.rewards.length;
+    if (scored === total) return result;
+    throw new InputError(
+      "estimator-invalid",
+      `the estimator ${name} scored ${scored} of ${total} samples. Its addGradient must call context.scoreWithGradient or ` +
+        "context.score for every group of samples that it gets.",
+      { estimator: name, found: scored, expected: total },
+    );
+  };
 }

@@ -95,7 +95,7 @@ async function openParts(
   const reward = given.reward ?? (await openSettingsReward(settings, listener));
   const monitors = await openMonitors(settings, listener);
   const estimator = given.estimator ?? (await openEstimator(settings.estimator));
-  const trainable = await openTrainable(settings, pipeline, { resume, warn });
+  const trainable = await openTrainable(settings, pipeline, { ...listener, resume });
   const origin = {
     settings,
     model: await fingerprint(pipeline.weights),

@@ -3,11 +3,12 @@
 import type { SettingsPart } from "../config/index.js";
 import { STREAMS } from "../engine/index.js";
 import { type ErrorFact, InputError } from "../errors/index.js";
-import { locate } from "../io/package.js";
 import { initialLora, targetsIn } from "../nn/lora.js";
 import { frozenScope, survey } from "../nn/scope.js";
 import {
   adapterLayout,
+  findAdapter,
+  type OpenListener,
   type Pipeline,
   smallestUnet,
   type TrainableLayout,
@@ -16,7 +17,8 @@ import {
 } from "../pipeline/index.js";
 import { toFloat32 } from "../tensor/host.js";
 import { Rng } from "../tensor/rng.js";
-import { type LoraAdapter, loraRank, loraScale, readLora } from "../weights/lora-files.js";
+import { type LoraAdapter, loraRank, loraScale } from "../weights/lora-files.js";
+import { readLora } from "../weights/read-adapter.js";
 import { readTensor, type StoredTensor, type WeightSource } from "../weights/source.js";
 import { savedLayout } from "./checkpoint.js";
 
@@ -26,20 +28,18 @@ export interface Trainable {
   initial(): Promise<Float32Array>;
 }
 
-export interface OpenTrainableOptions {
+export interface OpenTrainableOptions extends OpenListener {
   /** The folder of a checkpoint to resume from. If the run started from an adapter, the checkpoint has its layout. */
   readonly resume?: string | undefined;
-  /** Called with each part of a starting adapter that is ignored. */
-  readonly warn?: ((message: string) => void) | undefined;
 }
 
 /**
  * @throws InputError `settings-conflict` or `adapter-mismatch` if `lora.start` does not fit the other settings or the model
  */
 export async function openTrainable(
-  settings: SettingsPart<"trainable" | "lora" | "seed">,
+  settings: SettingsPart<"trainable" | "lora" | "seed"> & Partial<SettingsPart<"loading">>,
   pipeline: Pipeline,
-  { resume, warn = () => {} }: OpenTrainableOptions = {},
+  { resume, ...listener }: OpenTrainableOptions = {},
 ): Promise<Trainable> {
   const { trainable, lora, seed } = settings;
   switch (trainable) {
@@ -62,7 +62,9 @@ export async function openTrainable(
           const layout = await savedLayout(resume, pipeline);
           return { layout, initial: async () => new Float32Array(layout.size) };
         }
-        const adapter = await readLora(locate(lora.start), { warn });
+        const { warn = () => {} } = listener;
+        const path = await findAdapter(lora.start, { setting: "lora.start", loading: settings.loading, listener });
+        const adapter = await readLora(path, { warn });
         requireAgreementWith(adapter, lora, pipeline);
         const { layout, weights } = toFlat(pipeline, adapter);
         return { layout, initial: async () => weights };

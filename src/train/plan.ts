@@ -33,7 +33,7 @@ export async function plan(
   const { reward, absent } = rewardInCode ? { reward: rewardInCode } : await plannedReward(settings);
   const { monitors, absent: absentMonitors } = await plannedMonitors(settings);
   const estimator = estimatorInCode ?? (await openEstimator(settings.estimator));
-  const { layout } = await openTrainable(settings, pipeline, { warn });
+  const { layout } = await openTrainable(settings, pipeline, listener);
   const machine = { device: settings.device, threads: threadsOf(settings), gpu: 0 };
   const precision = times
     ? await resolvePrecision(settings, machine, warn)

@@ -19,7 +19,7 @@ import { addCosts, countPlan, drawSamples, trainingStep } from "../engine/index.
 import { checkpointFiles } from "./checkpoint.js";
 import { summaryOf, verdict } from "./early-stop.js";
 import type { TrainObserver, TrainResult } from "./events.js";
-import { atStep } from "./failure.js";
+import { atStep, requireScored } from "./failure.js";
 import { withPartsInCode } from "./in-code.js";
 import { RunJournal } from "./journal.js";
 import { stepMetrics, withEvaluation } from "./metrics.js";
@@ -117,7 +117,7 @@ async function run(
           gradNorms.push(optimizerUpdate(state, gradient, settings, layout));
         },
       });
-      const result = await atStep(state.step + 1, orEnd(cluster, step));
+      const result = await atStep(state.step + 1, orEnd(cluster, step.then(requireScored(settings, estimator))));
 
       state.step += 1;
       state.estimatorState = result.estimatorState;

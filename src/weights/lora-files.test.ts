@@ -5,8 +5,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { inputError } from "../../test/errors.js";
 import { type ErrorCode, type ErrorFacts, InputError } from "../errors/index.js";
 import { fromNumbers, type HostTensor, toNumbers } from "../tensor/host.js";
-import { type LoraAdapter, type LoraModule, PEFT_FILE, readLora, writeKohyaLora, writePeftLora } from "./lora-files.js";
+import { type LoraAdapter, type LoraModule, PEFT_FILE, writeKohyaLora, writePeftLora } from "./lora-files.js";
 import { kohyaName, modulePathOfKohya } from "./lora-names.js";
+import { readLora } from "./read-adapter.js";
 import { openSafetensors, writeSafetensors } from "./safetensors.js";
 import { readTensor } from "./source.js";
 
@@ -318,11 +319,10 @@ describe("a file that is refused", () => {
   });
 
   test.each([
-    ["DoRA", "lora_unet_mid_block_attentions_0_proj_in.dora_scale"],
-    ["DoRA", `${key}.lora_magnitude_vector`],
-    ["LoHa", "lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"],
-    ["LoKr", "lora_unet_mid_block_attentions_0_proj_in.lokr_w1"],
-    ["LyCORIS", "lora_unet_mid_block_resnets_0_conv1.lora_mid.weight"],
+    ["OFT or BOFT", "lora_unet_mid_block_attentions_0_proj_in.oft_blocks"],
+    ["weight differences beside LoRA", "lora_unet_conv_in.diff_b"],
+    ["IA3", "lora_unet_mid_block_attentions_0_proj_in.on_input"],
+    ["VeRA", `${key}.vera_lambda_b`],
     ["LoRA with a bias", `${key}.lora_B.bias`],
   ])("one of %s, by that name: %s", (found, tensor) =>
     expectRefused(

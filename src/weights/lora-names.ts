@@ -4,66 +4,95 @@
  */
 import { InputError } from "../errors/index.js";
 
-export type LoraRole = "down" | "up" | "alpha";
+/**
+ * The part that a tensor has in the change of a layer: LoRA's; a further factor of older LyCORIS (`use_scalar`), and its
+ * middle factor of a convolution; the magnitudes of DoRA; LoHa's; LoKr's. `lora-variants.ts` has their formulas.
+ */
+export type AdapterRole =
+  | ("down" | "up" | "alpha" | "scalar" | "mid" | "magnitude")
+  | ("hada_w1_a" | "hada_w1_b" | "hada_w2_a" | "hada_w2_b" | "hada_t1" | "hada_t2")
+  | ("lokr_w1" | "lokr_w1_a" | "lokr_w1_b" | "lokr_w2" | "lokr_w2_a" | "lokr_w2_b" | "lokr_t2");
 
-export interface LoraKey {
+export interface AdapterKey {
   readonly module: string;
-  readonly role: LoraRole;
+  readonly role: AdapterRole;
+  /** The name that PEFT gives to one of several adapters of a model: `lora_A.mine.weight`. */
+  readonly adapter?: string;
 }
 
-/** PEFT and current diffusers; kohya's sd-scripts; diffusers before 0.20, with the factors in attention processors. */
+/**
+ * PEFT and current diffusers; kohya's sd-scripts; diffusers before 0.20, with the factors in attention processors; DoRA of
+ * PEFT and of LyCORIS; LoHa and LoKr of both.
+ */
 const FORMS: readonly RegExp[] = [
-  /^(?<name>.+)\.lora_(?<factor>A|B)(?:\.default)?\.weight$/,
-  /^(?<name>.+)\.lora_(?<factor>down|up)\.weight$/,
+  /^(?<name>.+)\.lora_(?<factor>A|B)(?:\.(?<adapter>\w+))?\.weight$/,
+  /^(?<name>.+)\.lora_(?<factor>down|up|mid)\.weight$/,
   /^(?<name>.+?)(?:\.lora|\.lora_linear_layer|_lora)\.(?<factor>down|up)\.weight$/,
   /^(?<name>.+?)(?:_lora)?\.(?<factor>alpha)$/,
+  /^(?<name>.+)\.(?<factor>lora_magnitude_vector)(?:\.(?<adapter>(?!weight$)\w+))?(?:\.weight)?$/,
+  /^(?<name>.+)\.(?<factor>dora_scale|scalar)$/,
+  /^(?<name>.+)\.(?<factor>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.(?<adapter>\w+))?$/,
 ];
 
-const ROLES: Readonly<Record<string, LoraRole>> = { A: "down", B: "up", down: "down", up: "up", alpha: "alpha" };
+/** The roles that files call something else. */
+const ROLES: Readonly<Record<string, AdapterRole>> = {
+  A: "down",
+  B: "up",
+  lora_magnitude_vector: "magnitude",
+  dora_scale: "magnitude",
+};
 
-/** Variants of LoRA, by a part of their keys. Their formulas differ: read as LoRA, they would give other images. */
-const VARIANTS: readonly (readonly [RegExp, string])[] = [
-  [/\.(dora_scale|lora_magnitude_vector)\b/, "DoRA"],
-  [/\.hada_/, "LoHa"],
-  [/\.lokr_/, "LoKr"],
-  [/\.(oft_|lora_mid\.)/, "LyCORIS"],
+/** Further changes of a layer, by a part of their keys. Without them, the images would be others. */
+const UNSUPPORTED: readonly (readonly [RegExp, string])[] = [
+  [/\.(oft_\w+|oft_blocks|boft_\w+)\b/, "OFT or BOFT"],
   [/\.(diff|diff_b|w_norm|b_norm)$/, "weight differences beside LoRA"],
-  [/\.(on_input|ia3_l)$/, "IA3"],
+  [/\.(on_input|ia3_l)(\.\w+)?$/, "IA3"],
+  [/\.(a1|a2|b1|b2)\.weight$/, "GLoRA"],
+  [/\.vera_lambda_[bd]\b/, "VeRA"],
   [/\.lora_(A|B|up|down)\b.*\.bias$/, "LoRA with a bias"],
+  [/\.lora_embedding_[AB]\b/, "LoRA of an embedding"],
 ];
 
 /** Far above any real key. It bounds the time and the message that a hostile key can cost. */
 const MAX_KEY_LENGTH = 300;
 
+/** The key as messages show it. */
+export function shownKey(key: string): string {
+  return key.length > MAX_KEY_LENGTH ? `${key.slice(0, MAX_KEY_LENGTH)}…` : key;
+}
+
 /**
- * The module and the role of the tensor named `key`.
+ * The module and the role of the tensor named `key`; undefined if no adapter that is known here has such a name.
  *
  * @param path the file, for error messages
- * @throws InputError `adapter-unsupported` when the name is not that of a LoRA tensor
+ * @throws InputError `adapter-unsupported` when it belongs to a kind of adapter that is known but not supported
  */
-export function loraKey(key: string, path: string): LoraKey {
-  const tooLong = key.length > MAX_KEY_LENGTH;
-  const tensor = tooLong ? `${key.slice(0, MAX_KEY_LENGTH)}…` : key;
-  const variant = tooLong ? undefined : VARIANTS.find(([pattern]) => pattern.test(key));
-  if (variant) {
+export function adapterKey(key: string, path: string): AdapterKey | undefined {
+  if (key.length > MAX_KEY_LENGTH) return undefined;
+  const other = UNSUPPORTED.find(([pattern]) => pattern.test(key));
+  if (other) {
     throw new InputError(
       "adapter-unsupported",
-      `${path}: ${JSON.stringify(tensor)} belongs to ${variant[1]}, but only plain LoRA is supported. ` +
-        "Look for a plain LoRA or a merged model by the same author.",
-      { path, tensor, found: variant[1], expected: "LoRA" },
+      `${path}: ${JSON.stringify(key)} belongs to ${other[1]}; supported are LoRA, DoRA, LoHa and LoKr. ` +
+        "Look for such an adapter or a merged model by the same author.",
+      { path, tensor: key, found: other[1], expected: ["LoRA", "DoRA", "LoHa", "LoKr"] },
     );
   }
-  for (const form of tooLong ? [] : FORMS) {
-    const { name, factor } = form.exec(key)?.groups ?? {};
+  for (const form of FORMS) {
+    const { name, factor, adapter } = form.exec(key)?.groups ?? {};
     const module = name && modulePath(name);
-    if (module) return { module, role: ROLES[factor as string] as LoraRole };
+    if (!module || factor === undefined) continue;
+    return { module, role: ROLES[factor] ?? (factor as AdapterRole), ...(adapter !== undefined && { adapter }) };
   }
-  throw new InputError(
-    "adapter-unsupported",
-    `${path}: ${JSON.stringify(tensor)} is not a known key of a LoRA adapter; expected PEFT's names ` +
-      "(unet.….to_q.lora_A.weight, .lora_B.weight) or kohya's (lora_unet_…_to_q.lora_down.weight, .lora_up.weight, .alpha).",
-    { path, tensor },
-  );
+  return undefined;
+}
+
+/** The layer that an unknown tensor seems to belong to, by the beginning of its name. */
+export function modulesAbove(key: string): string[] {
+  if (key.length > MAX_KEY_LENGTH) return [];
+  const parts = key.split(".");
+  const cuts = Array.from({ length: Math.max(0, parts.length - 1) }, (_, i) => parts.slice(0, i + 1).join("."));
+  return cuts.flatMap((name) => modulePath(name) ?? []);
 }
 
 const PATH = /^(unet|text_encoder|text_encoder_2)(\.\w+)+$/;
@@ -71,17 +100,27 @@ const PATH = /^(unet|text_encoder|text_encoder_2)(\.\w+)+$/;
 /** The children of the U-Net. They begin the keys of a file that PEFT or `save_attn_procs` wrote for it alone. */
 const UNET_CHILD = /^(conv_in|time_embedding|add_embedding|down_blocks|mid_block|up_blocks|conv_out)(\.|$)/;
 
+/** Names of ComfyUI for the U-Net in the original layout, and for CLIP's text encoders. */
+const COMFY_UNET = /^(?:model\.)?diffusion_model\./;
+const COMFY_TEXT = /^(?:text_encoders\.)?clip_(l|g)\.(?:transformer\.)?/;
+
 function modulePath(name: string): string | undefined {
   const plain = name
     .replace(/^base_model\.model\./, "")
     .replace(".processor.", ".")
-    .replace(/\.to_out$/, ".to_out.0");
+    .replace(/\.to_out$/, ".to_out.0")
+    .replace(COMFY_TEXT, (_, which) => (which === "l" ? "text_encoder." : "text_encoder_2."));
+  const original = fromOriginal(plain.replace(COMFY_UNET, "").split("."));
+  if (original) return `unet.${original.join(".")}`;
   const rooted = UNET_CHILD.test(plain) ? `unet.${plain}` : plain;
-  return PATH.test(rooted) ? rooted : modulePathOfKohya(name);
+  if (!PATH.test(rooted)) return modulePathOfKohya(name);
+  return rooted.startsWith("unet.") && !UNET_CHILD.test(rooted.slice("unet.".length)) ? undefined : rooted;
 }
 
 const KOHYA_ROOTS: readonly (readonly [kohya: string, diffusers: string])[] = [
   ["lora_unet_", "unet."],
+  // LyCORIS, if it wraps the U-Net alone.
+  ["lycoris_", "unet."],
   ["lora_te_", "text_encoder."],
   ["lora_te1_", "text_encoder."],
   ["lora_te2_", "text_encoder_2."],
@@ -147,8 +186,9 @@ export function modulePathOfKohya(name: string): string | undefined {
     if (!match) return undefined;
     words.push(match[1] as string);
   }
-  if (words.length === 0) return undefined;
-  return root[1] + (fromOriginal(words) ?? words).join(".");
+  const path = (fromOriginal(words) ?? words).join(".");
+  if (path === "" || (root[1] === "unet." && !UNET_CHILD.test(path))) return undefined;
+  return root[1] + path;
 }
 
 /** The layers of a residual block of the original U-Net, which are numbered, and their names in diffusers. */

@@ -27,10 +27,15 @@ const config = {
   model_max_length: 16,
   bos_token: { content: "<|startoftext|>", lstrip: false },
   unk_token: "<|endoftext|>",
+  added_tokens_decoder: { "17": { content: "<cat>", lstrip: true, normalized: false } },
 };
 const specials = { eos_token: { content: "<|endoftext|>" }, pad_token: "<|endoftext|>" };
 const joint = {
-  added_tokens: [{ id: 1, content: "<|endoftext|>", special: true }],
+  added_tokens: [
+    { id: 1, content: "<|endoftext|>", special: true },
+    { id: 17, content: "<cat>", special: false, normalized: true },
+    { id: 18, content: "<cat>_1" },
+  ],
   model: {
     type: "BPE",
     end_of_word_suffix: "</w>",

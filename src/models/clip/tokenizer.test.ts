@@ -18,6 +18,8 @@ interface Golden {
     ids: number[][];
     lost: (string | null)[];
   }[];
+  added_prompts: string[];
+  added: { name: string; files: Record<string, Record<string, unknown>>; ids: number[][] }[];
 }
 const golden: Golden = JSON.parse(await readFile(new URL("./goldens/tokenizer.json", import.meta.url), "utf8"));
 
@@ -66,6 +68,54 @@ describe.each(golden.configurations)("agrees with transformers in the configurat
     for (const [i, prompt] of golden.prompts.entries()) {
       expect(tokenizer.encode(prompt).truncated, prompt).toEqual(configuration.lost[i] ?? undefined);
     }
+  });
+});
+
+describe("tokens that were added to a tokenizer", () => {
+  test.each(golden.added)("have the ids that transformers and diffusers give: $name", async ({ files, ids }) => {
+    const { "tokenizer.json": joint, ...others } = files;
+    const model = { type: "BPE", end_of_word_suffix: "</w>", vocab: golden.vocab, merges: golden.merges };
+    const tokenizer = await openClipTokenizer(
+      await folderOf(joint ? { "tokenizer.json": { model, ...joint }, ...others } : whole(files)),
+    );
+    for (const [i, prompt] of golden.added_prompts.entries()) {
+      expect(tokenizer.encode(prompt).ids, prompt).toEqual(ids[i]);
+    }
+  });
+
+  test("count as a part of the vocabulary, and may be the padding", async () => {
+    const size = Object.keys(golden.vocab).length;
+    const tokenizer = await openClipTokenizer(
+      await folderOf(
+        whole({
+          "tokenizer_config.json": { model_max_length: 12, pad_token: "[PAD]" },
+          "added_tokens.json": { "[PAD]": size },
+        }),
+      ),
+    );
+    expect(tokenizer).toMatchObject({ vocabularySize: size + 1, padId: size });
+  });
+
+  test.each([
+    [{ "<foo>": 3 }, { token: "<foo>", id: 3 }],
+    [{ "<|endoftext|>": 4000 }, { token: "<|endoftext|>", id: 4000 }],
+    [
+      { "<foo>": 4000, "<bar>": 4000 },
+      { token: "<bar>", id: 4000, other: "<foo>" },
+    ],
+  ])("are refused if they take an id for two texts, or a text for two ids: %j", async (added, facts) => {
+    const folder = await folderOf(whole({ "added_tokens.json": added }));
+    await expect(openClipTokenizer(folder)).rejects.toThrow(
+      inputError("file-malformed", { path: join(folder, "added_tokens.json"), ...facts }),
+    );
+  });
+
+  test("are refused by the name of a flag that is not supported", async () => {
+    const added_tokens_decoder = { "4000": { content: "<foo>", single_word: true } };
+    const folder = await folderOf(whole({ "tokenizer_config.json": { added_tokens_decoder } }));
+    await expect(openClipTokenizer(folder)).rejects.toThrow(
+      inputError("config-invalid", { keys: ["added_tokens_decoder.4000.single_word"] }),
+    );
   });
 });
 

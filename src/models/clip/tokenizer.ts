@@ -6,6 +6,7 @@ import { parseConfig } from "../../io/config-schema.js";
 import { exists, readText } from "../../io/files.js";
 import { readJson } from "../../io/json.js";
 import { readConfig } from "../../weights/folder.js";
+import { addedTokens, addedTokensSchema, MAX_ID, withAllVectors } from "./added-tokens.js";
 
 /**
  * CLIP's tokenizer (Radford et al. 2021, section 2.4). It lower-cases the text, splits it into words, punctuation and
@@ -36,7 +37,6 @@ const END_OF_WORD = "</w>";
 const CONTEXT_LENGTH = 77;
 /** Bounds that keep a wrong file from filling the memory. CLIP's vocabulary has about 1 MiB. */
 const MAX_BYTES = 32 * 2 ** 20;
-const MAX_ID = 2 ** 20;
 
 const specialToken = z
   .union([z.string(), z.looseObject({ content: z.string() })])
@@ -50,10 +50,12 @@ const specialTokens = z.looseObject({
 const tokenizerConfig = specialTokens.extend({
   tokenizer_class: z.enum(["CLIPTokenizer", "CLIPTokenizerFast"]).optional(),
   model_max_length: z.number().min(2).optional(),
+  ...addedTokensSchema,
 });
 
 /**
  * Opens the tokenizer in a folder with tokenizer_config.json and either vocab.json and merges.txt or tokenizer.json.
+ * Tokens that were added to it (`added-tokens.ts`) are read too.
  * @param options.contextLength the number of positions of the text model; texts are truncated to it
  * @param options.config replaces the folder's tokenizer_config.json
  * @throws InputError if a file is missing, damaged, or of another kind of tokenizer
@@ -68,10 +70,11 @@ export async function openClipTokenizer(
   const mapPath = join(folder, "special_tokens_map.json");
   const map = (await exists(mapPath)) ? await readJson(mapPath, specialTokens) : {};
   const { vocab, merges, path } = await readBytePairs(folder);
+  const allAdded = await addedTokens(folder, config, vocab);
 
   const idOf = (role: "bos_token" | "eos_token" | "unk_token" | "pad_token", otherwise: string) => {
     const token = config[role] ?? map[role] ?? otherwise;
-    const id = Object.hasOwn(vocab, token) ? vocab[token] : undefined;
+    const id = Object.hasOwn(vocab, token) ? vocab[token] : allAdded.find(({ content }) => content === token)?.id;
     if (id === undefined)
       throw new InputError(
         "model-mismatch",
@@ -85,10 +88,15 @@ export async function openClipTokenizer(
   const unknown = idOf("unk_token", END);
   const pad = idOf("pad_token", END);
   const specials = new Map([start, end, unknown, pad].map(({ token, id }) => [token, id]));
+  const added = allAdded.filter(({ content }) => !specials.has(content));
+  const allVectors = withAllVectors(added);
 
   const tokenizer = new Tokenizer(
     {
-      added_tokens: [...specials].map(([content, id]) => ({ content, id, special: true, normalized: false })),
+      added_tokens: [
+        ...[...specials].map(([content, id]) => ({ content, id, special: true, normalized: false })),
+        ...added,
+      ],
       normalizer: {
         type: "Sequence",
         normalizers: [
@@ -123,13 +131,14 @@ export async function openClipTokenizer(
   const decode = (ids: readonly number[]) => (ids.length === 0 ? "" : tokenizer.decode([...ids]).trim());
   return {
     maxLength,
-    vocabularySize: 1 + Object.values(vocab).reduce((highest, id) => Math.max(highest, id), 0),
+    vocabularySize:
+      1 + [...Object.values(vocab), ...allAdded.map(({ id }) => id)].reduce((highest, id) => Math.max(highest, id), 0),
     startId: start.id,
     endId: end.id,
     padId: pad.id,
     decode,
     encode(text) {
-      const content = tokenizer.encode(text).ids;
+      const content = tokenizer.encode(allVectors(text, (written) => tokenizer.encode(written).ids)).ids;
       const kept = content.slice(0, maxLength - 2);
       const ids = [start.id, ...kept, end.id];
       while (ids.length < maxLength) ids.push(pad.id);

@@ -1,16 +1,12 @@
 /** Checkpoints of a run, `checkpoints/step-000010/`: writes them, deletes old ones, and opens the weights in them. */
 
 import { mkdir, rm, stat, writeFile } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { type EarlyStopSettings, loadSettings, type SettingsPart } from "../../config/index.js";
 import { InputError } from "../../errors/index.js";
 import { writeFolderAtomic } from "../../io/atomic-folder.js";
-import { exists, type FileContent } from "../../io/files.js";
-import { UNET_FILES } from "../../pipeline/index.js";
+import type { FileContent } from "../../io/files.js";
 import type { EvaluationSummary } from "../../train/index.js";
-import { openWeights } from "../../weights/folder.js";
-import { type LoraAdapter, readLora } from "../../weights/lora-files.js";
-import type { WeightSource } from "../../weights/source.js";
 import { bestStep, readHistory } from "./history.js";
 import { checkpointFolder, runFiles, stepsIn } from "./layout.js";
 import { readMetrics } from "./metrics.js";
@@ -76,39 +72,6 @@ export async function adapterPath(path: string): Promise<string> {
     );
   }
   return checkpointFolder(path, step);
-}
-
-/** The fine-tuned weights: an adapter, or a whole U-Net if the run trained with `trainable: unet`. */
-export type Tuned = { readonly adapter: LoraAdapter } | { readonly unet: WeightSource };
-
-export async function openTuned(path: string, warn?: (message: string) => void): Promise<Tuned> {
-  const found = await adapterPath(path);
-  if (await exists(join(found, UNET_FILES.config))) return { unet: await openWeights(join(found, "unet")) };
-  return { adapter: await readLora(found, { ...(warn && { warn }) }) };
-}
-
-/**
- * Opens an adapter where a whole U-Net cannot be used. `why` gives the reason for the message: "mix blends adapters".
- *
- * @throws InputError `adapter-unsupported` if `path` holds a whole U-Net
- */
-export async function openAdapter(path: string, why: string, warn?: (message: string) => void): Promise<LoraAdapter> {
-  const tuned = await openTuned(path, warn);
-  if ("adapter" in tuned) return tuned.adapter;
-  throw new InputError(
-    "adapter-unsupported",
-    `${path}: holds a whole U-Net (trainable: unet), not an adapter, but ${why}. Give a run that trained an adapter.`,
-    { path, found: "unet", expected: "adapter" },
-  );
-}
-
-/** Path of the config.yaml of the run that `path` belongs to; undefined if it is not in a run's folder. */
-export async function recipeOfAdapter(path: string): Promise<string | undefined> {
-  // `path` may be a run's folder, a checkpoint in it, or a file in a checkpoint.
-  const parent = dirname(resolve(path));
-  const above = [parent, dirname(parent)].filter((folder) => basename(folder) === runFiles.checkpoints);
-  for (const run of [path, ...above.map(dirname)]) if (await isRun(run)) return join(run, runFiles.config);
-  return undefined;
 }
 
 export async function isRun(path: string): Promise<boolean> {

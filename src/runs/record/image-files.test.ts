@@ -1,6 +1,7 @@
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, expect, test } from "vitest";
 import { inputError } from "../../../test/errors.js";
 import { findImages } from "./image-files.js";
@@ -22,4 +23,11 @@ test("a folder without images and a missing file are errors", async () => {
   await expect(findImages([empty])).rejects.toThrow(inputError("file-not-found", { path: empty, expected: "images" }));
   const missing = join(scratch, "missing.png");
   await expect(findImages([missing])).rejects.toThrow(inputError("file-not-found", { path: missing }));
+});
+
+test("a file of another kind is named as what it is", async () => {
+  const lora = fileURLToPath(
+    new URL("../../../test/goldens/adapters/kohya/pytorch_lora_weights.safetensors", import.meta.url),
+  );
+  await expect(findImages([lora])).rejects.toThrow(inputError("image-invalid", { path: lora, found: "adapter" }));
 });

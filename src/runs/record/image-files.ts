@@ -5,6 +5,7 @@ import { z } from "zod";
 import { InputError } from "../../errors/index.js";
 import { asInputError, exists } from "../../io/files.js";
 import { readJson } from "../../io/json.js";
+import { look } from "../../weights/look/look.js";
 import { runFiles } from "./layout.js";
 
 export interface ImageFile {
@@ -17,6 +18,20 @@ const IMAGE = /\.(png|jpe?g|webp|avif|gif|tiff?)$/i;
 const MAX_FILES = 100_000;
 
 const index = z.array(z.looseObject({ file: z.string(), prompt: z.string() }));
+
+/** Kinds of which sharp says more, or which it may read. */
+const MAYBE_IMAGES: readonly string[] = ["image", "unknown", "empty", "text"];
+
+/** @throws InputError `image-invalid` if the file is of another kind, which its content shows */
+async function requireImage(path: string): Promise<void> {
+  const { kind, what, advice, command } = await look(path);
+  if (MAYBE_IMAGES.includes(kind)) return;
+  throw new InputError("image-invalid", `${path}: is ${what}, not a picture. ${advice}`, {
+    path,
+    found: kind,
+    ...(command && { suggestion: command.join(" ") }),
+  });
+}
 
 /**
  * Takes files as they are, and from each folder the images directly in it, sorted by name.
@@ -33,6 +48,7 @@ export async function findImages(paths: readonly string[]): Promise<ImageFile[]>
     const inFolder = info.isDirectory()
       ? (await readdir(path)).filter((name) => IMAGE.test(name)).sort()
       : [basename(path)];
+    if (info.isFile() && !IMAGE.test(path)) await requireImage(path);
     const folder = info.isDirectory() ? path : dirname(path);
     if (inFolder.length === 0) {
       throw new InputError(

@@ -3,11 +3,7 @@ export {
   dropOldCheckpoints,
   finalSteps,
   isRun,
-  openAdapter,
-  openTuned,
-  recipeOfAdapter,
   savedSteps,
-  type Tuned,
   writeCheckpoint,
 } from "./checkpoints.js";
 export { configText, leaves } from "./config.js";
@@ -28,3 +24,14 @@ export {
   writeImages,
   writeSamples,
 } from "./samples.js";
+export {
+  type AdapterChoice,
+  adapterChoice,
+  openAdapter,
+  openAllTuned,
+  openTuned,
+  recipeOfAdapter,
+  recipeOfAdapters,
+  type Tuned,
+  type TunedOptions,
+} from "./tuned.js";

@@ -26,7 +26,9 @@ function reasonOf(error: unknown): string {
  */
 export function hubFetch({ endpoint, token }: Hub, id: HubId): HubFetch {
   return async (url, init = {}) => {
-    const address = url instanceof Request ? url.url : String(url);
+    const whole = url instanceof Request ? url.url : String(url);
+    // What is asked of the hub's API is of no use in a message, and may be longer than the rest.
+    const address = whole.replace(/[?#].*$/s, "");
     const headers = new Headers(init.headers);
     // fetch drops this header when it follows a redirect to another host.
     if (token !== undefined && new URL(address).origin === new URL(endpoint).origin) {

@@ -4,7 +4,7 @@ import { weightsAmong } from "../folder.js";
 import type { Choose } from "./snapshot.js";
 
 const CONFIGS =
-  /^(config|preprocessor_config|tokenizer_config|special_tokens_map|vocab|tokenizer)\.json$|^(merges|vocab)\.txt$/;
+  /^(config|preprocessor_config|tokenizer_config|special_tokens_map|added_tokens|vocab|tokenizer)\.json$|^(merges|vocab)\.txt$/;
 
 /**
  * Selects the configurations, the vocabulary and the weights.

@@ -3,14 +3,18 @@ import { z } from "zod";
 import { InputError } from "../../errors/index.js";
 import { readJson } from "../../io/json.js";
 import { weightsAmong } from "../folder.js";
+import { inputChannels, NOT_TEXT_TO_IMAGE } from "../look/tensors.js";
 import type { Choose } from "./snapshot.js";
 
 const INDEX = "model_index.json";
 const UNET_CLASS = "UNet2DConditionModel";
+const UNET_CONFIG = "unet/config.json";
+const unetConfig = z.looseObject({ in_channels: z.number().default(4), out_channels: z.number().default(4) });
 const modelIndex = z.looseObject({ _class_name: z.string(), unet: z.unknown().optional() });
 
 const WITH_WEIGHTS = ["unet", "vae", "text_encoder", "text_encoder_2"];
-const CONFIGS = /^(config|scheduler_config|tokenizer_config|special_tokens_map|vocab|tokenizer)\.json$|^merges\.txt$/;
+const CONFIGS =
+  /^(config|scheduler_config|tokenizer_config|special_tokens_map|added_tokens|vocab|tokenizer)\.json$|^merges\.txt$/;
 
 /**
  * Selects the files of a model in the diffusers layout.
@@ -40,6 +44,19 @@ export function pipelineFiles(model: string, { weights = true }: { weights?: boo
         { model, found: index._class_name, expected: UNET_CLASS },
       );
     }
+    if (paths.includes(UNET_CONFIG)) {
+      // Before gigabytes of weights are downloaded.
+      const { in_channels, out_channels } = await readJson(await fetch(UNET_CONFIG), unetConfig);
+      const use = inputChannels(in_channels, out_channels);
+      if (use !== undefined) {
+        throw new InputError("model-unsupported", `model ${model}: is ${use}. ${NOT_TEXT_TO_IMAGE}`, {
+          model,
+          component: "unet",
+          found: in_channels,
+          expected: out_channels,
+        });
+      }
+    }
     const inFolder = (folder: string) =>
       paths.filter((path) => path.startsWith(`${folder}/`)).map((path) => path.slice(folder.length + 1));
     const chosen = [INDEX];
@@ -67,7 +84,8 @@ export function tokenizerFiles(model: string): Choose {
   return async (paths) => {
     for (const folder of ["", "tokenizer/"]) {
       for (const names of [["vocab.json", "merges.txt"], ["tokenizer.json"]]) {
-        if (names.every((name) => paths.includes(folder + name))) return names.map((name) => folder + name);
+        if (!names.every((name) => paths.includes(folder + name))) continue;
+        return [...names, "added_tokens.json"].map((name) => folder + name).filter((name) => paths.includes(name));
       }
     }
     throw new InputError(

@@ -1,4 +1,5 @@
 /** Finds out what the U-Net of a single file was trained to predict. */
+import { InputError, quote } from "../../errors/index.js";
 import { readTensor, type WeightSource } from "../source.js";
 import type { Family } from "./family.js";
 
@@ -34,27 +35,68 @@ export async function predictionOf(
   source: WeightSource,
   metadata: Readonly<Record<string, string>>,
   family: Family,
-  { prediction, config, note = () => {} }: PredictionOptions,
+  options: PredictionOptions,
 ): Promise<PredictionConfig> {
-  if (prediction) return { prediction_type: prediction };
-  if (source.get("v_pred")) {
-    const zeroSnr = source.get("ztsnr")
-      ? ({ rescale_betas_zero_snr: true, timestep_spacing: "trailing" } as const)
-      : {};
-    return { prediction_type: "v_prediction", ...zeroSnr };
-  }
-  const declared = metadata["modelspec.prediction_type"];
-  if (declared === "v") return { prediction_type: "v_prediction" };
-  if (declared === "epsilon") return { prediction_type: "epsilon" };
+  refuseEdm(source);
+  const prediction_type =
+    options.prediction ?? declaredPrediction(source, metadata) ?? (await usualPrediction(source, family, options));
+  if (!source.get("ztsnr")) return { prediction_type };
+  if (prediction_type === "v_prediction") return { prediction_type, ...ZERO_SNR };
+  options.note?.(
+    `${source.describe} has a tensor ztsnr, which stands for rescaled betas. It is ignored, because they work only with ` +
+      `v_prediction, and this model is taken to predict ${prediction_type}. If it predicts v, set ` +
+      "loading.prediction_type=v_prediction",
+  );
+  return { prediction_type };
+}
+
+const ZERO_SNR = { rescale_betas_zero_snr: true, timestep_spacing: "trailing" } as const;
+
+/** The tensors by which ComfyUI, too, recognizes EDM (Karras et al. 2022): Playground v2.5 and CosXL. */
+const EDM = ["edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"];
+
+function refuseEdm(source: WeightSource): void {
+  const tensor = EDM.find((name) => source.get(name));
+  if (tensor === undefined) return;
+  throw new InputError(
+    "model-unsupported",
+    `${source.describe}: is an EDM model (it has a tensor ${tensor}), such as Playground v2.5 or CosXL. EDM is not ` +
+      "supported: its noise has another range. Use Stable Diffusion XL base or a fine-tune of it.",
+    { path: source.describe, found: "EDM", tensor },
+  );
+}
+
+/** What the file itself says. */
+function declaredPrediction(source: WeightSource, metadata: Readonly<Record<string, string>>): Prediction | undefined {
+  if (source.get("v_pred")) return "v_prediction";
+  const key = "modelspec.prediction_type";
+  const declared = metadata[key];
+  if (declared === undefined) return undefined;
+  const known = { v: "v_prediction", v_prediction: "v_prediction", epsilon: "epsilon", sample: "sample" } as const;
+  if (Object.hasOwn(known, declared)) return known[declared as keyof typeof known];
+  throw new InputError(
+    "model-unsupported",
+    `${source.describe}: its header says that it predicts ${quote(declared)} (${key}); supported: ` +
+      `${Object.keys(known).join(", ")}. If the header is wrong, set loading.prediction_type.`,
+    { path: source.describe, key, found: declared, expected: Object.keys(known), setting: "loading.prediction_type" },
+  );
+}
+
+/** What models of the family usually predict. */
+async function usualPrediction(
+  source: WeightSource,
+  family: Family,
+  { config, note = () => {} }: PredictionOptions,
+): Promise<Prediction> {
   // With loading.config, the user's scheduler configuration is used instead of this one.
-  if (family !== "Stable Diffusion 2.x" || config !== undefined) return { prediction_type: "epsilon" };
+  if (family !== "Stable Diffusion 2.x" || config !== undefined) return "epsilon";
   const step = source.get("global_step");
   if (step && step.shape.length === 0 && Number((await readTensor(step)).data[0]) === STEP_OF_2_0_BASE) {
-    return { prediction_type: "epsilon" };
+    return "epsilon";
   }
   note(
     `${source.describe} does not say what it predicts. It is treated as a 768-pixel model of Stable Diffusion 2.x, which ` +
       "predicts v. For a 512-pixel model, set loading.prediction_type=epsilon and sampling.height and sampling.width to 512",
   );
-  return { prediction_type: "v_prediction" };
+  return "v_prediction";
 }

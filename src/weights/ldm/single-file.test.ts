@@ -143,7 +143,7 @@ describe("the prediction type of a U-Net", () => {
   const predictionIn = async (
     base: string,
     { extra = {}, metadata = {} }: { extra?: Record<string, HostTensor>; metadata?: Record<string, string> } = {},
-    options: { prediction?: "epsilon" } = {},
+    options: { prediction?: "epsilon" | "v_prediction" } = {},
   ) => {
     const path = join(await mkdtemp(join(root, "prediction-")), "model.safetensors");
     const file = await openSafetensors(join(LDM, `${base}.safetensors`));
@@ -191,6 +191,35 @@ describe("the prediction type of a U-Net", () => {
       prediction_type: "epsilon",
       side: 64,
       notes: 0,
+    });
+  });
+
+  test("keeps the rescaled betas of the marker tensor ztsnr if the user says that the model predicts v", async () => {
+    const mark = fromNumbers([], [0]);
+    const rescaled = { prediction_type: "v_prediction", rescale_betas_zero_snr: true, timestep_spacing: "trailing" };
+    const given = { prediction: "v_prediction" } as const;
+    for (const extra of [{ v_pred: mark, ztsnr: mark }, { ztsnr: mark }] as Record<string, HostTensor>[]) {
+      expect(await predictionIn("sdxl", { extra }, given)).toMatchObject(rescaled);
+    }
+    expect(await predictionIn("sd2", { extra: { ztsnr: mark } })).toMatchObject(rescaled);
+    const ignored = await predictionIn("sdxl", { extra: { ztsnr: mark } });
+    expect(ignored).toMatchObject({ prediction_type: "epsilon", notes: 1 });
+    expect(ignored).not.toHaveProperty("rescale_betas_zero_snr");
+  });
+
+  test.each(["edm_mean", "edm_vpred.sigma_max"])("is refused if it is EDM's, which %s shows", async (tensor) => {
+    await expect(predictionIn("sdxl", { extra: { [tensor]: fromNumbers([1], [1]) } })).rejects.toThrow(
+      inputError("model-unsupported", { found: "EDM", tensor }),
+    );
+  });
+
+  test("is refused by name if the header says something unknown, unless the user says what it is", async () => {
+    const metadata = { "modelspec.prediction_type": "flow" };
+    await expect(predictionIn("sdxl", { metadata })).rejects.toThrow(
+      inputError("model-unsupported", { found: "flow", setting: "loading.prediction_type" }),
+    );
+    expect(await predictionIn("sdxl", { metadata }, { prediction: "epsilon" })).toMatchObject({
+      prediction_type: "epsilon",
     });
   });
 });
