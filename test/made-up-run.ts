@@ -19,6 +19,7 @@ export const plan: Plan = {
   steps: 4,
   samplesPerStep: 4,
   accumulation: 1,
+  microBatch: 4,
   precision: "float32",
   unetForwardCallsPerStep: 1,
   unetRecomputedCallsPerStep: 0,

@@ -66,7 +66,7 @@ function planLines(plan: Plan): [string, string][] {
     ["reward", plan.reward],
     [
       "steps",
-      `${plan.steps} of ${count(plan.samplesPerStep, "image")}, in ${count(plan.accumulation, "micro-batch")} each`,
+      `${plan.steps} of ${count(plan.samplesPerStep, "image")}, in ${count(plan.accumulation, "micro-batch")} of ${plan.microBatch} each`,
     ],
     ["U-Net calls", `${plan.unetForwardCallsPerStep} forward and ${backward} backward per step, in ${plan.precision}`],
     ["operations", `${flop(plan.flopsPerStep)} per step, ${flop(plan.flopsPerStep * plan.steps)} in total`],

@@ -1,6 +1,7 @@
 /**
  * How the samples of a training step are divided: over the ranks of the run, over the replicas of a rank, and into
- * micro-batches. Replicas share a micro-batch of `batch.per_device` samples.
+ * micro-batches. Replicas share `batch.per_device` samples. Where memory is short, a replica passes fewer of its samples through
+ * the networks at once (`microBatch`), which gives the same gradient.
  */
 
 import { evaluationBatchSize, type SettingsPart } from "../config/index.js";
@@ -20,13 +21,14 @@ export interface Division {
 
 export function divide(
   settings: SettingsPart<"batch" | "evaluation" | "prompts">,
-  { ranks = 1, localRanks = 1, replicas = 1 }: Partial<Division> = {},
+  { ranks = 1, localRanks = 1, replicas = 1, microBatch }: Partial<Omit<Division, "evaluationBatch">> = {},
 ): Division {
+  const evaluationBatch = Math.ceil(evaluationBatchSize(settings) / replicas);
   return {
     ranks,
     localRanks,
     replicas,
-    microBatch: settings.batch.per_device / replicas,
-    evaluationBatch: Math.ceil(evaluationBatchSize(settings) / replicas),
+    microBatch: microBatch ?? settings.batch.per_device / replicas,
+    evaluationBatch: Math.min(evaluationBatch, microBatch ?? evaluationBatch),
   };
 }

@@ -2,11 +2,9 @@
  * Memory against time. Saving the residuals of a U-Net call spares recomputing its forward pass; a memory budget for the whole
  * process decides how many calls are saved at the same time.
  */
-import { InputError } from "../errors/index.js";
 import { needsBaseModel } from "../estimators/index.js";
 import type { Graph } from "../graph/graph.js";
 import { bytesOf, type Value } from "../graph/value.js";
-import { showBytes } from "../io/bytes.js";
 import { programSize } from "../onnx/program-size.js";
 import { holdingOf, isLarge, PACKED_UP_TO, returnsMemory } from "../runtime/runtime.js";
 import { scorerCalls } from "../scoring/index.js";
@@ -37,17 +35,16 @@ const BYTES_PER_PARAMETER = 4 + 2 * 4 + 2 * 8 + 4 * 4;
 const BYTES_PER_BASE_PARAMETER = 2 * 4;
 
 /**
- * Plans the memory of a run within `settings.memory`.
- *
- * @throws InputError `memory-too-small` if the run needs more than `settings.memory` even without saved residuals
+ * Plans the memory of a run. Returns the fastest plan within `limit` bytes, or the least number of bytes that one needs.
  */
 export async function planMemory(
   setup: TrainingSetup,
   division: Division,
   graphs: TrainingGraphs,
-): Promise<MemoryPlan> {
+  limit: number,
+): Promise<MemoryPlan | { readonly least: number }> {
   const { settings, estimator, layout } = setup;
-  const { replicas, localRanks } = division;
+  const { replicas } = division;
   // On a GPU, residuals would cross to the host and back.
   const canSave = settings.device === "cpu" && setup.precision === "float32";
   const wanted = await countCalls(setup, division, canSave ? Number.POSITIVE_INFINITY : 0);
@@ -107,7 +104,6 @@ export async function planMemory(
     return undefined;
   };
 
-  const limit = settings.memory ?? process.availableMemory() / 2 / localRanks;
   const inBudget = ({ expectedBytes }: MemoryPlan) => expectedBytes <= limit;
   const packing = PACKING_LIMITS.flatMap((packUpTo) => within(inBudget, packUpTo) ?? []);
   const fastest = await fastestOf(setup, division, graphs, packing);
@@ -117,18 +113,10 @@ export async function planMemory(
     within(inBudget, leastPacked) ??
     within((plan) => unmappedBytes(plan) <= SHARE_WITHOUT_FILES * limit, leastPacked);
   if (found) return found;
-  if (settings.memory === null) return plan(leastPacked, 0, true);
-  const least = Math.min(
-    ...[...PACKING_LIMITS, leastPacked]
-      .flatMap((packUpTo) => [plan(packUpTo, 0, true), ...(savesAll ? [plan(packUpTo, mostSaved, false)] : [])])
-      .flatMap((plan) => [plan.expectedBytes, unmappedBytes(plan) / SHARE_WITHOUT_FILES]),
-  );
-  throw new InputError(
-    "memory-too-small",
-    `memory ${showBytes(settings.memory)} is too small: this run needs about ${showBytes(least)} even if it saves no residuals. ` +
-      "Allow that much, or lower batch.per_device or the image size.",
-    { setting: "memory", found: settings.memory, expected: Math.ceil(least) },
-  );
+  const smallest = [...PACKING_LIMITS, leastPacked]
+    .flatMap((packUpTo) => [plan(packUpTo, 0, true), ...(savesAll ? [plan(packUpTo, mostSaved, false)] : [])])
+    .flatMap((plan) => [plan.expectedBytes, unmappedBytes(plan) / SHARE_WITHOUT_FILES]);
+  return { least: Math.min(...smallest) };
 }
 
 /** Values of `MemoryPlan.packUpTo` that are compared where memory allows: all programs, or all but large networks. */

@@ -1,6 +1,5 @@
 /** The cost of a run, counted from its graphs and its random draws without running it. */
 
-import { accumulationSteps } from "../config/index.js";
 import type { Precision, TrainableLayout } from "../pipeline/index.js";
 import { countCalls } from "./calls.js";
 import { flops } from "./flops.js";
@@ -20,8 +19,10 @@ export interface Plan {
   readonly steps: number;
   /** Global batch size, `batch.total`. */
   readonly samplesPerStep: number;
-  /** Micro-batches per step and device. */
+  /** Micro-batches per step and replica. */
   readonly accumulation: number;
+  /** Samples that pass through the networks at once. Smaller than the replica's part of `batch.per_device` if memory is short. */
+  readonly microBatch: number;
   /** Precision of the U-Net. */
   readonly precision: Precision;
   readonly unetForwardCallsPerStep: number;
@@ -63,7 +64,8 @@ export async function countPlan(setup: TrainingSetup, { division, graphs, memory
     trainableParameters: layout.size,
     steps: train.steps,
     samplesPerStep: batch.total,
-    accumulation: accumulationSteps(batch, division.ranks),
+    accumulation: Math.ceil(batch.total / (division.ranks * division.replicas * division.microBatch)),
+    microBatch: division.microBatch,
     precision,
     unetForwardCallsPerStep: forward,
     unetBackwardCallsPerStep: backwardSaved + backwardRecomputed,

@@ -2,6 +2,7 @@
 import type { Cluster } from "../cluster/index.js";
 import { threadsOf } from "../config/index.js";
 import { InputError } from "../errors/index.js";
+import { showBytes } from "../io/bytes.js";
 import { sizeOf } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";
 import { type Division, divide } from "./division.js";
@@ -22,25 +23,59 @@ export interface WorkOptions {
   readonly ranks?: Pick<Cluster, "size" | "localSize">;
 }
 
-/** Plans as many replicas as `preferredReplicas` says, or one if the memory budget is too small for them. */
+/**
+ * Plans as many replicas as `preferredReplicas` says and micro-batches of `batch.per_device`; where memory is too small for them,
+ * one replica, and then smaller micro-batches. Without a budget, a run takes half of the free memory if it can, and all of it
+ * if it must.
+ *
+ * @throws InputError `memory-too-small`
+ */
 export async function planWork(
   setup: TrainingSetup,
   { threads = threadsOf(setup.settings), ranks = { size: 1, localSize: 1 } }: WorkOptions = {},
 ): Promise<Work> {
-  const plan = async (replicas: number): Promise<Work> => {
-    const division = divide(setup.settings, { ranks: ranks.size, localRanks: ranks.localSize, replicas });
-    const graphs = trainingGraphs(setup, division);
-    return { division, graphs, memory: await planMemory(setup, division, graphs) };
-  };
-  const replicas = preferredReplicas(setup, threads);
-  if (replicas === 1) return await plan(1);
-  try {
-    return await plan(replicas);
-  } catch (error) {
-    // A budget that is too small for several replicas may be large enough for one.
-    if (error instanceof InputError && error.code === "memory-too-small") return await plan(1);
-    throw error;
+  const { settings } = setup;
+  const attempts = divisions(setup, threads, { ranks: ranks.size, localRanks: ranks.localSize });
+  const free = process.availableMemory() / ranks.localSize;
+  const built = new Map<Division, TrainingGraphs>();
+  let least = Number.POSITIVE_INFINITY;
+  for (const limit of settings.memory === null ? [free / 2, free] : [settings.memory]) {
+    for (const division of attempts) {
+      const graphs = built.get(division) ?? trainingGraphs(setup, division);
+      built.set(division, graphs);
+      const memory = await planMemory(setup, division, graphs, limit);
+      if (!("least" in memory)) return { division, graphs, memory };
+      least = Math.min(least, memory.least);
+    }
   }
+  const needed = `this run needs about ${showBytes(least)}, even with one sample at a time and without saved residuals`;
+  const facts = { setting: "memory", found: settings.memory ?? free, expected: Math.ceil(least) };
+  if (settings.memory === null) {
+    const message = `this machine has ${showBytes(free)} of free memory, but ${needed}. Close other programs, or lower the image size.`;
+    throw new InputError("memory-too-small", message, facts);
+  }
+  throw new InputError(
+    "memory-too-small",
+    `memory ${showBytes(settings.memory)} is too small: ${needed}. Allow that much, or lower the image size.`,
+    facts,
+  );
+}
+
+/** Ways to divide a step, in the order in which they are tried. */
+function divisions(
+  setup: TrainingSetup,
+  threads: number,
+  ranks: Pick<Division, "ranks" | "localRanks">,
+): readonly Division[] {
+  const { settings } = setup;
+  const { per_device: perDevice } = settings.batch;
+  const replicas = preferredReplicas(setup, threads);
+  const found = [divide(settings, { ...ranks, replicas })];
+  if (replicas > 1) found.push(divide(settings, ranks));
+  for (let microBatch = perDevice - 1; microBatch > 0; microBatch--) {
+    if (perDevice % microBatch === 0) found.push(divide(settings, { ...ranks, microBatch }));
+  }
+  return found;
 }
 
 /** Bytes of the U-Net's weights, over all replicas, up to which there are several. */

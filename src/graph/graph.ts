@@ -38,6 +38,15 @@ export function topologicalOrder(values: Iterable<Value>): Node[] {
 
 /** Number of elements of all parameters of a graph. */
 export function parameterElements(graph: Graph): number {
+  const known = counted.get(graph) ?? countParameters(graph);
+  counted.set(graph, known);
+  return known;
+}
+
+/** Plans ask for the same graphs many times. */
+const counted = new WeakMap<Graph, number>();
+
+function countParameters(graph: Graph): number {
   let elements = 0;
   const names = new Set<string>();
   for (const { op, attrs, outputs } of topologicalOrder(Object.values(graph.outputs))) {
