@@ -47,7 +47,6 @@ export interface PlanEstimate {
   readonly secondsPerEvaluation: number;
   /** The whole run: steps and evaluations. */
   readonly seconds: number;
-  readonly peakRssBytes: number;
 }
 
 export async function countPlan(setup: TrainingSetup, { division, graphs, memory }: Work): Promise<Plan> {

@@ -24,41 +24,62 @@ export interface WorkOptions {
 }
 
 /**
- * Plans as many replicas as `preferredReplicas` says and micro-batches of `batch.per_device`; where memory is too small for them,
- * one replica, and then smaller micro-batches. Without a budget, a run takes half of the free memory if it can, and all of it
- * if it must.
+ * Plans the work of a run within `settings.memory`.
  *
  * @throws InputError `memory-too-small`
  */
-export async function planWork(
-  setup: TrainingSetup,
-  { threads = threadsOf(setup.settings), ranks = { size: 1, localSize: 1 } }: WorkOptions = {},
-): Promise<Work> {
-  const { settings } = setup;
-  const attempts = divisions(setup, threads, { ranks: ranks.size, localRanks: ranks.localSize });
-  const free = process.availableMemory() / ranks.localSize;
-  const built = new Map<Division, TrainingGraphs>();
-  let least = Number.POSITIVE_INFINITY;
-  for (const limit of settings.memory === null ? [free / 2, free] : [settings.memory]) {
-    for (const division of attempts) {
-      const graphs = built.get(division) ?? trainingGraphs(setup, division);
-      built.set(division, graphs);
-      const memory = await planMemory(setup, division, graphs, limit);
-      if (!("least" in memory)) return { division, graphs, memory };
-      least = Math.min(least, memory.least);
+export async function planWork(setup: TrainingSetup, options: WorkOptions = {}): Promise<Work> {
+  return new WorkPlanner(setup, options).within(setup.settings.memory);
+}
+
+/** Plans the work of a run for one or several memory budgets. */
+export class WorkPlanner {
+  private readonly divisions: readonly Division[];
+  private readonly graphs = new Map<Division, TrainingGraphs>();
+  /** Memory that is free now, for each process of the run on this machine. */
+  private readonly free: number;
+
+  constructor(
+    private readonly setup: TrainingSetup,
+    { threads = threadsOf(setup.settings), ranks = { size: 1, localSize: 1 } }: WorkOptions = {},
+  ) {
+    this.divisions = divisions(setup, threads, { ranks: ranks.size, localRanks: ranks.localSize });
+    this.free = process.availableMemory() / ranks.localSize;
+  }
+
+  /**
+   * Plans as many replicas as `preferredReplicas` says and micro-batches of `batch.per_device`; where memory is too small for
+   * them, one replica, and then smaller micro-batches. Without a budget, a run takes half of the free memory if it can, and all
+   * of it if it must.
+   *
+   * @throws InputError `memory-too-small`
+   */
+  async within(budget: number | null): Promise<Work> {
+    const { free } = this;
+    let least = Number.POSITIVE_INFINITY;
+    for (const limit of budget === null ? [free / 2, free] : [budget]) {
+      for (const division of this.divisions) {
+        const graphs = this.graphsOf(division);
+        const memory = await planMemory(this.setup, division, graphs, limit);
+        if (!("least" in memory)) return { division, graphs, memory };
+        least = Math.min(least, memory.least);
+      }
     }
+    const needed = `this run needs about ${showBytes(least)}, even with one sample at a time and without saved residuals`;
+    throw new InputError(
+      "memory-too-small",
+      budget === null
+        ? `this machine has ${showBytes(free)} of free memory, but ${needed}. Close other programs, or lower the image size.`
+        : `memory ${showBytes(budget)} is too small: ${needed}. Allow that much, or lower the image size.`,
+      { setting: "memory", found: budget ?? free, expected: Math.ceil(least) },
+    );
   }
-  const needed = `this run needs about ${showBytes(least)}, even with one sample at a time and without saved residuals`;
-  const facts = { setting: "memory", found: settings.memory ?? free, expected: Math.ceil(least) };
-  if (settings.memory === null) {
-    const message = `this machine has ${showBytes(free)} of free memory, but ${needed}. Close other programs, or lower the image size.`;
-    throw new InputError("memory-too-small", message, facts);
+
+  private graphsOf(division: Division): TrainingGraphs {
+    const graphs = this.graphs.get(division) ?? trainingGraphs(this.setup, division);
+    this.graphs.set(division, graphs);
+    return graphs;
   }
-  throw new InputError(
-    "memory-too-small",
-    `memory ${showBytes(settings.memory)} is too small: ${needed}. Allow that much, or lower the image size.`,
-    facts,
-  );
 }
 
 /** Ways to divide a step, in the order in which they are tried. */

@@ -1,0 +1,131 @@
+/**
+ * The time of a large program, from its costliest operations: each form of them is timed by itself, on made-up data. That takes
+ * a few seconds and little memory, where the program itself would take minutes and gigabytes.
+ */
+import { fixedNodes } from "../graph/fixed.js";
+import { type Graph, topologicalOrder } from "../graph/graph.js";
+import { apply, bytesOf, type Node, showType, type Value } from "../graph/value.js";
+import { lower } from "../onnx/lower.js";
+import { broadcastTo, cast, input, reshape, slice } from "../ops/index.js";
+import type { Runtime } from "../runtime/runtime.js";
+import { isFloating } from "../tensor/dtype.js";
+import { float32 } from "../tensor/host.js";
+import { flopsOf } from "./flops.js";
+
+/** Time spent on measurements at most, in seconds. */
+const SECONDS_TO_MEASURE = 5;
+
+/** An operation whose tensors take more is not measured. */
+const MOST_BYTES = 3e8;
+
+/** A first guess of a node's time, which decides what is measured: operations and bytes per second. */
+const GUESS = { flops: 100e9, bytes: 5e9 };
+
+/** Nodes that take as long as each other: the same op on tensors of the same types. */
+interface Form {
+  readonly node: Node;
+  readonly key: string;
+  readonly guess: number;
+  count: number;
+}
+
+/** Seconds of one call of each graph. */
+export async function modelledSeconds(
+  runtime: Runtime,
+  calls: readonly { readonly graph: Graph; readonly calls: number }[],
+): Promise<(graph: Graph) => number> {
+  const forms = new Map(calls.map(({ graph }) => [graph, formsOf(graph, runtime)]));
+  const all = new Map<string, Form>();
+  for (const { graph, calls: times } of calls) {
+    for (const form of forms.get(graph) as Form[]) {
+      const known = all.get(form.key) ?? { ...form, count: 0 };
+      known.count += times * form.count;
+      all.set(form.key, known);
+    }
+  }
+  const measured = await measure(runtime, [...all.values()]);
+  const ratios = ratiosByOp([...all.values()], measured);
+  const secondsOf = ({ key, node, guess }: Form) =>
+    measured.get(key) ?? guess * (ratios.get(node.op.name) ?? ratios.get("") ?? 1);
+  return (graph) =>
+    (forms.get(graph) ?? formsOf(graph, runtime)).reduce((sum, form) => sum + form.count * secondsOf(form), 0);
+}
+
+function formsOf(graph: Graph, runtime: Runtime): Form[] {
+  const holding = runtime.holdingOf(graph);
+  const order = topologicalOrder(Object.values(lower(graph, holding).outputs));
+  const folded = holding === "packed" ? fixedNodes(order) : new Set<Node>();
+  const found = new Map<string, Form>();
+  for (const node of order) {
+    // A reshape is a view.
+    if (node.inputs.length === 0 || node.op.name === "reshape" || folded.has(node)) continue;
+    const key = `${node.op.name} ${node.inputs.map(showType)} ${node.outputs.map(showType)}`;
+    const form = found.get(key) ?? { node, key, guess: guess(node), count: 0 };
+    form.count++;
+    found.set(key, form);
+  }
+  return [...found.values()];
+}
+
+const bytesMoved = (node: Node) => [...node.inputs, ...node.outputs].reduce((sum, value) => sum + bytesOf(value), 0);
+
+const guess = (node: Node) => flopsOf(node) / GUESS.flops + bytesMoved(node) / GUESS.bytes;
+
+/** Measured seconds by form, of those that take most of the time. */
+async function measure(runtime: Runtime, forms: readonly Form[]): Promise<Map<string, number>> {
+  const costly = forms.toSorted((a, b) => b.count * b.guess - a.count * a.guess);
+  const began = performance.now();
+  const measured = new Map<string, number>();
+  for (const { node, key } of costly) {
+    if ((performance.now() - began) / 1000 > SECONDS_TO_MEASURE) break;
+    if (bytesMoved(node) > MOST_BYTES || !node.inputs.every(({ dtype }) => isFloating(dtype))) continue;
+    measured.set(key, await secondsOfNode(runtime, node));
+  }
+  return measured;
+}
+
+/** The time of the second of two calls, less that of a program which only makes the inputs. */
+async function secondsOfNode(runtime: Runtime, node: Node): Promise<number> {
+  const seed = input([1]);
+  const made = node.inputs.map(({ shape, dtype }) =>
+    cast(
+      broadcastTo(
+        reshape(
+          seed,
+          shape.map(() => 1),
+        ),
+        shape,
+      ),
+      dtype,
+    ),
+  );
+  const first = (value: Value) => cast(slice(reshape(value, [-1]), 0, [0, 1]), "float32");
+  const [output] = apply(node.op, made, node.attrs) as [Value];
+  const seconds = async (values: readonly Value[]) => {
+    const outputs = Object.fromEntries(values.map((value, i) => [`y${i}`, first(value)]));
+    const program = await runtime.compile({ name: node.op.name, inputs: { seed }, outputs });
+    const run = () => program.run({ seed: float32(Float32Array.of(0.01), [1]) });
+    await run();
+    const began = performance.now();
+    await run();
+    const elapsed = (performance.now() - began) / 1000;
+    await program.release();
+    return elapsed;
+  };
+  const whole = await seconds([output]);
+  return Math.max(0, whole - (await seconds(made)));
+}
+
+/** Measured time relative to the guess, by op and over all ops (""). */
+function ratiosByOp(forms: readonly Form[], measured: ReadonlyMap<string, number>): Map<string, number> {
+  const sums = new Map<string, { measured: number; guessed: number }>();
+  for (const { key, node, guess, count } of forms) {
+    const seconds = measured.get(key);
+    if (seconds === undefined) continue;
+    for (const name of [node.op.name, ""]) {
+      const sum = sums.get(name) ?? { measured: 0, guessed: 0 };
+      sums.set(name, { measured: sum.measured + count * seconds, guessed: sum.guessed + count * guess });
+    }
+  }
+  return new Map([...sums].map(([name, sum]) => [name, sum.measured / sum.guessed]));
+}
