@@ -54,6 +54,8 @@ const wanted = await loadSettings({
     `sampling={ steps: ${steps}, height: ${size}, width: ${size} }`,
     `estimator={ truncation: { mode: fixed, k: ${k} } }`,
     `batch={ samples_per_epoch: ${batch}, total: ${batch}, per_device: ${batch} }`,
+    // An evaluation would need no other programs. The plan counts its memory, but none is run here.
+    `evaluation={ batch: ${batch} }`,
     "train={ steps: 1 }",
   ].map(parseSet),
 });

@@ -37,7 +37,7 @@ export {
   type Vjp,
   type VjpCall,
 } from "./diffusion/trajectory.js";
-export type { MemoryPlan, Plan, PlanEstimate } from "./engine/index.js";
+export type { MemoryPlan, Plan, PlanEstimate, PlanOption } from "./engine/index.js";
 export { type ErrorCode, type ErrorFact, type ErrorFacts, InputError } from "./errors/index.js";
 export type {
   DirectEstimator,

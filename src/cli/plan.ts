@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { loadSettings } from "../config/index.js";
-import type { Plan } from "../engine/index.js";
+import type { Plan, PlanOption } from "../engine/index.js";
 import { showBytes } from "../io/bytes.js";
 import { duration } from "../runs/report/index.js";
 import { withStart } from "../runs/start.js";
@@ -74,7 +74,8 @@ function planLines(plan: Plan): [string, string][] {
     ["evaluations", `${plan.evaluations} of ${count(plan.imagesPerEvaluation, "image")}`],
   ];
   if (estimate !== undefined) {
-    const { secondsPerStep, secondsPerEvaluation, seconds } = estimate;
+    const { secondsPerStep, secondsPerEvaluation, seconds, options } = estimate;
+    for (const [i, option] of options.entries()) lines.push([i === 0 ? "budgets" : "", optionLine(option, plan)]);
     lines.push(
       ["time", `${duration(secondsPerStep)} per step, ${duration(secondsPerEvaluation)} per evaluation`],
       ["total time", `about ${duration(seconds)}`],
@@ -97,6 +98,19 @@ function savedLine({
   if (memory.maxSavedCalls === 0) return "every backward call recomputes its forward pass";
   const saved = showBytes(memory.maxSavedCalls * memory.residualBytes);
   return `${round(backward - recomputed)} of ${round(backward)} backward calls use saved residuals, at most ${saved} at once`;
+}
+
+/** One budget and what it gives: "--memory 5.1GB   12 s per step, …" */
+function optionLine({ memory, microBatch, secondsPerStep }: PlanOption, plan: Plan): string {
+  // Rounded up, so that the printed budget gives this plan.
+  const budget = `--memory ${(Math.ceil(memory.expectedBytes / 1e7) / 100).toFixed(2)}GB`;
+  const parts = [
+    `${duration(secondsPerStep)} per step`,
+    memory.mappedBytes > 0 ? "weights mapped" : "weights packed",
+    ...(memory.maxSavedCalls > 0 ? [count(memory.maxSavedCalls, "saved call")] : []),
+    ...(microBatch < plan.samplesPerStep ? [`micro-batches of ${microBatch}`] : []),
+  ];
+  return `${budget.padEnd(18)} ${parts.join(", ")}`;
 }
 
 /** 1.2e12 → "1.20 TFLOP" */

@@ -7,58 +7,92 @@ import { sizeOf } from "../tensor/shape.js";
 import { merge, type WeightSource } from "../weights/source.js";
 import { countCalls } from "./calls.js";
 import { modelledSeconds } from "./node-times.js";
-import type { Plan, PlanEstimate } from "./plan.js";
+import type { Plan, PlanEstimate, PlanOption } from "./plan.js";
 import type { TrainingSetup } from "./setup.js";
 import { type ProgramCalls, programCalls } from "./time.js";
 import type { Work } from "./work.js";
 
 /**
- * Estimates the time of a run. Small programs are compiled in all runtimes, and a call is timed; replicas that work side by side
- * take about as long as one of them. The time of large programs is that of their operations (`node-times.ts`).
+ * Estimates the time of a run, and of the same run with other memory budgets. Small programs are compiled in all runtimes, and a
+ * call is timed; replicas that work side by side take about as long as one of them. The time of large programs is that of their
+ * operations (`node-times.ts`).
+ *
+ * @param others work of the same run for other budgets
  */
 export async function calibrate(
   runtimes: readonly Runtime[],
   setup: TrainingSetup,
-  work: Work,
+  { work, others }: { readonly work: Work; readonly others: readonly Work[] },
   plan: Plan,
 ): Promise<PlanEstimate> {
-  const { settings, pipeline, reward } = setup;
-  const { graphs, division, memory } = work;
-  for (const runtime of runtimes) runtime.packUpTo = memory.packUpTo;
-  const training = programCalls(graphs, await countCalls(setup, division, memory.maxSavedCalls), memory);
-  const rounds = Math.ceil(plan.imagesPerEvaluation / (division.evaluationBatch * division.replicas));
-  const { sampler, scorer } = graphs.evaluation;
-  const evaluation: ProgramCalls[] = [
-    { graph: sampler.denoise, calls: rounds * settings.sampling.steps },
-    { graph: sampler.decode, calls: rounds },
-    ...scorer.map(({ graph }) => ({ graph, calls: rounds })),
-  ];
-  const large = [...training, ...evaluation].filter(({ graph }) => isLargeIn(runtimes[0] as Runtime, graph));
-  const modelled = await modelledSeconds(runtimes[0] as Runtime, large);
-  const weights = merge(pipeline.weights, reward.weights);
+  const training = await callsPerStep(setup, work);
+  const evaluation = callsPerEvaluation(setup, work, plan);
+  const alternatives = await Promise.all(
+    others.map(async (other) => ({ other, calls: await callsPerStep(setup, other) })),
+  );
+  const weights = merge(setup.pipeline.weights, setup.reward.weights);
+  const all = [...training, ...evaluation, ...alternatives.flatMap(({ calls }) => calls)];
+  const [runtime] = runtimes as [Runtime];
+  const modelled = await modelledSeconds(
+    runtime,
+    all.filter(({ graph, packUpTo }) => isLarge(graph, runtime.holdingOf(graph, packUpTo))),
+  );
   const timed = new Map<Graph, Promise<number>>();
-  const secondsOf = (graph: Graph): Promise<number> | number => {
-    if (large.some((program) => program.graph === graph)) return modelled(graph);
+  const secondsOf = async ({ graph, packUpTo }: PlannedCalls): Promise<number> => {
+    if (isLarge(graph, runtime.holdingOf(graph, packUpTo))) return modelled(graph, packUpTo);
     const known = timed.get(graph) ?? secondsPerCall(runtimes, graph, { weights, keep: keptOutputs(work, graph) });
     timed.set(graph, known);
     return known;
   };
-  const total = async (programs: readonly ProgramCalls[]) => {
+  const total = async (programs: readonly PlannedCalls[]) => {
     let seconds = 0;
-    for (const { graph, calls } of programs) seconds += calls * (await secondsOf(graph));
+    for (const program of programs) seconds += program.calls * (await secondsOf(program));
     return seconds;
   };
   // Calls are counted over all replicas, which work side by side.
-  const secondsPerStep = (await total(training)) / division.replicas;
+  const secondsPerStep = (await total(training)) / work.division.replicas;
   const secondsPerEvaluation = await total(evaluation);
+  const options: PlanOption[] = [];
+  for (const { other, calls } of alternatives) {
+    const { division, memory } = other;
+    const seconds = (await total(calls)) / division.replicas;
+    // More memory must be worth it.
+    if (options.every((option) => seconds < 0.99 * option.secondsPerStep)) {
+      options.push({ microBatch: division.microBatch, memory, secondsPerStep: seconds });
+    }
+  }
   return {
     secondsPerStep,
     secondsPerEvaluation,
     seconds: plan.steps * secondsPerStep + plan.evaluations * secondsPerEvaluation,
+    options,
   };
 }
 
-const isLargeIn = (runtime: Runtime, graph: Graph) => isLarge(graph, runtime.holdingOf(graph));
+/** Calls of a program that a plan compiles. */
+export interface PlannedCalls extends ProgramCalls {
+  readonly packUpTo: number;
+}
+
+async function callsPerStep(setup: TrainingSetup, { graphs, division, memory }: Work): Promise<PlannedCalls[]> {
+  const counts = await countCalls(setup, division, memory.maxSavedCalls);
+  return programCalls(graphs, counts, memory).map((calls) => ({ ...calls, packUpTo: memory.packUpTo }));
+}
+
+function callsPerEvaluation(
+  { settings }: TrainingSetup,
+  { graphs, division, memory }: Work,
+  plan: Plan,
+): PlannedCalls[] {
+  const rounds = Math.ceil(plan.imagesPerEvaluation / (division.evaluationBatch * division.replicas));
+  const { sampler, scorer } = graphs.evaluation;
+  const { packUpTo } = memory;
+  return [
+    { graph: sampler.denoise, calls: rounds * settings.sampling.steps, packUpTo },
+    { graph: sampler.decode, calls: rounds, packUpTo },
+    ...scorer.map(({ graph }) => ({ graph, calls: rounds, packUpTo })),
+  ];
+}
 
 /** The outputs that stay in the runtime in training. */
 function keptOutputs({ graphs: { split } }: Work, graph: Graph): readonly string[] {

@@ -5,7 +5,7 @@
 import { fixedNodes } from "../graph/fixed.js";
 import { type Graph, topologicalOrder } from "../graph/graph.js";
 import { apply, bytesOf, type Node, showType, type Value } from "../graph/value.js";
-import { lower } from "../onnx/lower.js";
+import { lower, type WeightHolding } from "../onnx/lower.js";
 import { broadcastTo, cast, input, reshape, slice } from "../ops/index.js";
 import type { Runtime } from "../runtime/runtime.js";
 import { isFloating } from "../tensor/dtype.js";
@@ -29,17 +29,23 @@ interface Form {
   count: number;
 }
 
-/** Seconds of one call of each graph. */
+/** Calls of a program whose weights are packed up to a limit (`MemoryPlan.packUpTo`). */
+interface Calls {
+  readonly graph: Graph;
+  readonly packUpTo: number;
+  readonly calls: number;
+}
+
+/** Measures the operations of some programs. Returns the seconds of one call of each of them. */
 export async function modelledSeconds(
   runtime: Runtime,
-  calls: readonly { readonly graph: Graph; readonly calls: number }[],
-): Promise<(graph: Graph) => number> {
-  const forms = new Map(calls.map(({ graph }) => [graph, formsOf(graph, runtime)]));
+  programs: readonly Calls[],
+): Promise<(graph: Graph, packUpTo: number) => number> {
   const all = new Map<string, Form>();
-  for (const { graph, calls: times } of calls) {
-    for (const form of forms.get(graph) as Form[]) {
+  for (const { graph, packUpTo, calls } of programs) {
+    for (const form of formsOf(graph, runtime.holdingOf(graph, packUpTo))) {
       const known = all.get(form.key) ?? { ...form, count: 0 };
-      known.count += times * form.count;
+      known.count += calls * form.count;
       all.set(form.key, known);
     }
   }
@@ -47,12 +53,11 @@ export async function modelledSeconds(
   const ratios = ratiosByOp([...all.values()], measured);
   const secondsOf = ({ key, node, guess }: Form) =>
     measured.get(key) ?? guess * (ratios.get(node.op.name) ?? ratios.get("") ?? 1);
-  return (graph) =>
-    (forms.get(graph) ?? formsOf(graph, runtime)).reduce((sum, form) => sum + form.count * secondsOf(form), 0);
+  return (graph, packUpTo) =>
+    formsOf(graph, runtime.holdingOf(graph, packUpTo)).reduce((sum, form) => sum + form.count * secondsOf(form), 0);
 }
 
-function formsOf(graph: Graph, runtime: Runtime): Form[] {
-  const holding = runtime.holdingOf(graph);
+function formsOf(graph: Graph, holding: WeightHolding): Form[] {
   const order = topologicalOrder(Object.values(lower(graph, holding).outputs));
   const folded = holding === "packed" ? fixedNodes(order) : new Set<Node>();
   const found = new Map<string, Form>();

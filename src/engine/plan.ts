@@ -42,11 +42,20 @@ export interface Plan {
   readonly estimate?: PlanEstimate;
 }
 
+/** A plan of the same run for another memory budget. */
+export interface PlanOption {
+  readonly microBatch: number;
+  readonly memory: MemoryPlan;
+  readonly secondsPerStep: number;
+}
+
 export interface PlanEstimate {
   readonly secondsPerStep: number;
   readonly secondsPerEvaluation: number;
   /** The whole run: steps and evaluations. */
   readonly seconds: number;
+  /** What other budgets give, from the least memory to the most. */
+  readonly options: readonly PlanOption[];
 }
 
 export async function countPlan(setup: TrainingSetup, { division, graphs, memory }: Work): Promise<Plan> {

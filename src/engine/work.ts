@@ -75,11 +75,36 @@ export class WorkPlanner {
     );
   }
 
+  /** Plans for a few budgets between the least that works and the most that a plan can use, without those that are the same. */
+  async options(): Promise<Work[]> {
+    const most = (await this.within(Number.MAX_VALUE)).memory.expectedBytes;
+    const least = await this.within(1).then(
+      ({ memory }) => memory.expectedBytes,
+      (error: unknown) => leastOf(error),
+    );
+    const found = new Map<string, Work>();
+    for (let i = 0; i < MOST_OPTIONS; i++) {
+      const work = await this.within(
+        i === MOST_OPTIONS - 1 ? most : least * (most / least) ** (i / (MOST_OPTIONS - 1)),
+      );
+      found.set(JSON.stringify([work.division, work.memory]), work);
+    }
+    return [...found.values()].toSorted((a, b) => a.memory.expectedBytes - b.memory.expectedBytes);
+  }
+
   private graphsOf(division: Division): TrainingGraphs {
     const graphs = this.graphs.get(division) ?? trainingGraphs(this.setup, division);
     this.graphs.set(division, graphs);
     return graphs;
   }
+}
+
+const MOST_OPTIONS = 5;
+
+/** The bytes that a refused plan needs. */
+function leastOf(error: unknown): number {
+  if (error instanceof InputError && error.code === "memory-too-small") return error.facts.expected as number;
+  throw error;
 }
 
 /** Ways to divide a step, in the order in which they are tried. */

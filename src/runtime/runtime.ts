@@ -138,8 +138,8 @@ export class Runtime {
   }
 
   /** How a program of this graph holds its weights. */
-  holdingOf(graph: Graph): WeightHolding {
-    return this.device === "cpu" ? holdingOf(graph, this.packUpTo) : "packed";
+  holdingOf(graph: Graph, packUpTo = this.packUpTo): WeightHolding {
+    return this.device === "cpu" ? holdingOf(graph, packUpTo) : "packed";
   }
 
   /** Compiles a graph. `weights` provides the data of its parameters. */

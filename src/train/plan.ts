@@ -1,7 +1,7 @@
 /** The plan of a run, from its settings alone. */
 
 import { type Settings, threadsOf } from "../config/index.js";
-import { calibrate, countPlan, type Plan, planWork, resolvePrecision, startRuntimes } from "../engine/index.js";
+import { calibrate, countPlan, type Plan, resolvePrecision, startRuntimes, WorkPlanner } from "../engine/index.js";
 import { openEstimator } from "../estimators/index.js";
 import { choosePrecision, type OpenListener, openModel } from "../pipeline/index.js";
 import { plannedMonitors, plannedReward } from "../scoring/index.js";
@@ -39,7 +39,8 @@ export async function plan(
     ? await resolvePrecision(settings, machine, warn)
     : await choosePrecision(settings, undefined, warn);
   const setup = { settings, pipeline, reward, monitors, estimator, layout, precision };
-  const work = await planWork(setup);
+  const planner = new WorkPlanner(setup);
+  const work = await planner.within(settings.memory);
   const counted: Plan = {
     ...(await countPlan(setup, work)),
     uncounted: [
@@ -52,7 +53,10 @@ export async function plan(
   if (!times) return counted;
   const runtimes = await startRuntimes(machine, work.memory.replicas);
   try {
-    return { ...counted, estimate: await calibrate(runtimes, setup, work, counted) };
+    return {
+      ...counted,
+      estimate: await calibrate(runtimes, setup, { work, others: await planner.options() }, counted),
+    };
   } finally {
     await Promise.all(runtimes.map((runtime) => runtime.close()));
   }
