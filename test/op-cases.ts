@@ -46,6 +46,7 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
       build: o.add,
     },
   ],
+  remainder: [{ shapes: [[3], [2, 3]], build: (x, y) => o.remainder(o.mul(x, 5), y), range: [0.6, 0.95] }],
   sub: [{ shapes: [[3], [2, 3]], build: o.sub }],
   mul: [
     {

@@ -106,6 +106,12 @@ export const divOp: OpDef<NoAttrs> = {
     return [isInteger ? { shape: quotient.shape, data: quotient.data.map(Math.trunc) } : quotient];
   },
 };
+/** x - y trunc(x / y), with the sign of x: fmod of C, and % of JavaScript. */
+const floatRemainder = binary("remainder", "Mod", (x, y) => x % y);
+export const remainderOp: OpDef<NoAttrs> = {
+  ...floatRemainder,
+  emit: (w, inputs) => w.node("Mod", inputs, { fmod: 1 }),
+};
 export const maximumOp = binary("maximum", "Max", Math.max);
 export const minimumOp = binary("minimum", "Min", Math.min);
 export const greaterOp = binary("greater", "Greater", (x, y) => (x > y ? 1 : 0), "bool");
@@ -163,7 +169,13 @@ export const whereOp: OpDef<NoAttrs> = {
     }
     return [{ shape, dtype: values.dtype }];
   },
-  emit: (w, inputs) => w.node("Where", inputs),
+  emit: (w, inputs, { outputs }) => {
+    if ((outputs[0] as Value).dtype !== "int8") return w.node("Where", inputs);
+    // ONNX Runtime has no Where for int8.
+    const [condition, x, y] = inputs as [string, string, string];
+    const wide = [x, y].map((name) => w.node("Cast", [name], { to: ONNX_TYPE.int32 })[0] as string);
+    return w.node("Cast", w.node("Where", [condition, ...wide]), { to: ONNX_TYPE.int8 });
+  },
   evaluate: (inputs, node) => {
     const shape = (node.outputs[0] as Value).shape;
     const [c, x, y] = inputs.map((array) => ({ data: array.data, at: broadcastOffsets(array.shape, shape) }));
@@ -211,6 +223,8 @@ export const add = (x: Operand, y: Operand): Value => pair(addOp, x, y);
 export const sub = (x: Operand, y: Operand): Value => pair(subOp, x, y);
 export const mul = (x: Operand, y: Operand): Value => pair(mulOp, x, y);
 export const div = (x: Operand, y: Operand): Value => pair(divOp, x, y);
+/** The remainder of x / y with the sign of x, as torch.fmod. */
+export const remainder = (x: Operand, y: Operand): Value => pair(remainderOp, x, y);
 export const maximum = (x: Operand, y: Operand): Value => pair(maximumOp, x, y);
 export const minimum = (x: Operand, y: Operand): Value => pair(minimumOp, x, y);
 export const greater = (x: Operand, y: Operand): Value => pair(greaterOp, x, y);

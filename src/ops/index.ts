@@ -23,6 +23,7 @@ export {
   pow,
   quickGelu,
   relu,
+  remainder,
   sigmoid,
   sign,
   silu,

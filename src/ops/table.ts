@@ -19,6 +19,7 @@ export const OPS = {
   sub: elementwise.subOp,
   mul: elementwise.mulOp,
   div: elementwise.divOp,
+  remainder: elementwise.remainderOp,
   maximum: elementwise.maximumOp,
   minimum: elementwise.minimumOp,
   greater: elementwise.greaterOp,

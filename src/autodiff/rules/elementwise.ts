@@ -25,6 +25,7 @@ type Elementwise = Pick<
   | "sub"
   | "mul"
   | "div"
+  | "remainder"
   | "maximum"
   | "minimum"
   | "greater"
@@ -54,6 +55,8 @@ export const elementwiseRules: Rules<Elementwise> = {
   sub: (dy) => [() => dy, () => neg(dy)],
   mul: (dy, { inputs: [a, b] }) => [() => mul(dy, b), () => mul(dy, a)],
   div: (dy, { inputs: [, b], y }) => [() => div(dy, b), () => neg(div(mul(dy, y), b))],
+  // d (x - n y) / dy = -n, where n = (x - y rem) / y is a whole number.
+  remainder: (dy, { inputs: [a, b], y }) => [() => dy, () => neg(mul(dy, div(sub(a, y), b)))],
   // At a tie the first operand gets the gradient, so that clip passes it at its bounds, as torch.clamp does.
   maximum: (dy, { inputs: [a, b] }) => [() => where(less(a, b), 0, dy), () => where(less(a, b), dy, 0)],
   minimum: (dy, { inputs: [a, b] }) => [() => where(less(b, a), 0, dy), () => where(less(b, a), dy, 0)],

@@ -175,17 +175,17 @@ export class OnnxImport {
       const operator = Object.hasOwn(OPERATORS, qualified(node)) ? OPERATORS[qualified(node)] : undefined;
       if (!operator) throw unknownOperator(node);
       const value = attributes.get("value")?.t;
-      const result = operator(
-        new OnnxNode({
-          operator: node.opType,
-          opset: scope.opset,
-          inputs,
-          outputs: node.output.length,
-          attributes,
-          tensor: value && this.tensor(value),
-        }),
-      );
+      const reader = new OnnxNode({
+        operator: node.opType,
+        opset: scope.opset,
+        inputs,
+        outputs: node.output.findLastIndex((name) => name !== "") + 1,
+        attributes,
+        tensor: value && this.tensor(value),
+      });
+      const result = operator(reader);
       const outputs = "node" in result ? [result] : result;
+      reader.requireRead(outputs.length);
       for (const output of outputs) this.check(output);
       const folded = inputs.every((input) => !input || numbersOf(input)) ? this.folder.fold(outputs) : outputs;
       this.recordOrigin(folded, describe(node));
@@ -241,6 +241,14 @@ export class OnnxImport {
     { inputs, attributes }: { inputs: readonly (Value | undefined)[]; attributes: ReadonlyMap<string, AttributeProto> },
   ): Value[] {
     if (scope.depth >= MAX_CALL_DEPTH) throw this.tooDeep(node, "calls of functions");
+    const declared = new Set([...body.attribute, ...body.attributeProto.map(({ name }) => name)]);
+    const unknown = [...attributes.keys()].find((name) => !declared.has(name));
+    if (unknown !== undefined || inputs.length > body.input.length || node.output.length > body.output.length) {
+      const what = unknown === undefined ? "more inputs or outputs than" : `the attribute ${short(unknown)}, unlike`;
+      throw this.nodeFault("file-malformed", node, `it has ${what} the function that it calls. ${AGAIN}`, {
+        attribute: unknown === undefined ? undefined : short(unknown),
+      });
+    }
     const values = new Map<string, Value>();
     for (const [i, name] of body.input.entries()) {
       const value = inputs[i];

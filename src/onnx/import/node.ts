@@ -29,37 +29,82 @@ interface NodeParts {
   readonly tensor: Value | undefined;
 }
 
-/** Typed access to a node's inputs, as values of our graph, and to its attributes. */
+/**
+ * Typed access to a node's inputs, as values of our graph, and to its attributes. It notes what has been read, so that
+ * nothing that a file says about a node is dropped in silence (`requireRead`).
+ */
 export class OnnxNode {
   readonly operator: string;
   readonly opset: number;
-  readonly inputs: NodeParts["inputs"];
-  readonly outputs: number;
-  readonly tensor: Value | undefined;
-  private readonly attributes: NodeParts["attributes"];
+  private readonly parts: NodeParts;
+  private readonly readAttributes = new Set<string>();
+  private readonly readInputs = new Set<number>();
+  private readsOutputs = false;
 
-  constructor({ operator, opset, inputs, outputs, attributes, tensor }: NodeParts) {
-    this.operator = operator;
-    this.opset = opset;
-    this.inputs = inputs;
-    this.outputs = outputs;
-    this.attributes = attributes;
-    this.tensor = tensor;
+  constructor(parts: NodeParts) {
+    this.operator = parts.operator;
+    this.opset = parts.opset;
+    this.parts = parts;
+  }
+
+  /** Number of outputs that the node names. An importer that reads it knows which of them it does not return. */
+  get outputs(): number {
+    this.readsOutputs = true;
+    return this.parts.outputs;
+  }
+
+  /** The tensor attribute `value`, which only constants have. */
+  get tensor(): Value | undefined {
+    this.readAttributes.add("value");
+    return this.parts.tensor;
   }
 
   input(index: number): Value {
-    return this.inputs[index] ?? this.fail(`has no input ${index}`, { input: index });
+    return this.optional(index) ?? this.fail(`has no input ${index}`, { input: index });
+  }
+
+  /** An input that may be left out. */
+  optional(index: number): Value | undefined {
+    this.readInputs.add(index);
+    return this.parts.inputs[index];
   }
 
   /** All inputs, none of which may be left out. */
   all(): Value[] {
-    if (this.inputs.length === 0) this.fail("has no inputs");
-    return this.inputs.map((_, i) => this.input(i));
+    if (this.parts.inputs.length === 0) this.fail("has no inputs");
+    return this.parts.inputs.map((_, i) => this.input(i));
+  }
+
+  /** Declares that attributes (by name) and inputs (by index) have no effect on the value of this node, if it has them. */
+  ignore(...known: readonly (string | number)[]): void {
+    for (const what of known) {
+      if (typeof what === "string") this.readAttributes.add(what);
+      else this.readInputs.add(what);
+    }
+  }
+
+  /**
+   * Refuses the node if it has an attribute or an input that its importer has not read, or names an output that its importer
+   * does not know of. `returned` is the number of outputs that it made.
+   */
+  requireRead(returned: number): void {
+    const { attributes, inputs, outputs } = this.parts;
+    const remedy = "Export the model without it, or choose an output before this node";
+    for (const name of attributes.keys()) {
+      if (this.readAttributes.has(name)) continue;
+      this.fail(`its attribute ${name.slice(0, 60)} is not supported. ${remedy}`, { attribute: name.slice(0, 60) });
+    }
+    for (const [i, value] of inputs.entries()) {
+      if (value && !this.readInputs.has(i)) this.fail(`its input ${i} is not supported. ${remedy}`, { input: i });
+    }
+    if (outputs > returned && !this.readsOutputs) {
+      this.fail(`its output ${returned} is not supported. ${remedy}`, { output: returned });
+    }
   }
 
   /** The elements of an input that must be constant; undefined if it is left out. `what` names the input in messages. */
   numbers(index: number, what: string): number[] | undefined {
-    const value = this.inputs[index];
+    const value = this.optional(index);
     if (!value) return undefined;
     const known = numbersOf(value);
     return known
@@ -158,7 +203,8 @@ export class OnnxNode {
   }
 
   private attribute(name: string, type: Type): AttributeProto | undefined {
-    const attribute = this.attributes.get(name);
+    this.readAttributes.add(name);
+    const attribute = this.parts.attributes.get(name);
     // Files of the first IR versions leave the type out.
     if (attribute && attribute.type !== type && attribute.type !== Type.UNDEFINED) {
       const [found, expected] = [Type[attribute.type], Type[type]];

@@ -1,10 +1,18 @@
 /** Operators that generate constants, shapes and triangular matrices: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
 import { broadcastTo, cast, constant, matmul, reshape, sub, transpose, where } from "../../../ops/index.js";
+import { type DType, isFloating } from "../../../tensor/dtype.js";
 import { normalizeAxis, showShape, sizeOf, stridesOf } from "../../../tensor/shape.js";
 import { integers, type OnnxNode } from "../node.js";
-import { MAX_ELEMENTS, toFront } from "./indexing.js";
+import { dtypeOf, typeName } from "../tensors.js";
+import { fromFront, MAX_ELEMENTS, toFront } from "./indexing.js";
 import type { Operators } from "./operator.js";
+
+/** The type that values of an ONNX type are computed in. */
+export function valueType(node: OnnxNode, code: number): DType {
+  const dtype = dtypeOf(code) ?? node.fail(`the type ${typeName(code)} is not supported`, { found: typeName(code) });
+  return isFloating(dtype) ? "float32" : dtype;
+}
 
 function shapeOf(node: OnnxNode): Value {
   const { shape } = node.input(0);
@@ -78,8 +86,7 @@ function cumulativeSum(node: OnnxNode): Value {
   const rows = reshape(cast(toFront(x, axis), "float32"), [extent, -1]);
   const front = toFront(x, axis).shape;
   const back = reshape(matmul(ones, rows), front);
-  const order = front.map((_, i) => (i < axis ? i + 1 : i === axis ? 0 : i));
-  return cast(axis === 0 ? back : transpose(back, order), x.dtype);
+  return cast(fromFront(back, axis), x.dtype);
 }
 
 function nonZero(node: OnnxNode): Value {
@@ -122,7 +129,9 @@ export const constants: Operators = {
   Trilu: triangular,
   CumSum: cumulativeSum,
   EyeLike: (node) => {
-    const { shape, dtype } = node.input(0);
+    const { shape, dtype: own } = node.input(0);
+    const code = node.int("dtype");
+    const dtype = code === undefined ? own : valueType(node, code);
     const [rows, columns] = shape as [number, number];
     if (shape.length !== 2) node.fail(`${showShape(shape)} is not a matrix`);
     const k = node.int("k") ?? 0;

@@ -8,9 +8,10 @@ import type { Operators } from "./operator.js";
 import { asImage, asSignal, type Pair, perAxis, windowOf } from "./window.js";
 
 function convolution(node: OnnxNode): Value {
-  const [given, bias] = [node.input(0), node.inputs[2]];
+  const [given, bias] = [node.input(0), node.optional(2)];
   const [x, weight] = [asImage(given, node), asImage(node.input(1), node)];
   const kernel = weight.shape.slice(2) as unknown as Pair;
+  requireKernel(node, kernel);
   const { stride, dilation, padding } = windowOf(node, given, kernel);
   const groups = node.int("group") ?? 1;
   const [down, across] = stride;
@@ -22,10 +23,24 @@ function convolution(node: OnnxNode): Value {
   return asSignal(slice(slice(dense, 2, [0, height], { step: down }), 3, [0, width], { step: across }), given);
 }
 
+/** kernel_shape repeats the shape of the weight. */
+function requireKernel(node: OnnxNode, kernel: readonly number[]): void {
+  const stated = node.ints("kernel_shape");
+  const axes = kernel.slice(kernel.length - (stated?.length ?? 0));
+  if (stated?.some((extent, axis) => extent !== axes[axis])) {
+    node.fail(`kernel_shape ${showShape(stated)} is not that of the weight, ${showShape(axes)}`, {
+      attribute: "kernel_shape",
+      found: stated,
+      expected: axes,
+    });
+  }
+}
+
 function transposedConvolution(node: OnnxNode): Value {
-  const [given, bias] = [node.input(0), node.inputs[2]];
+  const [given, bias] = [node.input(0), node.optional(2)];
   const [x, weight] = [asImage(given, node), asImage(node.input(1), node)];
   const rank = given.shape.length;
+  requireKernel(node, weight.shape.slice(2));
   const stride = perAxis(node, "strides", rank);
   const dilations = perAxis(node, "dilations", rank);
   const extra = perAxis(node, "output_padding", rank, 0);

@@ -22,6 +22,7 @@ import {
   neg,
   pow,
   quickGelu,
+  remainder,
   reshape,
   sigmoid,
   sign,
@@ -32,9 +33,9 @@ import {
   tanh,
   where,
 } from "../../../ops/index.js";
-import { type DType, isFloating } from "../../../tensor/dtype.js";
+import { isFloating } from "../../../tensor/dtype.js";
 import { numbersOf, type OnnxNode } from "../node.js";
-import { dtypeOf, typeName } from "../tensors.js";
+import { valueType } from "./constants.js";
 import type { Operator, Operators } from "./operator.js";
 
 const unary =
@@ -60,19 +61,20 @@ const onConstants =
 
 const toFloat = (x: Value) => cast(x, "float32");
 const not = (x: Value) => less(toFloat(x), 0.5);
-
-/** The type that values are computed in: float32 for all floating point types. */
-const computedAs = (dtype: DType): DType => (isFloating(dtype) ? "float32" : dtype);
+const and = (x: Value, y: Value) => greater(mul(toFloat(x), toFloat(y)), 0.5);
+const xor = (x: Value, y: Value) => not(equal(toFloat(x), toFloat(y)));
 
 function toType(node: OnnxNode): Value {
   const to = node.int("to") ?? node.fail("the attribute to is missing");
-  const dtype = dtypeOf(to) ?? node.fail(`a cast to ${typeName(to)} is not supported`);
-  return cast(node.input(0), computedAs(dtype));
+  // Both concern 8-bit floating point, which is not supported.
+  node.ignore("saturate", "round_mode");
+  return cast(node.input(0), valueType(node, to));
 }
 
 /** The gradient at 0 is 0, as in PyTorch: at a tie, `maximum` passes it to the first operand. */
 const relu = (x: Value) => maximum(0, x);
-const softplus = (x: Value) => add(maximum(0, x), log(add(exp(neg(abs(x))), 1)));
+/** log(1 + eˣ) = (x + |x|) / 2 + log(1 + e^-|x|). In this form the gradient at 0 is ½ too. */
+const softplus = (x: Value) => add(mul(add(x, abs(x)), 0.5), log(add(exp(neg(abs(x))), 1)));
 const hardSigmoid = (x: Value, slope: number, offset: number) => minimum(maximum(add(mul(x, slope), offset), 0), 1);
 /** slope · (eˣ − 1) for x < 0 */
 const scaledExpm1 = (x: Value, slope: number) => mul(sub(exp(minimum(x, 0)), 1), slope);
@@ -101,12 +103,13 @@ function power(node: OnnxNode): Value {
   return node.fail("is only supported with an exponent that is one constant number, or with a constant, positive base");
 }
 
-/** x - y ⌊x / y⌋, with the sign of y as in Python; with `fmod`, the sign of x as in C. */
+/** x - n y with the sign of y, as in Python; with `fmod`, with the sign of x, as in C. */
 function modulo(node: OnnxNode): Value {
   const [x, y] = [node.input(0), node.input(1)];
-  const quotient = div(cast(x, "float32"), cast(y, "float32"));
-  const whole = node.int("fmod") === 1 ? mul(sign(quotient), floor(abs(quotient))) : floor(quotient);
-  return sub(x, mul(y, cast(whole, x.dtype)));
+  const rest = remainder(x, y);
+  if (node.int("fmod") === 1) return rest;
+  const isOpposite = xor(less(rest, 0), less(y, 0));
+  return where(and(not(equal(rest, 0)), isOpposite), add(rest, y), rest);
 }
 
 /** `onFloats` or `onIntegers`, by the type of the operand. */
@@ -125,7 +128,7 @@ export const elementwise: Operators = {
   Max: folded(maximum),
   Min: folded(minimum),
   Sum: folded(add),
-  Mean: (node) => div(node.all().reduce(add), node.inputs.length),
+  Mean: (node) => div(node.all().reduce(add), node.all().length),
   Neg: (node) => byType(node, neg, (x) => mul(x, -1)),
   Abs: (node) => byType(node, abs, (x) => maximum(x, mul(x, -1))),
   Sign: (node) => byType(node, sign, (x) => cast(sign(cast(x, "float32")), x.dtype)),
@@ -199,9 +202,9 @@ export const elementwise: Operators = {
   GreaterOrEqual: binary((x, y) => not(less(x, y))),
   LessOrEqual: binary((x, y) => not(greater(x, y))),
   Not: unary(not),
-  And: binary((x, y) => greater(mul(toFloat(x), toFloat(y)), 0.5)),
+  And: binary(and),
   Or: binary((x, y) => greater(add(toFloat(x), toFloat(y)), 0.5)),
-  Xor: binary((x, y) => not(equal(toFloat(x), toFloat(y)))),
+  Xor: binary(xor),
   IsNaN: unary((x) => not(equal(x, x))),
   IsInf: (node) => {
     const x = node.input(0);
@@ -210,11 +213,18 @@ export const elementwise: Operators = {
   },
   Where: (node) => where(node.input(0), node.input(1), node.input(2)),
   Cast: toType,
-  CastLike: (node) => cast(node.input(0), node.input(1).dtype),
+  CastLike: (node) => {
+    node.ignore("saturate", "round_mode");
+    return cast(node.input(0), node.input(1).dtype);
+  },
   Identity: unary((x) => x),
   // Inference drops nothing: the mask is all true.
   Dropout: (node) => {
     const x = node.input(0);
+    if (node.number(2, "training_mode")) {
+      node.fail("is in training mode, and therefore random. Export the model after model.eval()", { input: 2 });
+    }
+    node.ignore("ratio", "seed", 1);
     return [x, broadcastTo(constant([1], [], "bool"), x.shape)];
   },
 };

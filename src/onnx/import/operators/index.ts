@@ -1,3 +1,4 @@
+import { attentions } from "./attention.js";
 import { constants } from "./constants.js";
 import { convolutions } from "./convolution.js";
 import { elementwise } from "./elementwise.js";
@@ -20,6 +21,7 @@ export const OPERATORS: Operators = {
   ...pooling,
   ...resizing,
   ...matrixProducts,
+  ...attentions,
   ...norms,
   ...reductions,
 };

@@ -31,6 +31,12 @@ export const toFront = (x: Value, axis: number) => {
   return axis === 0 ? x : transpose(x, [axis, ...others]);
 };
 
+/** The inverse of `toFront`: the first axis of x becomes `axis`. */
+export const fromFront = (x: Value, axis: number) => {
+  const order = x.shape.map((_, i) => (i < axis ? i + 1 : i === axis ? 0 : i));
+  return axis === 0 ? x : transpose(x, order);
+};
+
 function sliced(node: OnnxNode): Value {
   const x = node.input(0);
   const starts = node.intsOrInput("starts", 1) ?? node.fail("starts are missing");
@@ -97,11 +103,14 @@ function gathered(node: OnnxNode): Value {
   const [x, indices] = [node.input(0), node.input(1)];
   const axis = node.axis("axis", 0, x.shape.length);
   const known = numbersOf(indices);
-  if (!known) return gatherAlong(x, axis, cast(indices, "int64"));
+  if (!known) return gatherAlong(x, axis, fromStart(cast(indices, "int64"), x.shape[axis] as number));
   const positions = positionsIn(known.data, x.shape[axis] as number, node);
   const shape = [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)];
   return reshape(take(x, axis, positions), shape);
 }
+
+/** Indices that are not constant, as 0 … extent - 1. */
+export const fromStart = (indices: Value, extent: number) => add(indices, mul(cast(less(indices, 0), "int64"), extent));
 
 /** Indices as 0 … extent - 1. Negative ones count from the end. */
 function positionsIn(indices: ArrayLike<number>, extent: number, node: OnnxNode): number[] {

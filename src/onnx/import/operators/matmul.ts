@@ -1,7 +1,7 @@
 /** Matrix products: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
-import { add, linear, matmul, mul, reshape, softmax, sum, transpose, where } from "../../../ops/index.js";
-import { type Shape, showShape, sizeOf } from "../../../tensor/shape.js";
+import { add, linear, matmul, mul, reshape, sum, transpose } from "../../../ops/index.js";
+import { type Shape, sizeOf } from "../../../tensor/shape.js";
 import type { OnnxNode } from "../node.js";
 import type { Operators } from "./operator.js";
 
@@ -21,7 +21,7 @@ function product(node: OnnxNode): Value {
 }
 
 function gemm(node: OnnxNode): Value {
-  const [a, b, c] = [node.input(0), node.input(1), node.inputs[2]];
+  const [a, b, c] = [node.input(0), node.input(1), node.optional(2)];
   const [transposeA, transposeB] = [node.int("transA") === 1, node.int("transB") === 1];
   const [alpha, beta] = [node.float("alpha") ?? 1, node.float("beta") ?? 1];
   const [, columns] = transposeB ? [...b.shape].reverse() : b.shape;
@@ -94,34 +94,8 @@ function einsum(node: OnnxNode): Value {
   );
 }
 
-/** Stands for -∞ in a mask. It is finite, so that softmax of a fully masked row is not NaN. */
-const MASKED = -1e30;
-
-/** Attention of opset 23: softmax(q kᵀ · scale + mask) v, computed on heads [b, heads, n, d]. */
-function attention(node: OnnxNode): Value {
-  const [query, key, value, mask] = [node.input(0), node.input(1), node.input(2), node.inputs[3]];
-  if (node.int("is_causal") === 1 || node.inputs.slice(4).some(Boolean) || node.outputs > 1) {
-    node.fail("is_causal, a key-value cache and further outputs are not supported");
-  }
-  const split = (x: Value, heads: number | undefined) => {
-    if (x.shape.length === 4) return x;
-    const [b, n, c] = x.shape as [number, number, number];
-    if (x.shape.length !== 3 || !heads) return node.fail(`cannot split ${showShape(x.shape)} into heads`);
-    return transpose(reshape(x, [b, n, heads, c / heads]), [0, 2, 1, 3]);
-  };
-  const [queryHeads, heads] = [node.int("q_num_heads"), node.int("kv_num_heads")];
-  const q = split(query, queryHeads);
-  const scale = node.float("scale") ?? 1 / Math.sqrt(q.shape.at(-1) as number);
-  const scores = matmul(mul(q, scale), split(key, heads), { transposeB: true });
-  const masked = mask?.dtype === "bool" ? where(mask, scores, MASKED) : mask ? add(scores, mask) : scores;
-  const y = matmul(softmax(masked), split(value, heads));
-  const [b, , n] = y.shape as [number, number, number];
-  return query.shape.length === 4 ? y : reshape(transpose(y, [0, 2, 1, 3]), [b, n, -1]);
-}
-
 export const matrixProducts: Operators = {
   MatMul: product,
   Gemm: gemm,
   Einsum: einsum,
-  Attention: attention,
 };

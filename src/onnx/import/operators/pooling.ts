@@ -8,7 +8,9 @@ import { asImage, asSignal, perAxis, windowOf } from "./window.js";
 
 function maximumPool(node: OnnxNode): Value {
   const x = node.input(0);
-  if (node.outputs > 1) node.fail("its second output, the indices of the maxima, is not supported");
+  // The order in which the indices count pixels. There are none here.
+  node.ignore("storage_order");
+  if (node.outputs > 1) node.fail("its second output, the indices of the maxima, is not supported", { output: 1 });
   const window = windowOf(node, x, perAxis(node, "kernel_shape", x.shape.length));
   return asSignal(maxPool(asImage(x, node), window.kernel, window), x);
 }
@@ -17,6 +19,7 @@ function meanPool(node: OnnxNode): Value {
   const given = node.input(0);
   const window = windowOf(node, given, perAxis(node, "kernel_shape", given.shape.length));
   const { kernel, stride, padding, size, dilation } = window;
+  const includesPadding = node.int("count_include_pad") === 1;
   const x = asImage(given, node);
   const [, c, h, w] = x.shape as [number, number, number, number];
   const [factor] = kernel;
@@ -25,7 +28,6 @@ function meanPool(node: OnnxNode): Value {
   if (stride[0] !== stride[1]) node.fail(`different strides per axis ${showShape(stride)} are not supported`);
   const ones = filled([c, 1, ...kernel], 1);
   const sums = conv2d(x, ones, undefined, { stride: stride[0], padding, dilation, groups: c });
-  const includesPadding = node.int("count_include_pad") === 1;
   const stated = node.ints("pads") ?? [];
   const counts = ([0, 1] as const).map((axis) => {
     const extent = axis === 0 ? h : w;
