@@ -108,6 +108,7 @@ export function model({
     opsetImport: [
       { domain: "", version: BigInt(opset) },
       { domain: "com.microsoft", version: 1n },
+      { domain: "ai.onnx.ml", version: 3n },
       ...[...new Set(functions.map(({ domain }) => domain))].map((domain) => ({ domain, version: 1n })),
     ],
     functions: [...functions],

@@ -91,6 +91,11 @@ function erf64(x: number): number {
   return Math.sign(x) * (1 - Math.exp(-z * z) / Math.sqrt(Math.PI) / (z + fraction));
 }
 
+/** To the nearest integer; a tie goes to the even one, as in IEEE 754. */
+function roundToEven(x: number): number {
+  return Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x);
+}
+
 const sigmoid64 = (x: number) => 1 / (1 + Math.exp(-x));
 
 export const addOp = binary("add", "Add", (x, y) => x + y);
@@ -122,6 +127,9 @@ export const expOp: OpDef<NoAttrs> = { ...unary("exp", "Exp", Math.exp), autocas
 export const logOp: OpDef<NoAttrs> = { ...unary("log", "Log", Math.log), autocast: "float32" };
 export const sqrtOp = unary("sqrt", "Sqrt", Math.sqrt);
 export const floorOp = unary("floor", "Floor", Math.floor);
+/** To the nearest integer; a tie goes to the even one. */
+export const roundOp = unary("round", "Round", roundToEven);
+export const atanOp = unary("atan", "Atan", Math.atan);
 export const absOp = unary("abs", "Abs", Math.abs);
 export const signOp = unary("sign", "Sign", Math.sign);
 export const tanhOp = unary("tanh", "Tanh", Math.tanh);
@@ -155,6 +163,26 @@ export const powOp: OpDef<{ readonly exponent: number }> = {
   evaluate: ([x], { attrs }) => [
     { shape: (x as F64Array).shape, data: (x as F64Array).data.map((value) => value ** attrs.exponent) },
   ],
+};
+
+/** x to the power of y, element by element. */
+export const powerOp: OpDef<NoAttrs> = { ...binary("power", "Pow", (x, y) => x ** y), autocast: "float32" };
+
+/**
+ * The value of the first input with the gradient of the second: the straight-through estimator (Bengio et al. 2013) if the first
+ * is the second, rounded.
+ */
+export const straightThroughOp: OpDef<NoAttrs> = {
+  name: "straightThrough",
+  infer: ([value, like]) => {
+    const [found, expected] = [value as TensorType, like as TensorType];
+    if (showType(found) !== showType(expected)) {
+      throw new TypeError(`straightThrough: ${showType(found)} and ${showType(expected)} differ`);
+    }
+    return [found];
+  },
+  emit: (w, [value]) => w.node("Identity", [value as string]),
+  evaluate: ([value]) => [value as F64Array],
 };
 
 export const whereOp: OpDef<NoAttrs> = {
@@ -235,6 +263,12 @@ export const exp = (x: Value): Value => apply1(expOp, [x], NONE);
 export const log = (x: Value): Value => apply1(logOp, [x], NONE);
 export const sqrt = (x: Value): Value => apply1(sqrtOp, [x], NONE);
 export const floor = (x: Value): Value => apply1(floorOp, [x], NONE);
+export const round = (x: Value): Value => apply1(roundOp, [x], NONE);
+export const atan = (x: Value): Value => apply1(atanOp, [x], NONE);
+/** x to the power of y. For a constant exponent, `pow` is cheaper. */
+export const power = (x: Operand, y: Operand): Value => pair(powerOp, x, y);
+/** `value` with the gradient of `like`. */
+export const straightThrough = (value: Value, like: Value): Value => apply1(straightThroughOp, [value, like], NONE);
 export const abs = (x: Value): Value => apply1(absOp, [x], NONE);
 export const sign = (x: Value): Value => apply1(signOp, [x], NONE);
 export const tanh = (x: Value): Value => apply1(tanhOp, [x], NONE);

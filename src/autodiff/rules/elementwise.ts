@@ -3,12 +3,15 @@ import {
   cast,
   cos,
   div,
+  equal,
   erf,
   exp,
   less,
+  log,
   mul,
   neg,
   pow,
+  power,
   sigmoid,
   sign,
   sin,
@@ -36,6 +39,10 @@ type Elementwise = Pick<
   | "log"
   | "sqrt"
   | "floor"
+  | "round"
+  | "atan"
+  | "power"
+  | "straightThrough"
   | "abs"
   | "sign"
   | "tanh"
@@ -68,6 +75,14 @@ export const elementwiseRules: Rules<Elementwise> = {
   log: (dy, { inputs: [x] }) => [() => div(dy, x)],
   sqrt: (dy, { y }) => [() => div(dy, mul(y, 2))],
   floor: "nondifferentiable",
+  round: "nondifferentiable",
+  atan: (dy, { inputs: [x] }) => [() => div(dy, add(mul(x, x), 1))],
+  // Where the derivative has the form 0 · ∞ it is 0, as in PyTorch: x⁰ is constant, and 0ᵃ is too for a ≥ 0.
+  power: (dy, { inputs: [x, a], y }) => [
+    () => where(equal(a, 0), 0, mul(dy, mul(a, power(x, sub(a, 1))))),
+    () => where(equal(y, 0), 0, mul(dy, mul(y, log(where(equal(y, 0), 1, x))))),
+  ],
+  straightThrough: (dy) => [undefined, () => dy],
   abs: (dy, { inputs: [x] }) => [() => mul(dy, sign(x))],
   sign: "nondifferentiable",
   tanh: (dy, { y }) => [() => mul(dy, sub(1, mul(y, y)))],

@@ -204,8 +204,12 @@ describe("a node that cannot be imported is named", () => {
     ],
     [
       "an operator of another domain",
-      [node("com.microsoft.FusedConv", ["x"], ["y"])],
-      { node: "the FusedConv", operator: "com.microsoft.FusedConv" },
+      [node("com.microsoft.nchwc.Conv", ["x"], ["y"])],
+      {
+        node: "the Conv",
+        operator: "com.microsoft.nchwc.Conv",
+        reason: expect.stringMatching(/ORT_ENABLE_EXTENDED.*reward\.output, such as "x"/),
+      },
     ],
     [
       "a loop",
@@ -213,9 +217,24 @@ describe("a node that cannot be imported is named", () => {
       { node: "the Loop", operator: "Loop", reason: expect.stringContaining("Export the model for a fixed size") },
     ],
     [
-      "a quantized operator",
-      [node("QuantizeLinear", ["x", "x"], ["y"])],
-      { node: "the QuantizeLinear", operator: "QuantizeLinear", reason: expect.stringContaining("quantized") },
+      "a tree",
+      [node("ai.onnx.ml.TreeEnsembleRegressor", ["x"], ["y"])],
+      { operator: "ai.onnx.ml.TreeEnsembleRegressor", reason: expect.stringContaining("no gradient") },
+    ],
+    [
+      "an operator that is new and short, without a wrong guess",
+      [node("DFX", ["x"], ["y"])],
+      { operator: "DFX", reason: expect.stringMatching(/^the operator DFX is not supported\. Export/) },
+    ],
+    [
+      "the choice of boxes, with the tensors before it",
+      [node("Neg", ["x"], ["scores"]), node("NonMaxSuppression", ["x", "scores"], ["y"])],
+      { operator: "NonMaxSuppression", reason: expect.stringContaining('such as "x" or "scores"') },
+    ],
+    [
+      "values that decide how many results there are",
+      [node("NonZero", ["x"], ["y"])],
+      { operator: "NonZero", input: 0, reason: expect.stringContaining("choose an output before this node") },
     ],
     [
       "shapes that do not fit",
@@ -342,9 +361,14 @@ describe("a hostile file is refused", () => {
       inputError("file-malformed", { path, tensor: "w", found: [2 ** 40, 2 ** 40] }),
     ],
     [
-      "of a quantized type",
+      "of 8-bit floating point",
+      { ...tensor("w", [1]), dataType: 17 },
+      inputError("onnx-unsupported", { path, tensor: "w", found: "FLOAT8E4M3FN" }),
+    ],
+    [
+      "of 4-bit integers with too many bytes",
       { ...tensor("w", [1]), dataType: 22 },
-      inputError("onnx-unsupported", { path, tensor: "w", found: "INT4" }),
+      inputError("file-malformed", { path, tensor: "w", expected: 1, found: 8 }),
     ],
   ])("for a tensor %s", async (_, broken, error) => {
     await expect(open({ ...xy, nodes: [node("Neg", ["x"], ["y"])], initializers: [broken] })).rejects.toThrow(error);

@@ -2,20 +2,31 @@
 import type { AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto } from "onnx-buf";
 import { type ErrorCode, type ErrorFacts, InputError, nearest } from "../../errors/index.js";
 import { type Node, showType, type Value } from "../../graph/value.js";
-import { cast, constant, parameter } from "../../ops/index.js";
+import { cast, constant, parameter, straightThrough } from "../../ops/index.js";
 import { isFloating } from "../../tensor/dtype.js";
 import { sizeOf } from "../../tensor/shape.js";
 import { ConstantFolder } from "./constant-folding.js";
 import { describe, qualified, short, show, site } from "./describe.js";
 import { functionKey, type OnnxFile, opsetOf } from "./file.js";
 import { numbersOf, OnnxNode, UnsupportedNode } from "./node.js";
-import { OPERATORS, REFUSED } from "./operators/index.js";
+import { OPERATORS } from "./operators/index.js";
+import { refusal } from "./operators/refused.js";
 import { attributesOf, type Scope } from "./scope.js";
 
 /** Limit on nodes per import. The body of a function counts at each call. The largest published models have a few thousand. */
 const MAX_NODES = 100_000;
 const MAX_CALL_DEPTH = 50;
 const MAX_ELEMENTS = 2 ** 31;
+
+export interface ImportOptions {
+  /** Put before the names of the weights in the graph. */
+  readonly prefix?: string;
+  /**
+   * Rounding (Round, Floor, Ceil, casts to integers and back) has the derivative 0. With this, it passes the gradient as if it
+   * did not round. QuantizeLinear always does, within its range.
+   */
+  readonly straightThrough?: boolean;
+}
 
 const AGAIN = "Export the model again";
 
@@ -34,13 +45,17 @@ export class OnnxImport {
   private readonly weights = new Map<string, Value>();
   private nodes = 0;
   private readonly folder = new ConstantFolder();
+  private readonly prefix: string;
+  private readonly straightThrough: boolean;
+  private rounded = false;
 
-  /** `prefix` is put before the names of the weights in the graph. */
   constructor(
     private readonly file: OnnxFile,
     inputs: Readonly<Record<string, Value>>,
-    private readonly prefix = "",
+    { prefix = "", straightThrough = false }: ImportOptions = {},
   ) {
+    this.prefix = prefix;
+    this.straightThrough = straightThrough;
     const { graph, opset } = file;
     for (const { name } of file.inputs) {
       if (!inputs[name]) throw new TypeError(`OnnxImport: no value for the input ${name}`);
@@ -61,6 +76,11 @@ export class OnnxImport {
    */
   output(name: string): Value {
     return this.resolve(this.main, name);
+  }
+
+  /** Whether an imported node rounds a value that depends on the inputs. */
+  get rounds(): boolean {
+    return this.rounded;
   }
 
   /** The ONNX node that a node of our graph comes from, such as `node "/conv1/Conv" (Conv)`. */
@@ -173,7 +193,7 @@ export class OnnxImport {
     if (node.opType === "If") return this.branch(scope, node, inputs[0], attributes);
     try {
       const operator = Object.hasOwn(OPERATORS, qualified(node)) ? OPERATORS[qualified(node)] : undefined;
-      if (!operator) throw unknownOperator(node);
+      if (!operator) throw unknown(node);
       const value = attributes.get("value")?.t;
       const reader = new OnnxNode({
         operator: node.opType,
@@ -182,14 +202,18 @@ export class OnnxImport {
         outputs: node.output.findLastIndex((name) => name !== "") + 1,
         attributes,
         tensor: value && this.tensor(value),
+        types: node.input.map((name) => this.elementType(scope, name)),
+        throughRounding: (rounded, like) => this.throughRounding(rounded, like),
       });
       const result = operator(reader);
       const outputs = "node" in result ? [result] : result;
       reader.requireRead(outputs.length);
-      for (const output of outputs) this.check(output);
-      const folded = inputs.every((input) => !input || numbersOf(input)) ? this.folder.fold(outputs) : outputs;
+      const made = outputs.filter((output) => output !== undefined);
+      for (const output of made) this.check(output);
+      const isConstant = inputs.every((input) => !input || numbersOf(input));
+      const folded = isConstant ? this.folder.fold(made) : made;
       this.recordOrigin(folded, describe(node));
-      return folded;
+      return outputs.map((output) => output && folded[made.indexOf(output)]);
     } catch (error) {
       // The shape rules of ops throw these two. Whatever they complain of comes from the file.
       if (error instanceof TypeError || error instanceof RangeError) {
@@ -204,6 +228,23 @@ export class OnnxImport {
       }
       throw error;
     }
+  }
+
+  /** The element type of an input, an initializer or the value of a Constant; undefined for what nodes compute. */
+  private elementType(scope: Scope, name: string): number | undefined {
+    for (let at: Scope | undefined = scope; at; at = at.parent) {
+      const known = at.initializers.get(name)?.dataType;
+      if (known !== undefined) return known;
+      const producer = at.producers.get(name);
+      if (producer) return producer.attribute.find((attribute) => attribute.name === "value")?.t?.dataType;
+    }
+    return this.file.inputs.find((input) => input.name === name)?.elementType;
+  }
+
+  private throughRounding(rounded: Value, like: Value): Value {
+    if (numbersOf(rounded) || numbersOf(like)) return rounded;
+    this.rounded = true;
+    return this.straightThrough ? straightThrough(rounded, like) : rounded;
   }
 
   /** Notes `origin` for all nodes below `values` that have no origin yet. */
@@ -320,14 +361,7 @@ export class OnnxImport {
   }
 }
 
-function unknownOperator(node: NodeProto): UnsupportedNode {
-  const name = short(qualified(node));
-  const reason = Object.hasOwn(REFUSED, node.opType) ? REFUSED[node.opType] : undefined;
-  if (reason) return new UnsupportedNode(`the operator ${name} is not supported: ${reason}`);
-  const suggestion = nearest(name, Object.keys(OPERATORS));
-  const near = suggestion ? `; the nearest supported one is ${suggestion}` : "";
-  return new UnsupportedNode(
-    `the operator ${name} is not supported${near}. Choose an output before it, export with another opset or exporter, or write the model with other operations`,
-    { suggestion },
-  );
+function unknown(node: NodeProto): UnsupportedNode {
+  const { message, suggestion } = refusal(node, Object.keys(OPERATORS));
+  return new UnsupportedNode(message, suggestion === undefined ? {} : { suggestion });
 }

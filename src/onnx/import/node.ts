@@ -27,6 +27,10 @@ interface NodeParts {
   readonly attributes: ReadonlyMap<string, AttributeProto>;
   /** The tensor attribute `value`, which only constants have. */
   readonly tensor: Value | undefined;
+  /** TensorProto.DataType of the inputs in the file, for those that are inputs or constants of the file. */
+  readonly types: readonly (number | undefined)[];
+  /** `rounded` with the gradient of `like`, if the import lets gradients pass through rounding. */
+  readonly throughRounding: (rounded: Value, like: Value) => Value;
 }
 
 /**
@@ -67,6 +71,21 @@ export class OnnxNode {
   optional(index: number): Value | undefined {
     this.readInputs.add(index);
     return this.parts.inputs[index];
+  }
+
+  /** Number of inputs, those that are left out included. */
+  get count(): number {
+    return this.parts.inputs.length;
+  }
+
+  /** The element type of an input in the file, a TensorProto.DataType, if the file states it. */
+  elementType(index: number): number | undefined {
+    return this.parts.types[index];
+  }
+
+  /** A rounded value, whose derivative is 0, or that of `like` if the import is straight through. */
+  throughRounding(rounded: Value, like: Value): Value {
+    return this.parts.throughRounding(rounded, like);
   }
 
   /** All inputs, none of which may be left out. */
@@ -110,7 +129,7 @@ export class OnnxNode {
     return known
       ? [...known.data]
       : this.fail(
-          `its ${what} (input ${index}) depends on the image or on weights, but must be a constant. Export the model with a fixed size`,
+          `its ${what} (input ${index}) depends on the image or on weights, but must be a constant. Export the model with a fixed size, or choose an output before this node`,
           { input: index, parameter: what },
         );
   }
@@ -156,6 +175,10 @@ export class OnnxNode {
   string(name: string): string | undefined {
     const bytes = this.attribute(name, Type.STRING)?.s;
     return bytes && new TextDecoder().decode(bytes);
+  }
+
+  strings(name: string): string[] | undefined {
+    return this.attribute(name, Type.STRINGS)?.strings.map((bytes) => new TextDecoder().decode(bytes));
   }
 
   /** A string attribute with a closed set of values. */

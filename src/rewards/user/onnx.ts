@@ -104,7 +104,7 @@ export async function openOnnxReward(
     requireFit(pixels, imageInput, path);
     const others = file.inputs.filter((other) => other !== imageInput);
     const values = others.map((other) => [other.name, furtherInput(other, settings, pixels)] as const);
-    return new OnnxImport(file, { [imageInput.name]: pixels, ...Object.fromEntries(values) }, prefix);
+    return new OnnxImport(file, { [imageInput.name]: pixels, ...Object.fromEntries(values) }, { prefix });
   };
   const output = (images: Value, wanted: string) =>
     inBatches(images, imageInput, (part) => importFor(part).output(wanted));

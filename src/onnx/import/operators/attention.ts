@@ -6,12 +6,15 @@ import {
   cast,
   concat,
   constant,
+  gather,
   greater,
   matmul,
   mul,
   pad,
   reshape,
+  slice,
   softmax,
+  sub,
   tanh,
   transpose,
   where,
@@ -25,7 +28,7 @@ import type { Operators } from "./operator.js";
 const MASKED = -1e30;
 
 /** x [b, n, heads · d] → [b, heads, n, d]; four axes stay as they are. */
-function splitHeads(x: Value, heads: number | undefined, node: OnnxNode): Value {
+export function splitHeads(x: Value, heads: number | undefined, node: OnnxNode): Value {
   if (x.shape.length === 4) return x;
   const [b, n, c] = x.shape as [number, number, number];
   if (x.shape.length !== 3 || !heads || c % heads !== 0) {
@@ -35,7 +38,7 @@ function splitHeads(x: Value, heads: number | undefined, node: OnnxNode): Value 
 }
 
 /** x [b, heads, n, d] → [b, n, heads · d] */
-function joinHeads(x: Value): Value {
+export function joinHeads(x: Value): Value {
   const [b, heads, n, d] = x.shape as [number, number, number, number];
   return reshape(transpose(x, [0, 2, 1, 3]), [b, n, heads * d]);
 }
@@ -54,7 +57,7 @@ interface AttentionParts {
 }
 
 /** softmax(cap(q kᵀ · scale) + mask) v. A query that may attend no key gets 0, as does its gradient. */
-function scaledAttention({ query, key, value, scale, cap = 0, masks = [] }: AttentionParts): {
+export function scaledAttention({ query, key, value, scale, cap = 0, masks = [] }: AttentionParts): {
   readonly y: Value;
   readonly raw: Value;
   readonly capped: Value;
@@ -102,6 +105,10 @@ function span(
   );
   return constant(rows, [samples.length, 1, n, m], "bool");
 }
+
+/** Query i attends the keys up to i. */
+export const causalMask = (node: OnnxNode, queries: number, keys: number): Value =>
+  span(node, [queries, keys], [{ start: () => 0, end: (i) => i + keys - queries }]);
 
 /** The causal mask and the window of a node whose first query is at the position `offset` of the keys of each sample. */
 function positional(
@@ -166,4 +173,35 @@ function widened(mask: Value, keys: number): Value {
   return concat([mask, broadcastTo(constant([Number.NEGATIVE_INFINITY], []), rest)], mask.shape.length - 1);
 }
 
-export const attentions: Operators = { Attention: attention };
+/** Rotates pairs of features by the angle of their token (Su et al. 2021). x [b, heads, n, d] or [b, n, heads · d] */
+function rotaryEmbedding(node: OnnxNode): Value {
+  const [given, positions] = [node.input(0), node.optional(3)];
+  const x = splitHeads(given, node.int("num_heads"), node);
+  const width = node.int("rotary_embedding_dim") || (x.shape[3] as number);
+  const isInterleaved = node.int("interleaved") === 1;
+  const half = width / 2;
+  // [b, 1, n, half]
+  const angles = [1, 2].map((i) => {
+    const table = node.input(i);
+    const rows = positions ? gather(table, cast(positions, "int64")) : table;
+    return reshape(rows, [rows.shape[0] as number, 1, ...rows.shape.slice(1)]);
+  });
+  const [cosines, sines] = angles as [Value, Value];
+  const pair = (i: number) =>
+    isInterleaved ? slice(x, 3, [i, width], { step: 2 }) : slice(x, 3, [i * half, (i + 1) * half]);
+  const [a, b] = [pair(0), pair(1)];
+  const turned = [sub(mul(cosines, a), mul(sines, b)), add(mul(sines, a), mul(cosines, b))];
+  const rotated = isInterleaved
+    ? reshape(
+        concat(
+          turned.map((y) => reshape(y, [...y.shape, 1])),
+          4,
+        ),
+        [...x.shape.slice(0, 3), width],
+      )
+    : concat(turned, 3);
+  const y = concat([rotated, slice(x, 3, [width, x.shape[3] as number])], 3);
+  return given.shape.length === 4 ? y : joinHeads(y);
+}
+
+export const attentions: Operators = { Attention: attention, RotaryEmbedding: rotaryEmbedding };

@@ -1,8 +1,10 @@
 /** Elementwise arithmetic, activations, comparisons and logic: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
+import { castOp } from "../../../ops/elementwise.js";
 import {
   abs,
   add,
+  atan,
   broadcastTo,
   cast,
   constant,
@@ -21,9 +23,11 @@ import {
   mul,
   neg,
   pow,
+  power,
   quickGelu,
   remainder,
   reshape,
+  round,
   sigmoid,
   sign,
   silu,
@@ -51,13 +55,21 @@ const folded =
   (node) =>
     node.all().reduce(f);
 
-/** For functions without a rule in our graph, which exporters use in shape arithmetic alone. The operand must be constant. */
-const onConstants =
-  (f: (x: number) => number): Operator =>
+const rounding =
+  (f: (x: Value) => Value): Operator =>
   (node) => {
-    const { shape, dtype } = node.input(0);
-    return constant((node.numbers(0, "operand") ?? []).map(f), shape, dtype);
+    const x = node.input(0);
+    return node.throughRounding(f(x), x);
   };
+
+/** log(x + √(x² + 1)), by symmetry for negative x, where the sum would cancel */
+function asinh(x: Value): Value {
+  const root = sqrt(add(mul(x, x), 1));
+  return where(less(x, 0), neg(log(sub(root, minimum(x, 0)))), log(add(maximum(x, 0), root)));
+}
+
+/** asin x = atan(x / √(1 - x²)) */
+const asin = (x: Value) => atan(div(x, sqrt(sub(1, mul(x, x)))));
 
 const toFloat = (x: Value) => cast(x, "float32");
 const not = (x: Value) => less(toFloat(x), 0.5);
@@ -68,7 +80,11 @@ function toType(node: OnnxNode): Value {
   const to = node.int("to") ?? node.fail("the attribute to is missing");
   // Both concern 8-bit floating point, which is not supported.
   node.ignore("saturate", "round_mode");
-  return cast(node.input(0), valueType(node, to));
+  const [x, dtype] = [node.input(0), valueType(node, to)];
+  const y = cast(x, dtype);
+  // To an integer and back: the fraction is cut off.
+  const [before] = x.node.op === castOp ? x.node.inputs : [];
+  return before?.dtype === "float32" && dtype === "float32" ? node.throughRounding(y, before) : y;
 }
 
 /** The gradient at 0 is 0, as in PyTorch: at a tie, `maximum` passes it to the first operand. */
@@ -87,11 +103,12 @@ function clipped(node: OnnxNode): Value {
   return high === undefined ? raised : minimum(raised, high);
 }
 
-function power(node: OnnxNode): Value {
+function raised(node: OnnxNode): Value {
   const [x, exponent] = [node.input(0), node.input(1)];
-  const [base, power] = [numbersOf(x), numbersOf(exponent)];
-  if (power && power.data.length > 0 && power.data.every((value) => value === power.data[0])) {
-    const y = pow(cast(x, "float32"), power.data[0] as number);
+  const [base, constants] = [numbersOf(x), numbersOf(exponent)];
+  const [first] = constants?.data ?? [];
+  if (first !== undefined && constants?.data.every((value) => value === first)) {
+    const y = pow(cast(x, "float32"), first);
     const shaped =
       exponent.shape.length > x.shape.length
         ? reshape(y, [...exponent.shape.slice(x.shape.length).fill(1), ...x.shape])
@@ -100,7 +117,7 @@ function power(node: OnnxNode): Value {
   }
   // xᵃ = exp(a ln x)
   if (base?.data.every((value) => value > 0)) return exp(mul(cast(exponent, "float32"), log(x)));
-  return node.fail("is only supported with an exponent that is one constant number, or with a constant, positive base");
+  return cast(power(cast(x, "float32"), cast(exponent, "float32")), x.dtype);
 }
 
 /** x - n y with the sign of y, as in Python; with `fmod`, with the sign of x, as in C. */
@@ -118,12 +135,18 @@ const byType = (node: OnnxNode, onFloats: (x: Value) => Value, onIntegers: (x: V
   return isFloating(x.dtype) ? onFloats(x) : onIntegers(x);
 };
 
+/** The approximation of GELU by a tanh (Hendrycks & Gimpel 2016). */
+export function tanhGelu(x: Value): Value {
+  const inner = mul(add(x, mul(mul(mul(x, x), x), 0.044715)), Math.sqrt(2 / Math.PI));
+  return mul(mul(x, 0.5), add(tanh(inner), 1));
+}
+
 export const elementwise: Operators = {
   Add: binary(add),
   Sub: binary(sub),
   Mul: binary(mul),
   Div: binary(div),
-  Pow: power,
+  Pow: raised,
   Mod: modulo,
   Max: folded(maximum),
   Min: folded(minimum),
@@ -142,12 +165,16 @@ export const elementwise: Operators = {
   Tanh: unary(tanh),
   Sinh: unary((x) => mul(sub(exp(x), exp(neg(x))), 0.5)),
   Cosh: unary((x) => mul(add(exp(x), exp(neg(x))), 0.5)),
-  Atan: onConstants(Math.atan),
+  Atan: unary(atan),
+  Asin: unary(asin),
+  Acos: unary((x) => sub(Math.PI / 2, asin(x))),
+  Asinh: unary(asinh),
+  Acosh: unary((x) => log(add(x, sqrt(sub(mul(x, x), 1))))),
+  Atanh: unary((x) => mul(log(div(add(x, 1), sub(1, x))), 0.5)),
   Erf: unary(erf),
-  Floor: unary(floor),
-  Ceil: unary((x) => neg(floor(neg(x)))),
-  // A tie goes to the even neighbor.
-  Round: onConstants((x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x))),
+  Floor: rounding(floor),
+  Ceil: rounding((x) => neg(floor(neg(x)))),
+  Round: rounding(round),
   Clip: clipped,
   Relu: unary(relu),
   LeakyRelu: (node) => {
@@ -179,6 +206,14 @@ export const elementwise: Operators = {
   HardSigmoid: (node) => hardSigmoid(node.input(0), node.float("alpha") ?? 0.2, node.float("beta") ?? 0.5),
   HardSwish: unary((x) => mul(x, hardSigmoid(x, 1 / 6, 0.5))),
   Softplus: unary(softplus),
+  Shrink: (node) => {
+    const [x, bias, limit] = [node.input(0), node.float("bias") ?? 0, node.float("lambd") ?? 0.5];
+    return where(less(x, -limit), add(x, bias), where(greater(x, limit), sub(x, bias), mul(x, 0)));
+  },
+  SwiGLU: (node) => {
+    const [gate, x, alpha] = [node.input(0), node.input(1), node.float("alpha") ?? 1];
+    return mul(mul(gate, sigmoid(mul(gate, alpha))), x);
+  },
   Softsign: unary((x) => div(x, add(abs(x), 1))),
   Mish: unary((x) => mul(x, tanh(softplus(x)))),
   Swish: (node) => {
@@ -188,8 +223,7 @@ export const elementwise: Operators = {
   Gelu: (node) => {
     const x = node.input(0);
     if (node.choice("approximate", ["none", "tanh"], "none") === "none") return gelu(x);
-    const inner = mul(add(x, mul(mul(mul(x, x), x), 0.044715)), Math.sqrt(2 / Math.PI));
-    return mul(mul(x, 0.5), add(tanh(inner), 1));
+    return tanhGelu(x);
   },
   "com.microsoft.Gelu": unary(gelu),
   "com.microsoft.QuickGelu": (node) => {
@@ -214,6 +248,8 @@ export const elementwise: Operators = {
   Where: (node) => where(node.input(0), node.input(1), node.input(2)),
   Cast: toType,
   CastLike: (node) => {
+    const code = node.elementType(1);
+    if (code !== undefined) valueType(node, code);
     node.ignore("saturate", "round_mode");
     return cast(node.input(0), node.input(1).dtype);
   },
@@ -221,7 +257,8 @@ export const elementwise: Operators = {
   // Inference drops nothing: the mask is all true.
   Dropout: (node) => {
     const x = node.input(0);
-    if (node.number(2, "training_mode")) {
+    const isTraining = node.number(2, "training_mode");
+    if (isTraining && node.number(1, "ratio") !== 0) {
       node.fail("is in training mode, and therefore random. Export the model after model.eval()", { input: 2 });
     }
     node.ignore("ratio", "seed", 1);

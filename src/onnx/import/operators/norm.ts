@@ -4,6 +4,7 @@ import {
   abs,
   add,
   broadcastTo,
+  cast,
   div,
   equal,
   exp,
@@ -22,11 +23,13 @@ import {
   sqrt,
   sub,
   sum,
+  topK,
   transpose,
   where,
 } from "../../../ops/index.js";
 import { showShape, sizeOf } from "../../../tensor/shape.js";
-import type { OnnxNode } from "../node.js";
+import { integers, type OnnxNode } from "../node.js";
+import { axesOf } from "./indexing.js";
 import type { Operators } from "./operator.js";
 
 const EPSILON = 1e-5;
@@ -70,9 +73,10 @@ function groupNormalization(node: OnnxNode): Value {
   });
 }
 
-function layerNormalization(node: OnnxNode): Value {
+/** y, and if they are named the mean and the inverse standard deviation. */
+function layerNormalization(node: OnnxNode): Value[] {
   const x = node.input(0);
-  // Mean and inverse standard deviation, the further outputs, are for the gradient. Ours has its own.
+  // The type of the statistics.
   node.ignore("stash_type");
   if (node.outputs > 3) node.fail(`names ${node.outputs} outputs, but has 3`);
   const axis = node.axis("axis", -1, x.shape.length);
@@ -81,7 +85,14 @@ function layerNormalization(node: OnnxNode): Value {
   const [scale, bias] = [node.input(1), node.optional(2)];
   const rows = reshape(x, [...x.shape.slice(0, axis), sizeOf(features)]);
   const zeros = () => filled([sizeOf(features)], 0);
-  return reshape(layerNorm(rows, flat(scale), bias ? flat(bias) : zeros(), node.float("epsilon") ?? EPSILON), x.shape);
+  const epsilon = node.float("epsilon") ?? EPSILON;
+  const y = reshape(layerNorm(rows, flat(scale), bias ? flat(bias) : zeros(), epsilon), x.shape);
+  if (node.outputs === 1) return [y];
+  const axes = x.shape.map((_, i) => i).slice(axis);
+  const average = mean(x, axes, { keepDims: true });
+  const centered = sub(x, average);
+  const variance = mean(mul(centered, centered), axes, { keepDims: true });
+  return [y, average, pow(add(variance, epsilon), -0.5)];
 }
 
 /** x / √(mean x² + ε) · scale (Zhang & Sennrich 2019) */
@@ -160,6 +171,18 @@ export const norms: Operators = {
   GroupNormalization: groupNormalization,
   LayerNormalization: layerNormalization,
   RMSNormalization: rmsNormalization,
+  MeanVarianceNormalization: (node) => {
+    const x = node.input(0);
+    const axes = axesOf(node.ints("axes") ?? [0, 2, 3], x.shape.length, "MeanVarianceNormalization");
+    const centered = sub(x, mean(x, axes, { keepDims: true }));
+    return div(centered, add(sqrtOrZero(mean(mul(centered, centered), axes, { keepDims: true })), 1e-9));
+  },
+  Hardmax: (node) =>
+    alongAxis(node, (x) => {
+      const extent = x.shape.at(-1) as number;
+      const places = integers(Array.from({ length: extent }, (_, i) => i));
+      return cast(equal(topK(x, 1, -1).indices, places), x.dtype);
+    }),
   LRN: localResponseNormalization,
   LpNormalization: (node) => {
     const x = node.input(0);

@@ -4,7 +4,8 @@ import {
   abs,
   allAxes,
   cast,
-  constant,
+  concat,
+  filled,
   flip,
   gatherElements,
   greater,
@@ -13,12 +14,14 @@ import {
   mean,
   mul,
   reshape,
+  slice,
   sub,
   sum,
   topK,
+  transpose,
 } from "../../../ops/index.js";
 import { type DType, isFloating } from "../../../tensor/dtype.js";
-import { normalizeAxis, showShape, sizeOf } from "../../../tensor/shape.js";
+import { normalizeAxis, sizeOf } from "../../../tensor/shape.js";
 import type { OnnxNode } from "../node.js";
 import { fromStart } from "./indexing.js";
 import { logSumExp, sqrtOrZero } from "./norm.js";
@@ -57,12 +60,21 @@ const extremum =
 
 const negate = (x: Value) => mul(x, -1);
 
-/** ReduceProd of a constant list: it occurs in shape arithmetic alone. */
-function reduceProd(node: OnnxNode): Value {
-  const { shape, dtype } = node.input(0);
-  const total = (node.numbers(0, "operand") ?? []).reduce((a, b) => a * b, 1);
-  if (shape.length !== 1) node.fail(`is only supported for a list, but its operand has the shape ${showShape(shape)}`);
-  return constant([total], node.int("keepdims") === 0 ? [] : [1], dtype);
+/** The product over some axes. Each pass multiplies one half by the other, so the gradient is right where elements are 0. */
+function product(x: Value, axes: readonly number[], { keepDims }: { keepDims: boolean }): Value {
+  const others = x.shape.map((_, axis) => axis).filter((axis) => !axes.includes(axis));
+  const extents = others.map((axis) => x.shape[axis] as number);
+  const count = sizeOf(axes.map((axis) => x.shape[axis] as number));
+  let rows = reshape(transpose(x, [...others, ...axes]), [...extents, count]);
+  if (count === 0) rows = filled([...extents, 1], 1);
+  const last = others.length;
+  for (let n = count; n > 1; n = Math.ceil(n / 2)) {
+    const half = Math.floor(n / 2);
+    const pairs = mul(slice(rows, last, [0, half]), slice(rows, last, [half, 2 * half]));
+    rows = n % 2 === 1 ? concat([pairs, slice(rows, last, [n - 1, n])], last) : pairs;
+  }
+  const kept = x.shape.map((extent, axis) => (axes.includes(axis) ? 1 : extent));
+  return reshape(rows, keepDims ? kept : extents);
 }
 
 function argMax(node: OnnxNode, transform: (x: Value) => Value): Value {
@@ -105,7 +117,7 @@ export const reductions: Operators = {
   ReduceMean: reduction(mean),
   ReduceMax: extremum(max),
   ReduceMin: extremum((x, axes, options) => negate(max(negate(x), axes, options))),
-  ReduceProd: reduceProd,
+  ReduceProd: reduction(product),
   ReduceL1: reduction((x, axes, options) => sum(abs(x), axes, options)),
   ReduceL2: reduction((x, axes, options) => sqrtOrZero(sum(mul(x, x), axes, options))),
   ReduceSumSquare: reduction((x, axes, options) => sum(mul(x, x), axes, options)),
