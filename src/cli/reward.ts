@@ -7,8 +7,9 @@ import { encodePng } from "../images/contact-sheet.js";
 import { readImage } from "../images/read.js";
 import { imageTensor, type RgbImage } from "../images/rgb.js";
 import { writeFileAtomic } from "../io/atomic.js";
+import { isRecord } from "../io/record.js";
 import { generate } from "../pipeline/index.js";
-import { showPreprocessing } from "../rewards/index.js";
+import { type OnnxSettings, onnxSchema, showPreprocessing } from "../rewards/index.js";
 import { requireWritable } from "../runs/record/index.js";
 import { format } from "../runs/report/index.js";
 import { type CheckedOutput, checkReward, type OnnxCheck } from "../scoring/index.js";
@@ -98,8 +99,28 @@ async function check(file: string, options: CheckOptions, terminal: Terminal): P
   const checked = await checkReward(reward, imageTensor(image), { device, ...(threads !== null && { threads }) });
   await mkdir(dirname(options.out), { recursive: true });
   await writeFileAtomic(options.out, await encodePng(beside(image, checked.heatMap)));
-  if (options.json) terminal.print(JSON.stringify(asJson(checked, options.out)));
-  else for (const [name, value] of asLines(checked, options)) terminal.print(`${name.padEnd(15)}${value}`);
+  const recipe = changedSettings(reward, file);
+  if (options.json) {
+    terminal.print(JSON.stringify(asJson(checked, recipe, options.out)));
+    return;
+  }
+  for (const message of checked.warnings) warn(message);
+  for (const [name, value] of asLines(checked, reward, options.out)) terminal.print(`${name.padEnd(15)}${value}`);
+}
+
+/** The settings of the reward that differ from the defaults, as a recipe states them. */
+function changedSettings(settings: OnnxSettings, file: string): Record<string, unknown> {
+  const defaults: Record<string, unknown> = onnxSchema.parse({ name: "onnx", file });
+  const differing = (value: object, usual: Record<string, unknown>): [string, unknown][] =>
+    Object.entries(value).flatMap(([key, own]): [string, unknown][] => {
+      const before = usual[key];
+      if (isRecord(own) && isRecord(before)) {
+        const inner = differing(own, before);
+        return inner.length > 0 ? [[key, Object.fromEntries(inner)]] : [];
+      }
+      return JSON.stringify(own) === JSON.stringify(before) ? [] : [[key, own]];
+    });
+  return { name: "onnx", file, ...Object.fromEntries(differing(settings, defaults)) };
 }
 
 /** The options as settings, so that they are validated as in a recipe. */
@@ -130,7 +151,11 @@ function beside({ width, height, pixels }: RgbImage, heat: RgbImage): RgbImage {
   return { width: 2 * width, height, pixels: both };
 }
 
-function asJson({ reward, outputs, value, gradientNorm, seconds }: OnnxCheck, heatMap: string): object {
+function asJson(
+  { reward, outputs, value, gradientNorm, warnings, seconds }: OnnxCheck,
+  recipe: object,
+  heatMap: string,
+): object {
   const { file, image, preprocessing, preprocessor, chosen } = reward;
   const { size, shortestEdge, crop, ...rest } = preprocessing;
   return {
@@ -156,6 +181,8 @@ function asJson({ reward, outputs, value, gradientNorm, seconds }: OnnxCheck, he
     preprocessor: preprocessor ?? null,
     value,
     gradient_norm: gradientNorm,
+    warnings,
+    recipe: { reward: recipe },
     seconds,
     heat_map: heatMap,
   };
@@ -163,7 +190,8 @@ function asJson({ reward, outputs, value, gradientNorm, seconds }: OnnxCheck, he
 
 function asLines(
   { reward, outputs, value, gradientNorm, seconds }: OnnxCheck,
-  { out, class: chosen, similar }: CheckOptions,
+  settings: OnnxSettings,
+  out: string,
 ): [string, string][] {
   const { file, image, preprocessing, preprocessor } = reward;
   const operators = [...file.operators].sort(([, a], [, b]) => b - a).map(([name, count]) => `${name} ${count}`);
@@ -171,8 +199,9 @@ function asLines(
     `[${extents.map((extent) => extent ?? "?").join(", ")}]`;
   const largest =
     outputs.find(({ name }) => name === reward.chosen)?.use !== "number" &&
-    chosen === undefined &&
-    similar === undefined;
+    settings.class === null &&
+    settings.similarity === null &&
+    settings.reduce === null;
   return [
     ["file", `${file.path}, by ${file.producer || "an unnamed exporter"}, opset ${file.opset}`],
     ["parameters", `${file.parameters}`],
@@ -191,12 +220,18 @@ function asLines(
     ],
     [
       "reward",
-      `${format(value)}${largest ? `, the largest value of ${reward.chosen} (no class or similarity was chosen)` : ` from ${reward.chosen}`}`,
+      `${format(value)}${largest ? `, the largest value of ${reward.chosen} (no class, reduce or similarity was chosen)` : ` from ${reward.chosen}`}`,
     ],
     ["gradient", `norm ${gradientNorm.toPrecision(3)}, heat map in ${out}`],
     [
       "time",
       `${milliseconds(seconds.value)} for the reward, ${milliseconds(seconds.gradient)} with its gradient, ${milliseconds(seconds.compile)} to compile`,
+    ],
+    [
+      "recipe",
+      largest
+        ? "choose what the reward is with --class, --similar or --set reduce=mean"
+        : `reward: ${inline(changedSettings(settings, settings.file))}`,
     ],
   ];
 }
@@ -208,11 +243,28 @@ function describeOutput({ name, shape, use, reason }: CheckedOutput): string {
       return `${title}: can be the reward`;
     case "class":
       return `${title}: can be the reward with class (0 … ${(shape?.at(-1) ?? 1) - 1}) or similarity`;
+    case "map":
+      return `${title}: can be the reward with reduce (mean, max, …), class or similarity`;
     case "similarity":
-      return `${title}: can be the reward with similarity${shape?.length === 3 ? " or class" : ""}`;
+      return `${title}: can be the reward with similarity or reduce${shape?.length === 3 ? ", or class" : ""}`;
     case "none":
       return `${title}: cannot be the reward: ${reason}`;
   }
+}
+
+/** A value as YAML on one line. JSON is YAML, but plain words need no quotes. */
+function inline(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(inline).join(", ")}]`;
+  if (isRecord(value)) {
+    return `{ ${Object.entries(value)
+      .map(([key, own]) => `${key}: ${inline(own)}`)
+      .join(", ")} }`;
+  }
+  return typeof value === "string" &&
+    /^[A-Za-z_./][\w./-]*$/.test(value) &&
+    !/^(true|false|null|yes|no|on|off|[yn])$/i.test(value)
+    ? value
+    : JSON.stringify(value);
 }
 
 const milliseconds = (seconds: number) => `${(seconds * 1000).toFixed(0)} ms`;

@@ -39,6 +39,10 @@ export interface OnnxFile {
   readonly functions: ReadonlyMap<string, FunctionProto>;
   readonly inputs: readonly OnnxInput[];
   readonly outputs: readonly string[];
+  /** Names of all tensors that nodes of the main graph compute, outputs included. */
+  readonly computed: readonly string[];
+  /** What the exporter noted, such as the labels of a detector of Ultralytics (`names`). */
+  readonly metadata: ReadonlyMap<string, string>;
   readonly tensors: ReadonlyMap<TensorProto, OnnxTensor>;
   /** The tensors of kind "weight" in `tensors`, by name. */
   readonly weights: WeightSource;
@@ -127,6 +131,8 @@ export async function openOnnx(path: string): Promise<OnnxFile> {
     functions: new Map(model.functions.map((body) => [functionKey(body.domain, body.name, body.overload), body])),
     inputs: graph.input.filter(({ name }) => !initialized.has(name)).map((info) => inputOf(info, path)),
     outputs: graph.output.map(({ name }) => name),
+    computed: graph.node.flatMap(({ output }) => output.filter((name) => name !== "")),
+    metadata: new Map(model.metadataProps.map(({ key, value }) => [key, value])),
     tensors,
     weights: { describe: path, names: () => weights.keys(), get: (name) => weights.get(name) },
     digest,

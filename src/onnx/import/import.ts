@@ -57,6 +57,8 @@ export class OnnxImport {
     this.prefix = prefix;
     this.straightThrough = straightThrough;
     const { graph, opset } = file;
+    // What computes the inputs is not of the file.
+    this.recordOrigin(Object.values(inputs), "");
     for (const { name } of file.inputs) {
       if (!inputs[name]) throw new TypeError(`OnnxImport: no value for the input ${name}`);
     }
@@ -85,7 +87,7 @@ export class OnnxImport {
 
   /** The ONNX node that a node of our graph comes from, such as `node "/conv1/Conv" (Conv)`. */
   originOf(node: Node): string | undefined {
-    return this.origins.get(node);
+    return this.origins.get(node) || undefined;
   }
 
   private scopeOf(

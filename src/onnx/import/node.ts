@@ -4,7 +4,7 @@ import type { ErrorFacts } from "../../errors/index.js";
 import type { F64Array, Value } from "../../graph/value.js";
 import { constant } from "../../ops/index.js";
 import { constantOp } from "../../ops/source.js";
-import { normalizeAxis } from "../../tensor/shape.js";
+import { normalizeAxis, showShape } from "../../tensor/shape.js";
 
 /** A node that cannot be imported. `OnnxImport` adds the file and the node, and makes an InputError of it. */
 export class UnsupportedNode extends TypeError {
@@ -65,6 +65,17 @@ export class OnnxNode {
 
   input(index: number): Value {
     return this.optional(index) ?? this.fail(`has no input ${index}`, { input: index });
+  }
+
+  /** An input with one of these numbers of axes. */
+  ranked(index: number, ...ranks: readonly number[]): Value {
+    const value = this.input(index);
+    if (ranks.includes(value.shape.length)) return value;
+    const found = showShape(value.shape);
+    return this.fail(`its input ${index} has the shape ${found}, but must have ${ranks.join(" or ")} axes`, {
+      input: index,
+      found: value.shape,
+    });
   }
 
   /** An input that may be left out. */

@@ -67,6 +67,9 @@ export function scaledAttention({ query, key, value, scale, cap = 0, masks = [] 
   const [b, heads, n, d] = query.shape as [number, number, number, number];
   const [, keyHeads, m] = key.shape as [number, number, number, number];
   const group = heads / keyHeads;
+  if (value.shape[1] !== keyHeads || value.shape[2] !== m) {
+    throw new RangeError(`keys ${showShape(key.shape)} and values ${showShape(value.shape)} do not fit`);
+  }
   if (!Number.isInteger(group)) throw new RangeError(`${keyHeads} key heads do not divide ${heads} query heads`);
   const grouped = (x: Value, last: number) => reshape(x, [b, keyHeads, group * n, last]);
   const raw = reshape(matmul(grouped(mul(query, scale), d), key, { transposeB: true }), [b, heads, n, m]);
@@ -180,9 +183,10 @@ function rotaryEmbedding(node: OnnxNode): Value {
   const width = node.int("rotary_embedding_dim") || (x.shape[3] as number);
   const isInterleaved = node.int("interleaved") === 1;
   const half = width / 2;
+  if (!Number.isInteger(half) || width > (x.shape[3] as number)) node.fail(`cannot rotate ${width} features`);
   // [b, 1, n, half]
   const angles = [1, 2].map((i) => {
-    const table = node.input(i);
+    const table = positions ? node.ranked(i, 2) : node.ranked(i, 3);
     const rows = positions ? gather(table, cast(positions, "int64")) : table;
     return reshape(rows, [rows.shape[0] as number, 1, ...rows.shape.slice(1)]);
   });

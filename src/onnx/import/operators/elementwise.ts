@@ -1,6 +1,5 @@
 /** Elementwise arithmetic, activations, comparisons and logic: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
-import { castOp } from "../../../ops/elementwise.js";
 import {
   abs,
   add,
@@ -40,6 +39,7 @@ import {
 import { isFloating } from "../../../tensor/dtype.js";
 import { numbersOf, type OnnxNode } from "../node.js";
 import { valueType } from "./constants.js";
+import { asFloat } from "./integers.js";
 import type { Operator, Operators } from "./operator.js";
 
 const unary =
@@ -81,10 +81,7 @@ function toType(node: OnnxNode): Value {
   // Both concern 8-bit floating point, which is not supported.
   node.ignore("saturate", "round_mode");
   const [x, dtype] = [node.input(0), valueType(node, to)];
-  const y = cast(x, dtype);
-  // To an integer and back: the fraction is cut off.
-  const [before] = x.node.op === castOp ? x.node.inputs : [];
-  return before?.dtype === "float32" && dtype === "float32" ? node.throughRounding(y, before) : y;
+  return dtype === "float32" ? asFloat(node, x) : cast(x, dtype);
 }
 
 /** The gradient at 0 is 0, as in PyTorch: at a tie, `maximum` passes it to the first operand. */

@@ -65,7 +65,8 @@ function realInverse(x: Value, length: number): Value {
 }
 
 function dft(node: OnnxNode): Value {
-  const x = node.input(0);
+  const x = node.ranked(0, 2, 3, 4, 5, 6);
+  if (x.shape.at(-1) !== 1 && x.shape.at(-1) !== 2) node.fail(`${showShape(x.shape)} is neither real nor complex`);
   const rank = x.shape.length;
   const given = node.int("axis") ?? node.integer(2, "axis") ?? (node.opset < 20 ? 1 : -2);
   const axis = normalizeAxis(given, rank, "DFT");
@@ -83,11 +84,12 @@ function dft(node: OnnxNode): Value {
 
 /** signal [b, length, 1 or 2] → frames [b, count, bins, 2] */
 function stft(node: OnnxNode): Value {
-  const signal = node.input(0);
+  const signal = node.ranked(0, 2, 3);
   const step = node.integer(1, "frame_step") ?? node.fail("frame_step is missing");
   const window = node.optional(2);
   const [b, total, parts = 1] = signal.shape as [number, number, number?];
   const length = node.integer(3, "frame_length") ?? window?.shape[0] ?? node.fail("frame_length is missing");
+  if (parts > 2) node.fail(`${showShape(signal.shape)} is neither real nor complex`);
   const count = Math.floor((total - length) / step) + 1;
   if (!(count >= 1 && step >= 1)) node.fail(`frames of ${length} do not fit a signal of ${total}`);
   if (length * length > 4 * MAX_ELEMENTS || count * length > MAX_ELEMENTS) node.fail("its frames take too much memory");

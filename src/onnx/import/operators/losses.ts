@@ -28,6 +28,7 @@ function negativeLogLikelihood(node: OnnxNode, logProbabilities: Value): Value {
   const ignored = node.int("ignore_index");
   const reduction = node.choice("reduction", ["mean", "sum", "none"], "mean");
   const { shape } = logProbabilities;
+  if (shape.length < 2) node.fail(`has scores ${showShape(shape)} without classes`);
   if (showShape([shape[0] as number, ...shape.slice(2)]) !== showShape(labels.shape)) {
     node.fail(`labels ${showShape(labels.shape)} do not fit ${showShape(shape)}`);
   }
@@ -50,7 +51,7 @@ function negativeLogLikelihood(node: OnnxNode, logProbabilities: Value): Value {
 export const losses: Operators = {
   NegativeLogLikelihoodLoss: (node) => negativeLogLikelihood(node, node.input(0)),
   SoftmaxCrossEntropyLoss: (node) => {
-    const logits = node.input(0);
+    const logits = node.ranked(0, 2, 3, 4, 5);
     const logProbabilities = sub(logits, logSumExp(logits, [1], true));
     return [negativeLogLikelihood(node, logProbabilities), logProbabilities];
   },

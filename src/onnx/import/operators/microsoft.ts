@@ -28,7 +28,7 @@ import { convolve } from "./convolution.js";
 import { tanhGelu } from "./elementwise.js";
 import { gemm } from "./matmul.js";
 import type { Operators } from "./operator.js";
-import { asFloat } from "./quantization.js";
+import { plain } from "./quantization.js";
 
 /** The activation that a product or a convolution was fused with. */
 function activated(node: OnnxNode, y: Value, parameters: readonly number[]): Value {
@@ -72,7 +72,7 @@ function fusedMatMul(node: OnnxNode): Value {
 const skipNorm =
   (hasBias: boolean) =>
   (node: OnnxNode): readonly (Value | undefined)[] => {
-    const [x, skip, scale] = [node.input(0), node.input(1), node.input(2)];
+    const [x, skip, scale] = [node.ranked(0, 2, 3), node.input(1), node.ranked(2, 1)];
     const [beta, bias] = hasBias ? [node.optional(3), node.optional(4)] : [undefined, node.optional(3)];
     const total = [skip, ...(bias ? [bias] : [])].reduce(add, x);
     const epsilon = node.float("epsilon") ?? 1e-12;
@@ -87,7 +87,7 @@ const rootMeanSquare = (x: Value, scale: Value, epsilon: number) =>
   mul(mul(x, pow(add(mean(mul(x, x), -1, { keepDims: true }), epsilon), -0.5)), scale);
 
 function simplifiedNorm(node: OnnxNode): readonly (Value | undefined)[] {
-  const x = node.input(0);
+  const x = node.ranked(0, 1, 2, 3, 4);
   node.ignore("stash_type");
   if (node.axis("axis", -1, x.shape.length) !== x.shape.length - 1) node.fail("only the last axis is supported");
   return [rootMeanSquare(x, node.input(1), node.float("epsilon") ?? 1e-5), undefined];
@@ -98,12 +98,12 @@ function filter(node: OnnxNode, mask: Value): Value {
   const value = node.float("mask_filter_value") ?? -10_000;
   const [b, ...rest] = mask.shape as [number, ...number[]];
   if (rest.length < 1 || rest.length > 2) node.fail(`a mask of ${showShape(mask.shape)} is not supported`);
-  return mul(sub(1, asFloat(reshape(mask, [b, ...(rest.length === 1 ? [1, 1] : [1]), ...rest]))), value);
+  return mul(sub(1, plain(reshape(mask, [b, ...(rest.length === 1 ? [1, 1] : [1]), ...rest]))), value);
 }
 
 /** Query, key and value of one projection, [b, n, q + k + v] → heads */
 function attention(node: OnnxNode): readonly (Value | undefined)[] {
-  const [x, weight, bias, mask] = [node.input(0), node.input(1), node.optional(2), node.optional(3)];
+  const [x, weight, bias, mask] = [node.ranked(0, 3), node.ranked(1, 2), node.optional(2), node.optional(3)];
   const projected = bias ? add(matmul(x, weight), bias) : matmul(x, weight);
   const heads = node.int("num_heads");
   const width = projected.shape[2] as number;
@@ -137,7 +137,7 @@ function partsOf(x: Value, axis: number, sizes: readonly number[]): Value[] {
 }
 
 function multiHeadAttention(node: OnnxNode): readonly (Value | undefined)[] {
-  const [query, bias, mask, position] = [node.input(0), node.optional(3), node.optional(4), node.optional(5)];
+  const [query, bias, mask, position] = [node.ranked(0, 3, 5), node.optional(3), node.optional(4), node.optional(5)];
   const heads = node.int("num_heads");
   // Packed: [b, n, heads, 3, d]
   const packed =
@@ -147,8 +147,7 @@ function multiHeadAttention(node: OnnxNode): readonly (Value | undefined)[] {
           return reshape(slice(query, 3, [i, i + 1]), [b, n, count * d]);
         })
       : undefined;
-  const given = packed ?? [query, node.input(1), node.input(2)];
-  if (given.some(({ shape }) => shape.length === 5)) node.fail("packed keys and values are not supported");
+  const given = packed ?? [query, node.ranked(1, 3, 4), node.ranked(2, 3, 4)];
   const biases =
     bias &&
     partsOf(

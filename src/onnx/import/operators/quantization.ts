@@ -27,25 +27,25 @@ import {
   sub,
   where,
 } from "../../../ops/index.js";
-import { isFloating } from "../../../tensor/dtype.js";
 import { showShape } from "../../../tensor/shape.js";
 import { numbersOf, type OnnxNode } from "../node.js";
 import { rangeOf, typeName } from "../tensors.js";
 import { convolve } from "./convolution.js";
+import { asFloat } from "./integers.js";
 import type { Operators } from "./operator.js";
 
 const UINT8 = 2;
 const INT8 = 3;
 
 /** Integers of any type as float32. */
-export const asFloat = (x: Value): Value => (isFloating(x.dtype) ? x : cast(x, "float32"));
+export const plain = (x: Value): Value => cast(x, "float32");
 
 /** A scale or zero point of one element, one per position of an axis, or one per block of `block` positions, to broadcast to x. */
 function spread(node: OnnxNode, parameter: Value, x: Value): Value {
   const { shape } = x;
   const axis = shape.length === 0 ? 0 : node.axis("axis", Math.min(1, shape.length - 1), shape.length);
   const block = node.int("block_size") ?? 0;
-  const given = asFloat(parameter);
+  const given = plain(parameter);
   if (block > 0) {
     const blocks = given.shape[axis] ?? node.fail(`block_size is ${block}, but the scale is ${showShape(given.shape)}`);
     const extent = shape[axis] as number;
@@ -75,7 +75,7 @@ function quantize(x: Value, scale: Value, zero: Value | undefined, [low, high]: 
 
 /** (q - zero point) · scale */
 const dequantize = (q: Value, scale: Value, zero: Value | undefined): Value =>
-  mul(zero ? sub(asFloat(q), zero) : asFloat(q), scale);
+  mul(zero ? sub(plain(q), zero) : plain(q), scale);
 
 /** The range of the type of a zero point, or of `otherwise` if there is none. */
 function rangeFor(node: OnnxNode, zeroPoint: number, otherwise: number): readonly [number, number] {
@@ -91,7 +91,7 @@ function rangeFor(node: OnnxNode, zeroPoint: number, otherwise: number): readonl
 }
 
 function quantizeLinear(node: OnnxNode): Value {
-  const x = asFloat(node.input(0));
+  const x = asFloat(node, node.input(0));
   // The types of the division and of a cast to 8-bit floating point.
   node.ignore("saturate", "precision");
   const range = rangeFor(node, 2, node.int("output_dtype") || UINT8);
@@ -100,7 +100,7 @@ function quantizeLinear(node: OnnxNode): Value {
 }
 
 function dequantizeLinear(node: OnnxNode): Value {
-  const [q, zero] = [node.input(0), node.optional(2)];
+  const [q, zero] = [asFloat(node, node.input(0)), node.optional(2)];
   node.ignore("output_dtype");
   return dequantize(q, spread(node, node.input(1), q), zero && spread(node, zero, q));
 }
@@ -115,10 +115,10 @@ interface Affine {
 function affine(node: OnnxNode, at: number, fromEnd = 1): Affine {
   const shaped = (value: Value) =>
     value.shape.length === 1 && value.shape[0] !== 1
-      ? reshape(asFloat(value), [-1, ...new Array<number>(fromEnd - 1).fill(1)])
+      ? reshape(plain(value), [-1, ...new Array<number>(fromEnd - 1).fill(1)])
       : value.shape.length <= 1
-        ? reshape(asFloat(value), [])
-        : asFloat(value);
+        ? reshape(plain(value), [])
+        : plain(value);
   const zero = node.optional(at + 1);
   return { scale: shaped(node.input(at)), zero: zero && shaped(zero) };
 }
@@ -137,8 +137,8 @@ function qLinearConv(node: OnnxNode): Value {
   const weights = affine(node, 4, weight.shape.length);
   const bias = node.optional(8);
   // The bias has the scale of the product.
-  const scale = mul(reshape(asFloat(node.input(1)), []), reshape(asFloat(node.input(4)), [-1]));
-  const y = convolve(node, x, real(weight, weights), bias && mul(asFloat(bias), scale));
+  const scale = mul(reshape(plain(node.input(1)), []), reshape(plain(node.input(4)), [-1]));
+  const y = convolve(node, x, real(weight, weights), bias && mul(plain(bias), scale));
   const output = affine(node, 6);
   return quantize(y, output.scale, output.zero, rangeFor(node, 7, UINT8));
 }
@@ -146,16 +146,16 @@ function qLinearConv(node: OnnxNode): Value {
 /** Integer products are left as they are. A zero point of a left operand may be one per row. */
 function centered(node: OnnxNode, operand: number, zeroPoint: number, fromEnd = 1): Value {
   const zero = node.optional(zeroPoint);
-  const x = asFloat(node.input(operand));
+  const x = asFloat(node, node.input(operand));
   if (!zero) return x;
   const isVector = zero.shape.length === 1 && zero.shape[0] !== 1;
-  const around = isVector ? reshape(asFloat(zero), [-1, ...new Array<number>(fromEnd - 1).fill(1)]) : asFloat(zero);
+  const around = isVector ? reshape(plain(zero), [-1, ...new Array<number>(fromEnd - 1).fill(1)]) : plain(zero);
   return sub(x, isVector || around.shape.length > 1 ? around : reshape(around, []));
 }
 
 /** y, scale and zero point of the range of x, which contains 0. */
 function dynamicQuantizeLinear(node: OnnxNode): Value[] {
-  const x = asFloat(node.input(0));
+  const x = asFloat(node, node.input(0));
   const axes = x.shape.map((_, i) => i);
   const high = maximum(max(x, axes), 0);
   const low = minimum(mul(max(mul(x, -1), axes), -1), 0);

@@ -100,8 +100,8 @@ const recurrent =
   ({ cell, gates, states, activations }: Kind) =>
   (node: OnnxNode): Value[] => {
     const isBatchFirst = node.int("layout") === 1;
-    const x = isBatchFirst ? transpose(node.input(0), [1, 0, 2]) : node.input(0);
-    const [weights, recurrents, biases] = [node.input(1), node.input(2), node.optional(3)];
+    const x = isBatchFirst ? transpose(node.ranked(0, 3), [1, 0, 2]) : node.ranked(0, 3);
+    const [weights, recurrents, biases] = [node.ranked(1, 3), node.ranked(2, 3), node.optional(3)];
     const [steps, b] = x.shape as [number, number];
     const hidden = recurrents.shape[2] as number;
     const direction = node.choice("direction", ["forward", "reverse", "bidirectional"], "forward");
@@ -118,6 +118,8 @@ const recurrent =
         node.fail(`its activation ${name.slice(0, 40)} is not supported`, { attribute: "activations" }),
     );
     const lengths = node.integers(4, "sequence_lens");
+    if (lengths && lengths.length !== b) node.fail(`has ${lengths.length} lengths for ${b} sequences`);
+    if (functions.length !== directions * activations.length) node.fail(`has ${functions.length} activations`);
     const initial = Array.from({ length: states }, (_, i) => node.optional(5 + i));
     const peepholes = states === 2 ? node.optional(7) : undefined;
     const step = cell(node);

@@ -129,7 +129,8 @@ const MODES = ["bilinear", "nearest", "bicubic", "linear", "cubic"] as const;
 
 /** x [b, c, ...spatial], grid [b, ...size, d] with positions in -1 … 1, the last axis first → [b, c, ...size] */
 function gridSample(node: OnnxNode): Value {
-  const [x, grid] = [node.input(0), node.input(1)];
+  const x = node.ranked(0, 3, 4, 5);
+  const grid = node.ranked(1, x.shape.length);
   const mode = node.choice("mode", MODES, "linear");
   const padding = node.choice("padding_mode", ["zeros", "border", "reflection"], "zeros");
   const alignCorners = node.int("align_corners") === 1;
@@ -161,7 +162,7 @@ const imageRows = (b: number, pixels: number) =>
 
 /** theta [b, d, d + 1] → the positions [b, ...size, d] in -1 … 1 that GridSample reads */
 function affineGrid(node: OnnxNode): Value {
-  const theta = node.input(0);
+  const theta = node.ranked(0, 3);
   const [b, , ...spatial] = node.integers(1, "size") ?? node.fail("the size is missing");
   const alignCorners = node.int("align_corners") === 1;
   const axes = spatial.length;
@@ -187,7 +188,10 @@ function affineGrid(node: OnnxNode): Value {
 
 /** Regions of interest (He et al. 2017): x [b, c, h, w], boxes [n, 4], the image of each box [n] → [n, c, height, width] */
 function roiAlign(node: OnnxNode): Value {
-  const [x, boxes, images] = [node.input(0), node.input(1), node.input(2)];
+  const [x, boxes, images] = [node.ranked(0, 4), node.ranked(1, 2), node.ranked(2, 1)];
+  if (boxes.shape[1] !== 4 || images.shape[0] !== boxes.shape[0]) {
+    node.fail(`boxes ${showShape(boxes.shape)} of images ${showShape(images.shape)} do not fit`);
+  }
   const mode = node.choice("mode", ["avg", "max"], "avg");
   const isShifted =
     node.opset >= 16 &&
@@ -266,9 +270,9 @@ function samplesOf(node: OnnxNode, scale: number, size: readonly [number, number
 /** Deformable convolution (Dai et al. 2017; with a mask, Zhu et al. 2019): each tap reads where its offset says. */
 function deformConv(node: OnnxNode): Value {
   const [x, weight, offset, bias, mask] = [
-    node.input(0),
-    node.input(1),
-    node.input(2),
+    node.ranked(0, 4),
+    node.ranked(1, 4),
+    node.ranked(2, 4),
     node.optional(3),
     node.optional(4),
   ];
@@ -284,6 +288,12 @@ function deformConv(node: OnnxNode): Value {
   const size = offset.shape.slice(2);
   const [taps, points] = [sizeOf(kernel), sizeOf(size)];
   const each = c / offsetGroups;
+  if (!Number.isInteger(each) || c !== perGroup * groups || out % groups !== 0) {
+    node.fail(`${groups} groups and ${offsetGroups} groups of offsets do not divide ${c} channels`);
+  }
+  if ([strides, dilations].some(({ length }) => length !== 2) || pads.length !== 4) {
+    node.fail("strides, dilations or pads do not fit two axes");
+  }
   if (taps * points > MAX_ELEMENTS) node.fail(`offsets ${showShape(offset.shape)} are too many`);
   // [b, group, tap, axis, point]
   const moves = reshape(offset, [b, offsetGroups, taps, 2, points]);

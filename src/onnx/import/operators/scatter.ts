@@ -189,12 +189,15 @@ function centerCropPad(node: OnnxNode): Value {
 
 /** Adds up blocks [b, c · taps, blocks] at their places in an image (torch.nn.Fold). */
 function columnsToImage(node: OnnxNode): Value {
-  const x = node.input(0);
+  const x = node.ranked(0, 3);
   const [image, block] = [node.integers(1, "image_shape") ?? [], node.integers(2, "block_shape") ?? []];
   const axes = image.length;
   const strides = node.ints("strides") ?? image.map(() => 1);
   const dilations = node.ints("dilations") ?? image.map(() => 1);
   const pads = node.ints("pads") ?? new Array<number>(2 * axes).fill(0);
+  if (![block, strides, dilations].every(({ length }) => length === axes) || pads.length !== 2 * axes || axes === 0) {
+    node.fail(`block_shape, strides, dilations or pads do not fit ${axes} axes`);
+  }
   const [b, channels, blocks] = x.shape as [number, number, number];
   const taps = sizeOf(block);
   const padded = image.map((extent, axis) => extent + (pads[axis] as number) + (pads[axis + axes] as number));
