@@ -51,7 +51,7 @@ function negativeLogLikelihood(node: OnnxNode, logProbabilities: Value): Value {
 export const losses: Operators = {
   NegativeLogLikelihoodLoss: (node) => negativeLogLikelihood(node, node.input(0)),
   SoftmaxCrossEntropyLoss: (node) => {
-    const logits = node.ranked(0, 2, 3, 4, 5);
+    const logits = node.input(0);
     const logProbabilities = sub(logits, logSumExp(logits, [1], true));
     return [negativeLogLikelihood(node, logProbabilities), logProbabilities];
   },
