@@ -620,6 +620,44 @@ const QUANTIZED: Readonly<Record<string, readonly Case[]>> = {
       attributes: { channels_last: 0 },
     },
   ],
+  "com.microsoft.QLinearSoftmax": [
+    {
+      given: [u8(bytes(6, 31), [2, 3]), scalar(0.02), u8([20], []), scalar(1 / 256), u8([0], [])],
+      attributes: { axis: -1, opset: 13 },
+    },
+  ],
+  "com.microsoft.QLinearAveragePool": [
+    {
+      given: [u8(bytes(25, 31), [1, 1, 5, 5]), scalar(0.1), u8([20], []), scalar(0.07), u8([30], [])],
+      attributes: { kernel_shape: [2, 3], pads: [1, 0, 0, 1] },
+    },
+  ],
+  "com.microsoft.QGemm": [
+    {
+      given: [
+        u8(bytes(6, 31), [2, 3]),
+        scalar(0.1),
+        u8([20], []),
+        i8(bytes(12, 17, -40), [4, 3]),
+        scalar(0.05),
+        i8([3], []),
+        i32(40, -9, 3, 700),
+        scalar(0.21),
+        u8([100], []),
+      ],
+      attributes: { transB: 1, alpha: f(1) },
+    },
+    {
+      given: [
+        u8(bytes(6, 31), [2, 3]),
+        scalar(0.1),
+        u8([20], []),
+        i8(bytes(12, 17, -40), [3, 4]),
+        scalar(0.05),
+        i8([3], []),
+      ],
+    },
+  ],
   "com.microsoft.QLinearConcat": [
     {
       given: [

@@ -106,8 +106,8 @@ function windowSums(node: OnnxNode, x: Value, windows: readonly AxisWindow[]): V
   }, x);
 }
 
-function meanPool(node: OnnxNode): Value {
-  const given = node.input(0);
+/** AveragePool of `given` with the attributes of a node. */
+export function averageOf(node: OnnxNode, given: Value): Value {
   const windows = listed(node, windowsOf(node, given, kernelOf(node, given)));
   const includesPadding = node.int("count_include_pad") === 1;
   const [first] = windows as [AxisWindow];
@@ -182,7 +182,7 @@ const pixelAxes = ({ shape }: Value) => shape.map((_, axis) => axis).slice(2);
 export const pooling: Operators = {
   MaxPool: maximumPool,
   MaxUnpool: maximumUnpool,
-  AveragePool: meanPool,
+  AveragePool: (node) => averageOf(node, node.input(0)),
   LpPool: (node) => {
     const x = node.input(0);
     const windows = listed(node, windowsOf(node, x, kernelOf(node, x)));

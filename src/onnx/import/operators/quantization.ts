@@ -12,6 +12,7 @@ import {
   cast,
   concat,
   div,
+  equal,
   greater,
   matmul,
   max,
@@ -23,6 +24,7 @@ import {
   round,
   sigmoid,
   slice,
+  softmax,
   straightThrough,
   sub,
   where,
@@ -33,6 +35,7 @@ import { rangeOf, typeName } from "../tensors.js";
 import { convolve } from "./convolution.js";
 import { asFloat } from "./integers.js";
 import type { Operators } from "./operator.js";
+import { averageOf } from "./pooling.js";
 
 const UINT8 = 2;
 const INT8 = 3;
@@ -159,7 +162,9 @@ function dynamicQuantizeLinear(node: OnnxNode): Value[] {
   const axes = x.shape.map((_, i) => i);
   const high = maximum(max(x, axes), 0);
   const low = minimum(mul(max(mul(x, -1), axes), -1), 0);
-  const scale = div(sub(high, low), 255);
+  const range = div(sub(high, low), 255);
+  // Zeros alone have no range.
+  const scale = where(equal(range, 0), 1, range);
   const zero = minimum(maximum(round(mul(div(low, scale), -1)), 0), 255);
   return [quantize(x, scale, zero, [0, 255]), scale, zero];
 }
@@ -176,6 +181,23 @@ const binary = (f: (a: Value, b: Value) => Value) => (node: OnnxNode) => {
   const y = f(real(node.input(0), affine(node, 1)), real(node.input(3), affine(node, 4)));
   return quantize(y, output.scale, output.zero, rangeFor(node, 7, UINT8));
 };
+
+/** α A B + C with the quantized C of an integer product, quantized again if the node has a scale for its result. */
+function qGemm(node: OnnxNode): Value {
+  const [a, b, c] = [affine(node, 1, 2), affine(node, 4), node.optional(6)];
+  const [transposeA, transposeB] = [node.int("transA") === 1, node.int("transB") === 1];
+  const alpha = node.float("alpha") ?? 1;
+  // One scale per column of the product, which is a row of a transposed B.
+  const right = transposeB ? { scale: column(b.scale), zero: b.zero && column(b.zero) } : b;
+  const product = matmul(real(node.input(0), a), real(node.input(3), right), { transposeA, transposeB });
+  const scaled = alpha === 1 ? product : mul(product, alpha);
+  const y = c ? add(scaled, mul(plain(c), mul(mul(a.scale, b.scale), alpha))) : scaled;
+  if (!node.optional(7)) return y;
+  const output = affine(node, 7);
+  return quantize(y, output.scale, output.zero, rangeFor(node, 8, UINT8));
+}
+
+const column = (value: Value) => (value.shape.length === 1 ? reshape(value, [-1, 1]) : value);
 
 export const quantization: Operators = {
   QuantizeLinear: quantizeLinear,
@@ -198,6 +220,17 @@ export const quantization: Operators = {
     if (node.int("channels_last") === 1) node.fail("channels_last is not supported", { attribute: "channels_last" });
     return mean(x, x.shape.map((_, axis) => axis).slice(2), { keepDims: true });
   }),
+  "com.microsoft.QLinearSoftmax": unary((x, node) => {
+    node.ignore("opset");
+    const axis = node.axis("axis", -1, x.shape.length);
+    if (axis !== x.shape.length - 1) node.fail("is only supported along the last axis", { attribute: "axis" });
+    return softmax(x);
+  }),
+  "com.microsoft.QLinearAveragePool": unary((x, node) => {
+    if (node.int("channels_last") === 1) node.fail("channels_last is not supported", { attribute: "channels_last" });
+    return averageOf(node, x);
+  }),
+  "com.microsoft.QGemm": qGemm,
   // Scale and zero point of y, then each tensor with its own.
   "com.microsoft.QLinearConcat": (node) => {
     const parts = Array.from({ length: (node.count - 2) / 3 }, (_, i) =>

@@ -57,7 +57,6 @@ export const REFUSED: Readonly<Record<string, string>> = {
   MatMulNBits: BLOCKS,
   MatMulBnb4: BLOCKS,
   GatherBlockQuantized: BLOCKS,
-  QGemm: BLOCKS,
   Adam: OPTIMIZER,
   Adagrad: OPTIMIZER,
   Momentum: OPTIMIZER,
