@@ -6,19 +6,19 @@
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { gradients } from "../src/autodiff/index.js";
 import { InputError } from "../src/errors/index.js";
 import { interpret } from "../src/graph/interpret.js";
-import type { F64Array, Value } from "../src/graph/value.js";
+import type { F64Array } from "../src/graph/value.js";
 import { openOnnx } from "../src/onnx/import/file.js";
 import { OnnxImport } from "../src/onnx/import/import.js";
 import { constant, input } from "../src/ops/index.js";
 import { Runtime } from "../src/runtime/runtime.js";
 import { isFloating } from "../src/tensor/dtype.js";
 import { fromNumbers, type HostTensor, toNumbers } from "../src/tensor/host.js";
-import { Rng } from "../src/tensor/rng.js";
 import { sizeOf } from "../src/tensor/shape.js";
 import { readTensor } from "../src/weights/source.js";
+import { type Arrays, type Built, gradientDifference } from "./onnx_nodes_gradient.js";
+import { type Outcome, table } from "./onnx_nodes_table.js";
 
 interface Stored {
   readonly type: string;
@@ -33,14 +33,6 @@ interface NodeTest {
   readonly inputs: Readonly<Record<string, Stored>>;
   readonly outputs: Readonly<Record<string, Stored>>;
 }
-
-export type Outcome =
-  | { readonly kind: "right" }
-  | { readonly kind: "restricted"; readonly reason: string }
-  | { readonly kind: "refused"; readonly reason: string }
-  | { readonly kind: "wrong"; readonly reason: string };
-
-type Arrays = Readonly<Record<string, F64Array>>;
 
 /** The ONNX types whose values are strings, sequences or complex numbers. */
 const NOT_ARRAYS = "strings, sequences, optional values and complex numbers are not supported";
@@ -149,12 +141,6 @@ function difference(actual: Arrays, expected: Arrays, test: NodeTest, slack = 1)
   return undefined;
 }
 
-interface Built {
-  readonly inputs: Readonly<Record<string, Value>>;
-  readonly outputs: Readonly<Record<string, Value>>;
-  readonly given: Arrays;
-}
-
 async function runtimeDifference(
   runtime: Runtime,
   { test, inputs, outputs, given, expected }: Built & { readonly test: NodeTest; readonly expected: Arrays },
@@ -184,59 +170,6 @@ async function runtimeDifference(
   }
 }
 
-const STEP = 1e-5;
-
-/** Compares the gradient of a random combination of all floating point outputs along random directions. */
-function gradientDifference({ inputs, outputs, given, run }: Built & { readonly run: (feeds: Arrays) => Arrays }) {
-  const wrt = Object.entries(inputs).filter(([, { dtype }]) => isFloating(dtype));
-  const floats = Object.entries(outputs).filter(([, { dtype, shape }]) => isFloating(dtype) && sizeOf(shape) > 0);
-  if (wrt.length === 0 || floats.length === 0) return undefined;
-  const rng = new Rng(11);
-  let note: string | undefined;
-  for (const [name, y] of floats) {
-    const upstream = Float64Array.from({ length: sizeOf(y.shape) }, () => rng.normal());
-    let found: readonly (Value | undefined)[];
-    try {
-      found = gradients(
-        [{ value: y, gradient: constant(upstream, y.shape) }],
-        wrt.map(([, value]) => value),
-      );
-    } catch (error) {
-      note = `!the output ${name} has no gradient (${String(error).slice(0, 120)})`;
-      continue;
-    }
-    const graph = Object.fromEntries(found.flatMap((value, i) => (value ? [[`d${i}`, value] as const] : [])));
-    const computed = interpret({ name: "gradient", inputs, outputs: graph }, given);
-    for (const [i, [key, value]] of wrt.entries()) {
-      if (sizeOf(value.shape) === 0) continue;
-      for (let trial = 0; trial < 2; trial++) {
-        const direction = Float64Array.from({ length: sizeOf(value.shape) }, () => rng.normal());
-        const at = (step: number) => {
-          const base = given[key] as F64Array;
-          const moved = { shape: base.shape, data: base.data.map((x, at) => x + step * (direction[at] as number)) };
-          return (run({ ...given, [key]: moved })[name] as F64Array).data;
-        };
-        const [low, middle, high] = [at(-STEP), at(0), at(STEP)];
-        const slope = (a: Float64Array, b: Float64Array, length: number) =>
-          a.reduce((sum, x, at) => sum + (upstream[at] as number) * (((b[at] as number) - x) / length), 0);
-        const [left, right] = [slope(low, middle, STEP), slope(middle, high, STEP)];
-        const numeric = (left + right) / 2;
-        const array = computed[`d${i}`]?.data;
-        const analytic = array ? array.reduce((sum, x, at) => sum + x * (direction[at] as number), 0) : 0;
-        const scale = Math.max(1, Math.abs(numeric), Math.abs(analytic));
-        if (Number.isFinite(numeric) && Number.isNaN(analytic)) return `the gradient of ${name} at ${key} is NaN`;
-        if (!Number.isFinite(numeric) || Math.abs(numeric - analytic) <= 1e-4 * scale) continue;
-        // At a kink the two sides differ, and at a jump the slope grows as the step shrinks.
-        const isOff = (a: number, b: number) => Math.abs(a - b) > 1e-3 * Math.max(1, Math.abs(a), Math.abs(b));
-        if (isOff(left, right) || isOff(numeric, slope(at(-STEP / 4), at(STEP / 4), STEP / 2))) continue;
-        if (!array) note = `!the output ${name} has no gradient with respect to ${key}`;
-        else return `the gradient of ${name} at ${key} is ${analytic}, expected ${numeric}`;
-      }
-    }
-  }
-  return note;
-}
-
 async function main(folder: string, only = ""): Promise<void> {
   const { version, tests } = JSON.parse(await readFile(join(folder, "tests.json"), "utf8")) as {
     version: string;
@@ -259,41 +192,6 @@ async function main(folder: string, only = ""): Promise<void> {
   }
   await runtime.close();
   if (!only) for (const line of table(rows, version)) console.log(line);
-}
-
-/** Lines of Markdown: totals, then each operator's counts and the reasons of what is not right. */
-function table(rows: readonly { readonly test: string; readonly outcome: Outcome }[], version: string): string[] {
-  const count = (kind: Outcome["kind"]) => rows.filter(({ outcome }) => outcome.kind === kind).length;
-  const list = (kind: Exclude<Outcome["kind"], "right">) => {
-    const reasons = new Map<string, string[]>();
-    for (const { test, outcome } of rows) {
-      if (outcome.kind !== kind || !("reason" in outcome)) continue;
-      reasons.set(outcome.reason, [...(reasons.get(outcome.reason) ?? []), test.replace(/^test_/, "")]);
-    }
-    return [...reasons]
-      .sort(([, a], [, b]) => b.length - a.length)
-      .map(
-        ([reason, tests]) =>
-          `| ${tests.length} | ${reason.replaceAll("|", "\\|").slice(0, 300)} | ${tests.join(" ")} |`,
-      );
-  };
-  const heading = ["| tests | reason | names |", "| ---: | --- | --- |"];
-  return [
-    "# The node tests of the ONNX project",
-    "",
-    `Package onnx ${version}, ${rows.length} tests. Made by \`parity/onnx_nodes.py\` and \`parity/onnx_nodes.ts\`.`,
-    "",
-    `| right | right with a restriction | refused | wrong |`,
-    "| ---: | ---: | ---: | ---: |",
-    `| ${count("right")} | ${count("restricted")} | ${count("refused")} | ${count("wrong")} |`,
-    ...(["wrong", "restricted", "refused"] as const).flatMap((kind) => [
-      "",
-      `## ${kind}`,
-      "",
-      ...heading,
-      ...list(kind),
-    ]),
-  ];
 }
 
 if (process.argv[1]?.endsWith("onnx_nodes.js")) await main(process.argv[2] ?? "", process.argv[3]);

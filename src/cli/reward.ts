@@ -7,14 +7,14 @@ import { encodePng } from "../images/contact-sheet.js";
 import { readImage } from "../images/read.js";
 import { imageTensor, type RgbImage } from "../images/rgb.js";
 import { writeFileAtomic } from "../io/atomic.js";
-import { isRecord } from "../io/record.js";
 import { generate } from "../pipeline/index.js";
-import { type OnnxSettings, onnxSchema, showPreprocessing } from "../rewards/index.js";
+import { type OnnxSettings, showPreprocessing } from "../rewards/index.js";
 import { requireWritable } from "../runs/record/index.js";
 import { format } from "../runs/report/index.js";
 import { type CheckedOutput, checkReward, type OnnxCheck } from "../scoring/index.js";
 import { interruptible } from "./interrupt.js";
 import { type CommonOptions, collectSet, commonOptions, HELP, overridesOf } from "./options.js";
+import { changedSettings, inline } from "./reward-recipe.js";
 import type { Terminal } from "./terminal.js";
 
 interface CheckOptions extends CommonOptions {
@@ -106,21 +106,6 @@ async function check(file: string, options: CheckOptions, terminal: Terminal): P
   }
   for (const message of checked.warnings) warn(message);
   for (const [name, value] of asLines(checked, reward, options.out)) terminal.print(`${name.padEnd(15)}${value}`);
-}
-
-/** The settings of the reward that differ from the defaults, as a recipe states them. */
-function changedSettings(settings: OnnxSettings, file: string): Record<string, unknown> {
-  const defaults: Record<string, unknown> = onnxSchema.parse({ name: "onnx", file });
-  const differing = (value: object, usual: Record<string, unknown>): [string, unknown][] =>
-    Object.entries(value).flatMap(([key, own]): [string, unknown][] => {
-      const before = usual[key];
-      if (isRecord(own) && isRecord(before)) {
-        const inner = differing(own, before);
-        return inner.length > 0 ? [[key, Object.fromEntries(inner)]] : [];
-      }
-      return JSON.stringify(own) === JSON.stringify(before) ? [] : [[key, own]];
-    });
-  return { name: "onnx", file, ...Object.fromEntries(differing(settings, defaults)) };
 }
 
 /** The options as settings, so that they are validated as in a recipe. */
@@ -250,21 +235,6 @@ function describeOutput({ name, shape, use, reason }: CheckedOutput): string {
     case "none":
       return `${title}: cannot be the reward: ${reason}`;
   }
-}
-
-/** A value as YAML on one line. JSON is YAML, but plain words need no quotes. */
-function inline(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(inline).join(", ")}]`;
-  if (isRecord(value)) {
-    return `{ ${Object.entries(value)
-      .map(([key, own]) => `${key}: ${inline(own)}`)
-      .join(", ")} }`;
-  }
-  return typeof value === "string" &&
-    /^[A-Za-z_./][\w./-]*$/.test(value) &&
-    !/^(true|false|null|yes|no|on|off|[yn])$/i.test(value)
-    ? value
-    : JSON.stringify(value);
 }
 
 const milliseconds = (seconds: number) => `${(seconds * 1000).toFixed(0)} ms`;

@@ -7,7 +7,7 @@ import { constant } from "./source.js";
 /** A number becomes a scalar constant of the other operand's type. */
 export type Operand = Value | number;
 
-type NoAttrs = Record<string, never>;
+export type NoAttrs = Record<string, never>;
 const NONE: NoAttrs = {};
 
 /** For each element of shape `out`, the offset of the element of shape `shape` that broadcasts to it. */
@@ -31,7 +31,7 @@ export function broadcastOffsets(shape: Shape, out: Shape): Int32Array {
   return offsets;
 }
 
-function unary(name: string, onnx: string, f: (x: number) => number): OpDef<NoAttrs> {
+export function unary(name: string, onnx: string, f: (x: number) => number): OpDef<NoAttrs> {
   return {
     name,
     infer: ([x]) => {
@@ -44,7 +44,12 @@ function unary(name: string, onnx: string, f: (x: number) => number): OpDef<NoAt
   };
 }
 
-function binary(name: string, onnx: string, f: (x: number, y: number) => number, result?: DType): OpDef<NoAttrs> {
+export function binary(
+  name: string,
+  onnx: string,
+  f: (x: number, y: number) => number,
+  result?: DType,
+): OpDef<NoAttrs> {
   return {
     name,
     infer: ([x, y]) => {
@@ -91,11 +96,6 @@ function erf64(x: number): number {
   return Math.sign(x) * (1 - Math.exp(-z * z) / Math.sqrt(Math.PI) / (z + fraction));
 }
 
-/** To the nearest integer; a tie goes to the even one, as in IEEE 754. */
-function roundToEven(x: number): number {
-  return Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x);
-}
-
 const sigmoid64 = (x: number) => 1 / (1 + Math.exp(-x));
 
 export const addOp = binary("add", "Add", (x, y) => x + y);
@@ -111,12 +111,6 @@ export const divOp: OpDef<NoAttrs> = {
     return [isInteger ? { shape: quotient.shape, data: quotient.data.map(Math.trunc) } : quotient];
   },
 };
-/** x - y trunc(x / y), with the sign of x: fmod of C, and % of JavaScript. */
-const floatRemainder = binary("remainder", "Mod", (x, y) => x % y);
-export const remainderOp: OpDef<NoAttrs> = {
-  ...floatRemainder,
-  emit: (w, inputs) => w.node("Mod", inputs, { fmod: 1 }),
-};
 export const maximumOp = binary("maximum", "Max", Math.max);
 export const minimumOp = binary("minimum", "Min", Math.min);
 export const greaterOp = binary("greater", "Greater", (x, y) => (x > y ? 1 : 0), "bool");
@@ -127,8 +121,6 @@ export const expOp: OpDef<NoAttrs> = { ...unary("exp", "Exp", Math.exp), autocas
 export const logOp: OpDef<NoAttrs> = { ...unary("log", "Log", Math.log), autocast: "float32" };
 export const sqrtOp = unary("sqrt", "Sqrt", Math.sqrt);
 export const floorOp = unary("floor", "Floor", Math.floor);
-/** To the nearest integer; a tie goes to the even one. */
-export const roundOp = unary("round", "Round", roundToEven);
 export const atanOp = unary("atan", "Atan", Math.atan);
 export const absOp = unary("abs", "Abs", Math.abs);
 export const signOp = unary("sign", "Sign", Math.sign);
@@ -167,23 +159,6 @@ export const powOp: OpDef<{ readonly exponent: number }> = {
 
 /** x to the power of y, element by element. */
 export const powerOp: OpDef<NoAttrs> = { ...binary("power", "Pow", (x, y) => x ** y), autocast: "float32" };
-
-/**
- * The value of the first input with the gradient of the second: the straight-through estimator (Bengio et al. 2013) if the first
- * is the second, rounded.
- */
-export const straightThroughOp: OpDef<NoAttrs> = {
-  name: "straightThrough",
-  infer: ([value, like]) => {
-    const [found, expected] = [value as TensorType, like as TensorType];
-    if (showType(found) !== showType(expected)) {
-      throw new TypeError(`straightThrough: ${showType(found)} and ${showType(expected)} differ`);
-    }
-    return [found];
-  },
-  emit: (w, [value]) => w.node("Identity", [value as string]),
-  evaluate: ([value]) => [value as F64Array],
-};
 
 export const whereOp: OpDef<NoAttrs> = {
   name: "where",
@@ -243,7 +218,7 @@ function lift(x: Operand, like: Operand): Value {
   return constant([x], [], typeof like === "number" ? "float32" : like.dtype);
 }
 
-function pair(op: OpDef<NoAttrs>, x: Operand, y: Operand): Value {
+export function pair(op: OpDef<NoAttrs>, x: Operand, y: Operand): Value {
   return apply1(op, [lift(x, y), lift(y, x)], NONE);
 }
 
@@ -251,8 +226,6 @@ export const add = (x: Operand, y: Operand): Value => pair(addOp, x, y);
 export const sub = (x: Operand, y: Operand): Value => pair(subOp, x, y);
 export const mul = (x: Operand, y: Operand): Value => pair(mulOp, x, y);
 export const div = (x: Operand, y: Operand): Value => pair(divOp, x, y);
-/** The remainder of x / y with the sign of x, as torch.fmod. */
-export const remainder = (x: Operand, y: Operand): Value => pair(remainderOp, x, y);
 export const maximum = (x: Operand, y: Operand): Value => pair(maximumOp, x, y);
 export const minimum = (x: Operand, y: Operand): Value => pair(minimumOp, x, y);
 export const greater = (x: Operand, y: Operand): Value => pair(greaterOp, x, y);
@@ -263,12 +236,9 @@ export const exp = (x: Value): Value => apply1(expOp, [x], NONE);
 export const log = (x: Value): Value => apply1(logOp, [x], NONE);
 export const sqrt = (x: Value): Value => apply1(sqrtOp, [x], NONE);
 export const floor = (x: Value): Value => apply1(floorOp, [x], NONE);
-export const round = (x: Value): Value => apply1(roundOp, [x], NONE);
 export const atan = (x: Value): Value => apply1(atanOp, [x], NONE);
 /** x to the power of y. For a constant exponent, `pow` is cheaper. */
 export const power = (x: Operand, y: Operand): Value => pair(powerOp, x, y);
-/** `value` with the gradient of `like`. */
-export const straightThrough = (value: Value, like: Value): Value => apply1(straightThroughOp, [value, like], NONE);
 export const abs = (x: Value): Value => apply1(absOp, [x], NONE);
 export const sign = (x: Value): Value => apply1(signOp, [x], NONE);
 export const tanh = (x: Value): Value => apply1(tanhOp, [x], NONE);

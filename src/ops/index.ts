@@ -25,14 +25,11 @@ export {
   power,
   quickGelu,
   relu,
-  remainder,
-  round,
   sigmoid,
   sign,
   silu,
   sin,
   sqrt,
-  straightThrough,
   sub,
   tanh,
   where,
@@ -53,5 +50,6 @@ export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
 export { averagePool, type MaxPoolOptions, maxPool, upsampleNearest } from "./pool.js";
 export { allAxes, max, mean, type ReduceOptions, sum } from "./reduce.js";
 export { bicubicMatrix, type ResizeOptions, resizeBicubic, resizeBilinear, resizeNearest } from "./resize.js";
+export { remainder, round, straightThrough } from "./rounding.js";
 export { topK } from "./select.js";
 export { constant, filled, input, parameter, zeros } from "./source.js";

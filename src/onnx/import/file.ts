@@ -17,7 +17,8 @@ import type { HostTensor } from "../../tensor/host.js";
 import { sizeOf } from "../../tensor/shape.js";
 import type { StoredTensor, WeightSource } from "../../weights/source.js";
 import { decodeModel } from "./decode.js";
-import { dtypeOf, type OnnxTensor, TensorReader, typeName } from "./tensors.js";
+import { dtypeOf, typeName } from "./element-types.js";
+import { type OnnxTensor, TensorReader } from "./tensors.js";
 
 /** Limit of a protobuf message. Larger models keep their weights in separate files. */
 const MAX_BYTES = 2 ** 31;

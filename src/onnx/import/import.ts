@@ -11,7 +11,7 @@ import { functionKey, type OnnxFile, opsetOf } from "./file.js";
 import { numbersOf, OnnxNode, UnsupportedNode } from "./node.js";
 import { OPERATORS } from "./operators/index.js";
 import { refusal } from "./operators/refused.js";
-import { attributesOf, type Scope } from "./scope.js";
+import { attributesOf, elementTypeOf, type Scope } from "./scope.js";
 
 /** Limit on nodes per import. The body of a function counts at each call. The largest published models have a few thousand. */
 const MAX_NODES = 100_000;
@@ -204,7 +204,9 @@ export class OnnxImport {
         outputs: node.output.findLastIndex((name) => name !== "") + 1,
         attributes,
         tensor: value && this.tensor(value),
-        types: node.input.map((name) => this.elementType(scope, name)),
+        types: node.input.map(
+          (name) => elementTypeOf(scope, name) ?? this.file.inputs.find((input) => input.name === name)?.elementType,
+        ),
         throughRounding: (rounded, like) => this.throughRounding(rounded, like),
       });
       const result = operator(reader);
@@ -230,17 +232,6 @@ export class OnnxImport {
       }
       throw error;
     }
-  }
-
-  /** The element type of an input, an initializer or the value of a Constant; undefined for what nodes compute. */
-  private elementType(scope: Scope, name: string): number | undefined {
-    for (let at: Scope | undefined = scope; at; at = at.parent) {
-      const known = at.initializers.get(name)?.dataType;
-      if (known !== undefined) return known;
-      const producer = at.producers.get(name);
-      if (producer) return producer.attribute.find((attribute) => attribute.name === "value")?.t?.dataType;
-    }
-    return this.file.inputs.find((input) => input.name === name)?.elementType;
   }
 
   private throughRounding(rounded: Value, like: Value): Value {

@@ -17,8 +17,8 @@ import {
 } from "../../../ops/index.js";
 import { type DType, isFloating } from "../../../tensor/dtype.js";
 import { normalizeAxis, showShape, sizeOf, stridesOf } from "../../../tensor/shape.js";
+import { dtypeOf, isCastTarget, typeName } from "../element-types.js";
 import { integers, type OnnxNode } from "../node.js";
-import { dtypeOf, isCastTarget, typeName } from "../tensors.js";
 import { fromFront, MAX_ELEMENTS, toFront } from "./indexing.js";
 import type { Operators } from "./operator.js";
 

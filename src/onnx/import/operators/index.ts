@@ -1,3 +1,4 @@
+import { activations } from "./activations.js";
 import { attentions } from "./attention.js";
 import { bits } from "./bits.js";
 import { constants } from "./constants.js";
@@ -17,6 +18,7 @@ import { pooling } from "./pooling.js";
 import { quantization } from "./quantization.js";
 import { recurrences } from "./recurrent.js";
 import { reductions } from "./reduce.js";
+import { regions } from "./regions.js";
 import { resizing } from "./resizing.js";
 import { sampling } from "./sampling.js";
 import { scattering } from "./scatter.js";
@@ -24,6 +26,7 @@ import { scattering } from "./scatter.js";
 /** Every operator that can be imported, except for If and the functions of a file, which `OnnxImport` expands. */
 export const OPERATORS: Operators = {
   ...elementwise,
+  ...activations,
   ...movement,
   ...indexing,
   ...constants,
@@ -34,6 +37,7 @@ export const OPERATORS: Operators = {
   ...attentions,
   ...einsums,
   ...sampling,
+  ...regions,
   ...fourier,
   ...scattering,
   ...recurrences,

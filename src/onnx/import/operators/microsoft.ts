@@ -23,9 +23,9 @@ import {
 } from "../../../ops/index.js";
 import { showShape } from "../../../tensor/shape.js";
 import type { OnnxNode } from "../node.js";
+import { tanhGelu } from "./activations.js";
 import { causalMask, joinHeads, scaledAttention, splitHeads } from "./attention.js";
 import { convolve } from "./convolution.js";
-import { tanhGelu } from "./elementwise.js";
 import { gemm } from "./matmul.js";
 import type { Operators } from "./operator.js";
 import { plain } from "./quantization.js";

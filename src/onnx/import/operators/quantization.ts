@@ -30,8 +30,8 @@ import {
   where,
 } from "../../../ops/index.js";
 import { showShape } from "../../../tensor/shape.js";
+import { rangeOf, typeName } from "../element-types.js";
 import { numbersOf, type OnnxNode } from "../node.js";
-import { rangeOf, typeName } from "../tensors.js";
 import { convolve } from "./convolution.js";
 import { asFloat } from "./integers.js";
 import type { Operators } from "./operator.js";
