@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { AttributeProtoSchema, ModelProtoSchema, TensorProto_DataLocation } from "onnx-buf";
+import { AttributeProtoSchema, ModelProtoSchema, TensorProto_DataLocation, TensorProtoSchema } from "onnx-buf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { inputError } from "../../../test/errors.js";
 import { functionProto, graph, type ModelInit, model, node, tensor } from "../../../test/onnx-model.js";
@@ -208,7 +208,7 @@ describe("a node that cannot be imported is named", () => {
       {
         node: "the Conv",
         operator: "com.microsoft.nchwc.Conv",
-        reason: expect.stringMatching(/ORT_ENABLE_EXTENDED.*reward\.output, such as "x"/),
+        reason: expect.stringContaining("ORT_ENABLE_EXTENDED"),
       },
     ],
     [
@@ -229,12 +229,12 @@ describe("a node that cannot be imported is named", () => {
     [
       "the choice of boxes, with the tensors before it",
       [node("Neg", ["x"], ["scores"]), node("NonMaxSuppression", ["x", "scores"], ["y"])],
-      { operator: "NonMaxSuppression", reason: expect.stringContaining('such as "x" or "scores"') },
+      { operator: "NonMaxSuppression", before: ["scores"] },
     ],
     [
       "values that decide how many results there are",
-      [node("NonZero", ["x"], ["y"])],
-      { operator: "NonZero", input: 0, reason: expect.stringContaining("choose an output before this node") },
+      [node("Exp", ["x"], ["e"]), node("Greater", ["e", "x"], ["g"]), node("NonZero", ["g"], ["y"])],
+      { operator: "NonZero", input: 0, before: ["e"] },
     ],
     [
       "shapes that do not fit",
@@ -450,6 +450,30 @@ describe("weights", () => {
     const file = await open(product(weight("float16")));
     expect(file.weights.get("w")).toMatchObject({ dtype: "float16", length: 6000 });
     expect((await run())[1]).toBeCloseTo(Math.sin(1), 3);
+  });
+
+  test("of 8-bit integers stay in the file, and those of 4 bits are unpacked, for the runtime to dequantize", async () => {
+    const bytes = Array.from({ length: 3000 }, (_, i) => ((i * 7) % 15) - 8);
+    const packed = create(TensorProtoSchema, {
+      name: "w",
+      dims: [3n, 1000n],
+      dataType: 22,
+      rawData: Uint8Array.from({ length: 1500 }, (_, i) => {
+        return ((bytes[2 * i] as number) & 15) | (((bytes[2 * i + 1] as number) & 15) << 4);
+      }),
+    });
+    for (const [w, kind] of [
+      [tensor("w", bytes, [3, 1000], "int8"), "file"],
+      [packed, "memory"],
+    ] as const) {
+      const nodes = [node("DequantizeLinear", ["w", "s"], ["f"]), node("MatMul", ["x", "f"], ["y"])];
+      const file = await open({ ...xy, nodes, initializers: [w, tensor("s", [0.5], [], "float32")], opset: 21 });
+      expect(file.weights.get("w")).toMatchObject({ kind, dtype: "int8" });
+      const values = await run();
+      for (const at of [0, 1, 2, 999, 1500]) {
+        expect(values[at]).toBeCloseTo(0.5 * (bytes[at] as number), 6);
+      }
+    }
   });
 
   test("may be in files beside the model", async () => {

@@ -5,6 +5,7 @@ import { type Node, showType, type Value } from "../../graph/value.js";
 import { cast, constant, parameter, straightThrough } from "../../ops/index.js";
 import { isFloating } from "../../tensor/dtype.js";
 import { sizeOf } from "../../tensor/shape.js";
+import { differentiableBefore } from "./before.js";
 import { ConstantFolder } from "./constant-folding.js";
 import { describe, qualified, short, show, site } from "./describe.js";
 import { functionKey, type OnnxFile, opsetOf } from "./file.js";
@@ -45,6 +46,7 @@ export class OnnxImport {
   private readonly weights = new Map<string, Value>();
   private nodes = 0;
   private readonly folder = new ConstantFolder();
+  private readonly inputs: readonly Value[];
   private readonly prefix: string;
   private readonly straightThrough: boolean;
   private rounded = false;
@@ -54,6 +56,7 @@ export class OnnxImport {
     inputs: Readonly<Record<string, Value>>,
     { prefix = "", straightThrough = false }: ImportOptions = {},
   ) {
+    this.inputs = Object.values(inputs);
     this.prefix = prefix;
     this.straightThrough = straightThrough;
     const { graph, opset } = file;
@@ -221,12 +224,16 @@ export class OnnxImport {
     } catch (error) {
       // The shape rules of ops throw these two. Whatever they complain of comes from the file.
       if (error instanceof TypeError || error instanceof RangeError) {
-        const reason = error.message;
-        const facts = error instanceof UnsupportedNode ? error.facts : {};
+        const isUnsupported = error instanceof UnsupportedNode;
+        const facts = isUnsupported ? error.facts : {};
+        const given = inputs.filter((input) => input !== undefined);
+        const before = isUnsupported ? differentiableBefore(given, this.main.values, this.inputs) : [];
+        const instead = `Tensors before it that have a gradient, for reward.output: ${before.map(show).join(", ")}`;
+        const reason = before.length > 0 ? `${error.message}. ${instead}` : error.message;
         throw this.fault(
           "onnx-unsupported",
           `${describe(node)}: ${reason}`,
-          { ...site(node), reason, ...facts },
+          { ...site(node), reason, ...facts, ...(before.length > 0 && { before }) },
           error,
         );
       }

@@ -146,6 +146,14 @@ test("any tensor of the file can be the output, which takes a detector as it is 
   );
 });
 
+test("what a model of one image computes without an axis for it is that image's", async () => {
+  const nodes = [node("Reshape", ["x", "flat"], ["y"])];
+  write({ ...IDENTITY, inputs: { x: [1, 3, "h", "w"] }, nodes, initializers: [tensor("flat", [-1])] });
+  expect((await run({ reduce: "max" }, [1, 5, 2, 7, 3, 4], [2, 3, 1, 1])).rewards).toEqual([5, 7]);
+  write({ ...IDENTITY, nodes, initializers: [tensor("flat", [-1])] });
+  await expect(open({ reduce: "max" })).rejects.toThrow(inputError("reward-invalid", { output: "y", expected: 1 }));
+});
+
 describe("an input of integers", () => {
   const init = (cast: boolean): ModelInit => ({
     ...IDENTITY,

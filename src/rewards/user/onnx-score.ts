@@ -23,6 +23,8 @@ export interface Scoring {
   readonly settings: Pick<OnnxSettings, "score" | "class_axis" | "reduce" | "region">;
   /** The layout of the model's input, which is that of maps too. */
   readonly layout: "nchw" | "nhwc";
+  /** Whether the model was exported for a batch of 1. */
+  readonly isForOne: boolean;
   /** Embedding [1, d] whose cosine similarity with the output is the reward. */
   readonly reference: Value | undefined;
   /** If nothing selects one of several numbers: take the largest instead of an error. */
@@ -34,9 +36,12 @@ export interface Scoring {
  *
  * @throws InputError `reward-no-gradient` for an integer output, `reward-invalid` if its shape does not fit the settings.
  */
-export function rewardsFrom(y: Value, batch: number, scoring: Scoring): Value {
+export function rewardsFrom(given: Value, batch: number, scoring: Scoring): Value {
+  // What a model of one image computes belongs to that image, whether or not it has an axis for it.
+  const isWithout = scoring.isForOne && batch === 1 && given.shape[0] !== 1;
+  const y = isWithout ? reshape(given, [1, ...given.shape]) : given;
   const { path, output, chosen, settings, layout, reference, orLargest } = scoring;
-  const found = showType(y);
+  const found = showType(given);
   const what = `${path}: the output ${JSON.stringify(output)} is ${found}`;
   const facts = { path, output, found };
   if (y.dtype !== "float32") {
@@ -46,7 +51,7 @@ export function rewardsFrom(y: Value, batch: number, scoring: Scoring): Value {
       facts,
     );
   }
-  if (y.shape[0] !== batch && !(batch === 1 && y.shape.length === 0)) {
+  if (y.shape[0] !== batch && !(batch === 1 && given.shape.length === 0)) {
     throw new InputError(
       "reward-invalid",
       `${what}, but must have ${batch} rows, one per image. Export the model with a dynamic batch axis, or with a batch of 1.`,
@@ -61,7 +66,7 @@ export function rewardsFrom(y: Value, batch: number, scoring: Scoring): Value {
   if (settings.reduce !== null) return reduced(flat, settings.reduce);
   if (perImage === 1) return reshape(flat, [batch]);
   // A detector has a row per query: the most confident one counts.
-  if (orLargest || (chosen.index !== null && y.shape.length === 3)) return max(flat, 1);
+  if (chosen.index === null ? orLargest : y.shape.length === 3) return max(flat, 1);
   const isMap = y.shape.length > 3;
   const remedy = isMap
     ? "Say with reward.reduce how they become one (mean, max, min, sum or { quantile: 0.9 })"

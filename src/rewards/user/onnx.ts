@@ -125,6 +125,7 @@ export async function openOnnxReward(
       chosen,
       settings,
       layout: preprocessing.layout,
+      isForOne: imageInput.shape[0] === 1,
       reference: referenceEmbedding(),
       orLargest: whole,
     });

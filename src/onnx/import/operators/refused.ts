@@ -1,7 +1,7 @@
 /** Why operators that cannot be imported are refused, and what to do. */
 import type { NodeProto } from "onnx-buf";
 import { nearest } from "../../../errors/index.js";
-import { qualified, show } from "../describe.js";
+import { qualified } from "../describe.js";
 
 const LOOP = "loops are not supported. Export the model for a fixed size, so that the exporter unrolls them";
 const COUNTED = "how many results it has depends on the image";
@@ -90,14 +90,9 @@ export function refusal(node: NodeProto, supported: readonly string[]): { messag
   const own = Object.hasOwn(REFUSED, node.opType) ? REFUSED[node.opType] : undefined;
   const reason = own ?? DOMAINS.find(([domain]) => domain.test(node.domain))?.[1];
   const near = reason ? undefined : closest(name, supported);
-  const before = [...new Set(node.input.filter((input) => input !== ""))].slice(0, 3).map(show);
-  const remedy =
-    before.length > 0
-      ? `choose a tensor before it with reward.output, such as ${before.join(" or ")}`
-      : "choose a tensor that does not depend on it with reward.output";
   const why = reason ? `: ${reason}` : near ? `; the nearest supported one is ${near}` : "";
-  const otherwise = reason ? "Or" : "Export with another opset or exporter, or";
-  return { message: `the operator ${name} is not supported${why}. ${otherwise} ${remedy}`, suggestion: near };
+  const otherwise = reason ? "" : ". Export with another opset or exporter, or choose an output before it";
+  return { message: `the operator ${name} is not supported${why}${otherwise}`, suggestion: near };
 }
 
 /** A supported name that differs by a letter or two. Short names are all near one another, so they have none. */
