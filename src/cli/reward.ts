@@ -46,7 +46,7 @@ export function rewardCommand(root: Command, terminal: Terminal): void {
     )
     .argument("<file>", "ONNX model")
     .option("--image <file>", "image to score (default: one from the embedded model)")
-    .option("--output <name>", "output that is the reward")
+    .option("--output <name>", "output, or any other tensor of the file, that is the reward")
     .option("--class <class>", "class of that output: an index from 0, or a label")
     .option("--similar <image>", "use the similarity to this image as the reward")
     .option("--preprocessor <file>", "preprocessor_config.json of the model")
@@ -61,6 +61,7 @@ export function rewardCommand(root: Command, terminal: Terminal): void {
 Examples:
   npx alignprop reward check model.onnx
   npx alignprop reward check model.onnx --image photo.jpg --class "tabby cat" --set score=softmax
+  npx alignprop reward check depth.onnx --set reduce=mean --set region='[0.5, 0, 1, 1]'
   npx alignprop reward check clip-vision.onnx --output image_embeds --similar target.png`,
     )
     .action((file: string, options: CheckOptions) => check(file, options, terminal));

@@ -129,6 +129,16 @@ export const QUANTIZED: Readonly<Record<string, readonly Case[]>> = {
       ],
     },
   ],
+  "com.microsoft.MatMulNBits": [
+    {
+      given: [[2, 40], u8(bytes(96, 31), [3, 2, 16]), floats(0.1, 0.2, 0.3, 0.05, 0.15, 0.25)],
+      attributes: { K: 40, N: 3, bits: 4, block_size: 32 },
+    },
+    {
+      given: [[2, 40], u8(bytes(96, 31), [3, 2, 16]), floats(0.1, 0.2, 0.3, 0.05, 0.15, 0.25), u8([0x73, 0x9a, 0x58])],
+      attributes: { K: 40, N: 3, bits: 4, block_size: 32 },
+    },
+  ],
   "com.microsoft.QLinearConcat": [
     {
       given: [

@@ -188,6 +188,14 @@ describe("Attention", () => {
   });
 });
 
+test("a constant of bytes that would wrap around is refused", async () => {
+  const nodes = [node("Add", ["a", "b"], ["s"]), node("Cast", ["s"], ["f"], { to: 1 }), node("Add", ["x", "f"], ["y"])];
+  const sum = (b: number) =>
+    run({ nodes, initializers: [tensor("a", [200], [1], "uint8"), tensor("b", [b], [1], "uint8")] }, { x: vector(1) });
+  expect((await sum(55)).y).toEqual([256]);
+  await expect(sum(56)).rejects.toThrow(inputError("onnx-unsupported", { path, operator: "Add" }));
+});
+
 describe("the value is right", () => {
   test("of SpaceToDepth in both orders", async () => {
     const x = shaped([1, 2, 2, 2], 0, 1, 2, 3, 4, 5, 6, 7);

@@ -14,6 +14,7 @@ import { machineLearning } from "./ml.js";
 import { movement } from "./movement.js";
 import { norms } from "./norm.js";
 import type { Operators } from "./operator.js";
+import { packedWeights } from "./packed-weights.js";
 import { pooling } from "./pooling.js";
 import { quantization } from "./quantization.js";
 import { recurrences } from "./recurrent.js";
@@ -44,6 +45,7 @@ export const OPERATORS: Operators = {
   ...losses,
   ...bits,
   ...quantization,
+  ...packedWeights,
   ...microsoft,
   ...machineLearning,
   ...norms,

@@ -4,8 +4,8 @@ import { nearest } from "../../../errors/index.js";
 import { qualified } from "../describe.js";
 
 const LOOP = "loops are not supported. Export the model for a fixed size, so that the exporter unrolls them";
-const COUNTED = "how many results it has depends on the image";
-const BOXES = `${COUNTED}, and the choice of boxes has no gradient`;
+const COUNTED = "how many results it has depends on the image. Choose a tensor before it with reward.output";
+const BOXES = "the choice of boxes has no gradient. Choose the boxes or the scores before it with reward.output";
 const SEQUENCE = "lists of tensors are not supported. Export the model so that it returns tensors";
 const OPTIONAL = "optional values are not supported. Export the model without them";
 const STRINGS = "strings are not supported";
@@ -54,7 +54,6 @@ export const REFUSED: Readonly<Record<string, string>> = {
   TreeEnsembleRegressor: TREES,
   SVMClassifier: "its votes have no gradient. Fit a linear model, or an SVR, instead",
   ZipMap: "it makes dictionaries. Export with the option zipmap: False",
-  MatMulNBits: BLOCKS,
   MatMulBnb4: BLOCKS,
   GatherBlockQuantized: BLOCKS,
   Adam: OPTIMIZER,
