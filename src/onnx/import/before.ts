@@ -2,9 +2,12 @@
 import { gradients } from "../../autodiff/index.js";
 import type { Node, Value } from "../../graph/value.js";
 import { filled } from "../../ops/index.js";
+import { sizeOf } from "../../tensor/shape.js";
 
 const MAX_NAMES = 3;
 const MAX_NODES = 1000;
+/** Of a larger tensor, the gradient would take memory to build. */
+const MAX_ELEMENTS = 2 ** 20;
 
 /**
  * Names of the tensors nearest to `values`, going back, that a gradient with respect to `inputs` reaches. `named` holds the
@@ -36,6 +39,6 @@ export function differentiableBefore(
 }
 
 function isDifferentiable(value: Value, inputs: readonly Value[]): boolean {
-  if (value.dtype !== "float32" || inputs.includes(value)) return false;
+  if (value.dtype !== "float32" || inputs.includes(value) || sizeOf(value.shape) > MAX_ELEMENTS) return false;
   return gradients([{ value, gradient: filled(value.shape, 1) }], inputs).some((gradient) => gradient !== undefined);
 }

@@ -5,7 +5,6 @@ import {
   cast,
   concat,
   constant,
-  filled,
   flip,
   matmul,
   mul,
@@ -21,6 +20,7 @@ import { dtypeOf, isCastTarget, typeName } from "../element-types.js";
 import { integers, type OnnxNode } from "../node.js";
 import { fromFront, MAX_ELEMENTS, toFront } from "./indexing.js";
 import type { Operators } from "./operator.js";
+import { repeated } from "./repeated.js";
 
 /** The type that values of an ONNX type are computed in. */
 export function valueType(node: OnnxNode, code: number): DType {
@@ -100,8 +100,8 @@ function cumulativeProduct(node: OnnxNode): Value {
   const [extent, ...rest] = front.shape as [number, ...number[]];
   const delayed = (y: Value, by: number) =>
     by >= extent
-      ? filled(front.shape, 1, x.dtype)
-      : concat([filled([by, ...rest], 1, x.dtype), slice(y, 0, [0, extent - by])], 0);
+      ? repeated(front.shape, 1, x.dtype)
+      : concat([repeated([by, ...rest], 1, x.dtype), slice(y, 0, [0, extent - by])], 0);
   let y = exclusive ? delayed(front, 1) : front;
   for (let step = 1; step < extent; step *= 2) y = mul(y, delayed(y, step));
   const back = fromFront(y, axis);

@@ -6,7 +6,6 @@ import type { Value } from "../../../graph/value.js";
 import {
   add,
   concat,
-  filled,
   gelu,
   layerNorm,
   matmul,
@@ -29,6 +28,7 @@ import { convolve } from "./convolution.js";
 import { gemm } from "./matmul.js";
 import type { Operators } from "./operator.js";
 import { plain } from "./quantization.js";
+import { repeated } from "./repeated.js";
 
 /** The activation that a product or a convolution was fused with. */
 function activated(node: OnnxNode, y: Value, parameters: readonly number[]): Value {
@@ -78,7 +78,7 @@ const skipNorm =
     const epsilon = node.float("epsilon") ?? 1e-12;
     const features = total.shape.at(-1) as number;
     const y = hasBias
-      ? layerNorm(total, scale, beta ?? filled([features], 0), epsilon)
+      ? layerNorm(total, scale, beta ?? repeated([features], 0), epsilon)
       : rootMeanSquare(total, scale, epsilon);
     return [y, undefined, undefined, total];
   };

@@ -8,7 +8,6 @@ import {
   div,
   equal,
   exp,
-  filled,
   groupNorm,
   layerNorm,
   log,
@@ -31,6 +30,7 @@ import { showShape, sizeOf } from "../../../tensor/shape.js";
 import { integers, type OnnxNode } from "../node.js";
 import { axesOf } from "./indexing.js";
 import type { Operators } from "./operator.js";
+import { repeated } from "./repeated.js";
 
 const EPSILON = 1e-5;
 
@@ -84,7 +84,7 @@ function layerNormalization(node: OnnxNode): Value[] {
   const flat = (value: Value) => reshape(broadcastTo(value, features), [-1]);
   const [scale, bias] = [node.input(1), node.optional(2)];
   const rows = reshape(x, [...x.shape.slice(0, axis), sizeOf(features)]);
-  const zeros = () => filled([sizeOf(features)], 0);
+  const zeros = () => repeated([sizeOf(features)], 0);
   const epsilon = node.float("epsilon") ?? EPSILON;
   const y = reshape(layerNorm(rows, flat(scale), bias ? flat(bias) : zeros(), epsilon), x.shape);
   if (node.outputs === 1) return [y];

@@ -4,7 +4,6 @@ import {
   add,
   concat,
   constant,
-  filled,
   matmul,
   maximum,
   mul,
@@ -19,6 +18,7 @@ import {
 import { showShape } from "../../../tensor/shape.js";
 import type { OnnxNode } from "../node.js";
 import type { Operators } from "./operator.js";
+import { repeated } from "./repeated.js";
 
 const MAX_STEPS = 1024;
 
@@ -125,14 +125,14 @@ const recurrent =
     const step = cell(node);
     const of = (value: Value, at: number) => reshape(slice(value, 0, [at, at + 1]), value.shape.slice(1));
     const runs = Array.from({ length: directions }, (_, at) => {
-      const bias = biases ? of(biases, at) : filled([2 * gates * hidden], 0);
+      const bias = biases ? of(biases, at) : repeated([2 * gates * hidden], 0);
       const projected = add(matmul(x, of(weights, at), { transposeB: true }), slice(bias, 0, [0, gates * hidden]));
       return run({
         step,
         isReversed: direction === "reverse" || at === 1,
         lengths,
         state: initial.map((value) =>
-          value ? of(isBatchFirst ? transpose(value, [1, 0, 2]) : value, at) : filled([b, hidden], 0),
+          value ? of(isBatchFirst ? transpose(value, [1, 0, 2]) : value, at) : repeated([b, hidden], 0),
         ),
         direction: {
           projected: Array.from({ length: steps }, (_, t) => of(projected, t)),

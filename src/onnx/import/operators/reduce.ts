@@ -5,7 +5,6 @@ import {
   allAxes,
   cast,
   concat,
-  filled,
   flip,
   gatherElements,
   greater,
@@ -26,6 +25,7 @@ import type { OnnxNode } from "../node.js";
 import { fromStart } from "./indexing.js";
 import { logSumExp, sqrtOrZero } from "./norm.js";
 import type { Operator, Operators } from "./operator.js";
+import { repeated } from "./repeated.js";
 
 type Reduction = (x: Value, axes: readonly number[], options: { keepDims: boolean }) => Value;
 
@@ -66,7 +66,7 @@ function product(x: Value, axes: readonly number[], { keepDims }: { keepDims: bo
   const extents = others.map((axis) => x.shape[axis] as number);
   const count = sizeOf(axes.map((axis) => x.shape[axis] as number));
   let rows = reshape(transpose(x, [...others, ...axes]), [...extents, count]);
-  if (count === 0) rows = filled([...extents, 1], 1);
+  if (count === 0) rows = repeated([...extents, 1], 1);
   const last = others.length;
   for (let n = count; n > 1; n = Math.ceil(n / 2)) {
     const half = Math.floor(n / 2);

@@ -4,7 +4,6 @@ import {
   add,
   cast,
   constant,
-  filled,
   gather,
   greater,
   maximum,
@@ -22,6 +21,7 @@ import { type Shape, showShape, sizeOf, stridesOf } from "../../../tensor/shape.
 import { integers, numbersOf, type OnnxNode } from "../node.js";
 import { axesOf, fromStart, MAX_ELEMENTS, take } from "./indexing.js";
 import type { Operators } from "./operator.js";
+import { repeated } from "./repeated.js";
 
 const REDUCTIONS = ["none", "add", "mul", "max", "min"] as const;
 type Reduction = (typeof REDUCTIONS)[number];
@@ -75,7 +75,7 @@ function writeVariable(node: OnnxNode, rows: Value, updates: Value, places: Valu
       found: reduction,
     });
   }
-  const hits = scatterRows(places, filled([places.shape[0] as number, ...rest.map(() => 1)], 1), m);
+  const hits = scatterRows(places, repeated([places.shape[0] as number, ...rest.map(() => 1)], 1), m);
   return where(greater(hits, 0.5), placed, rows);
 }
 
@@ -134,7 +134,7 @@ function scatteredElements(node: OnnxNode): Value {
   const places = fromStart(cast(indices, "int64"), shape[axis] as number);
   const placed = scatterElements(places, updates, shape, axis);
   if (reduction === "add") return add(x, placed);
-  const hits = scatterElements(places, filled(indices.shape, 1), shape, axis);
+  const hits = scatterElements(places, repeated(indices.shape, 1), shape, axis);
   return where(greater(hits, 0.5), placed, x);
 }
 
