@@ -83,6 +83,11 @@ export class OnnxImport {
     return this.resolve(this.main, name);
   }
 
+  /** Names of the nearest tensors before a value that have a gradient with respect to the inputs. */
+  before(value: Value): string[] {
+    return differentiableBefore([value], this.main.values, this.inputs);
+  }
+
   /** Whether an imported node rounds a value that depends on the inputs. */
   get rounds(): boolean {
     return this.rounded;

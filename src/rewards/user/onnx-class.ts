@@ -56,11 +56,11 @@ function classPlace(
   const { count } = chosen;
   if (rank < 2 || rank > 4) throw wrong("it has no axis of classes. Choose another output with reward.output.");
   const candidates = rank === 2 ? [1] : rank === 4 ? [layout === "nhwc" ? 3 : 1] : [1, 2];
-  // The number of labels tells them apart. A detector may have one more for "no object"; YOLO has 4 numbers of the box, and
-  // some versions a confidence, before the classes.
+  // The number of labels tells them apart. A detector may have one more, for "no object", after the classes. YOLO has 4 numbers
+  // of the box before them; versions that also have a confidence there are ambiguous, because it belongs to the score.
   const known = candidates.flatMap((axis): Reading[] => {
     if (count === undefined || rank !== 3) return [];
-    const before = [0, 1, 4, 5].find((more) => extent(axis) === count + more);
+    const before = [0, 1, 4].find((more) => extent(axis) === count + more);
     return before === undefined ? [] : [{ axis, before: before < 4 ? 0 : before }];
   });
   const possible = candidates.filter((axis) => index < extent(axis)).map((axis): Reading => ({ axis, before: 0 }));

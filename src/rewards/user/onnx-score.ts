@@ -114,15 +114,24 @@ export function requireGradient(
   if (hasGradient(rewards, images)) return;
   const blocking = new Set(undifferentiable([rewards], [images]).map((node) => model.originOf(node)));
   const nodes = [...blocking].filter((origin) => origin !== undefined).slice(0, 5);
+  const before = model.before(rewards).filter((name) => name !== output);
   const remedy =
-    outputs.length > 1
-      ? `Choose another output with reward.output: ${list(outputs)}.`
-      : "Choose a tensor before it with reward.output.";
+    before.length > 0
+      ? `Choose a tensor before ${nodes.length > 1 ? "them" : "it"} with reward.output: ${list(before)}.`
+      : outputs.length > 1
+        ? `Choose another output with reward.output: ${list(outputs)}.`
+        : "Choose another model.";
   const problem =
     nodes.length > 0
       ? `no gradient flows from the output ${JSON.stringify(output)} to the image, because ${nodes.join(", ")} ${nodes.length > 1 ? "have" : "has"} none`
       : `the output ${JSON.stringify(output)} does not depend on the image`;
-  throw new InputError("reward-no-gradient", `${path}: ${problem}. ${remedy}`, { path, output, nodes, outputs });
+  throw new InputError("reward-no-gradient", `${path}: ${problem}. ${remedy}`, {
+    path,
+    output,
+    nodes,
+    outputs,
+    before,
+  });
 }
 
 /** What to say once if the gradient passes through rounding; undefined if nothing rounds. */
