@@ -154,6 +154,17 @@ test("what a model of one image computes without an axis for it is that image's"
   await expect(open({ reduce: "max" })).rejects.toThrow(inputError("reward-invalid", { output: "y", expected: 1 }));
 });
 
+test("an output of integers is refused with the tensors before it that have a gradient", async () => {
+  const nodes = [
+    node("Softmax", ["x"], ["probabilities"], { axis: 1 }),
+    node("ArgMax", ["probabilities"], ["y"], { axis: 1, keepdims: 0 }),
+  ];
+  write({ ...IDENTITY, nodes });
+  await expect(open({ reduce: "mean" })).rejects.toThrow(
+    inputError("reward-no-gradient", { output: "y", before: ["probabilities"] }),
+  );
+});
+
 describe("an input of integers", () => {
   const init = (cast: boolean): ModelInit => ({
     ...IDENTITY,

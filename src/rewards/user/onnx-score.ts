@@ -27,6 +27,8 @@ export interface Scoring {
   readonly isForOne: boolean;
   /** Embedding [1, d] whose cosine similarity with the output is the reward. */
   readonly reference: Value | undefined;
+  /** Names of the tensors before a value that have a gradient, for messages. */
+  readonly before: (value: Value) => string[];
   /** If nothing selects one of several numbers: take the largest instead of an error. */
   readonly orLargest: boolean;
 }
@@ -45,11 +47,12 @@ export function rewardsFrom(given: Value, batch: number, scoring: Scoring): Valu
   const what = `${path}: the output ${JSON.stringify(output)} is ${found}`;
   const facts = { path, output, found };
   if (y.dtype !== "float32") {
-    throw new InputError(
-      "reward-no-gradient",
-      `${what}, which has no gradient. Choose another output, or any tensor before it, with reward.output.`,
-      facts,
-    );
+    const before = scoring.before(given);
+    const remedy =
+      before.length > 0
+        ? `Choose a tensor before it with reward.output: ${list(before)}`
+        : "Choose another output with reward.output";
+    throw new InputError("reward-no-gradient", `${what}, which has no gradient. ${remedy}.`, { ...facts, before });
   }
   if (y.shape[0] !== batch && !(batch === 1 && given.shape.length === 0)) {
     throw new InputError(

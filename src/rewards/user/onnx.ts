@@ -127,6 +127,7 @@ export async function openOnnxReward(
       layout: preprocessing.layout,
       isForOne: imageInput.shape[0] === 1,
       reference: referenceEmbedding(),
+      before: (value) => model.before(value),
       orLargest: whole,
     });
   const build = (images: Value): Value =>
