@@ -93,6 +93,9 @@ export interface ModelInit {
   readonly initializers?: readonly TensorProto[];
   readonly functions?: readonly FunctionProto[];
   readonly opset?: number;
+  /** Types of inputs that are not float32. */
+  readonly types?: Readonly<Record<string, DType>>;
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 export function model({
@@ -102,15 +105,19 @@ export function model({
   initializers = [],
   functions = [],
   opset = 18,
+  types = {},
+  metadata = {},
 }: ModelInit): Uint8Array {
   const made = create(ModelProtoSchema, {
     irVersion: 9n,
     opsetImport: [
       { domain: "", version: BigInt(opset) },
       { domain: "com.microsoft", version: 1n },
+      { domain: "ai.onnx.ml", version: 3n },
       ...[...new Set(functions.map(({ domain }) => domain))].map((domain) => ({ domain, version: 1n })),
     ],
     functions: [...functions],
+    metadataProps: Object.entries(metadata).map(([key, value]) => ({ key, value })),
     graph: {
       name: "test",
       node: [...nodes],
@@ -121,7 +128,7 @@ export function model({
           value: {
             case: "tensorType" as const,
             value: {
-              elemType: 1,
+              elemType: ONNX_TYPE[types[name] ?? "float32"],
               shape: {
                 dim: shape.map((extent) => ({
                   value:

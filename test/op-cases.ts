@@ -46,6 +46,12 @@ export const OP_CASES: { readonly [K in OpName]: readonly OpCase[] } = {
       build: o.add,
     },
   ],
+  round: [{ shapes: [[7]], build: (x) => o.add(o.round(o.mul(x, 3)), x) }],
+  atan: [{ shapes: [[2, 3]], build: (x) => o.atan(o.mul(x, 2)) }],
+  power: [{ shapes: [[2, 3], [3]], build: o.power, range: [0.5, 2] }],
+  // The same value, so that finite differences see the gradient that passes through.
+  straightThrough: [{ shapes: [[2, 3]], build: (x) => o.straightThrough(o.mul(x, 1), x) }],
+  remainder: [{ shapes: [[3], [2, 3]], build: (x, y) => o.remainder(o.mul(x, 5), y), range: [0.6, 0.95] }],
   sub: [{ shapes: [[3], [2, 3]], build: o.sub }],
   mul: [
     {

@@ -10,6 +10,7 @@ import type { FileContent } from "../src/io/files.js";
 import { UNET_FILES } from "../src/pipeline/export.js";
 import { generate } from "../src/pipeline/generate.js";
 import { openPipeline } from "../src/pipeline/pipeline.js";
+import { defineReward, ops } from "../src/rewards/index.js";
 import { evaluate } from "../src/scoring/evaluate.js";
 import { STATE_FILE } from "../src/train/checkpoint.js";
 import type { TrainEvent, TrainResult } from "../src/train/events.js";
@@ -430,6 +431,17 @@ describe("stopping", () => {
     expect(ofKind("checkpointed", midway).map(({ step }) => step)).toEqual([1]);
     const resumed = await record(tinySettings(), { resume: await saveCheckpoint(midway, 1, "stopped") });
     expect(results(resumed)).toEqual(results(straight).slice(1));
+  });
+
+  test("does not end, but warns, if the gradient of the first step is 0", async () => {
+    const still = defineReward({ name: "still", build: (images) => ops.mul(ops.mean(images, [1, 2, 3]), 0) });
+    const recording = await record(tinySettings(), { reward: still });
+    const { events } = recording;
+    const kinds = events.map(({ kind }) => kind).filter((kind) => kind === "warned" || kind === "stepped");
+    expect(kinds.slice(0, 2)).toEqual(["warned", "stepped"]);
+    expect(kinds.filter((kind) => kind === "warned")).toHaveLength(1);
+    expect(ofKind("warned", recording).map(({ message }) => message)).toEqual([expect.stringContaining("is 0")]);
+    expect(straight.events.some(({ kind }) => kind === "warned")).toBe(false);
   });
 
   test("ends with the step, the sample and a remedy if the numbers are no longer finite", async () => {

@@ -1,10 +1,12 @@
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import sharp from "sharp";
 import { afterAll, describe, expect, test } from "vitest";
+import { parse } from "yaml";
 import { alignprop, errorOf } from "../../test/command-line.js";
+import { model, node, tensor } from "../../test/onnx-model.js";
 
 const scratch = await mkdtemp(join(tmpdir(), "alignprop-reward-"));
 afterAll(() => rm(scratch, { recursive: true }));
@@ -60,6 +62,43 @@ describe("reward check", () => {
     expect(stdout).toContain("the largest value of output");
     expect(stdout).toContain("mean 0.5 0.5 0.5");
     expect(stdout).toContain("class (0 … 4)");
+  });
+
+  test("prints the recipe of what was chosen", async () => {
+    const args = [
+      "--out",
+      out,
+      "--class",
+      "1",
+      "--set",
+      "score=softmax",
+      "--set",
+      "preprocessing.mean=[0.5, 0.5, 0.5]",
+    ];
+    const recipe = { name: "onnx", file: vit, class: 1, score: "softmax", preprocessing: { mean: [0.5, 0.5, 0.5] } };
+    expect(JSON.parse((await check(vit, ...args, "--json")).stdout).recipe).toEqual({ reward: recipe });
+    const line = (await check(vit, ...args)).stdout.split("\n").find((one) => one.startsWith("recipe"));
+    expect(parse(line?.replace("recipe", "") ?? "")).toEqual({ reward: recipe });
+  });
+
+  test("warns of a gradient that is 0", async () => {
+    const dead = join(scratch, "dead.onnx");
+    // Pixels of 0 … 1 never reach 5: a model that takes 0 … 255.
+    const nodes = [
+      node("Sub", ["x", "five"], ["s"]),
+      node("Relu", ["s"], ["r"]),
+      node("ReduceMean", ["r"], ["y"], { axes: [1, 2, 3], keepdims: 0 }),
+    ];
+    const five = tensor("five", [5], [], "float32");
+    await writeFile(
+      dead,
+      model({ inputs: { x: ["n", 3, "h", "w"] }, outputs: ["y"], nodes, initializers: [five], opset: 17 }),
+    );
+    const { warnings } = JSON.parse((await check(dead, "--out", out, "--json")).stdout);
+    expect(warnings).toEqual([expect.stringMatching(/gradient is 0.*preprocessing\.range/)]);
+    const { stdout, stderr } = await check(dead, "--out", out, "--set", "preprocessing.range=[0, 255]");
+    expect(stderr).not.toContain("gradient is 0");
+    expect(stdout).toContain("range: [0, 255]");
   });
 
   test("gives an image the similarity 1 to itself", async () => {

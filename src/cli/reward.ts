@@ -8,12 +8,13 @@ import { readImage } from "../images/read.js";
 import { imageTensor, type RgbImage } from "../images/rgb.js";
 import { writeFileAtomic } from "../io/atomic.js";
 import { generate } from "../pipeline/index.js";
-import { showPreprocessing } from "../rewards/index.js";
+import { type OnnxSettings, showPreprocessing } from "../rewards/index.js";
 import { requireWritable } from "../runs/record/index.js";
 import { format } from "../runs/report/index.js";
 import { type CheckedOutput, checkReward, type OnnxCheck } from "../scoring/index.js";
 import { interruptible } from "./interrupt.js";
 import { type CommonOptions, collectSet, commonOptions, HELP, overridesOf } from "./options.js";
+import { changedSettings, inline } from "./reward-recipe.js";
 import type { Terminal } from "./terminal.js";
 
 interface CheckOptions extends CommonOptions {
@@ -45,7 +46,7 @@ export function rewardCommand(root: Command, terminal: Terminal): void {
     )
     .argument("<file>", "ONNX model")
     .option("--image <file>", "image to score (default: one from the embedded model)")
-    .option("--output <name>", "output that is the reward")
+    .option("--output <name>", "output, or any other tensor of the file, that is the reward")
     .option("--class <class>", "class of that output: an index from 0, or a label")
     .option("--similar <image>", "use the similarity to this image as the reward")
     .option("--preprocessor <file>", "preprocessor_config.json of the model")
@@ -60,6 +61,7 @@ export function rewardCommand(root: Command, terminal: Terminal): void {
 Examples:
   npx alignprop reward check model.onnx
   npx alignprop reward check model.onnx --image photo.jpg --class "tabby cat" --set score=softmax
+  npx alignprop reward check depth.onnx --set reduce=mean --set region='[0.5, 0, 1, 1]'
   npx alignprop reward check clip-vision.onnx --output image_embeds --similar target.png`,
     )
     .action((file: string, options: CheckOptions) => check(file, options, terminal));
@@ -98,8 +100,13 @@ async function check(file: string, options: CheckOptions, terminal: Terminal): P
   const checked = await checkReward(reward, imageTensor(image), { device, ...(threads !== null && { threads }) });
   await mkdir(dirname(options.out), { recursive: true });
   await writeFileAtomic(options.out, await encodePng(beside(image, checked.heatMap)));
-  if (options.json) terminal.print(JSON.stringify(asJson(checked, options.out)));
-  else for (const [name, value] of asLines(checked, options)) terminal.print(`${name.padEnd(15)}${value}`);
+  const recipe = changedSettings(reward, file);
+  if (options.json) {
+    terminal.print(JSON.stringify(asJson(checked, recipe, options.out)));
+    return;
+  }
+  for (const message of checked.warnings) warn(message);
+  for (const [name, value] of asLines(checked, reward, options.out)) terminal.print(`${name.padEnd(15)}${value}`);
 }
 
 /** The options as settings, so that they are validated as in a recipe. */
@@ -130,7 +137,11 @@ function beside({ width, height, pixels }: RgbImage, heat: RgbImage): RgbImage {
   return { width: 2 * width, height, pixels: both };
 }
 
-function asJson({ reward, outputs, value, gradientNorm, seconds }: OnnxCheck, heatMap: string): object {
+function asJson(
+  { reward, outputs, value, gradientNorm, warnings, seconds }: OnnxCheck,
+  recipe: object,
+  heatMap: string,
+): object {
   const { file, image, preprocessing, preprocessor, chosen } = reward;
   const { size, shortestEdge, crop, ...rest } = preprocessing;
   return {
@@ -156,6 +167,8 @@ function asJson({ reward, outputs, value, gradientNorm, seconds }: OnnxCheck, he
     preprocessor: preprocessor ?? null,
     value,
     gradient_norm: gradientNorm,
+    warnings,
+    recipe: { reward: recipe },
     seconds,
     heat_map: heatMap,
   };
@@ -163,7 +176,8 @@ function asJson({ reward, outputs, value, gradientNorm, seconds }: OnnxCheck, he
 
 function asLines(
   { reward, outputs, value, gradientNorm, seconds }: OnnxCheck,
-  { out, class: chosen, similar }: CheckOptions,
+  settings: OnnxSettings,
+  out: string,
 ): [string, string][] {
   const { file, image, preprocessing, preprocessor } = reward;
   const operators = [...file.operators].sort(([, a], [, b]) => b - a).map(([name, count]) => `${name} ${count}`);
@@ -171,8 +185,9 @@ function asLines(
     `[${extents.map((extent) => extent ?? "?").join(", ")}]`;
   const largest =
     outputs.find(({ name }) => name === reward.chosen)?.use !== "number" &&
-    chosen === undefined &&
-    similar === undefined;
+    settings.class === null &&
+    settings.similarity === null &&
+    settings.reduce === null;
   return [
     ["file", `${file.path}, by ${file.producer || "an unnamed exporter"}, opset ${file.opset}`],
     ["parameters", `${file.parameters}`],
@@ -191,12 +206,18 @@ function asLines(
     ],
     [
       "reward",
-      `${format(value)}${largest ? `, the largest value of ${reward.chosen} (no class or similarity was chosen)` : ` from ${reward.chosen}`}`,
+      `${format(value)}${largest ? `, the largest value of ${reward.chosen} (no class, reduce or similarity was chosen)` : ` from ${reward.chosen}`}`,
     ],
     ["gradient", `norm ${gradientNorm.toPrecision(3)}, heat map in ${out}`],
     [
       "time",
       `${milliseconds(seconds.value)} for the reward, ${milliseconds(seconds.gradient)} with its gradient, ${milliseconds(seconds.compile)} to compile`,
+    ],
+    [
+      "recipe",
+      largest
+        ? "choose what the reward is with --class, --similar or --set reduce=mean"
+        : `reward: ${inline(changedSettings(settings, settings.file))}`,
     ],
   ];
 }
@@ -208,8 +229,10 @@ function describeOutput({ name, shape, use, reason }: CheckedOutput): string {
       return `${title}: can be the reward`;
     case "class":
       return `${title}: can be the reward with class (0 … ${(shape?.at(-1) ?? 1) - 1}) or similarity`;
+    case "map":
+      return `${title}: can be the reward with reduce (mean, max, …), class or similarity`;
     case "similarity":
-      return `${title}: can be the reward with similarity${shape?.length === 3 ? " or class" : ""}`;
+      return `${title}: can be the reward with similarity or reduce${shape?.length === 3 ? ", or class" : ""}`;
     case "none":
       return `${title}: cannot be the reward: ${reason}`;
   }

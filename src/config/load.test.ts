@@ -274,6 +274,20 @@ describe("a recipe's name", () => {
   });
 });
 
+describe("a reward that is a file", () => {
+  test("takes settings beside it, whether the option or the recipe names it", async () => {
+    const named = { path: ["reward"], value: "new.onnx", origin: "--reward new.onnx" };
+    const fromOption = await loadSettings({ overrides: [parseSet("reward.class=1"), named] });
+    expect(fromOption.reward).toMatchObject({ name: "onnx", file: "new.onnx", class: 1 });
+    expect((await load("reward: new.onnx", "reward.class=1")).reward).toMatchObject({ file: "new.onnx", class: 1 });
+    expect((await load("reward: own.js", "reward.options.a=2")).reward).toMatchObject({
+      file: "own.js",
+      options: { a: 2 },
+    });
+    expect((await load("reward: aesthetic", "reward.batch=2")).reward).toMatchObject({ name: "aesthetic", batch: 2 });
+  });
+});
+
 describe("a setting with a new name", () => {
   const warned: string[] = [];
   const warn = (message: string) => void warned.push(message);

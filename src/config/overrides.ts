@@ -2,6 +2,7 @@
 import { InputError } from "../errors/index.js";
 import { withName } from "../estimators/index.js";
 import { isRecord } from "../io/record.js";
+import { rewardMapping } from "../rewards/index.js";
 import { parseYaml } from "./recipe.js";
 import { newPath, type Renaming, withNewNames } from "./renamed.js";
 
@@ -89,6 +90,12 @@ export function applyOverrides(
   return settings;
 }
 
+/** A section that is written as a name, or a reward that is written as a file, as a mapping. */
+function fromShortForm(key: string, text: string): Record<string, unknown> {
+  const mapping = key === "reward" || key === "held_out" ? rewardMapping(text) : undefined;
+  return isRecord(mapping) ? mapping : { name: text };
+}
+
 /** A copy of the mapping with a value at a path. `alone`: if the value changes, remove the keys beside it. */
 function withValue(
   mapping: Readonly<Record<string, unknown>>,
@@ -99,6 +106,6 @@ function withValue(
   if (key === undefined) return { ...mapping };
   if (rest.length === 0) return alone && mapping[key] !== value ? { [key]: value } : { ...mapping, [key]: value };
   const child = Object.hasOwn(mapping, key) ? mapping[key] : undefined;
-  const inner = isRecord(child) ? child : typeof child === "string" ? { name: child } : {};
+  const inner = isRecord(child) ? child : typeof child === "string" ? fromShortForm(key, child) : {};
   return { ...mapping, [key]: withValue(inner, rest, value, { alone }) };
 }

@@ -7,7 +7,7 @@ import { constant } from "./source.js";
 /** A number becomes a scalar constant of the other operand's type. */
 export type Operand = Value | number;
 
-type NoAttrs = Record<string, never>;
+export type NoAttrs = Record<string, never>;
 const NONE: NoAttrs = {};
 
 /** For each element of shape `out`, the offset of the element of shape `shape` that broadcasts to it. */
@@ -31,7 +31,7 @@ export function broadcastOffsets(shape: Shape, out: Shape): Int32Array {
   return offsets;
 }
 
-function unary(name: string, onnx: string, f: (x: number) => number): OpDef<NoAttrs> {
+export function unary(name: string, onnx: string, f: (x: number) => number): OpDef<NoAttrs> {
   return {
     name,
     infer: ([x]) => {
@@ -44,7 +44,12 @@ function unary(name: string, onnx: string, f: (x: number) => number): OpDef<NoAt
   };
 }
 
-function binary(name: string, onnx: string, f: (x: number, y: number) => number, result?: DType): OpDef<NoAttrs> {
+export function binary(
+  name: string,
+  onnx: string,
+  f: (x: number, y: number) => number,
+  result?: DType,
+): OpDef<NoAttrs> {
   return {
     name,
     infer: ([x, y]) => {
@@ -116,6 +121,7 @@ export const expOp: OpDef<NoAttrs> = { ...unary("exp", "Exp", Math.exp), autocas
 export const logOp: OpDef<NoAttrs> = { ...unary("log", "Log", Math.log), autocast: "float32" };
 export const sqrtOp = unary("sqrt", "Sqrt", Math.sqrt);
 export const floorOp = unary("floor", "Floor", Math.floor);
+export const atanOp = unary("atan", "Atan", Math.atan);
 export const absOp = unary("abs", "Abs", Math.abs);
 export const signOp = unary("sign", "Sign", Math.sign);
 export const tanhOp = unary("tanh", "Tanh", Math.tanh);
@@ -151,6 +157,9 @@ export const powOp: OpDef<{ readonly exponent: number }> = {
   ],
 };
 
+/** x to the power of y, element by element. */
+export const powerOp: OpDef<NoAttrs> = { ...binary("power", "Pow", (x, y) => x ** y), autocast: "float32" };
+
 export const whereOp: OpDef<NoAttrs> = {
   name: "where",
   infer: ([condition, x, y]) => {
@@ -163,7 +172,13 @@ export const whereOp: OpDef<NoAttrs> = {
     }
     return [{ shape, dtype: values.dtype }];
   },
-  emit: (w, inputs) => w.node("Where", inputs),
+  emit: (w, inputs, { outputs }) => {
+    if ((outputs[0] as Value).dtype !== "int8") return w.node("Where", inputs);
+    // ONNX Runtime has no Where for int8.
+    const [condition, x, y] = inputs as [string, string, string];
+    const wide = [x, y].map((name) => w.node("Cast", [name], { to: ONNX_TYPE.int32 })[0] as string);
+    return w.node("Cast", w.node("Where", [condition, ...wide]), { to: ONNX_TYPE.int8 });
+  },
   evaluate: (inputs, node) => {
     const shape = (node.outputs[0] as Value).shape;
     const [c, x, y] = inputs.map((array) => ({ data: array.data, at: broadcastOffsets(array.shape, shape) }));
@@ -203,7 +218,7 @@ function lift(x: Operand, like: Operand): Value {
   return constant([x], [], typeof like === "number" ? "float32" : like.dtype);
 }
 
-function pair(op: OpDef<NoAttrs>, x: Operand, y: Operand): Value {
+export function pair(op: OpDef<NoAttrs>, x: Operand, y: Operand): Value {
   return apply1(op, [lift(x, y), lift(y, x)], NONE);
 }
 
@@ -221,6 +236,9 @@ export const exp = (x: Value): Value => apply1(expOp, [x], NONE);
 export const log = (x: Value): Value => apply1(logOp, [x], NONE);
 export const sqrt = (x: Value): Value => apply1(sqrtOp, [x], NONE);
 export const floor = (x: Value): Value => apply1(floorOp, [x], NONE);
+export const atan = (x: Value): Value => apply1(atanOp, [x], NONE);
+/** x to the power of y. For a constant exponent, `pow` is cheaper. */
+export const power = (x: Operand, y: Operand): Value => pair(powerOp, x, y);
 export const abs = (x: Value): Value => apply1(absOp, [x], NONE);
 export const sign = (x: Value): Value => apply1(signOp, [x], NONE);
 export const tanh = (x: Value): Value => apply1(tanhOp, [x], NONE);

@@ -3,6 +3,7 @@ export { type ConvOptions, conv2d, convTranspose2d, type Padding } from "./conv.
 export {
   abs,
   add,
+  atan,
   cast,
   clip,
   cos,
@@ -21,6 +22,7 @@ export {
   neg,
   type Operand,
   pow,
+  power,
   quickGelu,
   relu,
   sigmoid,
@@ -48,5 +50,6 @@ export { groupNorm, layerNorm, softmax, standardize } from "./norm.js";
 export { averagePool, type MaxPoolOptions, maxPool, upsampleNearest } from "./pool.js";
 export { allAxes, max, mean, type ReduceOptions, sum } from "./reduce.js";
 export { bicubicMatrix, type ResizeOptions, resizeBicubic, resizeBilinear, resizeNearest } from "./resize.js";
+export { remainder, round, straightThrough } from "./rounding.js";
 export { topK } from "./select.js";
 export { constant, filled, input, parameter, zeros } from "./source.js";

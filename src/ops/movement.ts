@@ -22,7 +22,9 @@ export const reshapeOp: OpDef<{ readonly shape: Shape }> = {
     }
     return [{ shape, dtype: type.dtype }];
   },
-  emit: (w, [x], { attrs }) => w.node("Reshape", [x as string, w.ints(attrs.shape)]),
+  // An extent of 0 would otherwise stand for that of x.
+  emit: (w, [x], { attrs: { shape } }) =>
+    w.node("Reshape", [x as string, w.ints(shape)], shape.includes(0) ? { allowzero: 1 } : {}),
   evaluate: ([x], { attrs }) => [{ shape: attrs.shape, data: (x as F64Array).data }],
 };
 

@@ -7,6 +7,7 @@ import * as movement from "./movement.js";
 import * as norm from "./norm.js";
 import * as pool from "./pool.js";
 import * as reduce from "./reduce.js";
+import * as rounding from "./rounding.js";
 import * as select from "./select.js";
 import * as source from "./source.js";
 
@@ -19,6 +20,7 @@ export const OPS = {
   sub: elementwise.subOp,
   mul: elementwise.mulOp,
   div: elementwise.divOp,
+  remainder: rounding.remainderOp,
   maximum: elementwise.maximumOp,
   minimum: elementwise.minimumOp,
   greater: elementwise.greaterOp,
@@ -29,6 +31,10 @@ export const OPS = {
   log: elementwise.logOp,
   sqrt: elementwise.sqrtOp,
   floor: elementwise.floorOp,
+  round: rounding.roundOp,
+  atan: elementwise.atanOp,
+  power: elementwise.powerOp,
+  straightThrough: rounding.straightThroughOp,
   abs: elementwise.absOp,
   sign: elementwise.signOp,
   tanh: elementwise.tanhOp,

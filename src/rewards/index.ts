@@ -1,6 +1,7 @@
 export { type CheckOptions, checkReward, type RewardCheck } from "./check.js";
 export { pathsOnly } from "./kind.js";
 export {
+  asMapping as rewardMapping,
   defaultLoss,
   isRewardFile,
   openReward,
@@ -19,5 +20,5 @@ export {
 } from "./scores.js";
 export { embedImages, type OpenedClip, openClip } from "./towers/clip-model.js";
 export { defineReward, ops, type RewardDefinition, type RewardModule, type RewardToolkit } from "./user/define.js";
-export { type OnnxReward, type OnnxSettings, openOnnxReward } from "./user/onnx.js";
+export { type OnnxReward, type OnnxSettings, onnxSchema, openOnnxReward } from "./user/onnx.js";
 export { showPreprocessing } from "./user/onnx-preprocessing.js";

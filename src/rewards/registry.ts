@@ -72,8 +72,8 @@ export const rewardSettings = z.preprocess(asMapping, z.discriminatedUnion("name
 
 export type RewardSettings = z.output<typeof rewardSettings>;
 
-/** Expands the short forms of `reward` to a mapping with a name. */
-function asMapping(value: unknown): unknown {
+/** Expands the short forms of `reward`, such as the name of a file, to a mapping with a name. */
+export function asMapping(value: unknown): unknown {
   if (typeof value === "string" && ONNX_FILE.test(value)) return { name: "onnx", file: value };
   if (typeof value === "string") return MODULE_FILE.test(value) ? { name: "module", file: value } : { name: value };
   if (Array.isArray(value)) return { name: "combination", combine: value };

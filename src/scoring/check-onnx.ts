@@ -19,6 +19,8 @@ export interface OnnxCheck {
   readonly gradient: HostTensor;
   /** L2 norm of `gradient`. */
   readonly gradientNorm: number;
+  /** What makes training on this reward pointless, or different from what one expects. */
+  readonly warnings: readonly string[];
   /** Length of the gradient at each pixel, over a gray copy of the image. */
   readonly heatMap: RgbImage;
   /** Time to compile, and the median time of a few calls with one image. */
@@ -30,7 +32,7 @@ export interface CheckedOutput {
   /** Shape for one image; undefined if the output cannot be built. */
   readonly shape: Shape | undefined;
   /** How the output can be a reward. */
-  readonly use: "number" | "class" | "similarity" | "none";
+  readonly use: "number" | "class" | "similarity" | "map" | "none";
   /** Why the output cannot be a reward; only if `use` is `none`. */
   readonly reason: string | undefined;
 }
@@ -81,12 +83,42 @@ export async function checkReward(
       value: reward,
       gradient: dImage,
       gradientNorm: norm,
+      warnings: [...opened.reward.warnings([]), ...gradientWarnings(settings, reward, norm)],
       heatMap: heatMap(image, dImage),
       seconds: { compile: compiled, value: value.seconds, gradient: seconds },
     };
   } finally {
     await runtime.close();
   }
+}
+
+/** Norms of gradients of usual rewards with respect to the image lie well between these. */
+const USUAL_NORM = [1e-6, 1e4] as const;
+
+function gradientWarnings({ file, score }: OnnxSettings, reward: number, norm: number): string[] {
+  const [low, high] = USUAL_NORM;
+  const isProbability = score === "softmax" || score === "sigmoid";
+  const isSaturated = isProbability && (reward < 1e-4 || reward > 1 - 1e-4);
+  const causes = [
+    ...(isSaturated
+      ? [`score: ${score} is saturated at ${reward.toPrecision(3)} (use score: logit or log-softmax)`]
+      : []),
+    "the mean and standard deviation that the model was trained with are missing (preprocessing.mean and std)",
+    "its input has another range, such as 0 … 255 (preprocessing.range)",
+    "every element is beyond the bounds of a ReLU or a Clip",
+  ].join("; ");
+  if (norm === 0) {
+    return [`${file}: the gradient is 0, so training on this image would change nothing. Common causes: ${causes}.`];
+  }
+  if (norm < low) {
+    return [`${file}: the gradient's norm, ${norm.toPrecision(3)}, is unusually small. Common causes: ${causes}.`];
+  }
+  if (norm > high) {
+    return [
+      `${file}: the gradient's norm, ${norm.toPrecision(3)}, is unusually large. Check the range of the input, and divide the reward in a sum of rewards (scale).`,
+    ];
+  }
+  return isSaturated ? [`${file}: ${causes.split("; ")[0]}.`] : [];
 }
 
 async function timed(program: Program, images: HostTensor) {
@@ -112,7 +144,8 @@ function checkOutput(opened: OnnxReward, name: string, shape: Shape): CheckedOut
       return none(stops[0] ? `${stops[0]} has no gradient` : "it does not depend on the image", value.shape);
     }
     const each = sizeOf(value.shape);
-    const use = each === 1 ? "number" : value.shape.length === 2 ? "class" : "similarity";
+    const rank = value.shape.length;
+    const use = each === 1 ? "number" : rank === 2 ? "class" : rank === 4 ? "map" : "similarity";
     return { name, shape: value.shape, use, reason: undefined };
   } catch (error) {
     if (error instanceof InputError) return none(error.message);

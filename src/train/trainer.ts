@@ -57,6 +57,12 @@ export async function train(
   }
 }
 
+/** Said after the first step of a call, whose gradient shows whether there is anything to learn from. */
+const NO_GRADIENT =
+  "the gradient of the first step is 0, so it changed nothing. Common causes: the reward does not depend on the image, such as " +
+  "an ONNX file without the mean and standard deviation that it was trained with (try alignprop reward check); a clamp or a " +
+  "target that every image has reached; one image per prompt in a rollout, whose advantage is 0";
+
 async function run(
   settings: Settings,
   observer: TrainObserver,
@@ -95,6 +101,7 @@ async function run(
     for (const message of warnings) await journal.tell({ kind: "warned", message });
     if (state.step === 0) await evaluate();
 
+    let isChecked = false;
     while (!isOver()) {
       const stepBegan = performance.now();
       const lossScale = state.lossScale?.scale;
@@ -125,6 +132,8 @@ async function run(
       const seconds = (performance.now() - stepBegan) / 1000;
       const metrics = stepMetrics(state, { batch: settings.batch, result, gradNorms, lossScale, seconds });
       journal.endStep(state, metrics);
+      if (!isChecked && metrics.grad_norm === 0) await journal.tell({ kind: "warned", message: NO_GRADIENT });
+      isChecked = true;
 
       const isEvaluated = state.step % settings.evaluation.every === 0 || state.step === steps;
       await journal.tellStep(isEvaluated ? withEvaluation(metrics, await evaluate()) : metrics);

@@ -37,7 +37,12 @@ test("preprocessor files", LIMIT, async () => {
     (rng) => mutateJson(valid, rng),
     (json) => {
       const file = parsePreprocessor(parseJson(json, "preprocessor_config.json"), "preprocessor_config.json");
-      const spec = resolvePreprocessing(settings, file, { name: "x", shape: ["n", 3, "h", "w"] }, "test");
+      const spec = resolvePreprocessing(
+        settings,
+        file,
+        { name: "x", dtype: "float32", shape: ["n", 3, "h", "w"] },
+        "test",
+      );
       // Sides of up to 8192 pixels are valid, but slow.
       if ([...(spec.size ?? []), spec.shortestEdge?.edge ?? 0].some((side) => side > 512)) return;
       const pixels = preprocess(images, spec, "test");

@@ -3,12 +3,15 @@ import {
   cast,
   cos,
   div,
+  equal,
   erf,
   exp,
   less,
+  log,
   mul,
   neg,
   pow,
+  power,
   sigmoid,
   sign,
   sin,
@@ -25,6 +28,7 @@ type Elementwise = Pick<
   | "sub"
   | "mul"
   | "div"
+  | "remainder"
   | "maximum"
   | "minimum"
   | "greater"
@@ -35,6 +39,10 @@ type Elementwise = Pick<
   | "log"
   | "sqrt"
   | "floor"
+  | "round"
+  | "atan"
+  | "power"
+  | "straightThrough"
   | "abs"
   | "sign"
   | "tanh"
@@ -54,6 +62,8 @@ export const elementwiseRules: Rules<Elementwise> = {
   sub: (dy) => [() => dy, () => neg(dy)],
   mul: (dy, { inputs: [a, b] }) => [() => mul(dy, b), () => mul(dy, a)],
   div: (dy, { inputs: [, b], y }) => [() => div(dy, b), () => neg(div(mul(dy, y), b))],
+  // d (x - n y) / dy = -n, where n = (x - y rem) / y is a whole number.
+  remainder: (dy, { inputs: [a, b], y }) => [() => dy, () => neg(mul(dy, div(sub(a, y), b)))],
   // At a tie the first operand gets the gradient, so that clip passes it at its bounds, as torch.clamp does.
   maximum: (dy, { inputs: [a, b] }) => [() => where(less(a, b), 0, dy), () => where(less(a, b), dy, 0)],
   minimum: (dy, { inputs: [a, b] }) => [() => where(less(b, a), 0, dy), () => where(less(b, a), dy, 0)],
@@ -65,6 +75,14 @@ export const elementwiseRules: Rules<Elementwise> = {
   log: (dy, { inputs: [x] }) => [() => div(dy, x)],
   sqrt: (dy, { y }) => [() => div(dy, mul(y, 2))],
   floor: "nondifferentiable",
+  round: "nondifferentiable",
+  atan: (dy, { inputs: [x] }) => [() => div(dy, add(mul(x, x), 1))],
+  // Where the derivative has the form 0 · ∞ it is 0, as in PyTorch: x⁰ is constant, and 0ᵃ is too for a ≥ 0.
+  power: (dy, { inputs: [x, a], y }) => [
+    () => where(equal(a, 0), 0, mul(dy, mul(a, power(x, sub(a, 1))))),
+    () => where(equal(y, 0), 0, mul(dy, mul(y, log(where(equal(y, 0), 1, x))))),
+  ],
+  straightThrough: (dy) => [undefined, () => dy],
   abs: (dy, { inputs: [x] }) => [() => mul(dy, sign(x))],
   sign: "nondifferentiable",
   tanh: (dy, { y }) => [() => mul(dy, sub(1, mul(y, y)))],

@@ -3,13 +3,20 @@ import { topologicalOrder } from "../../graph/graph.js";
 import { interpret } from "../../graph/interpret.js";
 import type { Node, Value } from "../../graph/value.js";
 import { constant } from "../../ops/index.js";
-import { isFloating } from "../../tensor/dtype.js";
+import { type DType, isFloating } from "../../tensor/dtype.js";
 import { sizeOf } from "../../tensor/shape.js";
 import { numbersOf } from "./node.js";
 
 /** Limits on constant folding, in multiplications and elements. A constant that takes more is left to the runtime. */
 const MAX_FOLD_COST = 2 ** 22;
 const MAX_TOTAL_FOLD_COST = 2 ** 27;
+
+/** Integers that a type holds. Beyond them ONNX wraps around, which no model means to. */
+const RANGES: Readonly<Partial<Record<DType, readonly [number, number]>>> = {
+  uint8: [0, 255],
+  int8: [-128, 127],
+  int32: [-(2 ** 31), 2 ** 31 - 1],
+};
 
 /** Folds the constants of one import, within the limits. */
 export class ConstantFolder {
@@ -27,7 +34,8 @@ export class ConstantFolder {
     return values.map((value, i) => {
       if (numbersOf(value)) return value;
       const data = results[i]?.data ?? new Float64Array();
-      if (!isFloating(value.dtype) && !data.every(Number.isSafeInteger)) {
+      const [low, high] = RANGES[value.dtype] ?? [Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
+      if (!isFloating(value.dtype) && !data.every((x) => Number.isInteger(x) && x >= low && x <= high)) {
         throw new RangeError("its result has integers that are out of range");
       }
       return constant(data, value.shape, value.dtype);

@@ -17,12 +17,14 @@ import type { HostTensor } from "../../tensor/host.js";
 import { sizeOf } from "../../tensor/shape.js";
 import type { StoredTensor, WeightSource } from "../../weights/source.js";
 import { decodeModel } from "./decode.js";
-import { dtypeOf, type OnnxTensor, TensorReader } from "./tensors.js";
+import { dtypeOf, typeName } from "./element-types.js";
+import { type OnnxTensor, TensorReader } from "./tensors.js";
 
 /** Limit of a protobuf message. Larger models keep their weights in separate files. */
 const MAX_BYTES = 2 ** 31;
 /** Older opsets define several operators differently, such as broadcasting in Add. */
 const MIN_OPSET = 7;
+const NEWEST_OPSET = 26;
 /** ONNX's own domain has two names. */
 const ONNX_DOMAINS = ["", "ai.onnx"];
 
@@ -38,6 +40,10 @@ export interface OnnxFile {
   readonly functions: ReadonlyMap<string, FunctionProto>;
   readonly inputs: readonly OnnxInput[];
   readonly outputs: readonly string[];
+  /** Names of all tensors that nodes of the main graph compute, outputs included. */
+  readonly computed: readonly string[];
+  /** What the exporter noted, such as the labels of a detector of Ultralytics (`names`). */
+  readonly metadata: ReadonlyMap<string, string>;
   readonly tensors: ReadonlyMap<TensorProto, OnnxTensor>;
   /** The tensors of kind "weight" in `tensors`, by name. */
   readonly weights: WeightSource;
@@ -53,6 +59,8 @@ export interface OnnxFile {
 export interface OnnxInput {
   readonly name: string;
   readonly dtype: DType;
+  /** Its TensorProto.DataType in the file. */
+  readonly elementType: number;
   readonly shape: readonly (number | string | undefined)[];
 }
 
@@ -124,6 +132,8 @@ export async function openOnnx(path: string): Promise<OnnxFile> {
     functions: new Map(model.functions.map((body) => [functionKey(body.domain, body.name, body.overload), body])),
     inputs: graph.input.filter(({ name }) => !initialized.has(name)).map((info) => inputOf(info, path)),
     outputs: graph.output.map(({ name }) => name),
+    computed: graph.node.flatMap(({ output }) => output.filter((name) => name !== "")),
+    metadata: new Map(model.metadataProps.map(({ key, value }) => [key, value])),
     tensors,
     weights: { describe: path, names: () => weights.keys(), get: (name) => weights.get(name) },
     digest,
@@ -149,7 +159,9 @@ export const functionKey = (domain: string, name: string, overload: string) =>
 
 /** Version of the standard operator set that a model, or one of its functions, imports. */
 export function opsetOf(imports: ModelProto["opsetImport"], site: { path: string; function?: string }): number {
-  const version = Number(imports.find(({ domain }) => ONNX_DOMAINS.includes(domain))?.version ?? 0);
+  const own = imports.find(({ domain }) => ONNX_DOMAINS.includes(domain));
+  // A model of other domains alone, such as ai.onnx.ml, uses no standard operator.
+  const version = Number(own?.version ?? (imports.length > 0 ? NEWEST_OPSET : 0));
   if (version < MIN_OPSET) {
     const what = site.function === undefined ? "the model" : `the function ${JSON.stringify(site.function)}`;
     throw new InputError(
@@ -214,8 +226,8 @@ function inputOf({ name, type }: ValueInfoProto, path: string): OnnxInput {
   if (!tensor || !dtype) {
     throw new InputError(
       "onnx-unsupported",
-      `${path}: the input ${JSON.stringify(name)} is not a tensor of numbers. Export the model without it.`,
-      facts,
+      `${path}: the input ${JSON.stringify(name)} is ${tensor ? `a tensor of ${typeName(tensor.elemType)}` : "not a tensor"}, which is not supported. Export the model without it.`,
+      { ...facts, found: tensor && typeName(tensor.elemType) },
     );
   }
   const shape = tensor.shape?.dim.map(({ value }) => {
@@ -230,7 +242,7 @@ function inputOf({ name, type }: ValueInfoProto, path: string): OnnxInput {
       facts,
     );
   }
-  return { name, dtype, shape };
+  return { name, dtype, elementType: tensor.elemType, shape };
 }
 
 function countOperators(nodes: readonly NodeProto[]): Map<string, number> {

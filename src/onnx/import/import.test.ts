@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { AttributeProtoSchema, ModelProtoSchema, TensorProto_DataLocation } from "onnx-buf";
+import { AttributeProtoSchema, ModelProtoSchema, TensorProto_DataLocation, TensorProtoSchema } from "onnx-buf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { inputError } from "../../../test/errors.js";
 import { functionProto, graph, type ModelInit, model, node, tensor } from "../../../test/onnx-model.js";
@@ -204,8 +204,12 @@ describe("a node that cannot be imported is named", () => {
     ],
     [
       "an operator of another domain",
-      [node("com.microsoft.FusedConv", ["x"], ["y"])],
-      { node: "the FusedConv", operator: "com.microsoft.FusedConv" },
+      [node("com.microsoft.nchwc.Conv", ["x"], ["y"])],
+      {
+        node: "the Conv",
+        operator: "com.microsoft.nchwc.Conv",
+        reason: expect.stringContaining("ORT_ENABLE_EXTENDED"),
+      },
     ],
     [
       "a loop",
@@ -213,9 +217,24 @@ describe("a node that cannot be imported is named", () => {
       { node: "the Loop", operator: "Loop", reason: expect.stringContaining("Export the model for a fixed size") },
     ],
     [
-      "a quantized operator",
-      [node("QuantizeLinear", ["x", "x"], ["y"])],
-      { node: "the QuantizeLinear", operator: "QuantizeLinear", reason: expect.stringContaining("quantized") },
+      "a tree",
+      [node("ai.onnx.ml.TreeEnsembleRegressor", ["x"], ["y"])],
+      { operator: "ai.onnx.ml.TreeEnsembleRegressor", reason: expect.stringContaining("no gradient") },
+    ],
+    [
+      "an operator that is new and short, without a wrong guess",
+      [node("DFX", ["x"], ["y"])],
+      { operator: "DFX", reason: expect.stringMatching(/^the operator DFX is not supported\. Export/) },
+    ],
+    [
+      "the choice of boxes, with the tensors before it",
+      [node("Neg", ["x"], ["scores"]), node("NonMaxSuppression", ["x", "scores"], ["y"])],
+      { operator: "NonMaxSuppression", before: ["scores"] },
+    ],
+    [
+      "values that decide how many results there are",
+      [node("Exp", ["x"], ["e"]), node("Greater", ["e", "x"], ["g"]), node("NonZero", ["g"], ["y"])],
+      { operator: "NonZero", input: 0, before: ["e"] },
     ],
     [
       "shapes that do not fit",
@@ -342,9 +361,14 @@ describe("a hostile file is refused", () => {
       inputError("file-malformed", { path, tensor: "w", found: [2 ** 40, 2 ** 40] }),
     ],
     [
-      "of a quantized type",
+      "of 8-bit floating point",
+      { ...tensor("w", [1]), dataType: 17 },
+      inputError("onnx-unsupported", { path, tensor: "w", found: "FLOAT8E4M3FN" }),
+    ],
+    [
+      "of 4-bit integers with too many bytes",
       { ...tensor("w", [1]), dataType: 22 },
-      inputError("onnx-unsupported", { path, tensor: "w", found: "INT4" }),
+      inputError("file-malformed", { path, tensor: "w", expected: 1, found: 8 }),
     ],
   ])("for a tensor %s", async (_, broken, error) => {
     await expect(open({ ...xy, nodes: [node("Neg", ["x"], ["y"])], initializers: [broken] })).rejects.toThrow(error);
@@ -426,6 +450,30 @@ describe("weights", () => {
     const file = await open(product(weight("float16")));
     expect(file.weights.get("w")).toMatchObject({ dtype: "float16", length: 6000 });
     expect((await run())[1]).toBeCloseTo(Math.sin(1), 3);
+  });
+
+  test("of 8-bit integers stay in the file, and those of 4 bits are unpacked, for the runtime to dequantize", async () => {
+    const bytes = Array.from({ length: 3000 }, (_, i) => ((i * 7) % 15) - 8);
+    const packed = create(TensorProtoSchema, {
+      name: "w",
+      dims: [3n, 1000n],
+      dataType: 22,
+      rawData: Uint8Array.from({ length: 1500 }, (_, i) => {
+        return ((bytes[2 * i] as number) & 15) | (((bytes[2 * i + 1] as number) & 15) << 4);
+      }),
+    });
+    for (const [w, kind] of [
+      [tensor("w", bytes, [3, 1000], "int8"), "file"],
+      [packed, "memory"],
+    ] as const) {
+      const nodes = [node("DequantizeLinear", ["w", "s"], ["f"]), node("MatMul", ["x", "f"], ["y"])];
+      const file = await open({ ...xy, nodes, initializers: [w, tensor("s", [0.5], [], "float32")], opset: 21 });
+      expect(file.weights.get("w")).toMatchObject({ kind, dtype: "int8" });
+      const values = await run();
+      for (const at of [0, 1, 2, 999, 1500]) {
+        expect(values[at]).toBeCloseTo(0.5 * (bytes[at] as number), 6);
+      }
+    }
   });
 
   test("may be in files beside the model", async () => {

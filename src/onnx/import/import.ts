@@ -2,20 +2,32 @@
 import type { AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto } from "onnx-buf";
 import { type ErrorCode, type ErrorFacts, InputError, nearest } from "../../errors/index.js";
 import { type Node, showType, type Value } from "../../graph/value.js";
-import { cast, constant, parameter } from "../../ops/index.js";
+import { cast, constant, parameter, straightThrough } from "../../ops/index.js";
 import { isFloating } from "../../tensor/dtype.js";
 import { sizeOf } from "../../tensor/shape.js";
+import { differentiableBefore } from "./before.js";
 import { ConstantFolder } from "./constant-folding.js";
 import { describe, qualified, short, show, site } from "./describe.js";
 import { functionKey, type OnnxFile, opsetOf } from "./file.js";
 import { numbersOf, OnnxNode, UnsupportedNode } from "./node.js";
-import { OPERATORS, REFUSED } from "./operators/index.js";
-import { attributesOf, type Scope } from "./scope.js";
+import { OPERATORS } from "./operators/index.js";
+import { refusal } from "./operators/refused.js";
+import { attributesOf, elementTypeOf, type Scope } from "./scope.js";
 
 /** Limit on nodes per import. The body of a function counts at each call. The largest published models have a few thousand. */
 const MAX_NODES = 100_000;
 const MAX_CALL_DEPTH = 50;
 const MAX_ELEMENTS = 2 ** 31;
+
+export interface ImportOptions {
+  /** Put before the names of the weights in the graph. */
+  readonly prefix?: string;
+  /**
+   * Rounding (Round, Floor, Ceil, casts to integers and back) has the derivative 0. With this, it passes the gradient as if it
+   * did not round. QuantizeLinear always does, within its range.
+   */
+  readonly straightThrough?: boolean;
+}
 
 const AGAIN = "Export the model again";
 
@@ -34,14 +46,22 @@ export class OnnxImport {
   private readonly weights = new Map<string, Value>();
   private nodes = 0;
   private readonly folder = new ConstantFolder();
+  private readonly inputs: readonly Value[];
+  private readonly prefix: string;
+  private readonly straightThrough: boolean;
+  private rounded = false;
 
-  /** `prefix` is put before the names of the weights in the graph. */
   constructor(
     private readonly file: OnnxFile,
     inputs: Readonly<Record<string, Value>>,
-    private readonly prefix = "",
+    { prefix = "", straightThrough = false }: ImportOptions = {},
   ) {
+    this.inputs = Object.values(inputs);
+    this.prefix = prefix;
+    this.straightThrough = straightThrough;
     const { graph, opset } = file;
+    // What computes the inputs is not of the file.
+    this.recordOrigin(Object.values(inputs), "");
     for (const { name } of file.inputs) {
       if (!inputs[name]) throw new TypeError(`OnnxImport: no value for the input ${name}`);
     }
@@ -63,9 +83,19 @@ export class OnnxImport {
     return this.resolve(this.main, name);
   }
 
+  /** Names of the nearest tensors before a value that have a gradient with respect to the inputs. */
+  before(value: Value): string[] {
+    return differentiableBefore([value], this.main.values, this.inputs);
+  }
+
+  /** Whether an imported node rounds a value that depends on the inputs. */
+  get rounds(): boolean {
+    return this.rounded;
+  }
+
   /** The ONNX node that a node of our graph comes from, such as `node "/conv1/Conv" (Conv)`. */
   originOf(node: Node): string | undefined {
-    return this.origins.get(node);
+    return this.origins.get(node) || undefined;
   }
 
   private scopeOf(
@@ -173,37 +203,53 @@ export class OnnxImport {
     if (node.opType === "If") return this.branch(scope, node, inputs[0], attributes);
     try {
       const operator = Object.hasOwn(OPERATORS, qualified(node)) ? OPERATORS[qualified(node)] : undefined;
-      if (!operator) throw unknownOperator(node);
+      if (!operator) throw unknown(node);
       const value = attributes.get("value")?.t;
-      const result = operator(
-        new OnnxNode({
-          operator: node.opType,
-          opset: scope.opset,
-          inputs,
-          outputs: node.output.length,
-          attributes,
-          tensor: value && this.tensor(value),
-        }),
-      );
+      const reader = new OnnxNode({
+        operator: node.opType,
+        opset: scope.opset,
+        inputs,
+        outputs: node.output.findLastIndex((name) => name !== "") + 1,
+        attributes,
+        tensor: value && this.tensor(value),
+        types: node.input.map(
+          (name) => elementTypeOf(scope, name) ?? this.file.inputs.find((input) => input.name === name)?.elementType,
+        ),
+        throughRounding: (rounded, like) => this.throughRounding(rounded, like),
+      });
+      const result = operator(reader);
       const outputs = "node" in result ? [result] : result;
-      for (const output of outputs) this.check(output);
-      const folded = inputs.every((input) => !input || numbersOf(input)) ? this.folder.fold(outputs) : outputs;
+      reader.requireRead(outputs.length);
+      const made = outputs.filter((output) => output !== undefined);
+      for (const output of made) this.check(output);
+      const isConstant = inputs.every((input) => !input || numbersOf(input));
+      const folded = isConstant ? this.folder.fold(made) : made;
       this.recordOrigin(folded, describe(node));
-      return folded;
+      return outputs.map((output) => output && folded[made.indexOf(output)]);
     } catch (error) {
       // The shape rules of ops throw these two. Whatever they complain of comes from the file.
       if (error instanceof TypeError || error instanceof RangeError) {
-        const reason = error.message;
-        const facts = error instanceof UnsupportedNode ? error.facts : {};
+        const isUnsupported = error instanceof UnsupportedNode;
+        const facts = isUnsupported ? error.facts : {};
+        const given = inputs.filter((input) => input !== undefined);
+        const before = isUnsupported ? differentiableBefore(given, this.main.values, this.inputs) : [];
+        const instead = `Tensors before it that have a gradient, for reward.output: ${before.map(show).join(", ")}`;
+        const reason = before.length > 0 ? `${error.message}. ${instead}` : error.message;
         throw this.fault(
           "onnx-unsupported",
           `${describe(node)}: ${reason}`,
-          { ...site(node), reason, ...facts },
+          { ...site(node), reason, ...facts, ...(before.length > 0 && { before }) },
           error,
         );
       }
       throw error;
     }
+  }
+
+  private throughRounding(rounded: Value, like: Value): Value {
+    if (numbersOf(rounded) || numbersOf(like)) return rounded;
+    this.rounded = true;
+    return this.straightThrough ? straightThrough(rounded, like) : rounded;
   }
 
   /** Notes `origin` for all nodes below `values` that have no origin yet. */
@@ -241,6 +287,14 @@ export class OnnxImport {
     { inputs, attributes }: { inputs: readonly (Value | undefined)[]; attributes: ReadonlyMap<string, AttributeProto> },
   ): Value[] {
     if (scope.depth >= MAX_CALL_DEPTH) throw this.tooDeep(node, "calls of functions");
+    const declared = new Set([...body.attribute, ...body.attributeProto.map(({ name }) => name)]);
+    const unknown = [...attributes.keys()].find((name) => !declared.has(name));
+    if (unknown !== undefined || inputs.length > body.input.length || node.output.length > body.output.length) {
+      const what = unknown === undefined ? "more inputs or outputs than" : `the attribute ${short(unknown)}, unlike`;
+      throw this.nodeFault("file-malformed", node, `it has ${what} the function that it calls. ${AGAIN}`, {
+        attribute: unknown === undefined ? undefined : short(unknown),
+      });
+    }
     const values = new Map<string, Value>();
     for (const [i, name] of body.input.entries()) {
       const value = inputs[i];
@@ -312,14 +366,7 @@ export class OnnxImport {
   }
 }
 
-function unknownOperator(node: NodeProto): UnsupportedNode {
-  const name = short(qualified(node));
-  const reason = Object.hasOwn(REFUSED, node.opType) ? REFUSED[node.opType] : undefined;
-  if (reason) return new UnsupportedNode(`the operator ${name} is not supported: ${reason}`);
-  const suggestion = nearest(name, Object.keys(OPERATORS));
-  const near = suggestion ? `; the nearest supported one is ${suggestion}` : "";
-  return new UnsupportedNode(
-    `the operator ${name} is not supported${near}. Choose an output before it, export with another opset or exporter, or write the model with other operations`,
-    { suggestion },
-  );
+function unknown(node: NodeProto): UnsupportedNode {
+  const { message, suggestion } = refusal(node, Object.keys(OPERATORS));
+  return new UnsupportedNode(message, suggestion === undefined ? {} : { suggestion });
 }

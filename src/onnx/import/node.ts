@@ -4,7 +4,7 @@ import type { ErrorFacts } from "../../errors/index.js";
 import type { F64Array, Value } from "../../graph/value.js";
 import { constant } from "../../ops/index.js";
 import { constantOp } from "../../ops/source.js";
-import { normalizeAxis } from "../../tensor/shape.js";
+import { normalizeAxis, showShape } from "../../tensor/shape.js";
 
 /** A node that cannot be imported. `OnnxImport` adds the file and the node, and makes an InputError of it. */
 export class UnsupportedNode extends TypeError {
@@ -27,45 +27,120 @@ interface NodeParts {
   readonly attributes: ReadonlyMap<string, AttributeProto>;
   /** The tensor attribute `value`, which only constants have. */
   readonly tensor: Value | undefined;
+  /** TensorProto.DataType of the inputs in the file, for those that are inputs or constants of the file. */
+  readonly types: readonly (number | undefined)[];
+  /** `rounded` with the gradient of `like`, if the import lets gradients pass through rounding. */
+  readonly throughRounding: (rounded: Value, like: Value) => Value;
 }
 
-/** Typed access to a node's inputs, as values of our graph, and to its attributes. */
+/**
+ * Typed access to a node's inputs, as values of our graph, and to its attributes. It notes what has been read, so that
+ * nothing that a file says about a node is dropped in silence (`requireRead`).
+ */
 export class OnnxNode {
   readonly operator: string;
   readonly opset: number;
-  readonly inputs: NodeParts["inputs"];
-  readonly outputs: number;
-  readonly tensor: Value | undefined;
-  private readonly attributes: NodeParts["attributes"];
+  private readonly parts: NodeParts;
+  private readonly readAttributes = new Set<string>();
+  private readonly readInputs = new Set<number>();
+  private readsOutputs = false;
 
-  constructor({ operator, opset, inputs, outputs, attributes, tensor }: NodeParts) {
-    this.operator = operator;
-    this.opset = opset;
-    this.inputs = inputs;
-    this.outputs = outputs;
-    this.attributes = attributes;
-    this.tensor = tensor;
+  constructor(parts: NodeParts) {
+    this.operator = parts.operator;
+    this.opset = parts.opset;
+    this.parts = parts;
+  }
+
+  /** Number of outputs that the node names. An importer that reads it knows which of them it does not return. */
+  get outputs(): number {
+    this.readsOutputs = true;
+    return this.parts.outputs;
+  }
+
+  /** The tensor attribute `value`, which only constants have. */
+  get tensor(): Value | undefined {
+    this.readAttributes.add("value");
+    return this.parts.tensor;
   }
 
   input(index: number): Value {
-    return this.inputs[index] ?? this.fail(`has no input ${index}`, { input: index });
+    return this.optional(index) ?? this.fail(`has no input ${index}`, { input: index });
+  }
+
+  /** An input with one of these numbers of axes. */
+  ranked(index: number, ...ranks: readonly number[]): Value {
+    const value = this.input(index);
+    if (ranks.includes(value.shape.length)) return value;
+    const found = showShape(value.shape);
+    return this.fail(`its input ${index} has the shape ${found}, but must have ${ranks.join(" or ")} axes`, {
+      input: index,
+      found: value.shape,
+    });
+  }
+
+  /** An input that may be left out. */
+  optional(index: number): Value | undefined {
+    this.readInputs.add(index);
+    return this.parts.inputs[index];
+  }
+
+  /** Number of inputs, those that are left out included. */
+  get count(): number {
+    return this.parts.inputs.length;
+  }
+
+  /** The element type of an input in the file, a TensorProto.DataType, if the file states it. */
+  elementType(index: number): number | undefined {
+    return this.parts.types[index];
+  }
+
+  /** A rounded value, whose derivative is 0, or that of `like` if the import is straight through. */
+  throughRounding(rounded: Value, like: Value): Value {
+    return this.parts.throughRounding(rounded, like);
   }
 
   /** All inputs, none of which may be left out. */
   all(): Value[] {
-    if (this.inputs.length === 0) this.fail("has no inputs");
-    return this.inputs.map((_, i) => this.input(i));
+    if (this.parts.inputs.length === 0) this.fail("has no inputs");
+    return this.parts.inputs.map((_, i) => this.input(i));
+  }
+
+  /** Declares that attributes (by name) and inputs (by index) have no effect on the value of this node, if it has them. */
+  ignore(...known: readonly (string | number)[]): void {
+    for (const what of known) {
+      if (typeof what === "string") this.readAttributes.add(what);
+      else this.readInputs.add(what);
+    }
+  }
+
+  /**
+   * Refuses the node if it has an attribute or an input that its importer has not read, or names an output that its importer
+   * does not know of. `returned` is the number of outputs that it made.
+   */
+  requireRead(returned: number): void {
+    const { attributes, inputs, outputs } = this.parts;
+    const remedy = "Export the model without it, or choose an output before this node";
+    for (const name of attributes.keys()) {
+      if (this.readAttributes.has(name)) continue;
+      this.fail(`its attribute ${name.slice(0, 60)} is not supported. ${remedy}`, { attribute: name.slice(0, 60) });
+    }
+    for (const [i, value] of inputs.entries()) {
+      if (value && !this.readInputs.has(i)) this.fail(`its input ${i} is not supported. ${remedy}`, { input: i });
+    }
+    if (outputs > returned && !this.readsOutputs) {
+      this.fail(`its output ${returned} is not supported. ${remedy}`, { output: returned });
+    }
   }
 
   /** The elements of an input that must be constant; undefined if it is left out. `what` names the input in messages. */
   numbers(index: number, what: string): number[] | undefined {
-    const value = this.inputs[index];
+    const value = this.optional(index);
     if (!value) return undefined;
     const known = numbersOf(value);
     return known
       ? [...known.data]
       : this.fail(
-          `its ${what} (input ${index}) depends on the image or on weights, but must be a constant. Export the model with a fixed size`,
+          `its ${what} (input ${index}) depends on the image or on weights, but must be a constant. Export the model with a fixed size, or choose an output before this node`,
           { input: index, parameter: what },
         );
   }
@@ -113,6 +188,10 @@ export class OnnxNode {
     return bytes && new TextDecoder().decode(bytes);
   }
 
+  strings(name: string): string[] | undefined {
+    return this.attribute(name, Type.STRINGS)?.strings.map((bytes) => new TextDecoder().decode(bytes));
+  }
+
   /** A string attribute with a closed set of values. */
   choice<T extends string>(name: string, options: readonly T[], otherwise: T): T {
     const value = this.string(name) ?? otherwise;
@@ -158,7 +237,8 @@ export class OnnxNode {
   }
 
   private attribute(name: string, type: Type): AttributeProto | undefined {
-    const attribute = this.attributes.get(name);
+    this.readAttributes.add(name);
+    const attribute = this.parts.attributes.get(name);
     // Files of the first IR versions leave the type out.
     if (attribute && attribute.type !== type && attribute.type !== Type.UNDEFINED) {
       const [found, expected] = [Type[attribute.type], Type[type]];

@@ -25,3 +25,14 @@ export function attributesOf(node: NodeProto, scope: Scope): Map<string, Attribu
   }
   return found;
 }
+
+/** The element type of an initializer or of the value of a Constant, a TensorProto.DataType; undefined for other names. */
+export function elementTypeOf(scope: Scope, name: string): number | undefined {
+  for (let at: Scope | undefined = scope; at; at = at.parent) {
+    const known = at.initializers.get(name)?.dataType;
+    if (known !== undefined) return known;
+    const producer = at.producers.get(name);
+    if (producer) return producer.attribute.find((attribute) => attribute.name === "value")?.t?.dataType;
+  }
+  return undefined;
+}

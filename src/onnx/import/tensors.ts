@@ -8,6 +8,7 @@ import { BYTES_PER_ELEMENT, bfloatToNumber, type DType, halfToNumber, isFloating
 import { fromNumbers } from "../../tensor/host.js";
 import { type Shape, showShape, sizeOf } from "../../tensor/shape.js";
 import type { StoredTensor } from "../../weights/source.js";
+import { ELEMENTS, PACKED, safe, typeName } from "./element-types.js";
 
 /** A tensor of an ONNX file: a small one as numbers, which shape arithmetic computes with, or a weight that stays on disk. */
 export type OnnxTensor =
@@ -16,41 +17,12 @@ export type OnnxTensor =
 
 const Type = TensorProto_DataType;
 
-/** How elements are stored, and the type that they get in our graphs: integers of other widths become int64. */
-const ELEMENTS: Readonly<
-  Record<number, { dtype: DType; bytes: number; read: (view: DataView, at: number) => number }>
-> = {
-  [Type.FLOAT]: { dtype: "float32", bytes: 4, read: (view, at) => view.getFloat32(at, true) },
-  [Type.DOUBLE]: { dtype: "float64", bytes: 8, read: (view, at) => view.getFloat64(at, true) },
-  [Type.FLOAT16]: { dtype: "float16", bytes: 2, read: (view, at) => halfToNumber(view.getUint16(at, true)) },
-  [Type.BFLOAT16]: { dtype: "bfloat16", bytes: 2, read: (view, at) => bfloatToNumber(view.getUint16(at, true)) },
-  [Type.INT64]: { dtype: "int64", bytes: 8, read: (view, at) => safe(view.getBigInt64(at, true)) },
-  [Type.INT32]: { dtype: "int32", bytes: 4, read: (view, at) => view.getInt32(at, true) },
-  [Type.INT16]: { dtype: "int64", bytes: 2, read: (view, at) => view.getInt16(at, true) },
-  [Type.INT8]: { dtype: "int8", bytes: 1, read: (view, at) => view.getInt8(at) },
-  [Type.UINT64]: { dtype: "int64", bytes: 8, read: (view, at) => safe(view.getBigUint64(at, true)) },
-  [Type.UINT32]: { dtype: "int64", bytes: 4, read: (view, at) => view.getUint32(at, true) },
-  [Type.UINT16]: { dtype: "int64", bytes: 2, read: (view, at) => view.getUint16(at, true) },
-  [Type.UINT8]: { dtype: "uint8", bytes: 1, read: (view, at) => view.getUint8(at) },
-  [Type.BOOL]: { dtype: "bool", bytes: 1, read: (view, at) => Number(view.getUint8(at) !== 0) },
-};
-
-/** Clamps to the integers that a float64 holds exactly: INT64_MAX, for example, means "to the end" in a Slice. */
-function safe(value: bigint): number {
-  const max = BigInt(Number.MAX_SAFE_INTEGER);
-  return Number(value > max ? max : value < -max ? -max : value);
-}
-
-/** The type that an ONNX element type gets in our graphs; undefined for strings, complex numbers and quantized types. */
-export function dtypeOf(dataType: number): DType | undefined {
-  return ELEMENTS[dataType]?.dtype;
-}
-
-export const typeName = (dataType: number): string => Type[dataType] ?? `type ${dataType}`;
-
 /** Tensors with more elements are weights, which stay on disk. Shapes and indices, which must be constants, are smaller. */
 const MAX_CONSTANT_FLOATS = 1024;
 const MAX_CONSTANT_INTEGERS = 2 ** 20;
+const maxConstant = (dtype: DType) =>
+  // Integers of a byte are quantized weights.
+  isFloating(dtype) || dtype === "int8" || dtype === "uint8" ? MAX_CONSTANT_FLOATS : MAX_CONSTANT_INTEGERS;
 const MAX_RANK = 16;
 
 /** Reads the tensors of one file. `bytes` is the content of that file; the protos must have been decoded from this array. */
@@ -69,12 +41,14 @@ export class TensorReader {
    */
   async read(proto: TensorProto, name: string): Promise<OnnxTensor> {
     const site: Site = { path: this.path, tensor: name.slice(0, 100) };
+    const packed = PACKED[proto.dataType];
+    if (packed) return this.readPacked(proto, name, packed);
     const element = ELEMENTS[proto.dataType];
     if (!element) {
       const found = typeName(proto.dataType);
       throw new InputError(
         "onnx-unsupported",
-        `${show(site)} has the element type ${found}, which is not supported. Export the model in float32 or float16, without quantization.`,
+        `${show(site)} has the element type ${found}, which is not supported. Export the model in float32, float16 or with integers of 8 bits.`,
         { ...site, found },
       );
     }
@@ -82,7 +56,7 @@ export class TensorReader {
     const size = sizeOf(shape);
     const length = size * element.bytes;
     const { dtype } = element;
-    const isWeight = size > (isFloating(dtype) ? MAX_CONSTANT_FLOATS : MAX_CONSTANT_INTEGERS);
+    const isWeight = size > maxConstant(dtype);
     if (isWeight && BYTES_PER_ELEMENT[dtype] !== element.bytes) {
       const found = typeName(proto.dataType);
       throw new InputError(
@@ -126,6 +100,44 @@ export class TensorReader {
       name,
       stored: { kind: "memory", dtype, shape, data: fromNumbers(values, shape, dtype).data },
     };
+  }
+
+  /** Integers of 2 or 4 bits become bytes. */
+  private async readPacked(
+    proto: TensorProto,
+    name: string,
+    { bits, isSigned }: { readonly bits: number; readonly isSigned: boolean },
+  ): Promise<OnnxTensor> {
+    const site: Site = { path: this.path, tensor: name.slice(0, 100) };
+    const shape = shapeOf(proto, site);
+    const size = sizeOf(shape);
+    const length = Math.ceil((size * bits) / 8);
+    let raw = proto.rawData.length > 0 ? proto.rawData : Uint8Array.from(proto.int32Data);
+    if (proto.dataLocation === TensorProto_DataLocation.EXTERNAL) {
+      const range = await this.external(proto, length, site);
+      raw = new Uint8Array(length);
+      await withFile(range.path, (file) => readFully(file, raw, range.offset, range.path));
+    }
+    if (raw.length !== length) {
+      const found = raw.length;
+      throw new InputError(
+        "file-malformed",
+        `${show(site)} is ${typeName(proto.dataType)} ${showShape(shape)}, which takes ${length} bytes, but the file holds ${found}. Export the model again.`,
+        { ...site, found, expected: length },
+      );
+    }
+    const dtype = isSigned ? "int8" : "uint8";
+    const perByte = 8 / bits;
+    const element = (i: number) => {
+      const value = ((raw[Math.floor(i / perByte)] as number) >> (bits * (i % perByte))) & (2 ** bits - 1);
+      return isSigned && value >= 2 ** (bits - 1) ? value - 2 ** bits : value;
+    };
+    if (size <= maxConstant(dtype)) {
+      return { kind: "constant", dtype, shape, values: Float64Array.from({ length: size }, (_, i) => element(i)) };
+    }
+    const data = new (isSigned ? Int8Array : Uint8Array)(size);
+    for (let i = 0; i < size; i++) data[i] = element(i);
+    return { kind: "weight", name, stored: { kind: "memory", dtype, shape, data } };
   }
 
   /** The byte range of external data. The file must be in the model's folder or below it. */

@@ -2,7 +2,8 @@
 import { InputError, nearest } from "../../errors/index.js";
 import type { Value } from "../../graph/value.js";
 import { type OnnxFile, type OnnxInput, showInputShape } from "../../onnx/import/file.js";
-import { broadcastTo, concat, constant, reshape, slice } from "../../ops/index.js";
+import { broadcastTo, cast, concat, constant, reshape, round, slice, straightThrough } from "../../ops/index.js";
+import { isFloating } from "../../tensor/dtype.js";
 import { showShape, sizeOf } from "../../tensor/shape.js";
 import type { OnnxSettings } from "./onnx-settings.js";
 
@@ -12,7 +13,10 @@ export function list(names: readonly string[]): string {
   return `${shown.join(", ")}${names.length > 12 ? ` and ${names.length - 12} more` : ""}`;
 }
 
-/** The input that takes the image: the one that the settings name, or the only one with four axes and floating point. */
+/**
+ * The input that takes the image: the one that the settings name, or the only one with four axes. Of several, the only one of
+ * floating point.
+ */
 export function selectImageInput(
   { inputs }: OnnxFile,
   { file, input }: Pick<OnnxSettings, "file" | "input">,
@@ -29,16 +33,23 @@ export function selectImageInput(
       { ...facts, found: input, suggestion },
     );
   }
-  const candidates = inputs.filter(({ shape, dtype }) => shape.length === 4 && dtype.startsWith("float"));
+  const images = inputs.filter(({ shape, dtype }) => shape.length === 4 && dtype !== "bool");
+  const floating = images.filter(({ dtype }) => isFloating(dtype));
+  const candidates = floating.length > 0 ? floating : images;
   if (candidates.length === 1) return candidates[0] as OnnxInput;
   const problem =
     candidates.length === 0
-      ? "no input of the model is a floating point image [n, 3, h, w]. Choose a model that takes images."
+      ? "no input of the model is an image [n, 3, h, w] or [n, h, w, 3]. Choose a model that takes images."
       : "several inputs of the model could take the image. Name one with reward.input.";
   throw new InputError("reward-invalid", `${file}: ${problem} Its inputs are ${list(names)}.`, {
     ...facts,
     candidates: candidates.map(({ name }) => name),
   });
+}
+
+/** The preprocessed images in the type of the input. An integer input gets whole numbers; the gradient passes the rounding. */
+export function inTypeOf({ dtype }: Pick<OnnxInput, "dtype">, pixels: Value): Value {
+  return isFloating(dtype) ? pixels : cast(straightThrough(round(pixels), pixels), dtype);
 }
 
 /** Checks the preprocessed images against the fixed axes of the model's input. */

@@ -17,6 +17,7 @@ import {
   sub,
   transpose,
 } from "../../ops/index.js";
+import { isFloating } from "../../tensor/dtype.js";
 
 const pixels = z.int().min(1).max(8192);
 const edges = z.union([pixels, z.tuple([pixels, pixels])]);
@@ -73,7 +74,7 @@ const sizeOf = (edges: number | readonly [number, number] | null): Size | undefi
 export function resolvePreprocessing(
   settings: PreprocessingSettings,
   file: Partial<Preprocessing> | undefined,
-  input: Pick<OnnxInput, "name" | "shape">,
+  input: Pick<OnnxInput, "name" | "shape" | "dtype">,
   path: string,
 ): Preprocessing {
   const { shape } = input;
@@ -112,11 +113,23 @@ export function resolvePreprocessing(
     crop: crop ?? (shortestEdge ? fixed : undefined),
     resize: settings.resize ?? file?.resize ?? "bilinear",
     antialias: settings.antialias ?? true,
-    range: settings.range ?? file?.range ?? [0, 1],
-    mean: settings.mean ?? file?.mean ?? [0, 0, 0],
-    std: settings.std ?? file?.std ?? [1, 1, 1],
+    ...valuesOf(settings, file, isFloating(input.dtype)),
     layout,
     channels: settings.channels ?? "rgb",
+  };
+}
+
+/** A model whose input has integers takes pixels of 0 … 255 and normalizes them itself, whatever stands in the file. */
+function valuesOf(
+  { range, mean, std }: PreprocessingSettings,
+  file: Partial<Preprocessing> | undefined,
+  isFloat: boolean,
+): Pick<Preprocessing, "range" | "mean" | "std"> {
+  const known = isFloat ? file : { range: [0, 255] as const };
+  return {
+    range: range ?? known?.range ?? [0, 1],
+    mean: mean ?? (isFloat ? file?.mean : undefined) ?? [0, 0, 0],
+    std: std ?? (isFloat ? file?.std : undefined) ?? [1, 1, 1],
   };
 }
 

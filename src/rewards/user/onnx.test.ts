@@ -242,6 +242,7 @@ describe("an ONNX reward is refused", () => {
         path,
         output: "y",
         nodes: expect.arrayContaining(['node "the ArgMax" (ArgMax)']),
+        before: ["m"],
       }),
     );
   });

@@ -18,10 +18,10 @@ import { type HostTensor, toNumbers } from "../../tensor/host.js";
 import { fromTensors, merge, withPrefix } from "../../weights/source.js";
 import { MAXIMIZE, rewardKind } from "../kind.js";
 import type { Reward } from "../reward.js";
-import { furtherInput, inBatches, requireFit, selectImageInput } from "./onnx-inputs.js";
+import { furtherInput, inBatches, inTypeOf, requireFit, selectImageInput } from "./onnx-inputs.js";
 import { openReference, selectClass, selectOutput } from "./onnx-output.js";
 import { type Preprocessing, parsePreprocessor, preprocess, resolvePreprocessing } from "./onnx-preprocessing.js";
-import { requireGradient, rewardsFrom } from "./onnx-score.js";
+import { hasGradient, requireGradient, rewardsFrom, roundingNote } from "./onnx-score.js";
 import { type OnnxContext, type OnnxSettings, onnxSchema } from "./onnx-settings.js";
 
 export { ONNX_FILE, type OnnxSettings, onnxSchema } from "./onnx-settings.js";
@@ -87,9 +87,9 @@ export async function openOnnxReward(
     ? parsePreprocessor(await readJson(preprocessor, z.unknown()), preprocessor)
     : undefined;
   const preprocessing = resolvePreprocessing(settings.preprocessing, defaults, imageInput, path);
-  const classIndex = await selectClass(settings, modelPath, find);
+  const chosen = await selectClass(settings, modelPath, find, file.metadata);
   const reference = await openReference(settings, find);
-  if (classIndex !== null && reference) {
+  if (chosen.index !== null && reference) {
     throw new InputError(
       "settings-conflict",
       `${path}: reward.class and reward.similarity are both set. Remove one of them.`,
@@ -99,12 +99,17 @@ export async function openOnnxReward(
   const name = selectOutput(file, settings, { orFirst: whole });
   const prefix = `${root}.onnx.`;
 
-  const importFor = (images: Value): OnnxImport => {
-    const pixels = preprocess(images, preprocessing, path);
+  const notes = new Set<string>();
+  const importFor = (images: Value, straightThrough = false): OnnxImport => {
+    const pixels = inTypeOf(imageInput, preprocess(images, preprocessing, path));
     requireFit(pixels, imageInput, path);
     const others = file.inputs.filter((other) => other !== imageInput);
     const values = others.map((other) => [other.name, furtherInput(other, settings, pixels)] as const);
-    return new OnnxImport(file, { [imageInput.name]: pixels, ...Object.fromEntries(values) }, prefix);
+    return new OnnxImport(
+      file,
+      { [imageInput.name]: pixels, ...Object.fromEntries(values) },
+      { prefix, straightThrough },
+    );
   };
   const output = (images: Value, wanted: string) =>
     inBatches(images, imageInput, (part) => importFor(part).output(wanted));
@@ -113,18 +118,30 @@ export async function openOnnxReward(
     const tensor = constantOf(reference.tensor);
     return reference.kind === "image" ? output(tensor, name) : tensor;
   };
+  const rewardsOf = (part: Value, model: OnnxImport): Value =>
+    rewardsFrom(model.output(name), part.shape[0] as number, {
+      path,
+      output: name,
+      chosen,
+      settings,
+      layout: preprocessing.layout,
+      isForOne: imageInput.shape[0] === 1,
+      reference: referenceEmbedding(),
+      before: (value) => model.before(value),
+      orLargest: whole,
+    });
   const build = (images: Value): Value =>
     inBatches(images, imageInput, (part) => {
-      const model = importFor(part);
-      const rewards = rewardsFrom(model.output(name), part.shape[0] as number, {
-        path,
-        output: name,
-        classIndex,
-        score: settings.score,
-        reference: referenceEmbedding(),
-        orLargest: whole,
-      });
+      let model = importFor(part);
+      let rewards = rewardsOf(part, model);
+      // Rounding has the derivative 0. Where it leaves no gradient at all, it passes the gradient instead.
+      if (model.rounds && !hasGradient(rewards, part)) {
+        model = importFor(part, true);
+        rewards = rewardsOf(part, model);
+      }
       requireGradient(rewards, part, model, { path, output: name, outputs: file.outputs });
+      const rounding = roundingNote(rewards, model);
+      if (rounding) notes.add(`${path}: ${rounding}`);
       return rewards;
     });
   // Part of the weights, so that a change of the file shows when a run is resumed.
@@ -141,7 +158,7 @@ export async function openOnnxReward(
       weights: merge(withPrefix(file.weights, prefix), withPrefix(digest, `${root}.onnx:`)),
       build: (images) => ({ rewards: build(images), inputs: {} }),
       feeds: () => ({}),
-      warnings: () => [],
+      warnings: () => [...notes],
     },
   };
 }

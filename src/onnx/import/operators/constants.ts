@@ -1,10 +1,34 @@
 /** Operators that generate constants, shapes and triangular matrices: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
-import { broadcastTo, cast, constant, matmul, reshape, sub, transpose, where } from "../../../ops/index.js";
+import {
+  broadcastTo,
+  cast,
+  concat,
+  constant,
+  flip,
+  matmul,
+  mul,
+  reshape,
+  slice,
+  sub,
+  transpose,
+  where,
+} from "../../../ops/index.js";
+import { type DType, isFloating } from "../../../tensor/dtype.js";
 import { normalizeAxis, showShape, sizeOf, stridesOf } from "../../../tensor/shape.js";
+import { dtypeOf, isCastTarget, typeName } from "../element-types.js";
 import { integers, type OnnxNode } from "../node.js";
-import { MAX_ELEMENTS, toFront } from "./indexing.js";
+import { fromFront, MAX_ELEMENTS, toFront } from "./indexing.js";
 import type { Operators } from "./operator.js";
+import { repeated } from "./repeated.js";
+
+/** The type that values of an ONNX type are computed in. */
+export function valueType(node: OnnxNode, code: number): DType {
+  const dtype =
+    (isCastTarget(code) && dtypeOf(code)) ||
+    node.fail(`the type ${typeName(code)} is not supported`, { found: typeName(code) });
+  return isFloating(dtype) ? "float32" : dtype;
+}
 
 function shapeOf(node: OnnxNode): Value {
   const { shape } = node.input(0);
@@ -67,6 +91,23 @@ function triangular(node: OnnxNode): Value {
   return where(cast(inside, "bool"), x, constant([0], [], x.dtype));
 }
 
+/** The cumulative product: each pass doubles the number of elements that every product covers. */
+function cumulativeProduct(node: OnnxNode): Value {
+  const x = node.input(0);
+  const axis = normalizeAxis(node.integer(1, "axis") ?? 0, x.shape.length, "CumProd");
+  const [exclusive, reverse] = [node.int("exclusive") === 1, node.int("reverse") === 1];
+  const front = toFront(reverse ? flip(x, [axis]) : x, axis);
+  const [extent, ...rest] = front.shape as [number, ...number[]];
+  const delayed = (y: Value, by: number) =>
+    by >= extent
+      ? repeated(front.shape, 1, x.dtype)
+      : concat([repeated([by, ...rest], 1, x.dtype), slice(y, 0, [0, extent - by])], 0);
+  let y = exclusive ? delayed(front, 1) : front;
+  for (let step = 1; step < extent; step *= 2) y = mul(y, delayed(y, step));
+  const back = fromFront(y, axis);
+  return reverse ? flip(back, [axis]) : back;
+}
+
 /** The cumulative sum, as a product with a triangular matrix of ones. */
 function cumulativeSum(node: OnnxNode): Value {
   const x = node.input(0);
@@ -78,8 +119,7 @@ function cumulativeSum(node: OnnxNode): Value {
   const rows = reshape(cast(toFront(x, axis), "float32"), [extent, -1]);
   const front = toFront(x, axis).shape;
   const back = reshape(matmul(ones, rows), front);
-  const order = front.map((_, i) => (i < axis ? i + 1 : i === axis ? 0 : i));
-  return cast(axis === 0 ? back : transpose(back, order), x.dtype);
+  return cast(fromFront(back, axis), x.dtype);
 }
 
 function nonZero(node: OnnxNode): Value {
@@ -121,8 +161,11 @@ export const constants: Operators = {
   OneHot: oneHot,
   Trilu: triangular,
   CumSum: cumulativeSum,
+  CumProd: cumulativeProduct,
   EyeLike: (node) => {
-    const { shape, dtype } = node.input(0);
+    const { shape, dtype: own } = node.input(0);
+    const code = node.int("dtype");
+    const dtype = code === undefined ? own : valueType(node, code);
     const [rows, columns] = shape as [number, number];
     if (shape.length !== 2) node.fail(`${showShape(shape)} is not a matrix`);
     const k = node.int("k") ?? 0;

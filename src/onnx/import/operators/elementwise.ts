@@ -3,6 +3,7 @@ import type { Value } from "../../../graph/value.js";
 import {
   abs,
   add,
+  atan,
   broadcastTo,
   cast,
   constant,
@@ -12,7 +13,6 @@ import {
   erf,
   exp,
   floor,
-  gelu,
   greater,
   less,
   log,
@@ -21,23 +21,24 @@ import {
   mul,
   neg,
   pow,
-  quickGelu,
+  power,
+  remainder,
   reshape,
-  sigmoid,
+  round,
   sign,
-  silu,
   sin,
   sqrt,
   sub,
   tanh,
   where,
 } from "../../../ops/index.js";
-import { type DType, isFloating } from "../../../tensor/dtype.js";
+import { isFloating } from "../../../tensor/dtype.js";
 import { numbersOf, type OnnxNode } from "../node.js";
-import { dtypeOf, typeName } from "../tensors.js";
+import { valueType } from "./constants.js";
+import { asFloat } from "./integers.js";
 import type { Operator, Operators } from "./operator.js";
 
-const unary =
+export const unary =
   (f: (x: Value) => Value): Operator =>
   (node) =>
     f(node.input(0));
@@ -50,32 +51,34 @@ const folded =
   (node) =>
     node.all().reduce(f);
 
-/** For functions without a rule in our graph, which exporters use in shape arithmetic alone. The operand must be constant. */
-const onConstants =
-  (f: (x: number) => number): Operator =>
+const rounding =
+  (f: (x: Value) => Value): Operator =>
   (node) => {
-    const { shape, dtype } = node.input(0);
-    return constant((node.numbers(0, "operand") ?? []).map(f), shape, dtype);
+    const x = node.input(0);
+    return node.throughRounding(f(x), x);
   };
+
+/** log(x + √(x² + 1)), by symmetry for negative x, where the sum would cancel */
+function asinh(x: Value): Value {
+  const root = sqrt(add(mul(x, x), 1));
+  return where(less(x, 0), neg(log(sub(root, minimum(x, 0)))), log(add(maximum(x, 0), root)));
+}
+
+/** asin x = atan(x / √(1 - x²)) */
+const asin = (x: Value) => atan(div(x, sqrt(sub(1, mul(x, x)))));
 
 const toFloat = (x: Value) => cast(x, "float32");
 const not = (x: Value) => less(toFloat(x), 0.5);
-
-/** The type that values are computed in: float32 for all floating point types. */
-const computedAs = (dtype: DType): DType => (isFloating(dtype) ? "float32" : dtype);
+const and = (x: Value, y: Value) => greater(mul(toFloat(x), toFloat(y)), 0.5);
+const xor = (x: Value, y: Value) => not(equal(toFloat(x), toFloat(y)));
 
 function toType(node: OnnxNode): Value {
   const to = node.int("to") ?? node.fail("the attribute to is missing");
-  const dtype = dtypeOf(to) ?? node.fail(`a cast to ${typeName(to)} is not supported`);
-  return cast(node.input(0), computedAs(dtype));
+  // Both concern 8-bit floating point, which is not supported.
+  node.ignore("saturate", "round_mode");
+  const [x, dtype] = [node.input(0), valueType(node, to)];
+  return dtype === "float32" ? asFloat(node, x) : cast(x, dtype);
 }
-
-/** The gradient at 0 is 0, as in PyTorch: at a tie, `maximum` passes it to the first operand. */
-const relu = (x: Value) => maximum(0, x);
-const softplus = (x: Value) => add(maximum(0, x), log(add(exp(neg(abs(x))), 1)));
-const hardSigmoid = (x: Value, slope: number, offset: number) => minimum(maximum(add(mul(x, slope), offset), 0), 1);
-/** slope · (eˣ − 1) for x < 0 */
-const scaledExpm1 = (x: Value, slope: number) => mul(sub(exp(minimum(x, 0)), 1), slope);
 
 function clipped(node: OnnxNode): Value {
   const x = node.input(0);
@@ -85,11 +88,12 @@ function clipped(node: OnnxNode): Value {
   return high === undefined ? raised : minimum(raised, high);
 }
 
-function power(node: OnnxNode): Value {
+function raised(node: OnnxNode): Value {
   const [x, exponent] = [node.input(0), node.input(1)];
-  const [base, power] = [numbersOf(x), numbersOf(exponent)];
-  if (power && power.data.length > 0 && power.data.every((value) => value === power.data[0])) {
-    const y = pow(cast(x, "float32"), power.data[0] as number);
+  const [base, constants] = [numbersOf(x), numbersOf(exponent)];
+  const [first] = constants?.data ?? [];
+  if (first !== undefined && constants?.data.every((value) => value === first)) {
+    const y = pow(cast(x, "float32"), first);
     const shaped =
       exponent.shape.length > x.shape.length
         ? reshape(y, [...exponent.shape.slice(x.shape.length).fill(1), ...x.shape])
@@ -98,15 +102,16 @@ function power(node: OnnxNode): Value {
   }
   // xᵃ = exp(a ln x)
   if (base?.data.every((value) => value > 0)) return exp(mul(cast(exponent, "float32"), log(x)));
-  return node.fail("is only supported with an exponent that is one constant number, or with a constant, positive base");
+  return cast(power(cast(x, "float32"), cast(exponent, "float32")), x.dtype);
 }
 
-/** x - y ⌊x / y⌋, with the sign of y as in Python; with `fmod`, the sign of x as in C. */
+/** x - n y with the sign of y, as in Python; with `fmod`, with the sign of x, as in C. */
 function modulo(node: OnnxNode): Value {
   const [x, y] = [node.input(0), node.input(1)];
-  const quotient = div(cast(x, "float32"), cast(y, "float32"));
-  const whole = node.int("fmod") === 1 ? mul(sign(quotient), floor(abs(quotient))) : floor(quotient);
-  return sub(x, mul(y, cast(whole, x.dtype)));
+  const rest = remainder(x, y);
+  if (node.int("fmod") === 1) return rest;
+  const isOpposite = xor(less(rest, 0), less(y, 0));
+  return where(and(not(equal(rest, 0)), isOpposite), add(rest, y), rest);
 }
 
 /** `onFloats` or `onIntegers`, by the type of the operand. */
@@ -120,12 +125,12 @@ export const elementwise: Operators = {
   Sub: binary(sub),
   Mul: binary(mul),
   Div: binary(div),
-  Pow: power,
+  Pow: raised,
   Mod: modulo,
   Max: folded(maximum),
   Min: folded(minimum),
   Sum: folded(add),
-  Mean: (node) => div(node.all().reduce(add), node.inputs.length),
+  Mean: (node) => div(node.all().reduce(add), node.all().length),
   Neg: (node) => byType(node, neg, (x) => mul(x, -1)),
   Abs: (node) => byType(node, abs, (x) => maximum(x, mul(x, -1))),
   Sign: (node) => byType(node, sign, (x) => cast(sign(cast(x, "float32")), x.dtype)),
@@ -139,69 +144,26 @@ export const elementwise: Operators = {
   Tanh: unary(tanh),
   Sinh: unary((x) => mul(sub(exp(x), exp(neg(x))), 0.5)),
   Cosh: unary((x) => mul(add(exp(x), exp(neg(x))), 0.5)),
-  Atan: onConstants(Math.atan),
+  Atan: unary(atan),
+  Asin: unary(asin),
+  Acos: unary((x) => sub(Math.PI / 2, asin(x))),
+  Asinh: unary(asinh),
+  Acosh: unary((x) => log(add(x, sqrt(sub(mul(x, x), 1))))),
+  Atanh: unary((x) => mul(log(div(add(x, 1), sub(1, x))), 0.5)),
   Erf: unary(erf),
-  Floor: unary(floor),
-  Ceil: unary((x) => neg(floor(neg(x)))),
-  // A tie goes to the even neighbor.
-  Round: onConstants((x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x))),
+  Floor: rounding(floor),
+  Ceil: rounding((x) => neg(floor(neg(x)))),
+  Round: rounding(round),
   Clip: clipped,
-  Relu: unary(relu),
-  LeakyRelu: (node) => {
-    const x = node.input(0);
-    return where(greater(x, 0), x, mul(x, node.float("alpha") ?? 0.01));
-  },
-  PRelu: (node) => {
-    const [x, slope] = [node.input(0), node.input(1)];
-    return where(greater(x, 0), x, mul(x, slope));
-  },
-  ThresholdedRelu: (node) => {
-    const x = node.input(0);
-    return where(greater(x, node.float("alpha") ?? 1), x, 0);
-  },
-  Elu: (node) => {
-    const x = node.input(0);
-    return where(greater(x, 0), x, scaledExpm1(x, node.float("alpha") ?? 1));
-  },
-  Celu: (node) => {
-    const [x, alpha] = [node.input(0), node.float("alpha") ?? 1];
-    return where(greater(x, 0), x, scaledExpm1(div(x, alpha), alpha));
-  },
-  Selu: (node) => {
-    const x = node.input(0);
-    const scaled = where(greater(x, 0), x, scaledExpm1(x, node.float("alpha") ?? 1.6732632));
-    return mul(scaled, node.float("gamma") ?? 1.050701);
-  },
-  Sigmoid: unary(sigmoid),
-  HardSigmoid: (node) => hardSigmoid(node.input(0), node.float("alpha") ?? 0.2, node.float("beta") ?? 0.5),
-  HardSwish: unary((x) => mul(x, hardSigmoid(x, 1 / 6, 0.5))),
-  Softplus: unary(softplus),
-  Softsign: unary((x) => div(x, add(abs(x), 1))),
-  Mish: unary((x) => mul(x, tanh(softplus(x)))),
-  Swish: (node) => {
-    const [x, alpha] = [node.input(0), node.float("alpha") ?? 1];
-    return alpha === 1 ? silu(x) : mul(x, sigmoid(mul(x, alpha)));
-  },
-  Gelu: (node) => {
-    const x = node.input(0);
-    if (node.choice("approximate", ["none", "tanh"], "none") === "none") return gelu(x);
-    const inner = mul(add(x, mul(mul(mul(x, x), x), 0.044715)), Math.sqrt(2 / Math.PI));
-    return mul(mul(x, 0.5), add(tanh(inner), 1));
-  },
-  "com.microsoft.Gelu": unary(gelu),
-  "com.microsoft.QuickGelu": (node) => {
-    const [x, alpha] = [node.input(0), node.float("alpha") ?? 1.702];
-    return Math.abs(alpha - 1.702) < 1e-6 ? quickGelu(x) : mul(x, sigmoid(mul(x, alpha)));
-  },
   Greater: binary(greater),
   Less: binary(less),
   Equal: binary(equal),
   GreaterOrEqual: binary((x, y) => not(less(x, y))),
   LessOrEqual: binary((x, y) => not(greater(x, y))),
   Not: unary(not),
-  And: binary((x, y) => greater(mul(toFloat(x), toFloat(y)), 0.5)),
+  And: binary(and),
   Or: binary((x, y) => greater(add(toFloat(x), toFloat(y)), 0.5)),
-  Xor: binary((x, y) => not(equal(toFloat(x), toFloat(y)))),
+  Xor: binary(xor),
   IsNaN: unary((x) => not(equal(x, x))),
   IsInf: (node) => {
     const x = node.input(0);
@@ -210,11 +172,21 @@ export const elementwise: Operators = {
   },
   Where: (node) => where(node.input(0), node.input(1), node.input(2)),
   Cast: toType,
-  CastLike: (node) => cast(node.input(0), node.input(1).dtype),
+  CastLike: (node) => {
+    const code = node.elementType(1);
+    if (code !== undefined) valueType(node, code);
+    node.ignore("saturate", "round_mode");
+    return cast(node.input(0), node.input(1).dtype);
+  },
   Identity: unary((x) => x),
   // Inference drops nothing: the mask is all true.
   Dropout: (node) => {
     const x = node.input(0);
+    const isTraining = node.number(2, "training_mode");
+    if (isTraining && node.number(1, "ratio") !== 0) {
+      node.fail("is in training mode, and therefore random. Export the model after model.eval()", { input: 2 });
+    }
+    node.ignore("ratio", "seed", 1);
     return [x, broadcastTo(constant([1], [], "bool"), x.shape)];
   },
 };

@@ -1,20 +1,6 @@
 /** Operators that read or write slices and indices: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
-import {
-  add,
-  cast,
-  constant,
-  flip,
-  gather,
-  less,
-  mul,
-  reshape,
-  scatterRows,
-  slice,
-  sum,
-  transpose,
-  where,
-} from "../../../ops/index.js";
+import { add, cast, flip, gather, less, mul, reshape, slice, sum, transpose } from "../../../ops/index.js";
 import { normalizeAxis, showShape, sizeOf, stridesOf } from "../../../tensor/shape.js";
 import { integers, numbersOf, type OnnxNode } from "../node.js";
 import type { Operators } from "./operator.js";
@@ -29,6 +15,12 @@ export const axesOf = (axes: readonly number[], rank: number, who: string) =>
 export const toFront = (x: Value, axis: number) => {
   const others = x.shape.map((_, i) => i).filter((i) => i !== axis);
   return axis === 0 ? x : transpose(x, [axis, ...others]);
+};
+
+/** The inverse of `toFront`: the first axis of x becomes `axis`. */
+export const fromFront = (x: Value, axis: number) => {
+  const order = x.shape.map((_, i) => (i < axis ? i + 1 : i === axis ? 0 : i));
+  return axis === 0 ? x : transpose(x, order);
 };
 
 function sliced(node: OnnxNode): Value {
@@ -97,11 +89,14 @@ function gathered(node: OnnxNode): Value {
   const [x, indices] = [node.input(0), node.input(1)];
   const axis = node.axis("axis", 0, x.shape.length);
   const known = numbersOf(indices);
-  if (!known) return gatherAlong(x, axis, cast(indices, "int64"));
+  if (!known) return gatherAlong(x, axis, fromStart(cast(indices, "int64"), x.shape[axis] as number));
   const positions = positionsIn(known.data, x.shape[axis] as number, node);
   const shape = [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)];
   return reshape(take(x, axis, positions), shape);
 }
+
+/** Indices that are not constant, as 0 … extent - 1. */
+export const fromStart = (indices: Value, extent: number) => add(indices, mul(cast(less(indices, 0), "int64"), extent));
 
 /** Indices as 0 … extent - 1. Negative ones count from the end. */
 function positionsIn(indices: ArrayLike<number>, extent: number, node: OnnxNode): number[] {
@@ -116,42 +111,21 @@ function positionsIn(indices: ArrayLike<number>, extent: number, node: OnnxNode)
 /** x [d₁ … dₖ, rest], indices [..., k] → slices [..., rest] */
 function gatheredND(node: OnnxNode): Value {
   const [x, indices] = [node.input(0), node.input(1)];
-  if ((node.int("batch_dims") ?? 0) !== 0) node.fail("batch_dims other than 0 is not supported");
+  const batchAxes = node.int("batch_dims") ?? 0;
   const count = indices.shape.at(-1) ?? node.fail("indices are a scalar");
-  if (count > x.shape.length)
+  if (count + batchAxes > x.shape.length)
     node.fail(`indices ${showShape(indices.shape)} have more columns than ${showShape(x.shape)} has axes`);
-  const [indexed, rest] = [x.shape.slice(0, count), x.shape.slice(count)];
-  const rows = reshape(x, [sizeOf(indexed), ...rest]);
+  const batch = sizeOf(x.shape.slice(0, batchAxes));
+  const [indexed, rest] = [x.shape.slice(batchAxes, batchAxes + count), x.shape.slice(batchAxes + count)];
+  const rows = reshape(x, [batch * sizeOf(indexed), ...rest]);
   const ids = cast(indices, "int64");
   const positions = add(ids, mul(cast(less(ids, 0), "int64"), integers(indexed)));
-  return gather(rows, sum(mul(positions, integers(stridesOf(indexed))), -1));
-}
-
-/** Replaces slices, or adds to them: x [d₁ … dₖ, rest], constant indices [..., k], updates [..., rest] → like x. */
-function scatteredND(node: OnnxNode): Value {
-  const [x, updates] = [node.input(0), node.input(2)];
-  const { shape } = x;
-  const indices = node.integers(1, "indices") ?? [];
-  const count = node.input(1).shape.at(-1) ?? node.fail("indices are a scalar");
-  if (!(count >= 1 && count <= shape.length))
-    node.fail(`has ${count} indices per slice of ${showShape(shape)}, but needs from 1 to ${shape.length}`);
-  const [indexed, rest] = [shape.slice(0, count), shape.slice(count)];
-  const strides = stridesOf(indexed);
-  const rows = Array.from({ length: indices.length / count }, (_, i) =>
-    indexed.reduce((at, extent, axis) => {
-      const [position] = positionsIn([indices[i * count + axis] as number], extent, node);
-      return at + (position as number) * (strides[axis] as number);
-    }, 0),
-  );
-  const size = sizeOf(indexed);
-  if (size > MAX_ELEMENTS) node.fail(`${showShape(indexed)} has too many slices`);
-  const placed = scatterRows(integers(rows), reshape(updates, [rows.length, ...rest]), size);
-  const updated = reshape(placed, shape);
-  if (node.choice("reduction", ["none", "add"], "none") === "add") return add(x, updated);
-  if (new Set(rows).size !== rows.length) node.fail("replaces one slice twice");
-  const replaced = new Float64Array(size);
-  for (const row of rows) replaced[row] = 1;
-  return where(constant(replaced, [...indexed, ...rest.map(() => 1)], "bool"), updated, x);
+  const within = sum(mul(positions, integers(stridesOf(indexed))), -1);
+  if (batchAxes === 0) return gather(rows, within);
+  if (batch > MAX_ELEMENTS) node.fail(`${showShape(x.shape)} has too many batches`);
+  const first = Array.from({ length: batch }, (_, i) => i * sizeOf(indexed));
+  const places = add(reshape(within, [batch, -1]), reshape(integers(first), [batch, 1]));
+  return gather(rows, reshape(places, indices.shape.slice(0, -1)));
 }
 
 export const indexing: Operators = {
@@ -159,5 +133,4 @@ export const indexing: Operators = {
   Split: split,
   Gather: gathered,
   GatherND: gatheredND,
-  ScatterND: scatteredND,
 };

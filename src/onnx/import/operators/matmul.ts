@@ -1,7 +1,6 @@
 /** Matrix products: https://onnx.ai/onnx/operators/ */
 import type { Value } from "../../../graph/value.js";
-import { add, linear, matmul, mul, reshape, softmax, sum, transpose, where } from "../../../ops/index.js";
-import { type Shape, showShape, sizeOf } from "../../../tensor/shape.js";
+import { add, linear, matmul, mul, reshape } from "../../../ops/index.js";
 import type { OnnxNode } from "../node.js";
 import type { Operators } from "./operator.js";
 
@@ -20,8 +19,8 @@ function product(node: OnnxNode): Value {
   ]);
 }
 
-function gemm(node: OnnxNode): Value {
-  const [a, b, c] = [node.input(0), node.input(1), node.inputs[2]];
+export function gemm(node: OnnxNode): Value {
+  const [a, b, c] = [node.input(0), node.input(1), node.optional(2)];
   const [transposeA, transposeB] = [node.int("transA") === 1, node.int("transB") === 1];
   const [alpha, beta] = [node.float("alpha") ?? 1, node.float("beta") ?? 1];
   const [, columns] = transposeB ? [...b.shape].reverse() : b.shape;
@@ -35,93 +34,7 @@ function gemm(node: OnnxNode): Value {
   return add(scaled, beta === 1 ? c : mul(c, beta));
 }
 
-/** numpy.einsum with one or two operands, such as "bhqd,bhkd->bhqk". A letter may occur once per operand. */
-function einsum(node: OnnxNode): Value {
-  const equation = (node.string("equation") ?? node.fail("the attribute equation is missing")).replaceAll(" ", "");
-  const operands = node.all();
-  const [left = "", right] = equation.split("->");
-  const terms = left.split(",");
-  const isSimple =
-    terms.length === operands.length && [...terms, right ?? ""].every((term) => /^[a-zA-Z]*$/.test(term));
-  const isUnique = [...terms, right ?? ""].every((term) => new Set(term).size === term.length);
-  if (right === undefined || !isSimple || !isUnique || operands.length > 2) {
-    return node.fail(
-      `the equation ${JSON.stringify(equation.slice(0, 80))} is not supported. It must name one or two operands with one letter per axis, "->" and the result`,
-    );
-  }
-  for (const [i, term] of terms.entries()) {
-    if (term.length !== operands[i]?.shape.length) node.fail(`${term} does not match the rank of operand ${i}`);
-  }
-  const extents = new Map(
-    terms.flatMap((term, i) => [...term].map((letter, axis) => [letter, operands[i]?.shape[axis] as number] as const)),
-  );
-  const extent = (letter: string) =>
-    extents.get(letter) ?? node.fail(`the axis ${letter} of the result is in no operand`);
-  /** An operand with its axes in the order of `letters`. The other axes are summed. */
-  const arranged = (i: number, letters: string): Value => {
-    const term = terms[i] as string;
-    const kept = [...term].filter((letter) => letters.includes(letter));
-    const dropped = [...term].flatMap((letter, axis) => (letters.includes(letter) ? [] : [axis]));
-    return transpose(
-      sum(operands[i] as Value, dropped),
-      [...letters].map((letter) => kept.indexOf(letter)),
-    );
-  };
-  const [first = "", second] = terms;
-  if (second === undefined) return arranged(0, right);
-  const both = [...first].filter((letter) => second.includes(letter));
-  const batch = both.filter((letter) => right.includes(letter)).join("");
-  const summed = both.filter((letter) => !right.includes(letter)).join("");
-  const rows = [...first].filter((letter) => !second.includes(letter) && right.includes(letter)).join("");
-  const columns = [...second].filter((letter) => !first.includes(letter) && right.includes(letter)).join("");
-  const shapeOf = (letters: string): Shape => [...letters].map(extent);
-  const a = reshape(arranged(0, batch + rows + summed), [
-    ...shapeOf(batch),
-    sizeOf(shapeOf(rows)),
-    sizeOf(shapeOf(summed)),
-  ]);
-  const b = reshape(arranged(1, batch + summed + columns), [
-    ...shapeOf(batch),
-    sizeOf(shapeOf(summed)),
-    sizeOf(shapeOf(columns)),
-  ]);
-  const found = batch + rows + columns;
-  if (found.length !== right.length) node.fail(`the result ${right} has an axis that is in no operand`);
-  const y = reshape(matmul(a, b), shapeOf(found));
-  return transpose(
-    y,
-    [...right].map((letter) => found.indexOf(letter)),
-  );
-}
-
-/** Stands for -∞ in a mask. It is finite, so that softmax of a fully masked row is not NaN. */
-const MASKED = -1e30;
-
-/** Attention of opset 23: softmax(q kᵀ · scale + mask) v, computed on heads [b, heads, n, d]. */
-function attention(node: OnnxNode): Value {
-  const [query, key, value, mask] = [node.input(0), node.input(1), node.input(2), node.inputs[3]];
-  if (node.int("is_causal") === 1 || node.inputs.slice(4).some(Boolean) || node.outputs > 1) {
-    node.fail("is_causal, a key-value cache and further outputs are not supported");
-  }
-  const split = (x: Value, heads: number | undefined) => {
-    if (x.shape.length === 4) return x;
-    const [b, n, c] = x.shape as [number, number, number];
-    if (x.shape.length !== 3 || !heads) return node.fail(`cannot split ${showShape(x.shape)} into heads`);
-    return transpose(reshape(x, [b, n, heads, c / heads]), [0, 2, 1, 3]);
-  };
-  const [queryHeads, heads] = [node.int("q_num_heads"), node.int("kv_num_heads")];
-  const q = split(query, queryHeads);
-  const scale = node.float("scale") ?? 1 / Math.sqrt(q.shape.at(-1) as number);
-  const scores = matmul(mul(q, scale), split(key, heads), { transposeB: true });
-  const masked = mask?.dtype === "bool" ? where(mask, scores, MASKED) : mask ? add(scores, mask) : scores;
-  const y = matmul(softmax(masked), split(value, heads));
-  const [b, , n] = y.shape as [number, number, number];
-  return query.shape.length === 4 ? y : reshape(transpose(y, [0, 2, 1, 3]), [b, n, -1]);
-}
-
 export const matrixProducts: Operators = {
   MatMul: product,
   Gemm: gemm,
-  Einsum: einsum,
-  Attention: attention,
 };

@@ -96,7 +96,10 @@ function padded(node: OnnxNode): Value {
       : node.fail(`negative pads crop axis ${axis} by more than its length ${extent}`);
   }, x);
   const growth = around.map(([before, after]): [number, number] => [Math.max(0, before), Math.max(0, after)]);
-  if (mode !== "constant") return extended(cut, growth, mode, node);
+  if (mode !== "constant") {
+    node.ignore("value", 2);
+    return extended(cut, growth, mode, node);
+  }
   const value = node.float("value") ?? node.number(2, "value") ?? 0;
   if (value === 0 && isFloating(x.dtype)) return pad(cut, growth);
   const inside = pad(cast(broadcastTo(constant([1], []), cut.shape), "float32"), growth);
@@ -152,8 +155,14 @@ function spaceToDepth(node: OnnxNode): Value {
   const x = node.input(0);
   const [b, c, h, w] = imageOf(x, node);
   const s = node.int("blocksize") ?? 1;
+  const columnsFirst = node.choice("mode", ["DCR", "CRD"], "DCR") === "CRD";
   const blocks = reshape(x, [b, c, h / s, s, w / s, s]);
-  return reshape(transpose(blocks, [0, 3, 5, 1, 2, 4]), [b, c * s * s, h / s, w / s]);
+  return reshape(transpose(blocks, columnsFirst ? [0, 1, 3, 5, 2, 4] : [0, 3, 5, 1, 2, 4]), [
+    b,
+    c * s * s,
+    h / s,
+    w / s,
+  ]);
 }
 
 function imageOf({ shape }: Value, node: OnnxNode): [number, number, number, number] {

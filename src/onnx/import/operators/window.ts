@@ -1,7 +1,4 @@
-/**
- * The sliding window of a convolution or a pooling over images [b, c, h, w] and signals [b, c, l]. A signal is computed
- * as an image with one row.
- */
+/** The sliding windows of convolutions and poolings over x [b, c, ...spatial]. */
 import type { Value } from "../../../graph/value.js";
 import { type Padding, reach } from "../../../ops/conv.js";
 import { reshape } from "../../../ops/index.js";
@@ -9,88 +6,97 @@ import { showShape } from "../../../tensor/shape.js";
 import type { OnnxNode } from "../node.js";
 
 const AUTO_PAD = ["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"] as const;
-export type Pair = readonly [number, number];
 
-/** The sliding window of a convolution or a pooling. */
-interface Window {
-  readonly kernel: Pair;
-  readonly stride: Pair;
+/** The windows along one spatial axis. */
+export interface AxisWindow {
+  /** Length of the axis. */
+  readonly extent: number;
+  /** Number of taps. */
+  readonly kernel: number;
+  readonly stride: number;
   readonly dilation: number;
-  readonly padding: Padding;
-  /** Size of the output, [height, width]. */
-  readonly size: Pair;
+  /** Padding on both sides. With ceil_mode, the padding after the axis also has what the last window reaches. */
+  readonly before: number;
+  readonly after: number;
+  /** The padding after the axis that the node states. */
+  readonly stated: number;
+  /** Length of the output. */
+  readonly size: number;
+}
+
+/** Number of spatial axes of x [b, c, ...spatial], from 1 to 3. */
+export function spatialAxes(node: OnnxNode, { shape }: Value): number {
+  const axes = shape.length - 2;
+  if (axes >= 1 && axes <= 3) return axes;
+  return node.fail(`expects a signal [b, c, l], an image [b, c, h, w] or a volume, found ${showShape(shape)}`);
+}
+
+/** An attribute with one number per spatial axis. */
+export function perAxis(node: OnnxNode, name: string, axes: number, otherwise = 1): number[] {
+  const given = node.ints(name) ?? new Array<number>(axes).fill(otherwise);
+  const lowest = name === "output_padding" ? 0 : 1;
+  if (given.length !== axes || given.some((value) => value < lowest || value > 2 ** 20)) {
+    node.fail(`${name} ${showShape(given)} is not valid for ${axes} spatial axes`);
+  }
+  return given;
+}
+
+/** The windows of a node along each spatial axis of x. */
+export function windowsOf(node: OnnxNode, x: Value, kernel: readonly number[]): AxisWindow[] {
+  const axes = spatialAxes(node, x);
+  const strides = perAxis(node, "strides", axes);
+  const dilations = perAxis(node, "dilations", axes);
+  const ceil = node.int("ceil_mode") === 1;
+  const automatic = node.choice("auto_pad", AUTO_PAD, "NOTSET");
+  const pads = node.ints("pads") ?? new Array<number>(2 * axes).fill(0);
+  if (pads.length !== 2 * axes || pads.some((value) => value < 0)) {
+    node.fail(`pads ${showShape(pads)} must be ${2 * axes} numbers that are not negative`);
+  }
+  return kernel.map((count, axis) => {
+    const extent = x.shape[axis + 2] as number;
+    const [stride, dilation] = [strides[axis] as number, count === 1 ? 1 : (dilations[axis] as number)];
+    const taps = reach(count, dilation);
+    const isStated = automatic === "NOTSET";
+    let [before, after] = isStated ? [pads[axis] as number, pads[axis + axes] as number] : [0, 0];
+    const stated = after;
+    let size = Math.floor((extent + before + after - taps) / stride) + 1;
+    if (automatic === "SAME_UPPER" || automatic === "SAME_LOWER") {
+      size = Math.ceil(extent / stride);
+      const total = Math.max(0, (size - 1) * stride + taps - extent);
+      before = automatic === "SAME_UPPER" ? Math.floor(total / 2) : Math.ceil(total / 2);
+      after = total - before;
+      return { extent, kernel: count, stride, dilation, before, after, stated: after, size };
+    }
+    if (ceil) {
+      size = Math.ceil((extent + before + after - taps) / stride) + 1;
+      // A window must begin inside the image or the padding before it.
+      if ((size - 1) * stride >= extent + before) size--;
+      after = Math.max(0, (size - 1) * stride + taps - extent - before);
+    }
+    return { extent, kernel: count, stride, dilation, before, after, stated, size };
+  });
 }
 
 /** x [b, c, h, w] as it is, or a signal [b, c, l] → [b, c, 1, l] */
-export function asImage(x: Value, node: OnnxNode): Value {
-  if (x.shape.length === 4) return x;
+export function asImage(x: Value): Value {
   const [b, c, length] = x.shape as [number, number, number];
-  return x.shape.length === 3
-    ? reshape(x, [b, c, 1, length])
-    : node.fail(`expects an image [b, c, h, w] or a signal [b, c, l], found ${showShape(x.shape)}`);
+  return x.shape.length === 3 ? reshape(x, [b, c, 1, length]) : x;
 }
 
 /** Drops the one row of y again if the input was a signal. */
 export const asSignal = (y: Value, like: Value) =>
   like.shape.length === 3 ? reshape(y, [y.shape[0] as number, y.shape[1] as number, y.shape[3] as number]) : y;
 
-/** An attribute with one number per spatial axis. For a signal, the axis of its one row gets the default. */
-export function perAxis(node: OnnxNode, name: string, rank: number, otherwise = 1): Pair {
-  if (rank !== 3 && rank !== 4) node.fail(`expects an image [b, c, h, w] or a signal [b, c, l], found ${rank} axes`);
-  const given = node.ints(name) ?? new Array<number>(rank - 2).fill(otherwise);
-  const pair = rank === 3 ? [otherwise, ...given] : given;
-  if (pair.length !== 2 || pair.some((value) => value < (name === "output_padding" ? 0 : 1) || value > 2 ** 20)) {
-    node.fail(`${name} ${showShape(given)} is not valid for ${rank - 2} spatial axes`);
-  }
-  return pair as unknown as Pair;
-}
+/** A window that has no effect: that of the one row of a signal. */
+const ROW: AxisWindow = { extent: 1, kernel: 1, stride: 1, dilation: 1, before: 0, after: 0, stated: 0, size: 1 };
 
-export function windowOf(node: OnnxNode, x: Value, kernel: Pair): Window {
-  const rank = x.shape.length;
-  const stride = perAxis(node, "strides", rank);
-  const dilations = perAxis(node, "dilations", rank).map((dilation, i) => (kernel[i] === 1 ? 1 : dilation));
-  const [tall = 1, wide = 1] = dilations;
-  // The dilation of an axis with one tap has no effect.
-  const dilation = kernel[0] === 1 ? wide : tall;
-  if (kernel[0] !== 1 && kernel[1] !== 1 && tall !== wide)
-    node.fail(`different dilations per axis ${showShape(dilations)} are not supported`);
-  const extents = (rank === 3 ? [1, x.shape[2]] : x.shape.slice(2)) as [number, number];
-  const ceil = node.int("ceil_mode") === 1;
-  const automatic = node.choice("auto_pad", AUTO_PAD, "NOTSET");
-  const given = node.ints("pads") ?? new Array<number>(2 * (rank - 2)).fill(0);
-  const pads = rank === 3 ? [0, given[0], 0, given[1]] : given;
-  if (given.length !== 2 * (rank - 2) || given.some((value) => value < 0))
-    node.fail(`pads ${showShape(given)} must be ${2 * (rank - 2)} numbers that are not negative`);
-  const sides = ([0, 1] as const).map((axis) => {
-    const [extent, taps, step] = [extents[axis], reach(kernel[axis], dilation), stride[axis]];
-    let [before, after] = [pads[axis] as number, pads[axis + 2] as number];
-    if (automatic !== "NOTSET") [before, after] = [0, 0];
-    let size = Math.floor((extent + before + after - taps) / step) + 1;
-    if (automatic === "SAME_UPPER" || automatic === "SAME_LOWER") {
-      size = Math.ceil(extent / step);
-      const total = Math.max(0, (size - 1) * step + taps - extent);
-      before = automatic === "SAME_UPPER" ? Math.floor(total / 2) : Math.ceil(total / 2);
-      after = total - before;
-    } else if (ceil) {
-      size = Math.ceil((extent + before + after - taps) / step) + 1;
-      // A window must begin inside the image or the padding before it.
-      if ((size - 1) * step >= extent + before) size--;
-      after = Math.max(0, (size - 1) * step + taps - extent - before);
-    }
-    return { before, after, size };
-  }) as [Side, Side];
-  const [rows, columns] = sides;
-  return {
-    kernel,
-    stride,
-    dilation,
-    padding: [rows.before, columns.before, rows.after, columns.after],
-    size: [rows.size, columns.size],
-  };
-}
+/** Windows of a signal or an image, as those of an image. */
+export const asImageWindows = (windows: readonly AxisWindow[]): readonly [AxisWindow, AxisWindow] =>
+  (windows.length === 1 ? [ROW, ...windows] : windows) as unknown as readonly [AxisWindow, AxisWindow];
 
-interface Side {
-  readonly before: number;
-  readonly after: number;
-  readonly size: number;
-}
+export const paddingOf = ([rows, columns]: readonly [AxisWindow, AxisWindow]): Padding => [
+  rows.before,
+  columns.before,
+  rows.after,
+  columns.after,
+];
