@@ -6,7 +6,7 @@ import type { TrainingGraphs } from "../src/engine/graphs.js";
 import type { MemoryPlan } from "../src/engine/memory-plan.js";
 import { drawSamples } from "../src/engine/samples.js";
 import { UnetVjp } from "../src/engine/unet-vjp.js";
-import { planWork } from "../src/engine/work.js";
+import { planWork, WorkPlanner } from "../src/engine/work.js";
 import type { InputError } from "../src/errors/index.js";
 import type { DirectEstimator } from "../src/estimators/estimator.js";
 import { openEstimator } from "../src/estimators/index.js";
@@ -179,6 +179,16 @@ describe("the work of a run", () => {
     expect([...new Set(found)]).toEqual([4, 2, 1]);
   });
 
+  test("is planned for a few budgets, each of which takes more memory than the one before", async () => {
+    const { parts } = await opened({ ...settings, memory: 1e15 });
+    const works = await new WorkPlanner(setupOf(parts), { threads: 1 }).options();
+    expect(works.length).toBeGreaterThan(1);
+    const bytes = works.map(({ memory }) => memory.expectedBytes);
+    expect(bytes).toEqual(bytes.toSorted((a, b) => a - b));
+    expect(new Set(bytes).size).toBe(works.length);
+    expect(works.at(-1)?.memory).toEqual((await workOf({ memory: 1e15 })).memory);
+  });
+
   test("without a budget stays within half of the free memory of this process if it can, else within all of it", async () => {
     const { memory } = await workOf({ memory: 1e15 });
     vi.spyOn(process, "availableMemory").mockReturnValue(2.01 * memory.expectedBytes);
@@ -187,7 +197,7 @@ describe("the work of a run", () => {
     expect(shared.memory.expectedBytes - shared.memory.mappedBytes).toBeLessThanOrEqual(1.01 * memory.expectedBytes);
     const refusal = (await workOf({ memory: 1e6 }).catch((error: unknown) => error)) as InputError;
     const least = refusal.facts.expected as number;
-    vi.spyOn(process, "availableMemory").mockReturnValue(1.01 * least);
+    vi.spyOn(process, "availableMemory").mockReturnValue(least + 1e3);
     expect((await workOf({ memory: null })).division.microBatch).toBeLessThan(4);
     vi.spyOn(process, "availableMemory").mockReturnValue(0.9 * least);
     await expect(workOf({ memory: null })).rejects.toThrow(

@@ -1,7 +1,8 @@
 /** Times the programs of a plan on this machine. */
 
 import type { Graph } from "../graph/graph.js";
-import { isLarge, type Runtime } from "../runtime/runtime.js";
+import { isLarge } from "../runtime/holding.js";
+import type { Runtime } from "../runtime/runtime.js";
 import { fromNumbers } from "../tensor/host.js";
 import { sizeOf } from "../tensor/shape.js";
 import { merge, type WeightSource } from "../weights/source.js";

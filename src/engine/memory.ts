@@ -6,7 +6,7 @@ import { needsBaseModel } from "../estimators/index.js";
 import type { Graph } from "../graph/graph.js";
 import { bytesOf, type Value } from "../graph/value.js";
 import { programSize } from "../onnx/program-size.js";
-import { holdingOf, isLarge, PACKED_UP_TO, returnsMemory } from "../runtime/runtime.js";
+import { holdingOf, isLarge, PACKED_UP_TO, returnsMemory } from "../runtime/holding.js";
 import { scorerCalls } from "../scoring/index.js";
 import { type CallCounts, countCalls } from "./calls.js";
 import type { Division } from "./division.js";
@@ -17,7 +17,7 @@ import { roughSeconds } from "./time.js";
 import { recomputesJointly } from "./unet-vjp.js";
 
 /** Node with ONNX Runtime loaded, and buffers to pass tensors between threads. */
-const PROCESS_BYTES = 200e6;
+const PROCESS_BYTES = 240e6;
 
 /** Peak of a program relative to its values: scratch space of kernels, and gaps. Packed kernels reorder images besides. */
 const SURPLUS = { mapped: 1.05, packed: 1.15 };

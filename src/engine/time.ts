@@ -1,7 +1,7 @@
 /** A rough time of a run on the CPU, counted without running it. It serves to compare plans. */
 import type { Graph } from "../graph/graph.js";
 import { programSize } from "../onnx/program-size.js";
-import { holdingOf } from "../runtime/runtime.js";
+import { holdingOf } from "../runtime/holding.js";
 import { scorerCalls } from "../scoring/index.js";
 import { type CallCounts, countCalls } from "./calls.js";
 import type { Division } from "./division.js";

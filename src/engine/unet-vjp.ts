@@ -5,14 +5,8 @@
  * faster, because no residuals leave it, but if it packs its weights, it holds them once more. So it is for small networks, for
  * mapped weights, and for runs that save no residuals.
  */
-import {
-  type Feeds,
-  holdingOf,
-  type Program,
-  type Runtime,
-  returnsMemory,
-  type SavedOutputs,
-} from "../runtime/runtime.js";
+import { holdingOf, returnsMemory } from "../runtime/holding.js";
+import type { Feeds, Program, Runtime, SavedOutputs } from "../runtime/runtime.js";
 import type { HostTensor } from "../tensor/host.js";
 import type { WeightSource } from "../weights/source.js";
 import type { TrainingGraphs } from "./graphs.js";

@@ -18,6 +18,16 @@ import { sameShape } from "../tensor/shape.js";
 export type WeightHolding = "packed" | "mapped";
 
 export function lower(graph: Graph, holding: WeightHolding): Graph {
+  const known = lowered.get(graph) ?? {};
+  lowered.set(graph, known);
+  known[holding] ??= lowerAnew(graph, holding);
+  return known[holding];
+}
+
+/** A plan and the runtime ask for the same graphs. */
+const lowered = new WeakMap<Graph, Partial<Record<WeightHolding, Graph>>>();
+
+function lowerAnew(graph: Graph, holding: WeightHolding): Graph {
   const fixed = fixedNodes(topologicalOrder(Object.values(graph.outputs)));
   const remake: Remake = (node, inputs) => {
     if (node.op === reshapeOp) return mergeReshapes(node, inputs);

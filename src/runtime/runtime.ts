@@ -1,15 +1,15 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { InputError } from "../errors/index.js";
-import { type Graph, parameterElements } from "../graph/graph.js";
+import type { Graph } from "../graph/graph.js";
 import { bytesOf, showType, type TensorType } from "../graph/value.js";
 import { emit, type OnnxModel } from "../onnx/emit.js";
 import type { WeightHolding } from "../onnx/lower.js";
-import { programSize } from "../onnx/program-size.js";
 import { add, input } from "../ops/index.js";
 import type { HostTensor } from "../tensor/host.js";
 import { sameShape } from "../tensor/shape.js";
 import type { WeightSource } from "../weights/source.js";
+import { holdingOf, isLarge, PACKED_UP_TO, returnsMemory, SESSION_OPTIONS } from "./holding.js";
 import type { Reply, Request, SavingResult, WireTensor } from "./protocol.js";
 
 export type Device = "cpu" | "cuda" | "webgpu";
@@ -21,39 +21,6 @@ export interface RuntimeOptions {
   /** Index of the GPU if CUDA shows several. Default: 0. */
   readonly gpu?: number;
 }
-
-/**
- * Programs with more weights map them by default. A packed program of Stable Diffusion 1.5 runs 5 to 10 % faster and takes
- * 5 to 27 s to compile, and its copies take once or twice the size of the file.
- */
-export const PACKED_UP_TO = 2 ** 28;
-
-/** How a program of this graph holds its weights on the CPU. `packUpTo`: bytes of its weights in float32. */
-export function holdingOf(graph: Graph, packUpTo: number): WeightHolding {
-  return 4 * parameterElements(graph) <= packUpTo ? "packed" : "mapped";
-}
-
-/**
- * Returns true if a program of this graph frees its working memory after each run (more than 128 MiB). An arena keeps
- * the memory and grows by doubling, which saves small programs the time for allocation. Large programs lose no time
- * without an arena, and if several run in turn, only one holds memory at a time.
- */
-export function returnsMemory(graph: Graph, holding: WeightHolding): boolean {
-  return programSize(graph, holding).working > 2 ** 27;
-}
-
-/** True for a program that runs after others have returned their memory: it maps its weights, or takes more than 512 MiB. */
-export function isLarge(graph: Graph, holding: WeightHolding): boolean {
-  const { packed, working } = programSize(graph, holding);
-  return holding === "mapped" || Math.max(packed, working) > 2 ** 29;
-}
-
-/**
- * Options of a session that leaves the weights where the file is mapped. Optimizations would fold and reorder them into copies.
- * They gain nothing here: graphs are written in fused operators, and large networks spend their time in kernels.
- */
-const MAPPED = { graphOptimizationLevel: "disabled", session: { disable_prepacking: "1" } } as const;
-const PACKED = { graphOptimizationLevel: "all", session: {} } as const;
 
 /** A compiled graph. It holds memory in the worker until it is released. */
 export interface Program {
@@ -146,7 +113,7 @@ export class Runtime {
   async compile(graph: Graph, weights?: WeightSource): Promise<Program> {
     const holding = this.holdingOf(graph);
     const { bytes, weightFolder } = modelOf(graph, weights, holding);
-    const { graphOptimizationLevel, session: config } = holding === "mapped" ? MAPPED : PACKED;
+    const { graphOptimizationLevel, session: config } = SESSION_OPTIONS[holding];
     const options = {
       executionProviders: [...acceleratorOf(this.device, this.gpu), "cpu"],
       intraOpNumThreads: this.threads,
