@@ -34,9 +34,24 @@ export interface CallCounts {
 /** Random masks differ from step to step; these are enough for a mean. */
 const MOST_STEPS = 20;
 
+type CountedSetup = Omit<TrainingSetup, "reward" | "monitors">;
+
+/** Counts that were made before. A plan for several budgets asks for the same ones again. */
+const counted = new WeakMap<CountedSetup, WeakMap<Division, Map<number, Promise<CallCounts>>>>();
+
 /** `maxSavedCalls`: the limit of one replica. */
-export async function countCalls(
-  setup: Omit<TrainingSetup, "reward" | "monitors">,
+export function countCalls(setup: CountedSetup, division: Division, maxSavedCalls: number): Promise<CallCounts> {
+  const ofSetup = counted.get(setup) ?? new WeakMap<Division, Map<number, Promise<CallCounts>>>();
+  counted.set(setup, ofSetup);
+  const ofDivision = ofSetup.get(division) ?? new Map<number, Promise<CallCounts>>();
+  ofSetup.set(division, ofDivision);
+  const known = ofDivision.get(maxSavedCalls) ?? count(setup, division, maxSavedCalls);
+  ofDivision.set(maxSavedCalls, known);
+  return known;
+}
+
+async function count(
+  setup: CountedSetup,
   { ranks, replicas, microBatch }: Division,
   maxSavedCalls: number,
 ): Promise<CallCounts> {

@@ -13,7 +13,7 @@ import { float32 } from "../tensor/host.js";
 import { flopsOf } from "./flops.js";
 
 /** Time spent on measurements at most, in seconds. */
-const SECONDS_TO_MEASURE = 5;
+const SECONDS_TO_MEASURE = 4;
 
 /** An operation whose tensors take more is not measured. */
 const MOST_BYTES = 3e8;

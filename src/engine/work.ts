@@ -1,4 +1,5 @@
 /** The work of a run: how it is divided, its graphs, and its memory. Built once, before anything is compiled. */
+import { totalmem } from "node:os";
 import type { Cluster } from "../cluster/index.js";
 import { threadsOf } from "../config/index.js";
 import { InputError } from "../errors/index.js";
@@ -75,13 +76,17 @@ export class WorkPlanner {
     );
   }
 
-  /** Plans for a few budgets between the least that works and the most that a plan can use, without those that are the same. */
-  async options(): Promise<Work[]> {
-    const most = (await this.within(Number.MAX_VALUE)).memory.expectedBytes;
+  /**
+   * Plans for a few budgets between the least that works and the most that a plan can use on a machine with this much memory,
+   * without those that are the same.
+   */
+  async options(machineBytes = totalmem()): Promise<Work[]> {
     const least = await this.within(1).then(
       ({ memory }) => memory.expectedBytes,
       (error: unknown) => leastOf(error),
     );
+    const unlimited = (await this.within(Number.MAX_VALUE)).memory.expectedBytes;
+    const most = Math.max(least, Math.min(unlimited, machineBytes));
     const found = new Map<string, Work>();
     for (let i = 0; i < MOST_OPTIONS; i++) {
       const work = await this.within(
@@ -99,7 +104,7 @@ export class WorkPlanner {
   }
 }
 
-const MOST_OPTIONS = 5;
+const MOST_OPTIONS = 4;
 
 /** The bytes that a refused plan needs. */
 function leastOf(error: unknown): number {
