@@ -58,6 +58,7 @@ export { type ReadImageOptions, readImage } from "./images/read.js";
 export type { RgbImage } from "./images/rgb.js";
 export { writePng } from "./images/write.js";
 export type { FileContent } from "./io/files.js";
+export type { WeightHolding } from "./onnx/lower.js";
 export {
   addAdapters,
   type GenerateOptions,

@@ -101,12 +101,12 @@ function savedLine({
 }
 
 /** One budget and what it gives: "--memory 5.1GB   12 s per step, …" */
-function optionLine({ memory, microBatch, secondsPerStep }: PlanOption, plan: Plan): string {
+function optionLine({ memory, microBatch, unetWeights, secondsPerStep }: PlanOption, plan: Plan): string {
   // Rounded up, so that the printed budget gives this plan.
   const budget = `--memory ${(Math.ceil(memory.expectedBytes / 1e7) / 100).toFixed(2)}GB`;
   const parts = [
     `${duration(secondsPerStep)} per step`,
-    memory.mappedBytes > 0 ? "weights mapped" : "weights packed",
+    `weights ${unetWeights}`,
     ...(memory.maxSavedCalls > 0 ? [count(memory.maxSavedCalls, "saved call")] : []),
     ...(microBatch < plan.samplesPerStep ? [`micro-batches of ${microBatch}`] : []),
   ];

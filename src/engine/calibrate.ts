@@ -26,6 +26,7 @@ export async function calibrate(
   { work, others }: { readonly work: Work; readonly others: readonly Work[] },
   plan: Plan,
 ): Promise<PlanEstimate> {
+  const [runtime] = runtimes as [Runtime];
   const training = await callsPerStep(setup, work);
   const evaluation = callsPerEvaluation(setup, work, plan);
   const alternatives = await Promise.all(
@@ -33,15 +34,13 @@ export async function calibrate(
   );
   const weights = merge(setup.pipeline.weights, setup.reward.weights);
   const all = [...training, ...evaluation, ...alternatives.flatMap(({ calls }) => calls)];
-  const [runtime] = runtimes as [Runtime];
-  const modelled = await modelledSeconds(
-    runtime,
-    all.filter(({ graph, packUpTo }) => isLarge(graph, runtime.holdingOf(graph, packUpTo))),
-  );
+  const isModelled = ({ graph, packUpTo }: PlannedCalls) => isLarge(graph, runtime.holdingOf(graph, packUpTo));
+  const modelled = await modelledSeconds(runtime, all.filter(isModelled));
   const timed = new Map<Graph, Promise<number>>();
-  const secondsOf = async ({ graph, packUpTo }: PlannedCalls): Promise<number> => {
-    if (isLarge(graph, runtime.holdingOf(graph, packUpTo))) return modelled(graph, packUpTo);
-    const known = timed.get(graph) ?? secondsPerCall(runtimes, graph, { weights, keep: keptOutputs(work, graph) });
+  const secondsOf = async (program: PlannedCalls): Promise<number> => {
+    const { graph, packUpTo } = program;
+    if (isModelled(program)) return modelled(graph, packUpTo);
+    const known = timed.get(graph) ?? secondsPerCall(runtimes, program, weights);
     timed.set(graph, known);
     return known;
   };
@@ -59,7 +58,8 @@ export async function calibrate(
     const seconds = (await total(calls)) / division.replicas;
     // More memory must be worth it.
     if (options.every((option) => seconds < 0.99 * option.secondsPerStep)) {
-      options.push({ microBatch: division.microBatch, memory, secondsPerStep: seconds });
+      const unetWeights = runtime.holdingOf(other.graphs.sampler.denoise, memory.packUpTo);
+      options.push({ microBatch: division.microBatch, memory, unetWeights, secondsPerStep: seconds });
     }
   }
   return {
@@ -71,13 +71,20 @@ export async function calibrate(
 }
 
 /** Calls of a program that a plan compiles. */
-export interface PlannedCalls extends ProgramCalls {
+interface PlannedCalls extends ProgramCalls {
   readonly packUpTo: number;
+  /** Outputs that stay in the runtime in training. */
+  readonly keep?: readonly string[];
 }
 
 async function callsPerStep(setup: TrainingSetup, { graphs, division, memory }: Work): Promise<PlannedCalls[]> {
   const counts = await countCalls(setup, division, memory.maxSavedCalls);
-  return programCalls(graphs, counts, memory).map((calls) => ({ ...calls, packUpTo: memory.packUpTo }));
+  const { split } = graphs;
+  return programCalls(graphs, counts, memory).map((calls) => ({
+    ...calls,
+    packUpTo: memory.packUpTo,
+    ...(calls.graph === split.forward && { keep: split.residuals }),
+  }));
 }
 
 function callsPerEvaluation(
@@ -95,23 +102,22 @@ function callsPerEvaluation(
   ];
 }
 
-/** The outputs that stay in the runtime in training. */
-function keptOutputs({ graphs: { split } }: Work, graph: Graph): readonly string[] {
-  return graph === split.forward ? split.residuals : [];
-}
-
-interface TimedProgram {
-  readonly weights: WeightSource;
-  readonly keep: readonly string[];
-}
-
 /** The time of a call when all runtimes make one at the same time. */
-async function secondsPerCall(runtimes: readonly Runtime[], graph: Graph, program: TimedProgram): Promise<number> {
-  return Math.max(...(await Promise.all(runtimes.map((runtime) => secondsOfSecondCall(runtime, graph, program)))));
+async function secondsPerCall(
+  runtimes: readonly Runtime[],
+  program: PlannedCalls,
+  weights: WeightSource,
+): Promise<number> {
+  return Math.max(...(await Promise.all(runtimes.map((runtime) => secondsOfSecondCall(runtime, program, weights)))));
 }
 
 /** The first call allocates memory. */
-async function secondsOfSecondCall(runtime: Runtime, graph: Graph, { weights, keep }: TimedProgram): Promise<number> {
+async function secondsOfSecondCall(
+  runtime: Runtime,
+  { graph, packUpTo, keep = [] }: PlannedCalls,
+  weights: WeightSource,
+): Promise<number> {
+  runtime.packUpTo = packUpTo;
   const program = await runtime.compile(graph, weights);
   const feeds = Object.fromEntries(
     Object.entries(graph.inputs).map(([name, { shape, dtype }]) => [

@@ -5,6 +5,7 @@
 import { shareOf } from "../cluster/index.js";
 import { type DdimStep, ddimSteps } from "../diffusion/ddim.js";
 import type { TrainingSample } from "../estimators/index.js";
+import { remembered } from "../graph/remembered.js";
 import type { ConditioningInputs } from "../pipeline/index.js";
 import type { Division } from "./division.js";
 import type { BackwardCall, Engine, ForwardResult } from "./engine.js";
@@ -36,18 +37,15 @@ const MOST_STEPS = 20;
 
 type CountedSetup = Omit<TrainingSetup, "reward" | "monitors">;
 
-/** Counts that were made before. A plan for several budgets asks for the same ones again. */
-const counted = new WeakMap<CountedSetup, WeakMap<Division, Map<number, Promise<CallCounts>>>>();
+/** Counts that were made before, by `maxSavedCalls`. A plan for several budgets asks for the same ones again. */
+const counted = remembered((_: CountedSetup) => remembered((_: Division) => new Map<number, Promise<CallCounts>>()));
 
 /** `maxSavedCalls`: the limit of one replica. */
 export function countCalls(setup: CountedSetup, division: Division, maxSavedCalls: number): Promise<CallCounts> {
-  const ofSetup = counted.get(setup) ?? new WeakMap<Division, Map<number, Promise<CallCounts>>>();
-  counted.set(setup, ofSetup);
-  const ofDivision = ofSetup.get(division) ?? new Map<number, Promise<CallCounts>>();
-  ofSetup.set(division, ofDivision);
-  const known = ofDivision.get(maxSavedCalls) ?? count(setup, division, maxSavedCalls);
-  ofDivision.set(maxSavedCalls, known);
-  return known;
+  const known = counted(setup)(division);
+  const counts = known.get(maxSavedCalls) ?? count(setup, division, maxSavedCalls);
+  known.set(maxSavedCalls, counts);
+  return counts;
 }
 
 async function count(

@@ -4,7 +4,7 @@ import { tinySettings } from "../../test/tiny.js";
 import type { Settings, SettingsInput } from "../config/settings.js";
 import { readSchedulerConfig } from "../diffusion/ddim.js";
 import { openEstimator } from "../estimators/index.js";
-import { add, input } from "../ops/index.js";
+import { add, input, parameter, sum } from "../ops/index.js";
 import type { Pipeline } from "../pipeline/index.js";
 import { type Division, divide } from "./division.js";
 import type { TrainingGraphs } from "./graphs.js";
@@ -100,6 +100,22 @@ describe("the memory plan", async () => {
     ]) {
       expect(plan).toMatchObject({ maxSavedCalls: 0, recomputes: true });
     }
+  });
+
+  test("maps no weights on a GPU, which holds a copy of its own", async () => {
+    const latents = input([2, 4, 8, 8]);
+    const weight = parameter("w", [4, 2 ** 25, 1, 1], "float32");
+    const large = { name: "large", inputs: { latents }, outputs: { output: add(latents, sum(weight, [1])) } };
+    const graphs = {
+      ...GRAPHS,
+      sampler: { ...SAMPLER, denoise: large },
+      float32: { ...GRAPHS.float32, denoise: large },
+    };
+    for (const memory of [1e15, 2e9]) {
+      const { packUpTo, mappedBytes } = await planned({ memory, device: "cuda" }, {}, {}, graphs);
+      expect([packUpTo, mappedBytes]).toEqual([Number.POSITIVE_INFINITY, 0]);
+    }
+    expect((await planned({ memory: 1e15 }, {}, {}, graphs)).packUpTo).toBeGreaterThan(0);
   });
 
   test("divides the budget among replicas, and expects the sum of their bytes", async () => {

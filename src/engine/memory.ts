@@ -105,22 +105,25 @@ export async function planMemory(
   };
 
   const inBudget = ({ expectedBytes }: MemoryPlan) => expectedBytes <= limit;
-  const packing = PACKING_LIMITS.flatMap((packUpTo) => within(inBudget, packUpTo) ?? []);
-  const fastest = await fastestOf(setup, division, graphs, packing);
-  const leastPacked = settings.device === "cpu" ? 0 : Number.POSITIVE_INFINITY;
+  // A GPU holds its own copy of all weights.
+  const [packing, leastPacked] = settings.device === "cpu" ? [PACKING_LIMITS, 0] : [[PACK_ALL], PACK_ALL];
+  const packed = packing.flatMap((packUpTo) => within(inBudget, packUpTo) ?? []);
+  const fastest = await fastestOf(setup, division, graphs, packed);
   const found =
     fastest ??
     within(inBudget, leastPacked) ??
     within((plan) => unmappedBytes(plan) <= SHARE_WITHOUT_FILES * limit, leastPacked);
   if (found) return found;
-  const smallest = [...PACKING_LIMITS, leastPacked]
+  const smallest = [...packing, leastPacked]
     .flatMap((packUpTo) => [plan(packUpTo, 0, true), ...(savesAll ? [plan(packUpTo, mostSaved, false)] : [])])
     .flatMap((plan) => [plan.expectedBytes, unmappedBytes(plan) / SHARE_WITHOUT_FILES]);
   return { least: Math.min(...smallest) };
 }
 
+const PACK_ALL = Number.POSITIVE_INFINITY;
+
 /** Values of `MemoryPlan.packUpTo` that are compared where memory allows: all programs, or all but large networks. */
-const PACKING_LIMITS = [Number.POSITIVE_INFINITY, PACKED_UP_TO];
+const PACKING_LIMITS = [PACK_ALL, PACKED_UP_TO];
 
 /**
  * The plan that takes the least time over the whole run, or undefined if there is none. Small networks have one plan only, so

@@ -1,5 +1,6 @@
 /** The cost of a run, counted from its graphs and its random draws without running it. */
 
+import type { WeightHolding } from "../onnx/lower.js";
 import type { Precision, TrainableLayout } from "../pipeline/index.js";
 import { countCalls } from "./calls.js";
 import { flops } from "./flops.js";
@@ -46,6 +47,8 @@ export interface Plan {
 export interface PlanOption {
   readonly microBatch: number;
   readonly memory: MemoryPlan;
+  /** How the programs of the U-Net hold its weights. */
+  readonly unetWeights: WeightHolding;
   readonly secondsPerStep: number;
 }
 

@@ -1,4 +1,5 @@
 import { sameShape, showShape, sizeOf } from "../tensor/shape.js";
+import { remembered } from "./remembered.js";
 import { type Node, showType, type Value } from "./value.js";
 
 /** A program with named inputs and outputs. It consists of all nodes that the outputs depend on. */
@@ -36,17 +37,8 @@ export function topologicalOrder(values: Iterable<Value>): Node[] {
   return order;
 }
 
-/** Number of elements of all parameters of a graph. */
-export function parameterElements(graph: Graph): number {
-  const known = counted.get(graph) ?? countParameters(graph);
-  counted.set(graph, known);
-  return known;
-}
-
-/** Plans ask for the same graphs many times. */
-const counted = new WeakMap<Graph, number>();
-
-function countParameters(graph: Graph): number {
+/** Number of elements of all parameters of a graph. Plans ask for the same graphs many times. */
+export const parameterElements: (graph: Graph) => number = remembered((graph) => {
   let elements = 0;
   const names = new Set<string>();
   for (const { op, attrs, outputs } of topologicalOrder(Object.values(graph.outputs))) {
@@ -56,7 +48,7 @@ function countParameters(graph: Graph): number {
     names.add(name);
   }
   return elements;
-}
+});
 
 /**
  * Checks a whole graph: every input that is read is declared, no name is both an input and an output, a parameter is

@@ -1,6 +1,7 @@
 /** Rewrites a graph into the form that the runtime computes fastest, before it is written as ONNX. */
 import { fixedNodes, isStored } from "../graph/fixed.js";
 import { type Graph, topologicalOrder } from "../graph/graph.js";
+import { remembered } from "../graph/remembered.js";
 import { type Remake, rewrite, same } from "../graph/rewrite.js";
 import { apply, type Node, type Value } from "../graph/value.js";
 import { type ConvTransposeAttrs, conv2d, convTranspose2dOp, reach } from "../ops/conv.js";
@@ -18,14 +19,14 @@ import { sameShape } from "../tensor/shape.js";
 export type WeightHolding = "packed" | "mapped";
 
 export function lower(graph: Graph, holding: WeightHolding): Graph {
-  const known = lowered.get(graph) ?? {};
-  lowered.set(graph, known);
-  known[holding] ??= lowerAnew(graph, holding);
-  return known[holding];
+  return lowered[holding](graph);
 }
 
 /** A plan and the runtime ask for the same graphs. */
-const lowered = new WeakMap<Graph, Partial<Record<WeightHolding, Graph>>>();
+const lowered = {
+  packed: remembered((graph: Graph) => lowerAnew(graph, "packed")),
+  mapped: remembered((graph: Graph) => lowerAnew(graph, "mapped")),
+};
 
 function lowerAnew(graph: Graph, holding: WeightHolding): Graph {
   const fixed = fixedNodes(topologicalOrder(Object.values(graph.outputs)));

@@ -1,6 +1,7 @@
 /** The memory that a program takes, counted from its graph. */
 import { fixedNodes, isStored } from "../graph/fixed.js";
 import { type Graph, topologicalOrder } from "../graph/graph.js";
+import { remembered } from "../graph/remembered.js";
 import { bytesOf, type Node, type Value } from "../graph/value.js";
 import type { OpName } from "../ops/table.js";
 import { lower, type WeightHolding } from "./lower.js";
@@ -19,14 +20,14 @@ export interface ProgramSize {
 
 /** Bytes that a program of this graph takes on the CPU. */
 export function programSize(graph: Graph, holding: WeightHolding): ProgramSize {
-  const known = counted.get(graph) ?? {};
-  counted.set(graph, known);
-  known[holding] ??= count(graph, holding);
-  return known[holding];
+  return counted[holding](graph);
 }
 
 /** A plan asks for the same graphs several times. */
-const counted = new WeakMap<Graph, Partial<Record<WeightHolding, ProgramSize>>>();
+const counted = {
+  packed: remembered((graph: Graph) => count(graph, "packed")),
+  mapped: remembered((graph: Graph) => count(graph, "mapped")),
+};
 
 function count(graph: Graph, holding: WeightHolding): ProgramSize {
   const lowered = lower(graph, holding);

@@ -84,9 +84,10 @@ async function sessionOf(program) {
   if (large && current !== program) {
     if (current?.definition.mapped) await unload(current);
     await reclaim();
-    current = program;
+    current = undefined;
   }
   program.session ??= await ort.InferenceSession.create(model, options);
+  if (large) current = program;
   return program.session;
 }
 
