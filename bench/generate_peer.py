@@ -5,11 +5,10 @@ DDIM without clipping, guidance 7.5, float32. Loading is timed on its own. Print
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
-from peer import memory, since_start
+from peer import memory, since_start, torch_with
 
 
 def arguments() -> argparse.Namespace:
@@ -25,13 +24,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]:  # read once, when torch is imported
-        os.environ[variable] = str(given.threads)
-
-    import torch
+    torch = torch_with(given.threads)
     from diffusers import DDIMScheduler, DiffusionPipeline
 
-    torch.set_num_threads(given.threads)
     pipeline = DiffusionPipeline.from_pretrained(given.model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)

@@ -45,15 +45,21 @@ def arguments() -> argparse.Namespace:
     return given
 
 
+def torch_with(threads: int):
+    """Imports torch with this many threads. The variables are read once, when it is imported."""
+    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]:
+        os.environ[variable] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    return torch
+
+
 def main() -> None:
     given = arguments()
-    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]:  # read once, when torch is imported
-        os.environ[variable] = str(given.threads)
-
-    import torch
+    torch = torch_with(given.threads)
     from alignprop import Aesthetic, Settings, Trainer
 
-    torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
     settings = Settings(steps=given.steps, checkpointing=given.checkpointing == "step")
     trainer = Trainer(given.model, Aesthetic(given.reward_clip, given.reward_head), settings)

@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from peer import memory, since_start
+from peer import memory, since_start, torch_with
 
 
 def arguments() -> argparse.Namespace:
@@ -27,16 +27,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]:  # read once, when torch is imported
-        os.environ[variable] = str(given.threads)
+    torch = torch_with(given.threads)
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
-    import torch
     from safetensors.torch import load_file
     from torch.nn import functional as F
     from transformers import CLIPModel, CLIPVisionModelWithProjection
 
-    torch.set_num_threads(given.threads)
     kind = CLIPVisionModelWithProjection if given.tower == "vit-l-14" else CLIPModel
     model = kind.from_pretrained(given.folder / "clip", attn_implementation=given.attention, dtype=torch.float32)
     model.eval().requires_grad_(False)

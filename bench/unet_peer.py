@@ -6,11 +6,10 @@ its own. A process measures one variant, because the peak memory is measured per
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
-from peer import memory, since_start
+from peer import memory, since_start, torch_with
 
 
 def arguments() -> argparse.Namespace:
@@ -27,15 +26,11 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]:  # read once, when torch is imported
-        os.environ[variable] = str(given.threads)
-
-    import torch
+    torch = torch_with(given.threads)
     from diffusers import UNet2DConditionModel
     from peft import LoraConfig
     from safetensors.torch import load_file
 
-    torch.set_num_threads(given.threads)
     model = UNet2DConditionModel.from_pretrained(given.folder, torch_dtype=torch.float32)
     model.requires_grad_(False).eval()
     theirs = load_file(given.results)
